@@ -1,0 +1,22 @@
+"""A user's mistake is told in one line; only a bug of ours shows a stack trace."""
+
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Something the user can put right; the message names the file, key or value and the way out."""
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Runs a command: exit code 0 when `main` returns, 1 and one line on stderr when it raises `UserError`, 130 on Ctrl-C."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C; nothing half-written was left under a final name", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)  # the reader (`| head`) went away: that is not a failure of ours
