@@ -1,0 +1,258 @@
+"""Every key of a run, once, with its default, unit and meaning; and the checks that need neither data nor devices.
+
+A config file is Python with a `get_config()` that starts from `default_config()` and sets what differs. The same keys are
+set on the command line as `--config.section.key=value`.
+"""
+
+import difflib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from tonsai_jax.data.mixture import Stage
+from tonsai_jax.errors import UserError
+from tonsai_jax.model.config import ModelConfig
+
+SCHEDULES = ("cosine", "wsd")
+STAGE_KEYS = ("steps", "seq_len", "global_batch_size", "weights")
+
+
+def default_config() -> ConfigDict:
+    """The locked config with every key at its default: a typing error in a key's name fails where it is made."""
+    config = ConfigDict()
+    config.seed = 0  # of initial weights, data order and dropout
+
+    # How long, on what shape. A plain run is one stage made of these keys.
+    config.steps = 1000  # optimizer steps in the whole run
+    config.seq_len = 1024  # tokens in a sequence
+    config.global_batch_size = 32  # sequences in a step, over all devices and accumulation
+    config.gradient_accumulation_steps = 1  # parts a step's batch is cut into, one in memory at a time
+    # Several stages, one after the other: a tuple of dicts that name what differs from the keys above, for instance
+    # ({"steps": 9000}, {"steps": 1000, "seq_len": 4096, "global_batch_size": 8, "weights": {"khmer": 1.0}}).
+    config.stages = ()
+
+    config.data = ConfigDict()
+    config.data.dir = ""  # folder of token rows written by scripts/tokenize_dataset.py
+    config.data.sample_corpus = False  # True: write a small corpus of stories, its tokenizer and rows to data.dir if absent
+    config.data.weights = placeholder(object)  # {source: weight}; None takes the weights in the rows' manifest
+    config.data.max_epochs = 0.0  # refuse a run that reads a source more often than this; 0 is no limit
+
+    config.model = ConfigDict()
+    config.model.vocab_size = 0  # ids the model knows; 0 takes the tokenizer's
+    config.model.context_length = 1024  # positions; at least the longest seq_len
+    config.model.num_layers = 12
+    config.model.num_heads = 12
+    config.model.d_model = 768  # width of the residual stream
+    config.model.d_ff = 3072  # inner width of the feed-forward layers
+    config.model.dropout = 0.0  # share dropped of embeddings and residual branches
+    config.model.attention_dropout = 0.0  # share dropped of attention probabilities
+    config.model.dtype = "bfloat16"  # compute: bfloat16 or float32; masters and moments are always float32
+    config.model.attention = "auto"  # auto, cudnn or xla; auto is cudnn wherever it can run, and the start line says which
+    config.model.document_mask = False  # True: a token never attends to another document
+    config.model.scan_layers = True  # True: compile one layer and loop; False: unroll (slower to compile, faster to run)
+    config.model.remat = "none"  # kept for the backward pass: none (all), dots, qkv_mlp, full (nothing)
+
+    config.loss = ConfigDict()
+    config.loss.chunk_tokens = 4096  # tokens per device whose logits exist at a time
+    config.loss.z_loss = 0.0  # coefficient of log(Z)^2
+
+    config.optimizer = ConfigDict()
+    config.optimizer.learning_rate = 6e-4  # peak
+    config.optimizer.schedule = "cosine"  # cosine, or wsd: warm-up, stable, decay (1 - sqrt)
+    config.optimizer.warmup_steps = 100  # linear, from 0
+    config.optimizer.decay_steps = 0  # wsd only: last steps, in which the rate falls
+    config.optimizer.final_ratio = 0.1  # learning rate at the end, as a share of the peak
+    config.optimizer.beta1 = 0.9
+    config.optimizer.beta2 = 0.95
+    config.optimizer.epsilon = 1e-8
+    config.optimizer.weight_decay = 0.1  # on matrices and embeddings only; not on biases and norms
+    config.optimizer.clip_norm = 1.0  # longest gradient; 0 is no clipping
+    config.optimizer.max_skipped_steps = 10  # stop the run after so many non-finite steps on end
+
+    config.mesh = ConfigDict()
+    config.mesh.data = -1  # devices that hold the same parameters; -1 takes what fsdp leaves
+    config.mesh.fsdp = 1  # devices over which parameters are split
+
+    config.log_every = 10  # steps between lines of metrics
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every = 500  # steps between checkpoints; the last step is always saved
+    config.checkpoint.keep_last = 2  # newest checkpoints kept
+    config.checkpoint.keep_every = 0  # also keep those at multiples of so many steps; 0 keeps none
+    config.checkpoint.keep_best = 0  # also keep so many with the lowest bits per byte; 0 keeps none
+
+    config.eval = ConfigDict()
+    config.eval.every = 500  # steps between evaluations, and one at the end; 0 never evaluates
+    config.eval.max_batches = 50  # of each source's validation rows, global_batch_size windows each; 0 is all
+
+    config.sample = ConfigDict()
+    config.sample.every = 0  # steps between written continuations; 0 never samples
+    config.sample.prompts = ("ប្រទេសកម្ពុជា", "Once upon a time")
+    config.sample.max_new_tokens = 64
+    config.sample.temperature = 0.8  # 0 is greedy
+    config.sample.top_k = 50  # 0 is no limit
+    config.sample.top_p = 1.0
+
+    config.wandb = ConfigDict()
+    config.wandb.project = ""  # Weights & Biases project; empty is off
+    config.wandb.name = ""  # run name there; empty takes the name of the workdir
+
+    config.export = False  # True: when the run is complete, write WORKDIR/export in Hugging Face format
+
+    return config.lock()
+
+
+def stages_of(config: ConfigDict) -> tuple[Stage, ...]:
+    """The run as a list of stages: `config.stages`, each filled up from the top-level keys, or one made of those alone."""
+    base = {
+        "steps": config.steps,
+        "seq_len": config.seq_len,
+        "global_batch_size": config.global_batch_size,
+        "weights": config.data.weights,
+    }
+    stages = []
+    for number, own in enumerate(config.stages or ({},)):
+        where = f"stages[{number}]" if config.stages else "config"
+        if not isinstance(own, Mapping):
+            raise UserError(f"{where}={own!r} must be a dict with some of the keys {', '.join(STAGE_KEYS)}")
+        for key in own:
+            if key not in STAGE_KEYS:
+                raise UserError(f"{where}.{key}: no such key{did_you_mean(key, STAGE_KEYS)}; a stage has {', '.join(STAGE_KEYS)}")
+        merged = base | dict(own)
+        for key in ("steps", "seq_len", "global_batch_size"):
+            if not isinstance(merged[key], int) or merged[key] < 1:
+                raise UserError(f"{where}.{key}={merged[key]!r} must be a whole number of at least 1")
+        stages.append(Stage(**{**merged, "weights": _weights(where, merged["weights"])}))
+    return tuple(stages)
+
+
+def _weights(where: str, weights: Any) -> dict[str, float]:
+    if weights is None:
+        return {}
+    if not isinstance(weights, Mapping):
+        raise UserError(f"{where}: weights={weights!r} must be a dict such as {{'khmer': 0.6, 'english': 0.4}}")
+    for source, weight in weights.items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
+            raise UserError(f"{where}: weight of source {source!r} is {weight!r}; weights are numbers of at least 0")
+    if not any(weights.values()):
+        raise UserError(f"{where}: weights {dict(weights)} are all zero; give at least one source a positive weight")
+    return {source: float(weight) for source, weight in weights.items()}
+
+
+def model_config(config: ConfigDict, tokenizer_vocab_size: int) -> ModelConfig:
+    """The model's shape; its vocabulary is the tokenizer's unless `model.vocab_size` names a larger one."""
+    values = config.model.to_dict()
+    if values["vocab_size"] == 0:
+        values["vocab_size"] = tokenizer_vocab_size
+    if values["vocab_size"] < tokenizer_vocab_size:
+        raise UserError(
+            f"model.vocab_size={values['vocab_size']} is smaller than the tokenizer's {tokenizer_vocab_size} ids; "
+            f"set model.vocab_size=0 to take the tokenizer's"
+        )
+    return ModelConfig(**values)
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises `UserError` for a value that cannot work, before any data is read or device touched."""
+    stages = stages_of(config)
+    total_steps = sum(stage.steps for stage in stages)
+    model_config(config, tokenizer_vocab_size=max(1, config.model.vocab_size))
+    optimizer = config.optimizer
+
+    def require(holds: bool, key: str, rule: str) -> None:
+        if not holds:
+            value: Any = config
+            for part in key.split("."):
+                value = value[part]
+            raise UserError(f"{key}={value!r} {rule}")
+
+    longest = max(stage.seq_len for stage in stages)
+    require(config.model.context_length >= longest, "model.context_length", f"is shorter than seq_len={longest}")
+    for stage in stages:
+        require(
+            stage.global_batch_size % max(1, config.gradient_accumulation_steps) == 0,
+            "gradient_accumulation_steps",
+            f"does not divide global_batch_size={stage.global_batch_size}",
+        )
+    at_least = {
+        "gradient_accumulation_steps": 1, "loss.chunk_tokens": 1, "log_every": 1, "checkpoint.every": 1,
+        "checkpoint.keep_last": 1, "checkpoint.keep_every": 0, "checkpoint.keep_best": 0, "eval.every": 0,
+        "eval.max_batches": 0, "sample.every": 0, "sample.max_new_tokens": 1, "sample.temperature": 0, "sample.top_k": 0,
+        "loss.z_loss": 0, "data.max_epochs": 0, "optimizer.warmup_steps": 0, "optimizer.decay_steps": 0,
+        "optimizer.weight_decay": 0, "optimizer.clip_norm": 0, "optimizer.max_skipped_steps": 1, "mesh.fsdp": 1, "seed": 0,
+    }  # fmt: skip
+    for key, least in at_least.items():
+        section, _, name = key.rpartition(".")
+        value = config[section][name] if section else config[name]
+        require(value >= least, key, f"must be at least {least}")
+    require(config.mesh.data == -1 or config.mesh.data >= 1, "mesh.data", "must be -1 (what fsdp leaves) or at least 1")
+    require(optimizer.learning_rate > 0, "optimizer.learning_rate", "must be above 0")
+    require(optimizer.epsilon > 0, "optimizer.epsilon", "must be above 0")
+    for key in ("beta1", "beta2"):
+        require(0 <= optimizer[key] < 1, f"optimizer.{key}", "must lie in [0, 1)")
+    require(0 <= optimizer.final_ratio <= 1, "optimizer.final_ratio", "must lie in [0, 1]")
+    require(0 < config.sample.top_p <= 1, "sample.top_p", "must lie in (0, 1]")
+    require(
+        optimizer.schedule in SCHEDULES,
+        "optimizer.schedule",
+        f"is not one of {', '.join(SCHEDULES)}{did_you_mean(optimizer.schedule, SCHEDULES)}",
+    )
+    require(
+        optimizer.warmup_steps + optimizer.decay_steps <= total_steps,
+        "optimizer.warmup_steps",
+        f"and optimizer.decay_steps={optimizer.decay_steps} together pass the run's {total_steps} steps",
+    )
+    if optimizer.schedule == "wsd":
+        require(optimizer.decay_steps > 0, "optimizer.decay_steps", "must be above 0 for optimizer.schedule=wsd")
+    else:
+        require(optimizer.decay_steps == 0, "optimizer.decay_steps", "is for optimizer.schedule=wsd; the cosine ends with the run")
+
+
+def did_you_mean(word: str, known: Any) -> str:
+    """'; did you mean X?' where something close to `word` is known, else nothing."""
+    close = difflib.get_close_matches(str(word), [str(name) for name in known], n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def to_json(config: ConfigDict) -> dict[str, Any]:
+    """The config as plain JSON values, as saved with a run."""
+    return json.loads(json.dumps(config.to_dict(), ensure_ascii=False))
+
+
+def from_json(saved: Mapping[str, Any]) -> ConfigDict:
+    """The config of a saved run; keys that have come since are at their defaults, keys that have gone are ignored."""
+    config = default_config()
+
+    def fill(section: ConfigDict, values: Mapping[str, Any]) -> None:
+        for key, value in values.items():
+            if key not in section:
+                continue
+            if isinstance(section[key], ConfigDict):
+                fill(section[key], value)
+            else:
+                section[key] = tuple(value) if isinstance(value, list) else value
+
+    fill(config, saved)
+    return config
+
+
+def differences(saved: Mapping[str, Any], current: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Lines 'key: old -> new' for every key whose value has changed between two saved configs."""
+    lines = []
+    for key in sorted(saved.keys() | current.keys()):
+        old, new = saved.get(key), current.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping) and key != "weights":
+            lines += differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            lines.append(f"{prefix}{key}: {old} -> {new}")
+    return lines
+
+
+def config_path_name(path: str) -> str:
+    """'configs/gpt2_500m.py:exact' -> 'gpt2_500m_exact': the name of a run that was given none."""
+    file, _, variant = path.partition(":")
+    return Path(file).stem + (f"_{variant}" if variant else "")

@@ -1,0 +1,82 @@
+"""Attention, behind one function: which kernel runs is chosen once, said aloud, and never changed silently."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from tonsai_jax.errors import UserError
+from tonsai_jax.model.config import ModelConfig
+
+
+def choose_kernel(config: ModelConfig, backend: str) -> tuple[str, str]:
+    """The attention kernel for `backend` ("cpu", "gpu", "tpu") and why: ("xla" or "cudnn", reason to print).
+
+    Raises `UserError` when the kernel asked for cannot run there with these settings.
+    """
+    if config.attention == "xla":
+        return "xla", "asked for by model.attention"
+    obstacle = _cudnn_obstacle(config, backend)
+    if obstacle is None:
+        return "cudnn", "fused attention of the GPU"
+    if config.attention == "cudnn":
+        raise UserError(f"model.attention=cudnn cannot be used: {obstacle}; set model.attention=xla")
+    return "xla", f"not cudnn: {obstacle}"
+
+
+def _cudnn_obstacle(config: ModelConfig, backend: str) -> str | None:
+    if backend != "gpu":
+        return f"it needs an NVIDIA GPU and this run is on {backend}"
+    if config.dtype != "bfloat16":
+        return f"it needs model.dtype=bfloat16, not {config.dtype}"
+    if config.head_dim > 256 or config.head_dim % 8:
+        return f"it needs a head size that is a multiple of 8 up to 256, not {config.head_dim}"
+    if config.attention_dropout:
+        return "it has no dropout on attention probabilities (model.attention_dropout)"
+    if config.document_mask:
+        return "it has no document mask (model.document_mask)"
+    return None
+
+
+def attention(
+    q_BxTxHxDh: jax.Array,
+    k_BxSxHxDh: jax.Array,
+    v_BxSxHxDh: jax.Array,
+    *,
+    kernel: str,
+    mask: jax.Array | None = None,
+    dropout: float = 0.0,
+    dropout_key: jax.Array | None = None,
+) -> jax.Array:
+    """Softmax attention scaled by 1/sqrt(head size); returns [B, T, H, Dh] in the dtype of `q`.
+
+    Args:
+      kernel: "xla" or "cudnn", from `choose_kernel`.
+      mask: boolean, broadcastable to [B, H, T, S], True where a query may look; None means causal (T == S).
+      dropout: rate on the attention probabilities, applied only where `dropout_key` is given.
+    """
+    if kernel == "cudnn":
+        return jax.nn.dot_product_attention(q_BxTxHxDh, k_BxSxHxDh, v_BxSxHxDh, is_causal=True, implementation="cudnn")
+    T, S = q_BxTxHxDh.shape[1], k_BxSxHxDh.shape[1]
+    if mask is None:
+        mask = jnp.tril(jnp.ones((T, S), dtype=bool))
+    scale = 1.0 / math.sqrt(q_BxTxHxDh.shape[-1])
+    scores_BxHxTxS = jnp.einsum("bthd,bshd->bhts", q_BxTxHxDh * scale, k_BxSxHxDh, preferred_element_type=jnp.float32)
+    scores_BxHxTxS = jnp.where(mask, scores_BxHxTxS, jnp.finfo(jnp.float32).min)
+    weights_BxHxTxS = jax.nn.softmax(scores_BxHxTxS, axis=-1).astype(v_BxSxHxDh.dtype)
+    if dropout and dropout_key is not None:
+        keep = jax.random.bernoulli(dropout_key, 1.0 - dropout, weights_BxHxTxS.shape)
+        weights_BxHxTxS = jnp.where(keep, weights_BxHxTxS / (1.0 - dropout), 0)
+    return jnp.einsum("bhts,bshd->bthd", weights_BxHxTxS, v_BxSxHxDh)
+
+
+def document_mask(is_end_BxT: jax.Array) -> jax.Array:
+    """Causal mask [B, 1, T, T] in which no token sees another document.
+
+    `is_end_BxT` is True at end-of-text tokens, which belong to the document that they close.
+    """
+    ends_BxT = is_end_BxT.astype(jnp.int32)
+    segment_ids_BxT = jnp.cumsum(ends_BxT, axis=1) - ends_BxT
+    T = is_end_BxT.shape[1]
+    same_document = segment_ids_BxT[:, None, :, None] == segment_ids_BxT[:, None, None, :]
+    return same_document & jnp.tril(jnp.ones((T, T), dtype=bool))

@@ -1,0 +1,151 @@
+"""Next-token cross-entropy that never holds the [tokens, vocabulary] matrix.
+
+The sequence is cut into chunks; for each the logits, the loss and both gradients are computed and the logits dropped
+(the idea of Liger Kernel's fused linear cross-entropy, arXiv:2410.10989). The gradients are ready when the forward pass
+ends; the backward pass only scales them. Names: B batch, T sequence, C chunk, D width, V padded vocabulary.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from tonsai_jax.errors import UserError
+
+
+def chunk_length(batch_size: int, seq_len: int, chunk_tokens: int) -> int:
+    """The largest divisor of `seq_len` for which a chunk of `batch_size` sequences holds at most `chunk_tokens` tokens."""
+    if chunk_tokens < 1:
+        raise UserError(f"loss.chunk_tokens={chunk_tokens} must be at least 1")
+    longest = min(max(1, chunk_tokens // batch_size), seq_len)
+    return max(length for length in range(1, longest + 1) if seq_len % length == 0)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))
+def cross_entropy(
+    x_BxTxD: jax.Array,
+    table_VxD: jax.Array,
+    targets_BxT: jax.Array,
+    weights_BxT: jax.Array,
+    vocab_size: int,
+    chunk: int,
+    z_loss: float = 0.0,
+    mesh: Mesh | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """The loss to minimize and the cross-entropy to report: weighted sums over the batch, float32 scalars, in nats.
+
+    The loss is the cross-entropy plus z_loss * log(Z)^2, which keeps log Z near 0 (PaLM, arXiv:2204.02311, section 5).
+    Gradients flow through the loss alone, to `x` and `table`.
+
+    Args:
+      x_BxTxD: hidden states in the compute dtype.
+      table_VxD: float32 output embedding; its rows past `vocab_size` are padding and can never win.
+      targets_BxT: integer ids below `vocab_size`.
+      weights_BxT: float32 weight of each target; 0 leaves it out.
+      chunk: sequence positions done at a time; divides T.
+      z_loss: coefficient of the second term.
+      mesh: devices over whose `data` and `fsdp` axes the batch is split; each sums its own part, then they add up once.
+    """
+    loss, nll, _, _ = _over_mesh(x_BxTxD, table_VxD, targets_BxT, weights_BxT, vocab_size, chunk, z_loss, mesh, False)
+    return loss, nll
+
+
+def _forward(x_BxTxD, table_VxD, targets_BxT, weights_BxT, vocab_size, chunk, z_loss, mesh):  # type: ignore[no-untyped-def]  # custom_vjp fixes the signature
+    loss, nll, dx_BxTxD, dtable_VxD = _over_mesh(
+        x_BxTxD, table_VxD, targets_BxT, weights_BxT, vocab_size, chunk, z_loss, mesh, True
+    )
+    return (loss, nll), (dx_BxTxD, dtable_VxD)
+
+
+def _backward(vocab_size, chunk, z_loss, mesh, gradients, cotangents):  # type: ignore[no-untyped-def]  # custom_vjp fixes the signature
+    dx_BxTxD, dtable_VxD = gradients
+    scale = cotangents[0]
+    return (dx_BxTxD * scale).astype(dx_BxTxD.dtype), dtable_VxD * scale, None, None
+
+
+cross_entropy.defvjp(_forward, _backward)
+
+
+def _over_mesh(
+    x_BxTxD: jax.Array,
+    table_VxD: jax.Array,
+    targets_BxT: jax.Array,
+    weights_BxT: jax.Array,
+    vocab_size: int,
+    chunk: int,
+    z_loss: float,
+    mesh: Mesh | None,
+    with_gradients: bool,
+) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None]:
+    local = partial(_local, vocab_size=vocab_size, chunk=chunk, z_loss=z_loss, with_gradients=with_gradients)
+    if mesh is None or mesh.size == 1:
+        return local(x_BxTxD, table_VxD, targets_BxT, weights_BxT)
+    batch_axes = ("data", "fsdp")
+
+    def summed(*args: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None]:
+        loss, nll, dx_BxTxD, dtable_VxD = local(*args)
+        loss, nll, dtable_VxD = jax.lax.psum((loss, nll, dtable_VxD), batch_axes)
+        return loss, nll, dx_BxTxD, dtable_VxD
+
+    return jax.shard_map(
+        summed,
+        mesh=mesh,
+        in_specs=(P(batch_axes), P(), P(batch_axes), P(batch_axes)),
+        out_specs=(P(), P(), P(batch_axes), P()),
+        check_vma=False,
+    )(x_BxTxD, table_VxD, targets_BxT, weights_BxT)
+
+
+def _local(
+    x_BxTxD: jax.Array,
+    table_VxD: jax.Array,
+    targets_BxT: jax.Array,
+    weights_BxT: jax.Array,
+    *,
+    vocab_size: int,
+    chunk: int,
+    z_loss: float,
+    with_gradients: bool,
+) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None]:
+    B, T, D = x_BxTxD.shape
+    table = table_VxD.astype(x_BxTxD.dtype)
+    ids_V = jnp.arange(table.shape[0])
+
+    def chunks(a_BxTx: jax.Array) -> jax.Array:
+        """[B, T, ...] -> [T / C, B * C, ...]."""
+        split = a_BxTx.reshape(B, T // chunk, chunk, *a_BxTx.shape[2:])
+        return jnp.moveaxis(split, 1, 0).reshape(T // chunk, B * chunk, *a_BxTx.shape[2:])
+
+    def one_chunk(carry, inputs):  # type: ignore[no-untyped-def]  # a scan body
+        loss, nll, dtable_VxD = carry
+        x_NxD, target_N, weight_N = inputs
+        logits_NxV = jnp.einsum("nd,vd->nv", x_NxD, table, preferred_element_type=jnp.float32)
+        if vocab_size < table.shape[0]:
+            logits_NxV = jnp.where(ids_V < vocab_size, logits_NxV, -jnp.inf)
+        max_N = jnp.max(logits_NxV, axis=-1)
+        exp_NxV = jnp.exp(logits_NxV - max_N[:, None])
+        sum_N = jnp.sum(exp_NxV, axis=-1)
+        log_z_N = max_N + jnp.log(sum_N)
+        nll_N = log_z_N - jnp.take_along_axis(logits_NxV, target_N[:, None], axis=-1)[:, 0]
+        nll += jnp.sum(weight_N * nll_N)
+        loss += jnp.sum(weight_N * (nll_N + z_loss * log_z_N**2))
+        if not with_gradients:
+            return (loss, nll, None), None
+        # d loss / d logits = weight * (p * (1 + 2 z log Z) - onehot), p = exp / sum
+        p_scale_N = weight_N * (1 + 2 * z_loss * log_z_N) / sum_N
+        is_target_NxV = ids_V == target_N[:, None]
+        dlogits_NxV = exp_NxV * p_scale_N[:, None] - jnp.where(is_target_NxV, weight_N[:, None], 0)
+        dlogits_NxV = dlogits_NxV.astype(x_NxD.dtype)
+        dx_NxD = jnp.einsum("nv,vd->nd", dlogits_NxV, table)
+        dtable_VxD += jnp.einsum("nv,nd->vd", dlogits_NxV, x_NxD, preferred_element_type=jnp.float32)
+        return (loss, nll, dtable_VxD), dx_NxD
+
+    zero = jnp.zeros((), dtype=jnp.float32)
+    start = (zero, zero, jnp.zeros(table.shape, dtype=jnp.float32) if with_gradients else None)
+    inputs = (chunks(x_BxTxD), chunks(targets_BxT), chunks(weights_BxT))
+    (loss, nll, dtable_VxD), dx = jax.lax.scan(one_chunk, start, inputs)
+    if dx is not None:
+        dx = jnp.moveaxis(dx.reshape(T // chunk, B, chunk, D), 0, 1).reshape(B, T, D)
+    return loss, nll, dx, dtable_VxD

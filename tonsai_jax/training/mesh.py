@@ -1,0 +1,86 @@
+"""Which device holds what: the mesh, the table of parameter shardings, and batches spread over devices.
+
+The model knows nothing of this file. Parameters are placed by the first rule whose pattern is found in their path;
+the others on their largest divisible axis, small ones on every device alike.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from tonsai_jax.errors import UserError
+
+BATCH_AXES = ("data", "fsdp")
+
+# (pattern in the parameter's path, mesh axis of each of its dimensions). Layers are stacked on the first dimension of
+# everything in "blocks"; that one is never split, since a layer is sliced out of it at each turn of the scan.
+RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r"token_embedding", ("fsdp", None)),
+    (r"blocks/.*/kernel", (None, "fsdp", None)),
+)
+REPLICATED_BELOW = 2**16  # elements; gathering a small array costs more than keeping it
+
+
+def make_mesh(data: int, fsdp: int) -> Mesh:
+    """A mesh of all devices with axes `data` and `fsdp`; data=-1 takes what fsdp leaves.
+
+    Raises `UserError` where the axes do not multiply to the devices.
+    """
+    count = jax.device_count()
+    if data == -1:
+        if count % fsdp:
+            raise UserError(f"mesh.fsdp={fsdp} does not divide the {count} devices; choose a divisor of {count}")
+        data = count // fsdp
+    if data * fsdp != count:
+        raise UserError(
+            f"mesh.data={data} x mesh.fsdp={fsdp} is {data * fsdp}, but there are {count} devices; "
+            f"set mesh.data=-1 to take what mesh.fsdp leaves"
+        )
+    return jax.make_mesh((data, fsdp), BATCH_AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def check_batch(mesh: Mesh, global_batch_size: int, gradient_accumulation_steps: int) -> None:
+    """Raises `UserError` unless every device gets the same number of sequences in every accumulated part."""
+    if global_batch_size % (mesh.size * gradient_accumulation_steps):
+        parts = f" x {gradient_accumulation_steps} accumulation steps" if gradient_accumulation_steps > 1 else ""
+        multiple = mesh.size * gradient_accumulation_steps
+        raise UserError(
+            f"global_batch_size={global_batch_size} is not divisible by {mesh.size} devices{parts}; "
+            f"choose a multiple of {multiple}"
+        )
+
+
+def shardings(tree: Any, mesh: Mesh) -> Any:
+    """A `NamedSharding` for every array (or `ShapeDtypeStruct`) of `tree`, parameters or optimizer moments alike."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: NamedSharding(mesh, partition_spec(_path_name(path), leaf.shape, mesh.shape["fsdp"])), tree
+    )
+
+
+def partition_spec(path: str, shape: tuple[int, ...], fsdp: int) -> P:
+    """Where the dimensions of the parameter at `path` go on a mesh whose `fsdp` axis has that many devices."""
+    if fsdp == 1 or np.prod(shape) < REPLICATED_BELOW:
+        return P()
+    for pattern, axes in RULES:
+        if re.search(pattern, path) and all(size % fsdp == 0 for size, axis in zip(shape, axes, strict=True) if axis):
+            return P(*axes)
+    candidates = [d for d in range(1 if "blocks/" in path else 0, len(shape)) if shape[d] % fsdp == 0]
+    if not candidates:
+        return P()
+    largest = max(candidates, key=lambda d: shape[d])
+    return P(*("fsdp" if d == largest else None for d in range(len(shape))))
+
+
+def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Makes global arrays, split over all devices by row, of the rows that each process holds."""
+    sharding = NamedSharding(mesh, P(BATCH_AXES))
+    return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
+
+
+def _path_name(path: tuple[Any, ...]) -> str:
+    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
