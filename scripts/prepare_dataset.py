@@ -1,0 +1,66 @@
+"""Turns raw text (local files or Hugging Face datasets) into clean documents for tokenizer and training."""
+
+import argparse
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from tonsai_jax.corpus.prepare import figures, prepare, table
+from tonsai_jax.corpus.sources import Source, load_sources, source_at
+from tonsai_jax.errors import UserError, run_command
+from tonsai_jax.files import write_json
+
+EXAMPLES = """examples:
+  python scripts/prepare_dataset.py --config configs/data/shakespeare.yaml --output-dir data/shakespeare
+  python scripts/prepare_dataset.py --khmer 'km/*.txt' --english roneneldan/TinyStories --output-dir data/mix
+
+A text file (.txt) holds one document per line; where one is a paragraph or a whole file, say so with
+`document:` in a sources file. Weights are kept in the manifest and applied in training. An earlier dataset
+in the output folder is replaced, once the new one is complete.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    option = parser.add_argument
+    option("--config", type=Path, help="YAML file that lists the sources")
+    option("--khmer", metavar="PATH_OR_HF_ID", help="Khmer: a file, folder, 'glob' or Hugging Face id")
+    option("--english", metavar="PATH_OR_HF_ID", help="English, likewise")
+    option("--khmer-weight", type=float, default=0.6, help="share in training (default: %(default)s)")
+    option("--english-weight", type=float, default=0.4, help="share in training (default: %(default)s)")
+    option("--output-dir", type=Path, required=True, help="folder for the documents and their manifest")
+    option("--max-samples", type=int, help="read at most this many documents of each source: a quick try")
+    option(
+        "--errors", choices=["strict", "skip"], default="strict", help="stop at unreadable input, or count it"
+    )
+    option("--json", type=Path, metavar="FILE", help="write the figures of the printed table here too")
+    args = parser.parse_args()
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is half-written is cleared away
+    manifest = prepare(_sources(args), args.output_dir, errors=args.errors)
+    print(table(manifest))
+    print(f"written to {args.output_dir}")
+    if args.json:
+        write_json(args.json, figures(manifest))
+
+
+def _sources(args: argparse.Namespace) -> list[Source]:
+    if bool(args.config) == bool(args.khmer or args.english):
+        raise UserError("give either --config FILE, or --khmer and/or --english")
+    if args.config:
+        sources = load_sources(args.config)
+    else:
+        khmer, english = args.khmer, args.english
+        sources = [source_at(khmer, name="khmer", language="km", weight=args.khmer_weight)] if khmer else []
+        if english:
+            sources.append(source_at(english, name="english", language="en", weight=args.english_weight))
+    if args.max_samples is not None:
+        sources = [replace(source, max_samples=args.max_samples) for source in sources]
+    return sources
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,266 @@
+"""The command `scripts/prepare_dataset.py`: from arguments to files, and what bad input gives."""
+
+import json
+import os
+import re
+import runpy
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tonsai_jax.corpus.documents import read_documents, read_documents_manifest
+from tonsai_jax.corpus.prepare import prepare
+from tonsai_jax.corpus.sources import Source
+from tonsai_jax.errors import UserError
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "prepare_dataset.py"
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Runs the command in `tmp_path`; gives its exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    (tmp_path / "three.txt").write_text("មួយ\nពីរ\nបី\n", encoding="utf-8")
+    (tmp_path / "english.jsonl").write_text('{"text": "e\\u0301t  e\\u0301"}\n{"text": " "}\n')
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
+        code = 0
+        try:
+            runpy.run_path(str(SCRIPT), run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+def texts(folder, source):
+    return [text for batch in read_documents(folder, source) for text in batch]
+
+
+def tree(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_khmer_and_english_by_option(command, tmp_path):
+    code, out, err = command(
+        *(
+            "--khmer",
+            "three.txt",
+            "--english",
+            "english.jsonl",
+            "--khmer-weight",
+            "3",
+            "--english-weight",
+            "1",
+        ),
+        *("--output-dir", "data/mix", "--json", "figures.json"),
+    )
+    assert (code, err) == (0, "")
+    assert texts("data/mix", "khmer") == ["មួយ", "ពីរ", "បី"]
+    assert texts("data/mix", "english") == ["ét é"]
+    sources = read_documents_manifest("data/mix")["sources"]
+    assert [(source["weight"], source["language"]) for source in sources.values()] == [
+        (0.75, "km"),
+        (0.25, "en"),
+    ]
+    assert sources["english"]["filters"] == {"empty": 1}
+    assert sources["english"]["bytes"] == len("ét é".encode())
+    assert json.loads(Path("figures.json").read_text())["english"] == {
+        "language": "en",
+        "weight": 0.25,
+        "documents": 1,
+        "megabytes": 6e-6,
+        "dropped": 1,
+    }
+    assert "english  en         0.250            1        0.00        1" in out
+    assert "dropped from english: 1 empty" in out
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["mix"]
+
+
+def test_sources_from_a_yaml_file(command):
+    Path("s.yaml").write_text(
+        "sources: [{name: a, language: km, path: three.txt, license: CC0, document: file, weight: 7}]"
+    )
+    assert command("--config", "s.yaml", "--output-dir", "out")[0] == 0
+    source = read_documents_manifest("out")["sources"]["a"]
+    assert (source["documents"], source["license"], source["weight"]) == (1, "CC0", 1.0)
+    assert texts("out", "a") == ["មួយ\nពីរ\nបី"]
+
+
+def test_max_samples_makes_a_quick_try(command):
+    assert command("--khmer", "three.txt", "--max-samples", "2", "--output-dir", "out")[0] == 0
+    assert texts("out", "khmer") == ["មួយ", "ពីរ"]
+
+
+def test_the_same_input_gives_the_same_bytes_and_another_cut_another_hash(tmp_path):
+    def hash_of(name, documents):
+        manifest = prepare([Source("a", "km", documents=documents)], tmp_path / name, progress=False)
+        return manifest["sources"]["a"]["content_hash"]
+
+    assert hash_of("x", ["ab", "c"]) == hash_of("y", ["ab", "c"])
+    assert tree(tmp_path / "x") == tree(tmp_path / "y")
+    assert hash_of("z", ["a", "bc"]) != hash_of("x", ["ab", "c"])
+
+
+BAD = {
+    "no source": ([], "give either --config FILE, or --khmer"),
+    "both forms": (["--config", "s.yaml", "--khmer", "three.txt"], "give either --config FILE, or --khmer"),
+    "missing file": (["--khmer", "nowhere.txt"], "nowhere.txt: no such file or folder"),
+    "missing config": (["--config", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
+    "empty file": (["--khmer", "empty.txt"], "empty.txt: the file is empty"),
+    "blank file": (["--khmer", "blank.txt"], "source 'khmer': no document to read in blank.txt"),
+    "nothing left": (
+        ["--english", "spaces.jsonl"],
+        r"'english': no document left of 2 read \(dropped: empty 2\)",
+    ),
+    "not UTF-8": (["--khmer", "latin.txt"], r"latin.txt: not UTF-8 at byte 8 \(0xe9\)"),
+    "nothing but not UTF-8": (
+        ["--khmer", "latin1.txt", "--errors", "skip"],
+        r"no document .*\(dropped: not_utf8 1\)",
+    ),
+    "missing column": (["--english", "body.csv"], "body.csv: no column 'text'; there are: n, body"),
+    "negative weight": (
+        ["--khmer", "three.txt", "--khmer-weight", "-1"],
+        "source 'khmer': weight -1.0 must be",
+    ),
+    "zero weights": (["--khmer", "three.txt", "--khmer-weight", "0"], "all weights are 0"),
+    "no samples": (["--khmer", "three.txt", "--max-samples", "0"], "max_samples 0 must be at least 1"),
+    "output is a file": (["--khmer", "three.txt", "--output-dir", "three.txt"], "three.txt: is a file"),
+    "output below a file": (
+        ["--khmer", "three.txt", "--output-dir", "three.txt/a"],
+        "no folder can be made here",
+    ),
+    "output is not ours": (
+        ["--khmer", "three.txt", "--output-dir", "mine"],
+        "mine: holds 'thesis.txt', which this",
+    ),
+    "reads its output": (
+        ["--khmer", "mine", "--output-dir", "mine"],
+        "mine/thesis.txt: source 'khmer' reads from",
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD.values(), ids=BAD)
+def test_bad_input_gives_one_line_and_leaves_nothing(command, tmp_path, arguments, message):
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "blank.txt").write_text("\n \n\n")
+    (tmp_path / "spaces.jsonl").write_text('{"text": " "}\n{"text": null}\n')
+    (tmp_path / "latin.txt").write_bytes(b"fine\ncaf\xe9\n")
+    (tmp_path / "latin1.txt").write_bytes(b"caf\xe9\n")
+    (tmp_path / "body.csv").write_text("n,body\n1,a\n")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    before = tree(tmp_path)
+
+    code, out, err = command("--output-dir", "out", *arguments)
+
+    assert (code, out) == (1, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert re.search(message, err), err
+    assert tree(tmp_path) == before
+    assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
+
+
+def test_errors_skip_counts_what_cannot_be_read_and_goes_on(command):
+    Path("latin.txt").write_bytes(b"fine\ncaf\xe9\nfine too\n")
+    code, out, _ = command("--khmer", "latin.txt", "--output-dir", "out", "--errors", "skip")
+    assert code == 0
+    assert texts("out", "khmer") == ["fine", "fine too"]
+    assert read_documents_manifest("out")["sources"]["khmer"]["filters"] == {"empty": 0, "not_utf8": 1}
+    assert "dropped from khmer: 1 not_utf8" in out
+
+
+def test_a_new_dataset_replaces_an_earlier_one_whole(tmp_path):
+    prepare([Source("a", "km", documents=["old"]), Source("b", "km", documents=["old"])], tmp_path / "out")
+    prepare([Source("a", "km", documents=["new"])], tmp_path / "out")
+    assert texts(tmp_path / "out", "a") == ["new"]
+    assert sorted(tree(tmp_path)) == ["out/a/part-00000.parquet", "out/manifest.json"]
+
+
+def test_a_stranger_s_file_in_an_earlier_dataset_is_not_deleted(tmp_path):
+    prepare([Source("a", "km", documents=["old"])], tmp_path / "out")
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"holds 'notes\.txt', which this command did not write"):
+        prepare([Source("a", "km", documents=["new"])], tmp_path / "out")
+    assert texts(tmp_path / "out", "a") == ["old"]
+
+
+def test_a_failure_half_way_leaves_the_earlier_dataset_whole_and_nothing_beside_it(tmp_path):
+    def breaks():
+        yield "new"
+        raise RuntimeError("power cut")
+
+    prepare([Source("a", "km", documents=["old"])], tmp_path / "out")
+    before = tree(tmp_path)
+    with pytest.raises(RuntimeError, match="power cut"):
+        prepare([Source("a", "km", documents=breaks())], tmp_path / "out")
+    assert tree(tmp_path) == before
+
+
+def start(arguments, folder, **options):
+    return subprocess.Popen(
+        [sys.executable, SCRIPT, *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def limit_file_size():
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+
+def test_a_full_disk_is_told_in_one_line_and_the_earlier_dataset_stays_whole(tmp_path):
+    prepare([Source("khmer", "km", documents=["old"])], tmp_path / "out")
+    before = tree(tmp_path / "out")
+    (tmp_path / "noise.txt").write_text("\n".join(os.urandom(500).hex() for _ in range(1000)))
+    process = start(["--khmer", "noise.txt", "--output-dir", "out"], tmp_path, preexec_fn=limit_file_size)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.startswith(f"error: {tmp_path / 'out'}: the disk is full")
+    assert err.count("\n") == 1
+    assert tree(tmp_path / "out") == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["noise.txt", "out"]
+
+
+def test_sigterm_leaves_nothing_half_written(tmp_path):
+    (tmp_path / "three.txt").write_text("1\n2\n3\n")
+    held_before_the_manifest = f"""
+import runpy, sys, time
+import tonsai_jax.corpus.prepare as prepare
+prepare.write_json = lambda *_: (print("writing", flush=True), time.sleep(60))
+sys.argv = ["prepare_dataset.py", "--khmer", "three.txt", "--output-dir", "out"]
+runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", held_before_the_manifest], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "writing\n"
+    assert len(list(tmp_path.iterdir())) == 2
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 143
+    assert [path.name for path in tmp_path.iterdir()] == ["three.txt"]
+
+
+def test_real_text_loses_nothing(tmp_path):
+    corpus = os.environ.get("TONSAI_CORPUS")
+    if not corpus:
+        pytest.skip("set TONSAI_CORPUS to a folder with km/*.txt.gz and en/*.txt.gz to check real text")
+    process = start(["--khmer", f"{corpus}/km", "--english", f"{corpus}/en", "--output-dir", "out"], tmp_path)
+    _, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, "")
+    for source in read_documents_manifest(tmp_path / "out")["sources"].values():
+        assert source["documents"] > 1000
+        assert sum(source["filters"].values()) == 0

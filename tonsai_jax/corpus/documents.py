@@ -1,0 +1,135 @@
+"""Prepared documents on disk, `OUT/<source>/part-00000.parquet` and `OUT/manifest.json`: reading and writing.
+
+`prepare.py` writes them; training a tokenizer and writing token rows read them through the functions here.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tonsai_jax.errors import UserError
+from tonsai_jax.files import read_json
+
+FORMAT = "tonsai_jax/documents"
+VERSION = 1
+PART_BYTES = 256 * 2**20  # text in one parquet file
+ROW_GROUP_BYTES = 16 * 2**20  # text held in memory before it is written
+SCHEMA = pa.schema([(name, pa.string()) for name in ("text", "language", "source", "id")])
+
+
+def read_documents_manifest(dataset_dir: Path | str) -> dict[str, Any]:
+    """Reads `manifest.json` of a folder written by `prepare_dataset.py`.
+
+    Returns {"format", "version", "sources": {name: {"weight", "language", "license", "documents", "bytes",
+    "files", "filters", "content_hash"}}}; weights sum to 1 and `bytes` are the UTF-8 bytes of the text.
+    Raises `UserError` where the folder is missing, is something else, or lacks one of its files.
+    """
+    folder = Path(dataset_dir)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; write it with scripts/prepare_dataset.py")
+    if not (folder / "manifest.json").is_file():
+        raise UserError(
+            f"{folder}: no manifest.json, so these are no prepared documents; write them with "
+            "scripts/prepare_dataset.py"
+        )
+    manifest = read_json(folder / "manifest.json")
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise UserError(f"{folder / 'manifest.json'}: not a manifest of prepared documents ({FORMAT})")
+    if manifest["version"] != VERSION:
+        raise UserError(
+            f"{folder / 'manifest.json'}: version {manifest['version']}, but this program reads {VERSION}; "
+            "prepare the dataset again"
+        )
+    for source in manifest["sources"].values():
+        for file in source["files"]:
+            if not (folder / file).is_file():
+                raise UserError(
+                    f"{folder / file}: named in manifest.json but missing; prepare the dataset again"
+                )
+    return manifest
+
+
+def read_documents(dataset_dir: Path | str, source: str) -> Iterator[list[str]]:
+    """Gives the texts of one source in order, as one list per parquet row group.
+
+    A list holds at most `ROW_GROUP_BYTES` of text, or one longer document.
+    Raises `UserError` where the source is not in the manifest or a file is damaged.
+    """
+    manifest = read_documents_manifest(dataset_dir)
+    if source not in manifest["sources"]:
+        raise UserError(f"{dataset_dir}: no source {source!r}; there are: {', '.join(manifest['sources'])}")
+    for name in manifest["sources"][source]["files"]:
+        path = Path(dataset_dir) / name
+        try:
+            with pq.ParquetFile(path) as file:
+                for group in range(file.num_row_groups):
+                    yield file.read_row_group(group, columns=["text"]).column("text").to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{path}: damaged ({error}); prepare the dataset again") from error
+
+
+class DocumentWriter:
+    """Context manager that writes one source's documents to `folder/<source>/part-*.parquet`.
+
+    Row groups hold `ROW_GROUP_BYTES` of text and files `PART_BYTES`; `files` lists the files, relative to
+    `folder`. The files bear their final names from the start, so `folder` must itself be a temporary one.
+    """
+
+    def __init__(self, folder: Path, *, source: str, language: str):
+        self.files: list[str] = []
+        self._folder, self._source, self._language = folder, source, language
+        self._texts: list[str] = []
+        self._ids: list[str] = []
+        self._group_bytes = self._part_bytes = 0
+        self._writer: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> "DocumentWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._flush()
+            self._end_part()
+        elif self._writer is not None:
+            with contextlib.suppress(OSError):  # a full disk again: the first report of it is on its way up
+                self._writer.close()
+
+    def add(self, text: str, size: int, document_id: str) -> None:
+        """Takes one document; `size` is the number of UTF-8 bytes of `text`."""
+        if self._texts and self._group_bytes + size > ROW_GROUP_BYTES:
+            self._flush()
+        self._texts.append(text)
+        self._ids.append(document_id)
+        self._group_bytes += size
+
+    def _flush(self) -> None:
+        if not self._texts:
+            return
+        if self._part_bytes + self._group_bytes > PART_BYTES:
+            self._end_part()
+        count = len(self._texts)
+        columns = [self._texts, [self._language] * count, [self._source] * count, self._ids]
+        table = pa.table([pa.array(column, pa.string()) for column in columns], schema=SCHEMA)
+        writer = self._writer or self._start_part()
+        writer.write_table(table, row_group_size=count)
+        self._part_bytes += self._group_bytes
+        self._texts, self._ids, self._group_bytes = [], [], 0
+
+    def _start_part(self) -> pq.ParquetWriter:
+        name = f"{self._source}/part-{len(self.files):05d}.parquet"
+        (self._folder / self._source).mkdir(exist_ok=True)
+        # Texts do not repeat, so a dictionary of them would only cost time.
+        self._writer = pq.ParquetWriter(
+            self._folder / name, SCHEMA, compression="zstd", use_dictionary=["language", "source"]
+        )
+        self.files.append(name)
+        return self._writer
+
+    def _end_part(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        self._writer, self._part_bytes = None, 0

@@ -1,0 +1,187 @@
+"""Where text comes from: the `Source` dataclass, the YAML file that lists them, telling a path from an id."""
+
+import difflib
+import glob
+import itertools
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+
+from tonsai_jax.corpus.hub import read_huggingface
+from tonsai_jax.corpus.readers import COMPRESSIONS, FORMATS, Boundary, Faults, find_files, read_file
+from tonsai_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Source:
+    """One body of text in one language; exactly one of `path`, `hf` and `documents` says where it is.
+
+    Raises `UserError` where a value cannot be right.
+    """
+
+    name: str  # also the name of its folder in the output
+    language: str  # "km", "en", or any other BCP-47 tag
+    weight: float = 1.0  # share of the training mixture, relative to the other sources
+    license: str | None = None
+    path: str | None = None  # a file, a folder or a glob, from the current folder
+    hf: str | None = None  # the id of a dataset on the Hugging Face Hub
+    documents: Iterable[str] | None = None  # texts in memory, for callers in Python
+    text_column: str = "text"  # the field that holds the text (jsonl, csv, tsv, parquet, Hugging Face)
+    document: Boundary = (
+        "line"  # what one document of a txt file is: a line, a paragraph (blank line after it), the file
+    )
+    subset: str | None = None  # Hugging Face only
+    split: str = "train"  # Hugging Face only
+    streaming: bool = True  # Hugging Face only: read over the network without storing the dataset first
+    max_samples: int | None = None  # read at most this many documents
+
+    def __post_init__(self) -> None:
+        where = f"source {self.name!r}"
+        if not re.fullmatch(r"\w[\w.-]*", self.name) or self.name == "manifest.json":
+            raise UserError(f"{where}: the name becomes a folder: use letters, digits, `-`, `_` and `.` only")
+        if sum(place is not None for place in (self.path, self.hf, self.documents)) != 1:
+            raise UserError(f"{where}: give either `path` (file, folder or glob) or `hf` (Hugging Face id)")
+        if not re.fullmatch(r"[A-Za-z0-9-]+", self.language):
+            raise UserError(f"{where}: language {self.language!r} is not a language tag such as km or en")
+        if not math.isfinite(self.weight) or self.weight < 0:
+            raise UserError(f"{where}: weight {self.weight} must be a number of at least 0")
+        if self.document not in get_args(Boundary):
+            raise UserError(
+                f"{where}: document {self.document!r} must be one of {', '.join(get_args(Boundary))}"
+            )
+        if self.max_samples is not None and self.max_samples < 1:
+            raise UserError(f"{where}: max_samples {self.max_samples} must be at least 1")
+
+    def files(self) -> list[Path]:
+        """The local files this source reads, in order; none for other kinds of source."""
+        return find_files(self.path) if self.path is not None else []
+
+    def texts(self, faults: Faults) -> Iterator[str]:
+        """Gives the texts as they are stored, one a document, in an order that does not change."""
+        texts: Iterable[str]
+        if self.documents is not None:
+            texts = self.documents
+        elif self.hf is not None:
+            texts = read_huggingface(
+                self.hf,
+                subset=self.subset,
+                split=self.split,
+                streaming=self.streaming,
+                text_column=self.text_column,
+                faults=faults,
+            )
+        else:
+            texts = itertools.chain.from_iterable(
+                read_file(file, text_column=self.text_column, boundary=self.document, faults=faults)
+                for file in self.files()
+            )
+        return itertools.islice(texts, self.max_samples)
+
+
+_KEYS = {field.name: field.type for field in fields(Source) if field.name != "documents"}
+_KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
+    str: ((str,), "text (put it in quotes)"),
+    str | None: ((str, type(None)), "text (put it in quotes)"),
+    float: ((int, float), "a number"),
+    bool: ((bool,), "true or false"),
+    int | None: ((int, type(None)), "a whole number"),
+    Boundary: ((str,), "line, paragraph or file"),
+}
+
+
+def load_sources(path: Path | str) -> list[Source]:
+    """Reads a YAML file whose one key, `sources`, lists sources by the fields of `Source`.
+
+    Raises `UserError` naming the file, the source and the key where something is missing, unknown or of a
+    wrong kind.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    if (
+        not isinstance(content, dict)
+        or not isinstance(content.get("sources"), list)
+        or not content["sources"]
+    ):
+        raise UserError(
+            f"{path}: must hold a list under the key `sources`; see configs/data/train_sources.example.yaml"
+        )
+    for key in content:
+        if key != "sources":
+            raise UserError(f"{path}: unknown key {key!r}{_did_you_mean(str(key), ['sources'])}")
+    return [_source(item, path, number) for number, item in enumerate(content["sources"], start=1)]
+
+
+def _source(item: Any, path: Path | str, number: int) -> Source:
+    where = f"{path}: source {number}"
+    if not isinstance(item, dict):
+        raise UserError(f"{where}: must be a group of `key: value` lines, is {item!r}")
+    where = f"{where} ({item.get('name', 'no name')})"
+    for key, value in item.items():
+        if key not in _KEYS:
+            raise UserError(f"{where}: unknown key {key!r}{_did_you_mean(str(key), list(_KEYS))}")
+        kinds, wanted = _KINDS[_KEYS[key]]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise UserError(f"{where}: {key} must be {wanted}, is {value!r}")
+    for key in ("name", "language"):
+        if key not in item:
+            raise UserError(f"{where}: {key} is missing")
+    for key in ("subset", "split", "streaming"):
+        if key in item and "hf" not in item:
+            raise UserError(f"{where}: {key} is for Hugging Face datasets (`hf`); take it out")
+    if "document" in item and "path" not in item:
+        raise UserError(f"{where}: document is for text files (`path`); take it out")
+    try:
+        return Source(**item)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _did_you_mean(key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known are: {', '.join(known)}"
+
+
+def source_at(location: str, *, name: str, language: str, weight: float) -> Source:
+    """Makes a source of a command-line value that is a path, or else a Hugging Face id.
+
+    What exists is a path. Otherwise `owner/name` is an id, unless `owner` is a folder here; everything else
+    is a path that does not exist, and raises `UserError`.
+    """
+    path = Path(location).expanduser()
+    source = Source(name=name, language=language, weight=weight, path=location)
+    if path.exists() or glob.has_magic(location):
+        return source
+    looks_like_id = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", location) is not None
+    if looks_like_id and path.suffix.lower() not in FORMATS + COMPRESSIONS and not path.parent.is_dir():
+        return replace(source, path=None, hf=location)
+    raise UserError(
+        f"{location}: no such file or folder (and not a Hugging Face id, which is written owner/name)"
+    )
+
+
+def normalized_weights(sources: list[Source]) -> dict[str, float]:
+    """Each source's share of the mixture, summing to 1.
+
+    Raises `UserError` where there is no source, two share a name, or all weights are zero.
+    """
+    if not sources:
+        raise UserError("no source given: at least one is needed")
+    names = [source.name.lower() for source in sources]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"two sources are named {name!r}; give each its own name")
+    total = sum(source.weight for source in sources)
+    if total == 0:
+        raise UserError("all weights are 0; give at least one source a weight above 0")
+    return {source.name: source.weight / total for source in sources}
