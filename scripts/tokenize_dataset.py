@@ -1,0 +1,64 @@
+"""Turn prepared documents into rows of token ids, for training and for validation."""
+
+import argparse
+import signal
+import sys
+import time
+from pathlib import Path
+
+from tonsai_jax.data.tokenize import figures, tokenize_dataset
+from tonsai_jax.errors import run_command
+from tonsai_jax.files import write_json
+
+EXAMPLE = """example:
+  python scripts/tokenize_dataset.py --dataset-dir data/mixture_train --tokenizer-dir artifacts/tokenizer \\
+      --val-ratio 0.01 --seed 42 --output-dir data/tokens
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--dataset-dir", required=True, metavar="DIR", help="documents from scripts/prepare_dataset.py")
+    add("--tokenizer-dir", required=True, metavar="DIR", help="tokenizer from scripts/train_tokenizer.py")
+    add("--val-ratio", type=float, default=0.01, help="share of documents for validation (default: 0.01)")
+    add("--seed", type=int, default=42, help="chooses the validation documents (default: 42)")
+    add("--row-tokens", type=int, default=8192, help="a multiple of every seq_len to be used (default: 8192)")
+    add("--output-dir", required=True, metavar="DIR", help="folder for the rows")
+    add("--json", type=Path, metavar="FILE", help="write the figures here too")
+    args = parser.parse_args()
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is half-written is cleared away
+    start = time.monotonic()
+    manifest = tokenize_dataset(
+        args.dataset_dir,
+        args.tokenizer_dir,
+        args.output_dir,
+        val_ratio=args.val_ratio,
+        seed=args.seed,
+        row_tokens=args.row_tokens,
+    )
+    seconds = time.monotonic() - start
+    lines = figures(manifest)
+    width = max(6, *(len(name) for name in manifest.sources))
+    print(
+        f"{'source':<{width}} {'split':<10} {'documents':>12} {'rows':>10} {'tokens':>16} {'bytes/token':>12}"
+    )
+    for line in lines:
+        print(
+            f"{line['source']:<{width}} {line['split']:<10} {line['documents']:>12,} {line['rows']:>10,} "
+            f"{line['tokens']:>16,} {line['bytes_per_token']:>12.2f}"
+        )
+    for line in lines:
+        if line["split"] == "train" and line["tokens"] <= args.row_tokens:
+            print(f"note: {line['source']} is smaller than a row of {args.row_tokens:,} tokens; it is padded")
+    megabytes = sum(line["bytes"] for line in lines) / 1e6
+    print(f"{args.output_dir}: {megabytes:,.1f} MB in {seconds:.1f} s, {megabytes / seconds:.1f} MB/s")
+    if args.json:
+        write_json(args.json, {"splits": lines, "seconds": seconds, "megabytes": megabytes})
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,80 @@
+"""Train a byte-level BPE tokenizer that speaks Khmer, from prepared documents or from raw text files."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from tonsai_jax.corpus.readers import Faults
+from tonsai_jax.errors import run_command
+from tonsai_jax.files import write_json
+from tonsai_jax.tokenizer.examples import dataset_examples, file_examples
+from tonsai_jax.tokenizer.training import train_tokenizer
+
+EXAMPLES = """examples:
+  python scripts/train_tokenizer.py --dataset-dir data/mixture_tokenizer --dataset-split train \\
+      --text-column text --max-examples 1000000 --vocab-size 50000 --output-dir artifacts/tokenizer
+  python scripts/train_tokenizer.py --input data/khmer.txt data/english.txt --vocab-size 8000 \\
+      --output-dir artifacts/tokenizer
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    inputs = parser.add_mutually_exclusive_group(required=True)
+    inputs.add_argument(
+        "--dataset-dir", metavar="DIR", help="documents written by scripts/prepare_dataset.py"
+    )
+    inputs.add_argument(
+        "--input", nargs="+", metavar="FILE", help="text files (.gz, .zst too), an example a line"
+    )
+    add("--dataset-split", default="train", help="split of --dataset-dir (default: train)")
+    add("--text-column", default="text", metavar="NAME", help="column that holds the text (default: text)")
+    add("--max-examples", type=int, metavar="N", help="take N texts, sources by their weights (default: all)")
+    add(
+        "--errors",
+        choices=["strict", "skip"],
+        default="strict",
+        help="at unreadable --input: stop, or leave it out",
+    )
+    add("--model-type", default="bpe", help="kind of tokenizer (default, and so far only: bpe)")
+    add("--vocab-size", type=int, required=True, metavar="N", help="number of token ids wanted")
+    add("--output-dir", required=True, metavar="DIR", help="folder for the tokenizer")
+    add("--json", type=Path, metavar="FILE", help="write the figures here too")
+    args = parser.parse_args()
+
+    start, name, count = time.monotonic(), args.text_column, args.max_examples
+    faults = Faults(args.errors)
+    if args.dataset_dir:
+        examples = dataset_examples(
+            args.dataset_dir, split=args.dataset_split, text_column=name, max_examples=count
+        )
+    else:
+        examples = file_examples(args.input, text_column=name, faults=faults, max_examples=count)
+    report = train_tokenizer(
+        examples,
+        vocab_size=args.vocab_size,
+        output_dir=args.output_dir,
+        model_type=args.model_type,
+        progress=sys.stderr.isatty(),
+    )
+    width = max(len(label) for label in report["fertility"])
+    print(f"{'text':<{width}} {'examples':>12} {'MB':>10} {'bytes/token':>12}")
+    for label, line in report["fertility"].items():
+        megabytes, ratio = line["bytes"] / 1e6, line["bytes_per_token"]
+        print(f"{label:<{width}} {line['examples']:>12,} {megabytes:>10,.2f} {ratio:>12.2f}")
+    for kind, number in faults.counts.items():
+        print(f"note: {number:,} texts left out: {kind}")
+    size, seconds = report["vocab_size"], time.monotonic() - start
+    if size < args.vocab_size:
+        print(f"note: this text gives {size:,} token ids, not {args.vocab_size:,}; more text gives more")
+    print(f"{args.output_dir}: {size:,} token ids, trained in {seconds:.1f} s")
+    if args.json:
+        write_json(args.json, report)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,400 @@
+"""Token rows on disk: the format, its manifest, the writer and the readers.
+
+The tokens of one source and split are one long stream. Row r holds the ids at r*row_tokens up to and
+including (r+1)*row_tokens: `row_tokens` inputs, and one id more so that the last input has its target. A row
+therefore cuts into whole windows for every sequence length that divides `row_tokens`, and all windows of a
+source, in order, are simply the windows of the stream.
+"""
+
+import bisect
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from numpy.typing import ArrayLike
+
+from tonsai_jax.errors import UserError
+from tonsai_jax.files import disk_errors, read_json, sha256_file, write_json
+
+FORMAT = "tonsai_jax/rows"
+VERSION = 1
+SPLITS = ("train", "validation")
+
+# One row per chunk and no compression: reading a row touches that row alone.
+_WRITER_OPTIONS = "group_size:1,uncompressed"
+# No thread pool and no read-ahead: both only cost when rows are read at random.
+_READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """One file of rows."""
+
+    path: Path
+    rows: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class SplitInfo:
+    """What one split of a source holds; `bytes` are the UTF-8 bytes of the documents' text."""
+
+    rows: int
+    tokens: int
+    documents: int
+    bytes: int
+    files: tuple[ShardInfo, ...]
+
+    @property
+    def targets(self) -> int:
+        """Tokens that can be predicted: every token of the stream but its first."""
+        return max(self.tokens - 1, 0)
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """One source of the mix, with its weight and its splits ("train", "validation")."""
+
+    name: str
+    weight: float
+    language: str
+    splits: dict[str, SplitInfo]
+
+
+@dataclass(frozen=True)
+class RowsManifest:
+    """What a rows folder holds."""
+
+    directory: Path
+    row_tokens: int
+    dtype: np.dtype
+    vocab_size: int
+    end_of_text_id: int
+    tokenizer_hash: str
+    sources: dict[str, SourceInfo]
+
+
+def dtype_for(vocab_size: int) -> np.dtype:
+    """The dtype of ids on disk: little-endian uint16, or uint32 past 65,536 ids."""
+    return np.dtype("<u2") if vocab_size <= 65_536 else np.dtype("<u4")
+
+
+def write_manifest(manifest: RowsManifest) -> None:
+    """Writes `manifest.directory/manifest.json`; write it last: it marks the folder complete."""
+    sources = {
+        source.name: {
+            "weight": source.weight,
+            "language": source.language,
+            "splits": {
+                name: _split_to_json(manifest.directory, split) for name, split in source.splits.items()
+            },
+        }
+        for source in manifest.sources.values()
+    }
+    value = {
+        "format": FORMAT,
+        "version": VERSION,
+        "row_tokens": manifest.row_tokens,
+        "dtype": manifest.dtype.name,
+        "vocab_size": manifest.vocab_size,
+        "end_of_text_id": manifest.end_of_text_id,
+        "tokenizer_hash": manifest.tokenizer_hash,
+        "sources": sources,
+    }
+    write_json(manifest.directory / "manifest.json", value)
+
+
+def read_manifest(directory: str | Path) -> RowsManifest:
+    """Reads and checks a rows folder's manifest.
+
+    Raises:
+      UserError: there is no such folder; it is not a rows folder, or of another version; the manifest is
+        damaged; a shard file is missing; the tokenizer beside the rows is not the one that made them.
+    """
+    directory = Path(directory).absolute()
+    path = directory / "manifest.json"
+    if not path.is_file():
+        raise UserError(
+            f"{directory}: no token rows here (no manifest.json); make them with scripts/tokenize_dataset.py"
+        )
+    value = read_json(path)
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise UserError(
+            f"{path}: this is not a folder of token rows; make one with scripts/tokenize_dataset.py"
+        )
+    if value.get("version") != VERSION:
+        raise UserError(
+            f"{path}: format version {value.get('version')}, but this program reads version {VERSION}; "
+            "tokenize the dataset again with scripts/tokenize_dataset.py"
+        )
+    try:
+        manifest = _manifest_from_json(directory, value)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{path}: damaged manifest ({type(error).__name__}: {error}); tokenize the dataset again"
+        ) from None
+    for source in manifest.sources.values():
+        for split in source.splits.values():
+            for shard in split.files:
+                if not shard.path.is_file():
+                    raise UserError(
+                        f"{shard.path}: this file of token rows is missing; tokenize the dataset again"
+                    )
+    tokenizer = directory / "tokenizer" / "tokenizer.json"
+    if not tokenizer.is_file():
+        raise UserError(
+            f"{tokenizer}: no such file; copy the tokenizer that made these rows there, or tokenize again"
+        )
+    if sha256_file(tokenizer) != manifest.tokenizer_hash:
+        raise UserError(
+            f"{tokenizer}: not the tokenizer that made the rows in {directory}; tokenize again with this one"
+        )
+    return manifest
+
+
+def _split_to_json(directory: Path, split: SplitInfo) -> dict[str, Any]:
+    files = [
+        {"path": shard.path.relative_to(directory).as_posix(), "rows": shard.rows, "sha256": shard.sha256}
+        for shard in split.files
+    ]
+    counts = {"rows": split.rows, "tokens": split.tokens, "documents": split.documents, "bytes": split.bytes}
+    return {**counts, "files": files}
+
+
+def _split_from_json(directory: Path, value: dict[str, Any], row_tokens: int) -> SplitInfo:
+    files = tuple(
+        ShardInfo(directory / shard["path"], int(shard["rows"]), str(shard["sha256"]))
+        for shard in value["files"]
+    )
+    counts = {key: int(value[key]) for key in ("rows", "tokens", "documents", "bytes")}
+    split = SplitInfo(**counts, files=files)
+    if split.rows != sum(shard.rows for shard in files) or split.rows != -(-split.targets // row_tokens):
+        raise ValueError(f"{split.rows} rows do not fit {split.tokens} tokens in {len(files)} files")
+    return split
+
+
+def _manifest_from_json(directory: Path, value: dict[str, Any]) -> RowsManifest:
+    row_tokens = int(value["row_tokens"])
+    sources = {
+        name: SourceInfo(
+            name=name,
+            weight=float(source["weight"]),
+            language=str(source["language"]),
+            splits={key: _split_from_json(directory, source["splits"][key], row_tokens) for key in SPLITS},
+        )
+        for name, source in value["sources"].items()
+    }
+    return RowsManifest(
+        directory=directory,
+        row_tokens=row_tokens,
+        dtype=np.dtype(value["dtype"]).newbyteorder("<"),
+        vocab_size=int(value["vocab_size"]),
+        end_of_text_id=int(value["end_of_text_id"]),
+        tokenizer_hash=str(value["tokenizer_hash"]),
+        sources=sources,
+    )
+
+
+class RowWriter:
+    """Writes the rows of one (source, split) from a stream of ids; the same ids give the same bytes.
+
+    A context manager: the files take their final names in `finish`; leaving the block before it removes them.
+
+        with RowWriter(out, "khmer", "train", row_tokens=8192, vocab_size=50_000, end_of_text_id=0) as writer:
+            for ids in documents:
+                writer.write(ids)
+            split = writer.finish(documents=len(documents), text_bytes=123_456)
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        source: str,
+        split: str,
+        *,
+        row_tokens: int,
+        vocab_size: int,
+        end_of_text_id: int,
+        rows_per_shard: int = 65_536,
+    ) -> None:
+        self._folder = Path(directory).absolute() / source
+        self._split = split
+        self._rows_per_shard = rows_per_shard
+        self._end_of_text_id = end_of_text_id
+        self._vocab_size = vocab_size
+        self._row = np.empty(row_tokens + 1, dtype_for(vocab_size))
+        self._filled = 0  # ids of self._row in use
+        self._tokens = 0
+        self._shard_rows: list[int] = []
+        self._shard: ArrayRecordWriter | None = None
+
+    def write(self, ids: ArrayLike) -> None:
+        """Appends ids (n,) of any integer type; raises ValueError on an id outside the vocabulary."""
+        ids = np.asarray(ids)
+        if ids.size == 0:
+            return
+        if ids.min() < 0 or ids.max() >= self._vocab_size:
+            raise ValueError(
+                f"an id between {ids.min()} and {ids.max()} is outside the vocabulary of {self._vocab_size}"
+            )
+        self._tokens += ids.size
+        start = 0
+        while start < ids.size:
+            if self._filled == self._row.size:
+                self._write_row()
+                self._row[0] = self._row[-1]
+                self._filled = 1
+            count = min(self._row.size - self._filled, ids.size - start)
+            self._row[self._filled : self._filled + count] = ids[start : start + count]
+            self._filled += count
+            start += count
+
+    def finish(self, *, documents: int, text_bytes: int) -> SplitInfo:
+        """Pads and writes the last row, gives the files their final names, and returns what was written.
+
+        Args:
+          documents: number of documents in the stream.
+          text_bytes: UTF-8 bytes of their text.
+        """
+        if self._filled > 1:  # a stream of one id has no target, so no row
+            self._row[self._filled :] = self._end_of_text_id
+            self._write_row()
+        self._close_shard()
+        count = len(self._shard_rows)
+        files = []
+        for index, rows in enumerate(self._shard_rows):
+            path = self._folder / f"{self._split}-{index:05d}-of-{count:05d}.arrayrecord"
+            os.replace(self._partial(index), path)
+            files.append(ShardInfo(path, rows, sha256_file(path)))
+        return SplitInfo(sum(self._shard_rows), self._tokens, documents, text_bytes, tuple(files))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._shard = None  # a failed writer must not be closed again: that would hide the first error
+        for index in range(len(self._shard_rows)):
+            self._partial(index).unlink(missing_ok=True)
+
+    def _partial(self, index: int) -> Path:
+        return self._folder / f".{self._split}-{index:05d}.partial-{os.getpid()}"
+
+    def _write_row(self) -> None:
+        if self._shard_rows and self._shard_rows[-1] == self._rows_per_shard:
+            self._close_shard()
+        with self._write_errors():
+            if self._shard is None:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._shard_rows.append(0)
+                self._shard = ArrayRecordWriter(
+                    str(self._partial(len(self._shard_rows) - 1)), _WRITER_OPTIONS
+                )
+            self._shard.write(self._row.tobytes())
+        self._shard_rows[-1] += 1
+
+    def _close_shard(self) -> None:
+        if self._shard is not None:
+            with self._write_errors():
+                self._shard.close()
+            self._shard = None
+
+    @contextmanager
+    def _write_errors(self) -> Iterator[None]:
+        # ArrayRecord tells of a full disk by a RuntimeError, and only when the shard is closed.
+        with disk_errors(self._folder):
+            try:
+                yield
+            except RuntimeError as error:
+                raise UserError(
+                    f"{self._folder}: could not write token rows ({error}); "
+                    "free some space or choose another folder, then run again"
+                ) from error
+
+
+class Rows:
+    """The rows of one (source, split) over all its shards, read at random.
+
+    A shard is opened when one of its rows is first read.
+    """
+
+    def __init__(self, split: SplitInfo, *, row_tokens: int, dtype: np.dtype) -> None:
+        self.split = split
+        self.row_tokens = row_tokens
+        self.dtype = dtype
+        self._first_rows = np.cumsum([0, *(shard.rows for shard in split.files)]).tolist()
+        self._readers: list[Any] = [None] * len(split.files)
+
+    def __len__(self) -> int:
+        return self.split.rows
+
+    def read(self, index: int) -> bytes:
+        """Reads row `index`: row_tokens + 1 ids of `dtype`; raises UserError naming an unreadable file."""
+        if not 0 <= index < self.split.rows:
+            raise IndexError(f"row {index} of {self.split.rows}")
+        shard = bisect.bisect_right(self._first_rows, index) - 1
+        reader = self._readers[shard] or self._open(shard)
+        position = index - self._first_rows[shard]
+        try:
+            # A range: an index list costs time in proportion to the rows of the whole shard.
+            return reader.read(position, position + 1)[0]
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise self._damaged(shard, str(error)) from error
+
+    def _open(self, shard: int) -> Any:
+        info = self.split.files[shard]
+        if not info.path.is_file():  # ArrayRecord takes a missing file for an empty one
+            raise UserError(f"{info.path}: this file of token rows is missing; tokenize the dataset again")
+        try:
+            reader = ArrayRecordReader(str(info.path), _READER_OPTIONS)
+            count = reader.num_records()
+        except (RuntimeError, ValueError) as error:
+            raise self._damaged(shard, str(error)) from error
+        if count != info.rows:
+            raise self._damaged(shard, f"it holds {count} rows, the manifest says {info.rows}")
+        self._readers[shard] = reader
+        return reader
+
+    def _damaged(self, shard: int, reason: str) -> UserError:
+        return UserError(
+            f"{self.split.files[shard].path}: damaged token rows ({reason}); tokenize the dataset again"
+        )
+
+
+def open_rows(manifest: RowsManifest, source: str, split: str) -> Rows:
+    """Opens the rows of one source and split for reading at random."""
+    return Rows(manifest.sources[source].splits[split], row_tokens=manifest.row_tokens, dtype=manifest.dtype)
+
+
+def check_seq_len(seq_len: int, row_tokens: int) -> None:
+    """Raises UserError unless rows of `row_tokens` cut into whole windows of `seq_len`."""
+    if seq_len < 1 or row_tokens % seq_len:
+        raise UserError(
+            f"seq_len {seq_len} does not divide row_tokens {row_tokens} of the token rows; "
+            "choose a seq_len that does, or tokenize again with another row_tokens"
+        )
+
+
+def window_count(rows: Rows, seq_len: int) -> int:
+    """Windows of `seq_len` that hold a real target; raises UserError where it does not divide a row."""
+    check_seq_len(seq_len, rows.row_tokens)
+    return -(-rows.split.targets // seq_len)
+
+
+def read_window(rows: Rows, number: int, seq_len: int) -> tuple[np.ndarray, int]:
+    """Reads window `number` of a split's stream; all windows in order hold every target once, for evaluation.
+
+    Returns:
+      tokens (seq_len + 1,) of the rows' dtype, and valid: how many of its seq_len targets are real
+      (fewer only in the last window).
+    """
+    row, part = divmod(number, rows.row_tokens // seq_len)
+    tokens = np.frombuffer(rows.read(row), rows.dtype)[part * seq_len : (part + 1) * seq_len + 1]
+    return tokens, min(seq_len, rows.split.targets - number * seq_len)

@@ -1,0 +1,114 @@
+"""A tokenizer's folder, opened and checked: text to ids and back, exactly."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import tokenizers
+from tokenizers import pre_tokenizers
+
+from tonsai_jax.errors import UserError
+from tonsai_jax.files import read_json, sha256_file
+
+END_OF_TEXT = "<|endoftext|>"
+
+# Khmer with subscripts and a zero-width space, digits, an emoji of several code points, runs of space, NUL.
+_PROBE = "ខ្ញុំ\u200bស្រឡាញ់ភាសាខ្មែរ ១២៣៤  It's 2026!\r\n\n\t👩🏽‍🚀 é\u0000<|endoftext|> "
+
+
+class Tokenizer:
+    """A byte-level tokenizer: `decode(encode(text)) == text` for any text.
+
+    Text is only ever text: a document that spells out "<|endoftext|>" gets the ids of those letters, never
+    the end-of-text id. Special tokens are put in by id, by the code that means them.
+    """
+
+    def __init__(self, folder: Path, inner: tokenizers.Tokenizer, end_of_text_id: int) -> None:
+        self.folder = folder
+        self.end_of_text_id = end_of_text_id
+        self._inner = inner
+        inner.no_truncation()
+        inner.no_padding()
+        inner.encode_special_tokens = True  # as text, that is: do not look for them
+
+    @classmethod
+    def from_folder(cls, path: str | Path) -> Self:
+        """Opens a tokenizer's folder; raises UserError when it is missing, damaged or not byte-level."""
+        folder = Path(path).absolute()
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such tokenizer folder; train one with scripts/train_tokenizer.py")
+        config = read_json(folder / "tokenizer_config.json")
+        inner = _read_tokenizer_json(folder / "tokenizer.json")
+        end_of_text = config.get("eos_token") if isinstance(config, dict) else None
+        if isinstance(end_of_text, dict):  # transformers may write a token with its properties
+            end_of_text = end_of_text.get("content")
+        special = {
+            id: token.content for id, token in inner.get_added_tokens_decoder().items() if token.special
+        }
+        ids = [id for id, content in special.items() if content == end_of_text]
+        if not ids:
+            raise UserError(
+                f"{folder}: eos_token in tokenizer_config.json is {end_of_text!r}, which is not among the "
+                f"special tokens of tokenizer.json ({', '.join(special.values()) or 'none'}); train it again"
+            )
+        tokenizer = cls(folder, inner, ids[0])
+        if tokenizer.decode(tokenizer.encode(_PROBE)) != _PROBE:
+            raise UserError(
+                f"{folder / 'tokenizer.json'}: does not give back the text it encodes, so it is damaged or "
+                "of a kind that cannot be used here; train one with scripts/train_tokenizer.py"
+            )
+        return tokenizer
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, special ones included; ids run from 0 to vocab_size - 1."""
+        return self._inner.get_vocab_size()
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of tokenizer.json, in hex."""
+        return sha256_file(self.folder / "tokenizer.json")
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`, without any special token."""
+        return self._inner.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """Ids of each text, as `encode` gives them, on all cores."""
+        encodings = self._inner.encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of `ids`; special tokens by name, U+FFFD for bytes that are not UTF-8 (a cut character)."""
+        return self._inner.decode(ids, skip_special_tokens=False)
+
+    def token_bytes(self) -> np.ndarray:
+        """Number of UTF-8 bytes each id stands for: int32 (vocab_size,), 0 for special tokens."""
+        # Byte-level tokens are spelt with one printable character for each byte.
+        sizes = np.zeros(self.vocab_size, np.int32)
+        for token, id in self._inner.get_vocab(with_added_tokens=True).items():
+            sizes[id] = len(token)
+        for id, added in self._inner.get_added_tokens_decoder().items():
+            sizes[id] = 0 if added.special else len(added.content.encode())
+        return sizes
+
+
+def _read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
+    value = read_json(path)
+    try:
+        inner = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # what the Rust side raises has no narrower type
+        raise UserError(f"{path}: not a tokenizer this program can read ({error})") from None
+    vocabulary = inner.get_vocab(with_added_tokens=True)
+    decoder: Any = value.get("decoder")
+    if not isinstance(decoder, dict) or decoder.get("type") != "ByteLevel":
+        raise UserError(
+            f"{path}: only byte-level tokenizers can be used; train one with scripts/train_tokenizer.py"
+        )
+    if set(vocabulary.values()) != set(range(len(vocabulary))):
+        raise UserError(f"{path}: damaged, its ids are not 0 to {len(vocabulary) - 1}; train it again")
+    missing = [byte for byte in pre_tokenizers.ByteLevel.alphabet() if byte not in vocabulary]
+    if missing:
+        raise UserError(f"{path}: damaged, {len(missing)} of the 256 byte tokens are missing; train it again")
+    return inner

@@ -1,0 +1,162 @@
+"""Trains a byte-level BPE tokenizer that speaks Khmer, and says how well.
+
+What is unusual is the pattern that cuts text into words before merging. GPT-2's takes only letters for a
+word, but Khmer's vowel signs and subscripts are marks: it cuts every Khmer word into pieces of one or two
+characters, and no vocabulary, however large, can join them again. Here a word is letters with their marks.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from tonsai_jax.errors import UserError
+from tonsai_jax.files import write_json
+from tonsai_jax.folders import atomic_folder
+from tonsai_jax.tokenizer.examples import Example
+from tonsai_jax.tokenizer.loading import END_OF_TEXT
+
+FORMAT = "tonsai_jax/tokenizer"
+VERSION = 1
+MODEL_TYPES = ("bpe",)
+SMALLEST_VOCABULARY = 256 + 1  # every byte, and the end-of-text token
+
+# English endings; a word, with one sign or space before it; up to three digits; signs; newlines; spaces.
+PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{M}\p{N}]?[\p{L}\p{M}]+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# In bytes: 16 Khmer letters. Khmer has no spaces between words; without a limit, set phrases become tokens.
+MAX_TOKEN_LENGTH = 48
+# A pair seen once teaches nothing; its place in the vocabulary only costs the model parameters.
+MIN_FREQUENCY = 2
+
+_SAMPLE_BYTES = 2_000_000  # of text per label kept for the report
+
+
+def train_tokenizer(
+    examples: Iterable[Example],
+    *,
+    vocab_size: int,
+    output_dir: str | Path,
+    model_type: str = "bpe",
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Trains a tokenizer and writes its folder; the same examples give the same bytes.
+
+    Args:
+      examples: texts, each with the label (a language or a file) under which the report counts it; read once.
+      vocab_size: ids wanted, with the end-of-text token; a small corpus may give fewer.
+      output_dir: the folder to write; a tokenizer trained before is replaced once the new one is whole.
+      model_type: "bpe".
+      progress: show the trainer's own progress bars.
+
+    Returns:
+      The report, as written to `report.json`: "vocab_size" and "requested_vocab_size", "examples", "bytes"
+      (UTF-8) and "fertility", which gives per label the "examples" and "bytes" read, and "bytes_per_token" on
+      "sample_bytes" of them, taken evenly. It is measured on text the tokenizer has seen.
+
+    Raises:
+      UserError: the model type is not known, the vocabulary is smaller than the bytes need, there is no text,
+        `output_dir` is not ours to replace, or the disk is full.
+    """
+    if model_type not in MODEL_TYPES:
+        raise UserError(f"model type {model_type!r} is not there yet; use --model-type {MODEL_TYPES[0]}")
+    if vocab_size < SMALLEST_VOCABULARY:
+        raise UserError(
+            f"vocab_size {vocab_size} is too small: 256 bytes and {END_OF_TEXT} need {SMALLEST_VOCABULARY}; "
+            "choose a larger one, 8000 for a first try"
+        )
+    with atomic_folder(output_dir, manifest="report.json", format=FORMAT) as folder:
+        samples: dict[str, _EvenSample] = {}
+        tokenizer = _train_bpe(_record(examples, samples), vocab_size, progress)
+        if not any(sample.bytes for sample in samples.values()):
+            raise UserError("there is no text to train a tokenizer on; check the input files or the dataset")
+        report = {
+            "format": FORMAT,
+            "version": VERSION,
+            "model_type": model_type,
+            "vocab_size": tokenizer.get_vocab_size(),
+            "requested_vocab_size": vocab_size,
+            "examples": sum(sample.examples for sample in samples.values()),
+            "bytes": sum(sample.bytes for sample in samples.values()),
+            "fertility": {label: _fertility(tokenizer, samples[label]) for label in sorted(samples)},
+        }
+        _write_folder(folder, tokenizer, report)
+    return report
+
+
+def _train_bpe(texts: Iterator[str], vocab_size: int, progress: bool) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=MIN_FREQUENCY,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        max_token_length=MAX_TOKEN_LENGTH,
+        show_progress=progress,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+class _EvenSample:
+    """A bounded part of a stream of texts, taken evenly: every 2^n-th of them, n growing as needed."""
+
+    def __init__(self) -> None:
+        self.examples = 0
+        self.bytes = 0
+        self.texts: list[str] = []
+        self.text_bytes = 0
+        self._stride = 1
+
+    def add(self, text: str) -> None:
+        size = len(text.encode())
+        if self.examples % self._stride == 0:
+            self.texts.append(text)
+            self.text_bytes += size
+        self.examples += 1
+        self.bytes += size
+        while self.text_bytes > _SAMPLE_BYTES and len(self.texts) > 1:
+            self.texts = self.texts[::2]
+            self.text_bytes = sum(len(kept.encode()) for kept in self.texts)
+            self._stride *= 2
+
+
+def _record(examples: Iterable[Example], samples: dict[str, _EvenSample]) -> Iterator[str]:
+    for text, label in examples:
+        samples.setdefault(label, _EvenSample()).add(text)
+        yield text
+
+
+def _fertility(tokenizer: Tokenizer, sample: _EvenSample) -> dict[str, Any]:
+    tokens = sum(len(encoding) for encoding in tokenizer.encode_batch_fast(sample.texts))
+    return {
+        "examples": sample.examples,
+        "bytes": sample.bytes,
+        "sample_bytes": sample.text_bytes,
+        "sample_tokens": tokens,
+        "bytes_per_token": round(sample.text_bytes / max(tokens, 1), 4),
+    }
+
+
+def _write_folder(folder: Path, tokenizer: Tokenizer, report: dict[str, Any]) -> None:
+    special = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "pad_token": END_OF_TEXT}
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **special,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": 1_000_000_000,  # the model limits the length, the tokenizer does not
+    }
+    (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True) + "\n", encoding="utf-8")
+    write_json(folder / "tokenizer_config.json", config)
+    write_json(folder / "special_tokens_map.json", special)
+    write_json(folder / "report.json", report)
