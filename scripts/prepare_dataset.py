@@ -33,9 +33,7 @@ def main() -> None:
     option("--english-weight", type=float, default=0.4, help="share in training (default: %(default)s)")
     option("--output-dir", type=Path, required=True, help="folder for the documents and their manifest")
     option("--max-samples", type=int, help="read at most this many documents of each source: a quick try")
-    option(
-        "--errors", choices=["strict", "skip"], default="strict", help="stop at unreadable input, or count it"
-    )
+    option("--errors", choices=["strict", "skip"], default="strict", help="stop at unreadable input, or count it")
     option("--json", type=Path, metavar="FILE", help="write the figures of the printed table here too")
     args = parser.parse_args()
 

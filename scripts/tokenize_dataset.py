@@ -43,9 +43,7 @@ def main() -> None:
     seconds = time.monotonic() - start
     lines = figures(manifest)
     width = max(6, *(len(name) for name in manifest.sources))
-    print(
-        f"{'source':<{width}} {'split':<10} {'documents':>12} {'rows':>10} {'tokens':>16} {'bytes/token':>12}"
-    )
+    print(f"{'source':<{width}} {'split':<10} {'documents':>12} {'rows':>10} {'tokens':>16} {'bytes/token':>12}")
     for line in lines:
         print(
             f"{line['source']:<{width}} {line['split']:<10} {line['documents']:>12,} {line['rows']:>10,} "

@@ -25,12 +25,8 @@ def main() -> None:
     )
     add = parser.add_argument
     inputs = parser.add_mutually_exclusive_group(required=True)
-    inputs.add_argument(
-        "--dataset-dir", metavar="DIR", help="documents written by scripts/prepare_dataset.py"
-    )
-    inputs.add_argument(
-        "--input", nargs="+", metavar="FILE", help="text files (.gz, .zst too), an example a line"
-    )
+    inputs.add_argument("--dataset-dir", metavar="DIR", help="documents written by scripts/prepare_dataset.py")
+    inputs.add_argument("--input", nargs="+", metavar="FILE", help="text files (.gz, .zst too), an example a line")
     add("--dataset-split", default="train", help="split of --dataset-dir (default: train)")
     add("--text-column", default="text", metavar="NAME", help="column that holds the text (default: text)")
     add("--max-examples", type=int, metavar="N", help="take N texts, sources by their weights (default: all)")
@@ -49,9 +45,7 @@ def main() -> None:
     start, name, count = time.monotonic(), args.text_column, args.max_examples
     faults = Faults(args.errors)
     if args.dataset_dir:
-        examples = dataset_examples(
-            args.dataset_dir, split=args.dataset_split, text_column=name, max_examples=count
-        )
+        examples = dataset_examples(args.dataset_dir, split=args.dataset_split, text_column=name, max_examples=count)
     else:
         examples = file_examples(args.input, text_column=name, faults=faults, max_examples=count)
     report = train_tokenizer(

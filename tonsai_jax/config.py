@@ -37,7 +37,9 @@ def default_config() -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.dir = ""  # folder of token rows written by scripts/tokenize_dataset.py
-    config.data.sample_corpus = False  # True: write a small corpus of stories, its tokenizer and rows to data.dir if absent
+    config.data.sample_corpus = (
+        False  # True: write a small corpus of stories, its tokenizer and rows to data.dir if absent
+    )
     config.data.weights = placeholder(object)  # {source: weight}; None takes the weights in the rows' manifest
     config.data.max_epochs = 0.0  # refuse a run that reads a source more often than this; 0 is no limit
 
@@ -51,9 +53,13 @@ def default_config() -> ConfigDict:
     config.model.dropout = 0.0  # share dropped of embeddings and residual branches
     config.model.attention_dropout = 0.0  # share dropped of attention probabilities
     config.model.dtype = "bfloat16"  # compute: bfloat16 or float32; masters and moments are always float32
-    config.model.attention = "auto"  # auto, cudnn or xla; auto is cudnn wherever it can run, and the start line says which
+    config.model.attention = (
+        "auto"  # auto, cudnn or xla; auto is cudnn wherever it can run, and the start line says which
+    )
     config.model.document_mask = False  # True: a token never attends to another document
-    config.model.scan_layers = True  # True: compile one layer and loop; False: unroll (slower to compile, faster to run)
+    config.model.scan_layers = (
+        True  # True: compile one layer and loop; False: unroll (slower to compile, faster to run)
+    )
     config.model.remat = "none"  # kept for the backward pass: none (all), dots, qkv_mlp, full (nothing)
 
     config.loss = ConfigDict()
@@ -121,7 +127,9 @@ def stages_of(config: ConfigDict) -> tuple[Stage, ...]:
             raise UserError(f"{where}={own!r} must be a dict with some of the keys {', '.join(STAGE_KEYS)}")
         for key in own:
             if key not in STAGE_KEYS:
-                raise UserError(f"{where}.{key}: no such key{did_you_mean(key, STAGE_KEYS)}; a stage has {', '.join(STAGE_KEYS)}")
+                raise UserError(
+                    f"{where}.{key}: no such key{did_you_mean(key, STAGE_KEYS)}; a stage has {', '.join(STAGE_KEYS)}"
+                )
         merged = base | dict(own)
         for key in ("steps", "seq_len", "global_batch_size"):
             if not isinstance(merged[key], int) or merged[key] < 1:
@@ -189,7 +197,11 @@ def validate(config: ConfigDict) -> None:
         section, _, name = key.rpartition(".")
         value = config[section][name] if section else config[name]
         require(value >= least, key, f"must be at least {least}")
-    require(config.mesh.data == -1 or config.mesh.data >= 1, "mesh.data", "must be -1 (what fsdp leaves) or at least 1")
+    require(
+        config.mesh.data == -1 or config.mesh.data >= 1,
+        "mesh.data",
+        "must be -1 (what fsdp leaves) or at least 1",
+    )
     require(optimizer.learning_rate > 0, "optimizer.learning_rate", "must be above 0")
     require(optimizer.epsilon > 0, "optimizer.epsilon", "must be above 0")
     for key in ("beta1", "beta2"):
@@ -209,7 +221,11 @@ def validate(config: ConfigDict) -> None:
     if optimizer.schedule == "wsd":
         require(optimizer.decay_steps > 0, "optimizer.decay_steps", "must be above 0 for optimizer.schedule=wsd")
     else:
-        require(optimizer.decay_steps == 0, "optimizer.decay_steps", "is for optimizer.schedule=wsd; the cosine ends with the run")
+        require(
+            optimizer.decay_steps == 0,
+            "optimizer.decay_steps",
+            "is for optimizer.schedule=wsd; the cosine ends with the run",
+        )
 
 
 def did_you_mean(word: str, known: Any) -> str:
@@ -252,7 +268,7 @@ def differences(saved: Mapping[str, Any], current: Mapping[str, Any], prefix: st
     return lines
 
 
-def config_path_name(path: str) -> str:
-    """'configs/gpt2_500m.py:exact' -> 'gpt2_500m_exact': the name of a run that was given none."""
-    file, _, variant = path.partition(":")
-    return Path(file).stem + (f"_{variant}" if variant else "")
+def default_workdir(config_path: str) -> Path:
+    """Where a run goes that was given no workdir: 'configs/gpt2_500m.py:exact' -> 'runs/gpt2_500m_exact'."""
+    file, _, variant = config_path.partition(":")
+    return Path("runs", Path(file).stem + (f"_{variant}" if variant else ""))

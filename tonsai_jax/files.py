@@ -21,7 +21,9 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise UserError(f"{path}: the disk is full; free some space or choose another folder, then run again") from error
+            raise UserError(
+                f"{path}: the disk is full; free some space or choose another folder, then run again"
+            ) from error
         if isinstance(error, PermissionError):
             raise UserError(f"{path}: no permission to write here; choose another folder") from error
         raise

@@ -21,12 +21,9 @@ def atomic_folder(path: str | Path, *, manifest: str, format: str) -> Iterator[P
       UserError: `path` exists and is neither an empty folder nor one of this format; the disk is full.
     """
     path = Path(path).absolute()
-    if path.exists() and not (
-        path.is_dir() and (_has_format(path / manifest, format) or not any(path.iterdir()))
-    ):
+    if path.exists() and not (path.is_dir() and (_has_format(path / manifest, format) or not any(path.iterdir()))):
         raise UserError(
-            f"{path}: already exists and was not made by this command; "
-            "choose another output folder, or remove this one"
+            f"{path}: already exists and was not made by this command; choose another output folder, or remove this one"
         )
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     earlier = path.with_name(f".{path.name}.earlier-{os.getpid()}")

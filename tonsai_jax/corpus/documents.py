@@ -47,9 +47,7 @@ def read_documents_manifest(dataset_dir: Path | str) -> dict[str, Any]:
     for source in manifest["sources"].values():
         for file in source["files"]:
             if not (folder / file).is_file():
-                raise UserError(
-                    f"{folder / file}: named in manifest.json but missing; prepare the dataset again"
-                )
+                raise UserError(f"{folder / file}: named in manifest.json but missing; prepare the dataset again")
     return manifest
 
 

@@ -65,9 +65,7 @@ def _check_output(output: Path, sources: Sequence[Source]) -> None:
     for source in sources:
         for file in source.files():
             if output in file.absolute().parents:
-                raise UserError(
-                    f"{file}: source {source.name!r} reads from the output folder; choose another folder"
-                )
+                raise UserError(f"{file}: source {source.name!r} reads from the output folder; choose another folder")
     contents = {entry.name for entry in output.iterdir()} if output.exists() else set()
     if not contents:
         return
@@ -95,14 +93,10 @@ def _make_folder(folder: Path) -> None:
 def _check_first_text(source: Source, errors: Errors) -> None:
     faults = Faults(errors)
     if next(source.texts(faults), None) is None:
-        raise UserError(
-            f"source {source.name!r}: no document to read in {source.path or source.hf}{_in_words(faults)}"
-        )
+        raise UserError(f"source {source.name!r}: no document to read in {source.path or source.hf}{_in_words(faults)}")
 
 
-def _write_source(
-    source: Source, folder: Path, errors: Errors, progress_line: "_ProgressLine"
-) -> dict[str, Any]:
+def _write_source(source: Source, folder: Path, errors: Errors, progress_line: "_ProgressLine") -> dict[str, Any]:
     faults = Faults(errors)
     faults.counts["empty"] = 0
     content = hashlib.sha256()

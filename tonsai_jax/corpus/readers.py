@@ -48,9 +48,7 @@ def find_files(location: str) -> list[Path]:
     path = Path(location).expanduser()
     if path.is_dir():
         found = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
-        visible = [
-            file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts)
-        ]
+        visible = [file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts)]
         files = [file for file in visible if file_format(file)]
         if not files:
             raise UserError(f"{location}: no file here that can be read; known are {FORMATS_IN_WORDS}")
@@ -117,9 +115,7 @@ def _decode(raw: bytes, path: Path, offset: int, faults: Faults) -> str | None:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        faults.report(
-            "not_utf8", f"{path}: not UTF-8 at byte {offset + error.start} (0x{raw[error.start]:02x})"
-        )
+        faults.report("not_utf8", f"{path}: not UTF-8 at byte {offset + error.start} (0x{raw[error.start]:02x})")
         return None
 
 
@@ -184,9 +180,7 @@ def _read_jsonl(path: Path, stream: IO[bytes], column: str, faults: Faults) -> I
 
 
 def _read_csv(path: Path, stream: IO[bytes], column: str, delimiter: str, faults: Faults) -> Iterator[str]:
-    csv.field_size_limit(
-        sys.maxsize
-    )  # a document may well be longer than the 128 kB that `csv` expects of a field
+    csv.field_size_limit(sys.maxsize)  # a document may well be longer than the 128 kB that `csv` expects of a field
     damaged = False
 
     def decoded() -> Iterator[str]:
@@ -207,9 +201,7 @@ def _read_csv(path: Path, stream: IO[bytes], column: str, delimiter: str, faults
         except StopIteration:
             return
         except csv.Error as error:
-            faults.report(
-                "broken", f"{path}: the record at line {number} is not valid {path.suffix[1:]} ({error})"
-            )
+            faults.report("broken", f"{path}: the record at line {number} is not valid {path.suffix[1:]} ({error})")
             continue
         if header is None:
             header = row
@@ -218,9 +210,7 @@ def _read_csv(path: Path, stream: IO[bytes], column: str, delimiter: str, faults
         elif damaged or not row:
             continue
         elif len(row) != len(header):
-            faults.report(
-                "broken", f"{path}: line {number} has {len(row)} fields, the first line {len(header)}"
-            )
+            faults.report("broken", f"{path}: line {number} has {len(row)} fields, the first line {len(header)}")
         else:
             yield row[header.index(column)]
 
@@ -257,6 +247,4 @@ def as_text(value: Any, where: str, column: str, faults: Faults) -> Iterator[str
 def no_such_column(where: Path | str, column: str, there: Iterable[str], hint: str = "") -> NoReturn:
     """Raises the `UserError` for a text column that is not there; `there` are the columns that are."""
     names = ", ".join(str(name)[:40] for name in there)
-    raise UserError(
-        f"{where}: no column {column!r}; there are: {names}; set `text_column` in the sources file{hint}"
-    )
+    raise UserError(f"{where}: no column {column!r}; there are: {names}; set `text_column` in the sources file{hint}")

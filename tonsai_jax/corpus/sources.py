@@ -51,9 +51,7 @@ class Source:
         if not math.isfinite(self.weight) or self.weight < 0:
             raise UserError(f"{where}: weight {self.weight} must be a number of at least 0")
         if self.document not in get_args(Boundary):
-            raise UserError(
-                f"{where}: document {self.document!r} must be one of {', '.join(get_args(Boundary))}"
-            )
+            raise UserError(f"{where}: document {self.document!r} must be one of {', '.join(get_args(Boundary))}")
         if self.max_samples is not None and self.max_samples < 1:
             raise UserError(f"{where}: max_samples {self.max_samples} must be at least 1")
 
@@ -108,11 +106,7 @@ def load_sources(path: Path | str) -> list[Source]:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
-    if (
-        not isinstance(content, dict)
-        or not isinstance(content.get("sources"), list)
-        or not content["sources"]
-    ):
+    if not isinstance(content, dict) or not isinstance(content.get("sources"), list) or not content["sources"]:
         raise UserError(
             f"{path}: must hold a list under the key `sources`; see configs/data/train_sources.example.yaml"
         )
@@ -165,9 +159,7 @@ def source_at(location: str, *, name: str, language: str, weight: float) -> Sour
     looks_like_id = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", location) is not None
     if looks_like_id and path.suffix.lower() not in FORMATS + COMPRESSIONS and not path.parent.is_dir():
         return replace(source, path=None, hf=location)
-    raise UserError(
-        f"{location}: no such file or folder (and not a Hugging Face id, which is written owner/name)"
-    )
+    raise UserError(f"{location}: no such file or folder (and not a Hugging Face id, which is written owner/name)")
 
 
 def normalized_weights(sources: list[Source]) -> dict[str, float]:

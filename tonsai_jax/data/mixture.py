@@ -224,8 +224,7 @@ class Mixture:
         self._process_count = process_count
         self._rows = {name: open_rows(manifest, name, split) for name in manifest.sources}
         self._orders = {
-            name: SourceOrder(name, rows.split.targets, manifest.row_tokens, seed)
-            for name, rows in self._rows.items()
+            name: SourceOrder(name, rows.split.targets, manifest.row_tokens, seed) for name, rows in self._rows.items()
         }
         self.total_steps = sum(stage.steps for stage in stages)
         self._segments = self._plan(stages, state)
@@ -320,8 +319,7 @@ class Mixture:
     def _checked_shares(self, stage: Stage, where: str) -> dict[str, int]:
         if stage.steps < 1 or stage.global_batch_size < 1:
             raise UserError(
-                f"{where}: steps {stage.steps} and global_batch_size {stage.global_batch_size} "
-                "must be at least 1"
+                f"{where}: steps {stage.steps} and global_batch_size {stage.global_batch_size} must be at least 1"
             )
         if stage.global_batch_size % self._process_count:
             raise UserError(
@@ -333,18 +331,12 @@ class Mixture:
         for name, weight in weights.items():
             if name not in self._rows:
                 near = difflib.get_close_matches(name, self._rows, 1, cutoff=0.5)
-                hint = (
-                    f"did you mean {near[0]!r}?" if near else f"there are {', '.join(map(repr, self._rows))}"
-                )
-                raise UserError(
-                    f"{where}: weights name source {name!r}, which the token rows do not have; {hint}"
-                )
+                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(map(repr, self._rows))}"
+                raise UserError(f"{where}: weights name source {name!r}, which the token rows do not have; {hint}")
             if not 0 <= weight < math.inf:
                 raise UserError(f"{where}: the weight of source {name!r} is {weight}; it must be 0 or more")
             if weight > 0 and len(self._rows[name]) == 0:
-                raise UserError(
-                    f"{where}: source {name!r} has no {self._split} rows; give it weight 0, or more text"
-                )
+                raise UserError(f"{where}: source {name!r} has no {self._split} rows; give it weight 0, or more text")
         total = sum(weights.values())
         if total == 0:
             raise UserError(f"{where}: every weight is 0; give at least one source a weight above 0")

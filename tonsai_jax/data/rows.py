@@ -91,9 +91,7 @@ def write_manifest(manifest: RowsManifest) -> None:
         source.name: {
             "weight": source.weight,
             "language": source.language,
-            "splits": {
-                name: _split_to_json(manifest.directory, split) for name, split in source.splits.items()
-            },
+            "splits": {name: _split_to_json(manifest.directory, split) for name, split in source.splits.items()},
         }
         for source in manifest.sources.values()
     }
@@ -125,9 +123,7 @@ def read_manifest(directory: str | Path) -> RowsManifest:
         )
     value = read_json(path)
     if not isinstance(value, dict) or value.get("format") != FORMAT:
-        raise UserError(
-            f"{path}: this is not a folder of token rows; make one with scripts/tokenize_dataset.py"
-        )
+        raise UserError(f"{path}: this is not a folder of token rows; make one with scripts/tokenize_dataset.py")
     if value.get("version") != VERSION:
         raise UserError(
             f"{path}: format version {value.get('version')}, but this program reads version {VERSION}; "
@@ -143,14 +139,10 @@ def read_manifest(directory: str | Path) -> RowsManifest:
         for split in source.splits.values():
             for shard in split.files:
                 if not shard.path.is_file():
-                    raise UserError(
-                        f"{shard.path}: this file of token rows is missing; tokenize the dataset again"
-                    )
+                    raise UserError(f"{shard.path}: this file of token rows is missing; tokenize the dataset again")
     tokenizer = directory / "tokenizer" / "tokenizer.json"
     if not tokenizer.is_file():
-        raise UserError(
-            f"{tokenizer}: no such file; copy the tokenizer that made these rows there, or tokenize again"
-        )
+        raise UserError(f"{tokenizer}: no such file; copy the tokenizer that made these rows there, or tokenize again")
     if sha256_file(tokenizer) != manifest.tokenizer_hash:
         raise UserError(
             f"{tokenizer}: not the tokenizer that made the rows in {directory}; tokenize again with this one"
@@ -169,8 +161,7 @@ def _split_to_json(directory: Path, split: SplitInfo) -> dict[str, Any]:
 
 def _split_from_json(directory: Path, value: dict[str, Any], row_tokens: int) -> SplitInfo:
     files = tuple(
-        ShardInfo(directory / shard["path"], int(shard["rows"]), str(shard["sha256"]))
-        for shard in value["files"]
+        ShardInfo(directory / shard["path"], int(shard["rows"]), str(shard["sha256"])) for shard in value["files"]
     )
     counts = {key: int(value[key]) for key in ("rows", "tokens", "documents", "bytes")}
     split = SplitInfo(**counts, files=files)
@@ -294,9 +285,7 @@ class RowWriter:
             if self._shard is None:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 self._shard_rows.append(0)
-                self._shard = ArrayRecordWriter(
-                    str(self._partial(len(self._shard_rows) - 1)), _WRITER_OPTIONS
-                )
+                self._shard = ArrayRecordWriter(str(self._partial(len(self._shard_rows) - 1)), _WRITER_OPTIONS)
             self._shard.write(self._row.tobytes())
         self._shard_rows[-1] += 1
 
@@ -363,9 +352,7 @@ class Rows:
         return reader
 
     def _damaged(self, shard: int, reason: str) -> UserError:
-        return UserError(
-            f"{self.split.files[shard].path}: damaged token rows ({reason}); tokenize the dataset again"
-        )
+        return UserError(f"{self.split.files[shard].path}: damaged token rows ({reason}); tokenize the dataset again")
 
 
 def open_rows(manifest: RowsManifest, source: str, split: str) -> Rows:

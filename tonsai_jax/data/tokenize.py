@@ -70,16 +70,12 @@ def tokenize_dataset(
       UserError: a value out of range, a folder that is missing, damaged or not ours to replace, a full disk.
     """
     if not 0 <= val_ratio < 1:
-        raise UserError(
-            f"val_ratio {val_ratio} is not in [0, 1); 0.01 keeps one document in a hundred for validation"
-        )
+        raise UserError(f"val_ratio {val_ratio} is not in [0, 1); 0.01 keeps one document in a hundred for validation")
     if row_tokens < 1:
         raise UserError(f"row_tokens {row_tokens} must be at least 1; the usual value is 8192")
     documents = read_documents_manifest(dataset_dir)["sources"]
     if not any(source["documents"] for source in documents.values()):
-        raise UserError(
-            f"{dataset_dir}: holds no documents; prepare the dataset again from files that have text"
-        )
+        raise UserError(f"{dataset_dir}: holds no documents; prepare the dataset again from files that have text")
     if _TOKENIZER_FOLDER in documents:
         raise UserError(
             f"{dataset_dir}: a source may not be named {_TOKENIZER_FOLDER!r}, because token rows keep their "

@@ -56,12 +56,16 @@ def attention(
       dropout: rate on the attention probabilities, applied only where `dropout_key` is given.
     """
     if kernel == "cudnn":
-        return jax.nn.dot_product_attention(q_BxTxHxDh, k_BxSxHxDh, v_BxSxHxDh, is_causal=True, implementation="cudnn")
+        return jax.nn.dot_product_attention(
+            q_BxTxHxDh, k_BxSxHxDh, v_BxSxHxDh, is_causal=True, implementation="cudnn"
+        )
     T, S = q_BxTxHxDh.shape[1], k_BxSxHxDh.shape[1]
     if mask is None:
         mask = jnp.tril(jnp.ones((T, S), dtype=bool))
     scale = 1.0 / math.sqrt(q_BxTxHxDh.shape[-1])
-    scores_BxHxTxS = jnp.einsum("bthd,bshd->bhts", q_BxTxHxDh * scale, k_BxSxHxDh, preferred_element_type=jnp.float32)
+    scores_BxHxTxS = jnp.einsum(
+        "bthd,bshd->bhts", q_BxTxHxDh * scale, k_BxSxHxDh, preferred_element_type=jnp.float32
+    )
     scores_BxHxTxS = jnp.where(mask, scores_BxHxTxS, jnp.finfo(jnp.float32).min)
     weights_BxHxTxS = jax.nn.softmax(scores_BxHxTxS, axis=-1).astype(v_BxSxHxDh.dtype)
     if dropout and dropout_key is not None:

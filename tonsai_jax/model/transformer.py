@@ -66,15 +66,25 @@ def remat_policy(name: str) -> Callable[..., Any] | None:
     )
 
 
-def _linear(features_in: int, features_out: int, config: ModelConfig, rngs: nnx.Rngs, std: float) -> nnx.Linear:
+def _linear(
+    features_in: int, features_out: int, config: ModelConfig, rngs: nnx.Rngs, std: float
+) -> nnx.Linear:
     return nnx.Linear(
-        features_in, features_out, dtype=jnp.dtype(config.dtype), kernel_init=nnx.initializers.normal(std), rngs=rngs
+        features_in,
+        features_out,
+        dtype=jnp.dtype(config.dtype),
+        kernel_init=nnx.initializers.normal(std),
+        rngs=rngs,
     )
 
 
 def _layer_norm(config: ModelConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
     return nnx.LayerNorm(
-        config.d_model, epsilon=LAYER_NORM_EPSILON, dtype=jnp.dtype(config.dtype), use_fast_variance=False, rngs=rngs
+        config.d_model,
+        epsilon=LAYER_NORM_EPSILON,
+        dtype=jnp.dtype(config.dtype),
+        use_fast_variance=False,
+        rngs=rngs,
     )
 
 
@@ -82,7 +92,9 @@ class Block(nnx.Module):
     """One layer: x + attention(norm(x)), then x + mlp(norm(x))."""
 
     def __init__(self, config: ModelConfig, kernel: str, *, rngs: nnx.Rngs):
-        residual_std = INIT_STD / math.sqrt(2 * config.num_layers)  # GPT-2: the residual stream keeps its variance
+        residual_std = INIT_STD / math.sqrt(
+            2 * config.num_layers
+        )  # GPT-2: the residual stream keeps its variance
         self.config = config
         self.kernel = kernel
         self.attention_norm = _layer_norm(config, rngs)
@@ -141,7 +153,11 @@ class Transformer(nnx.Module):
         self.final_norm = _layer_norm(config, rngs)
 
     def __call__(
-        self, tokens_BxT: jax.Array, *, end_of_text_id: int | None = None, dropout_key: jax.Array | None = None
+        self,
+        tokens_BxT: jax.Array,
+        *,
+        end_of_text_id: int | None = None,
+        dropout_key: jax.Array | None = None,
     ) -> jax.Array:
         """Hidden states after the last norm, [B, T, D] in the compute dtype; `logits` turns them into scores.
 
@@ -206,8 +222,13 @@ class Transformer(nnx.Module):
             return block(x_BxTxD, mask=mask, key=key, cached_kv=cached_kv, positions_BxT=positions_BxT)
 
         if config.remat != "none":
-            layer = jax.checkpoint(layer, policy=remat_policy(config.remat), prevent_cse=not config.scan_layers)
+            layer = jax.checkpoint(
+                layer, policy=remat_policy(config.remat), prevent_cse=not config.scan_layers
+            )
         x_BxTxD, cached_kv = jax.lax.scan(
-            layer, x_BxTxD, (stacked_params, layer_keys, cached_kv), unroll=1 if config.scan_layers else config.num_layers
+            layer,
+            x_BxTxD,
+            (stacked_params, layer_keys, cached_kv),
+            unroll=1 if config.scan_layers else config.num_layers,
         )
         return self.final_norm(x_BxTxD), cached_kv

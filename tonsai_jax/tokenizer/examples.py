@@ -50,9 +50,7 @@ def dataset_examples(
     else:
         weights = {name: source["weight"] for name, source in sources.items()}
         shares = share_out(max_examples, sizes, weights)
-    return _examples(
-        dataset_dir, {name: source["language"] for name, source in sources.items()}, sizes, shares
-    )
+    return _examples(dataset_dir, {name: source["language"] for name, source in sources.items()}, sizes, shares)
 
 
 def file_examples(

@@ -43,9 +43,7 @@ class Tokenizer:
         end_of_text = config.get("eos_token") if isinstance(config, dict) else None
         if isinstance(end_of_text, dict):  # transformers may write a token with its properties
             end_of_text = end_of_text.get("content")
-        special = {
-            id: token.content for id, token in inner.get_added_tokens_decoder().items() if token.special
-        }
+        special = {id: token.content for id, token in inner.get_added_tokens_decoder().items() if token.special}
         ids = [id for id, content in special.items() if content == end_of_text]
         if not ids:
             raise UserError(
@@ -103,9 +101,7 @@ def _read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
     vocabulary = inner.get_vocab(with_added_tokens=True)
     decoder: Any = value.get("decoder")
     if not isinstance(decoder, dict) or decoder.get("type") != "ByteLevel":
-        raise UserError(
-            f"{path}: only byte-level tokenizers can be used; train one with scripts/train_tokenizer.py"
-        )
+        raise UserError(f"{path}: only byte-level tokenizers can be used; train one with scripts/train_tokenizer.py")
     if set(vocabulary.values()) != set(range(len(vocabulary))):
         raise UserError(f"{path}: damaged, its ids are not 0 to {len(vocabulary) - 1}; train it again")
     missing = [byte for byte in pre_tokenizers.ByteLevel.alphabet() if byte not in vocabulary]

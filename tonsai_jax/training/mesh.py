@@ -58,7 +58,8 @@ def check_batch(mesh: Mesh, global_batch_size: int, gradient_accumulation_steps:
 def shardings(tree: Any, mesh: Mesh) -> Any:
     """A `NamedSharding` for every array (or `ShapeDtypeStruct`) of `tree`, parameters or optimizer moments alike."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: NamedSharding(mesh, partition_spec(_path_name(path), leaf.shape, mesh.shape["fsdp"])), tree
+        lambda path, leaf: NamedSharding(mesh, partition_spec(_path_name(path), leaf.shape, mesh.shape["fsdp"])),
+        tree,
     )
 
 

@@ -154,7 +154,11 @@ def make_eval_step(
             0.0,
             mesh,
         )
-        return {"nats": nll, "tokens": jnp.sum(real_BxT), "bytes": jnp.sum(token_bytes[targets_BxT] * real_BxT)}
+        return {
+            "nats": nll,
+            "tokens": jnp.sum(real_BxT),
+            "bytes": jnp.sum(token_bytes[targets_BxT] * real_BxT),
+        }
 
     return eval_step
 

@@ -1,0 +1,43 @@
+"""A first model, with nothing else on the disk: stories in Khmer and English, on a laptop.
+
+    python -m tonsai_jax.train --config configs/quickstart.py
+
+It writes its own corpus, trains a tokenizer and a GPT-2 of 1.2 M parameters, evaluates, exports and tells a story.
+
+Hardware: 2 CPU cores. Time: not measured yet. Memory: not measured yet.
+Score: not measured yet.
+"""
+
+from ml_collections import ConfigDict
+
+from tonsai_jax.config import default_config
+
+
+def get_config() -> ConfigDict:
+    config = default_config()
+    config.data.dir = "data/quickstart"
+    config.data.sample_corpus = True
+    config.steps = 400
+    config.seq_len = 256
+    config.global_batch_size = 16
+
+    config.model.context_length = 256
+    config.model.num_layers = 4
+    config.model.num_heads = 4
+    config.model.d_model = 128
+    config.model.d_ff = 512
+    config.model.dtype = "float32"
+    config.model.scan_layers = False
+
+    config.optimizer.learning_rate = 3e-3
+    config.optimizer.warmup_steps = 20
+
+    config.checkpoint.every = 200
+    config.eval.every = 200
+    config.sample.every = 200
+    config.sample.prompts = (
+        "កាលពីព្រេងនាយ មានក្មេងស្រីម្នាក់ឈ្មោះបុប្ផា។",
+        "Once upon a time, there was a girl named Lina.",
+    )
+    config.export = True
+    return config

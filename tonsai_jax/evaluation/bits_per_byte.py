@@ -1,0 +1,124 @@
+"""Bits per byte on held-out text, per source and per language: a number that two tokenizers can be compared by.
+
+Perplexity is per token, and a token of one tokenizer is not a token of another (a Khmer character alone is three bytes).
+Bits per byte divides the same loss, in bits, by the UTF-8 bytes of the text. Lower is better.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from tonsai_jax.data.rows import RowsManifest, open_rows, read_window, window_count
+from tonsai_jax.training.mesh import put_batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """Sums over some text: loss in nats, tokens and UTF-8 bytes, end-of-text not counted."""
+
+    nats: float = 0.0
+    tokens: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: "Score") -> "Score":
+        return Score(self.nats + other.nats, self.tokens + other.tokens, self.bytes + other.bytes)
+
+    @property
+    def bits_per_byte(self) -> float:
+        return self.nats / math.log(2) / self.bytes if self.bytes else math.nan
+
+    @property
+    def perplexity(self) -> float:
+        """Per token."""
+        return math.exp(min(self.nats / self.tokens, 700.0)) if self.tokens else math.nan
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Scores of every source that has validation text, and of every language."""
+
+    sources: dict[str, Score]
+    languages: dict[str, Score]
+
+    @property
+    def bits_per_byte(self) -> float:
+        """The mean over languages, each counting alike: the number checkpoints are compared by. NaN without text."""
+        scores = [score.bits_per_byte for score in self.languages.values()]
+        return sum(scores) / len(scores) if scores else math.nan
+
+    def scalars(self) -> dict[str, float]:
+        """Flat names for metrics: eval/bits_per_byte, eval/bits_per_byte/km, eval/bits_per_byte/source/wiki, ..."""
+        if not self.sources:
+            return {}
+        values = {"eval/bits_per_byte": self.bits_per_byte}
+        for prefix, scores in (("", self.languages), ("source/", self.sources)):
+            for name, score in scores.items():
+                values[f"eval/bits_per_byte/{prefix}{name}"] = score.bits_per_byte
+                values[f"eval/perplexity/{prefix}{name}"] = score.perplexity
+        return values
+
+    def table(self) -> str:
+        """Lines for people."""
+        lines = [f"  {'':<24}{'bits/byte':>10}{'perplexity':>12}{'tokens':>10}{'bytes':>12}"]
+        for kind, scores in (("source", self.sources), ("language", self.languages)):
+            for name, score in scores.items():
+                lines.append(
+                    f"  {kind + ' ' + name:<24}{score.bits_per_byte:>10.4f}{score.perplexity:>12.2f}"
+                    f"{score.tokens:>10,}{score.bytes:>12,}"
+                )
+        return "\n".join(lines)
+
+
+def evaluate(
+    eval_step: Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]],
+    params: Any,
+    manifest: RowsManifest,
+    mesh: Mesh,
+    *,
+    seq_len: int,
+    global_batch_size: int,
+    max_batches: int,
+) -> Evaluation:
+    """Scores the validation split of every source that has one, the same text on any number of hosts.
+
+    Args:
+      eval_step: from `make_eval_step`.
+      max_batches: of each source, spread evenly over its validation text; 0 is all of it.
+    """
+    sources: dict[str, Score] = {}
+    languages: dict[str, Score] = {}
+    for name, source in manifest.sources.items():
+        total = Score()
+        for batch in _batches(manifest, name, seq_len, global_batch_size, max_batches):
+            sums = jax.device_get(eval_step(params, put_batch(batch, mesh)))
+            total += Score(float(sums["nats"]), int(sums["tokens"]), int(sums["bytes"]))
+        if total.bytes:
+            sources[name] = total
+            languages[source.language] = languages.get(source.language, Score()) + total
+    return Evaluation(sources, languages)
+
+
+def _batches(
+    manifest: RowsManifest, source: str, seq_len: int, global_batch_size: int, max_batches: int
+) -> Iterator[Mapping[str, np.ndarray]]:
+    """This process's rows of each batch; the last batch is filled up with windows that have no real target."""
+    rows = open_rows(manifest, source, "validation")
+    count = window_count(rows, seq_len)
+    numbers = np.arange(count)
+    if max_batches and count > max_batches * global_batch_size:
+        numbers = np.linspace(0, count - 1, max_batches * global_batch_size).astype(np.int64)
+    local = global_batch_size // jax.process_count()
+    empty = (np.zeros(seq_len + 1, manifest.dtype), 0)
+    for start in range(0, len(numbers), global_batch_size):
+        first = start + jax.process_index() * local
+        windows = [read_window(rows, int(number), seq_len) for number in numbers[first : first + local]]
+        windows += [empty] * (local - len(windows))
+        yield {
+            "tokens": np.stack([tokens for tokens, _ in windows]),
+            "valid": np.array([valid for _, valid in windows], np.int32),
+        }

@@ -1,0 +1,148 @@
+"""The model card: what a stranger who finds the model must know, from what the run recorded."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tonsai_jax.data.rows import read_manifest
+from tonsai_jax.errors import UserError
+from tonsai_jax.model.config import ModelConfig
+
+LANGUAGE_NAMES = {"km": "Khmer", "en": "English"}
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceDetails:
+    """A source of training text; None where it was not recorded."""
+
+    name: str
+    language: str
+    weight: float | None
+    license: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class CardDetails:
+    """What is known about a run besides its model.
+
+    Attributes:
+      step: optimizer steps done.
+      bits_per_byte: on held-out text, by language and by source, each by name.
+    """
+
+    step: int | None = None
+    sources: tuple[SourceDetails, ...] = ()
+    bits_per_byte: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def languages(self) -> list[str]:
+        return list(dict.fromkeys(source.language for source in self.sources))
+
+
+def details_of_run(workdir: Path, config: Any, step: int) -> CardDetails:
+    """What the run's folder and its data still tell; data that has been moved away is left out, not an error.
+
+    Args:
+      config: the run's config.
+      step: of the exported checkpoint.
+    """
+    try:
+        manifest_sources = list(read_manifest(config.data.dir).sources.values()) if config.data.dir else []
+    except UserError:
+        manifest_sources = []
+    weights = {source.name: source.weight for source in manifest_sources} | dict(config.data.weights or {})
+    staged = any("weights" in stage for stage in config.stages)
+    sources = tuple(
+        SourceDetails(source.name, source.language, None if staged else weights[source.name])
+        for source in manifest_sources
+    )
+    return CardDetails(step=step, sources=sources, bits_per_byte=_last_scores(workdir / "metrics.jsonl", step))
+
+
+def _last_scores(path: Path, step: int) -> dict[str, float]:
+    """The last evaluation at or before `step`: {"km": 1.2, "source/wiki": 1.3}."""
+    prefix = "eval/bits_per_byte/"
+    scores: dict[str, float] = {}
+    if path.is_file():
+        with path.open(encoding="utf-8") as lines:
+            for line in lines:
+                if prefix not in line or not line.endswith("\n"):
+                    continue
+                row = json.loads(line)
+                if row["step"] <= step:
+                    scores = {key.removeprefix(prefix): row[key] for key in row if key.startswith(prefix)}
+    return {name: score for name, score in scores.items() if score is not None}
+
+
+def model_card(name: str, config: ModelConfig, details: CardDetails) -> str:
+    """README.md for the Hugging Face Hub: metadata, how to load, data, scores, limits."""
+    languages = [LANGUAGE_NAMES.get(code, code) for code in details.languages]
+    spoken = " and ".join([", ".join(languages[:-1]), languages[-1]] if len(languages) > 1 else languages)
+    metadata = ["---", *(["language:", *(f"- {code}" for code in details.languages)] if languages else [])]
+    metadata += ["library_name: transformers", "pipeline_tag: text-generation", "tags:", "- gpt2", "- tonsai-jax", "---"]
+    steps = "" if details.step is None else f", trained for {details.step:,} steps"
+    return "\n".join(
+        [
+            *metadata,
+            "",
+            f"# {name}",
+            "",
+            f"A GPT-2 language model{f' for {spoken}' if spoken else ''} with {config.num_parameters:,} parameters"
+            f"{steps}, made with tonsai_jax.",
+            "",
+            "| layers | width | heads | inner width | context | vocabulary |",
+            "| --- | --- | --- | --- | --- | --- |",
+            f"| {config.num_layers} | {config.d_model} | {config.num_heads} | {config.d_ff} "
+            f"| {config.context_length:,} tokens | {config.vocab_size:,} ids |",
+            "",
+            "## How to use it",
+            "",
+            "```python",
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            "",
+            'folder = "."  # this folder, or the model\'s name on the Hub',
+            "tokenizer = AutoTokenizer.from_pretrained(folder)",
+            "model = AutoModelForCausalLM.from_pretrained(folder)",
+            'inputs = tokenizer("ប្រទេសកម្ពុជា", return_tensors="pt")',
+            "ids = model.generate(**inputs, max_new_tokens=64, do_sample=True, temperature=0.8, top_k=50)",
+            "print(tokenizer.decode(ids[0], skip_special_tokens=True))",
+            "```",
+            "",
+            "The tokenizer puts the end-of-text token before a prompt, because in training every document follows one.",
+            "",
+            "## Training data",
+            "",
+            *_sources_table(details),
+            "",
+            "## Scores",
+            "",
+            *_scores_table(details),
+            "",
+            "## Limits",
+            "",
+            "This is a base model: it continues text and has not been taught to follow instructions. It can state false",
+            "things, and repeats what its training text holds, prejudice included. Its license follows from the licenses",
+            "of its training text; check them before you share it.",
+            "",
+        ]
+    )
+
+
+def _sources_table(details: CardDetails) -> list[str]:
+    if not details.sources:
+        return ["Not recorded with this run."]
+    rows = [
+        f"| {source.name} | {source.language} | {'by stage' if source.weight is None else f'{source.weight:.1%}'} "
+        f"| {source.license or 'not recorded'} |"
+        for source in details.sources
+    ]
+    return ["| source | language | share of training tokens | license |", "| --- | --- | --- | --- |", *rows]
+
+
+def _scores_table(details: CardDetails) -> list[str]:
+    if not details.bits_per_byte:
+        return ["Not measured."]
+    rows = [f"| {name.replace('source/', 'source ')} | {score:.4f} |" for name, score in details.bits_per_byte.items()]
+    return ["Bits per byte on held-out text; lower is better.", "", "| text | bits per byte |", "| --- | --- |", *rows]

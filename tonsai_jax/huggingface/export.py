@@ -1,0 +1,118 @@
+"""A model in the form that `transformers` loads, written whole or not at all, without PyTorch."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import tokenizers
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+from tokenizers import processors
+
+from tonsai_jax.errors import UserError
+from tonsai_jax.files import disk_errors, read_json, write_json
+from tonsai_jax.folders import atomic_folder
+from tonsai_jax.huggingface.card import CardDetails, model_card
+from tonsai_jax.huggingface.names import gpt2_config, named_tensors
+from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.tokenizer.loading import Tokenizer
+
+FORMAT = "tonsai_jax/export"
+VERSION = 1
+DTYPES = ("float32", "bfloat16")
+MAX_SHARD_BYTES = 5_000_000_000
+
+
+def export(
+    model_config: ModelConfig,
+    params: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    output_dir: str | Path,
+    *,
+    details: CardDetails | None = None,
+    dtype: str = "float32",
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> Path:
+    """Writes a folder for `AutoModelForCausalLM` and `AutoTokenizer`; an earlier export there is replaced when this one is whole.
+
+    Args:
+      params: nested dict of float32 arrays.
+      output_dir: the folder; its last name is the model's name on the card.
+      details: what the card tells about the training.
+      dtype: of the weights: "float32" or "bfloat16".
+      max_shard_bytes: larger models are split over several files, held in memory one at a time.
+
+    Returns the folder. Raises `UserError` where the model cannot be exported, `output_dir` is not an export, or the disk is full.
+    """
+    output_dir = Path(output_dir).absolute()
+    if dtype not in DTYPES:
+        raise UserError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}")
+    if tokenizer.vocab_size > model_config.vocab_size:
+        raise UserError(
+            f"{tokenizer.folder}: this tokenizer has {tokenizer.vocab_size} ids but the model only knows "
+            f"{model_config.vocab_size}; export with the tokenizer that the model was trained with"
+        )
+    details = details or CardDetails()
+    end_of_text_id = tokenizer.end_of_text_id
+    special = {"bos_token_id": end_of_text_id, "eos_token_id": end_of_text_id, "pad_token_id": end_of_text_id}
+    with atomic_folder(output_dir, manifest="export.json", format=FORMAT) as folder, disk_errors(output_dir):
+        write_json(folder / "config.json", gpt2_config(model_config, end_of_text_id=end_of_text_id, dtype=dtype))
+        write_json(folder / "generation_config.json", special)
+        _write_tokenizer(folder, tokenizer, model_config.context_length)
+        _write_weights(folder, model_config, params, dtype, max_shard_bytes)
+        (folder / "README.md").write_text(model_card(output_dir.name, model_config, details), encoding="utf-8")
+        write_json(folder / "export.json", {"format": FORMAT, "version": VERSION, "step": details.step, "dtype": dtype})
+    return output_dir
+
+
+def _write_tokenizer(folder: Path, tokenizer: Tokenizer, context_length: int) -> None:
+    """Copies the tokenizer; the copy puts the end-of-text token before a text, as generation does here."""
+    shutil.copyfile(tokenizer.folder / "special_tokens_map.json", folder / "special_tokens_map.json")
+    config = read_json(tokenizer.folder / "tokenizer_config.json")
+    write_json(folder / "tokenizer_config.json", config | {"model_max_length": context_length})
+    inner = tokenizers.Tokenizer.from_file(str(tokenizer.folder / "tokenizer.json"))
+    end_of_text = inner.id_to_token(tokenizer.end_of_text_id)
+    inner.post_processor = processors.TemplateProcessing(
+        single=f"{end_of_text} $A",
+        pair=f"{end_of_text} $A {end_of_text} $B",
+        special_tokens=[(end_of_text, tokenizer.end_of_text_id)],
+    )
+    (folder / "tokenizer.json").write_text(inner.to_str(pretty=True) + "\n", encoding="utf-8")
+
+
+def _write_weights(
+    folder: Path, config: ModelConfig, params: Mapping[str, Any], dtype: str, max_shard_bytes: int
+) -> None:
+    shards: list[list[tuple[str, Any, int | None]]] = [[]]
+    shard_bytes = total_bytes = 0
+    for name, param, layer in named_tensors(config, params):
+        size = param.size // (1 if layer is None else config.num_layers) * jnp.dtype(dtype).itemsize
+        if shards[-1] and shard_bytes + size > max_shard_bytes:
+            shards.append([])
+            shard_bytes = 0
+        shards[-1].append((name, param, layer))
+        shard_bytes += size
+    weight_map = {}
+    for number, shard in enumerate(shards, start=1):
+        file = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
+        tensors = {name: _tensor(name, param, layer, config, dtype) for name, param, layer in shard}
+        try:
+            save_file(tensors, folder / file, metadata={"format": "pt"})
+        except SafetensorError as error:  # also a full disk
+            raise UserError(f"{file} could not be written ({error}); free some space or choose another folder") from None
+        shutil.copymode(folder / "config.json", folder / file)  # else only its owner could read it
+        weight_map |= dict.fromkeys(tensors, file)
+        total_bytes += sum(tensor.nbytes for tensor in tensors.values())
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
+        write_json(folder / "model.safetensors.index.json", index)
+
+
+def _tensor(name: str, param: Any, layer: int | None, config: ModelConfig, dtype: str) -> np.ndarray:
+    if name.endswith("wte.weight"):
+        param = param[: config.vocab_size]  # without the padding rows
+    value = np.asarray(param if layer is None else param[layer])
+    return np.ascontiguousarray(value.astype(jnp.dtype(dtype)))

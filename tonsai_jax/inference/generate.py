@@ -1,0 +1,278 @@
+"""Text from a model: prompts in, continuations out, piece by piece as they come.
+
+Two compiled functions do the work. `_prefill` reads the prompts at once and fills a cache of keys and values; `_step` adds
+one token to every row. Prompts of different lengths share a batch: each row has its own length in the cache, so what a row
+gives does not depend on the rows beside it. Names: B rows, T prompt positions, S cache slots, V vocabulary, K kept ids.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from tonsai_jax.errors import UserError
+from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.model.transformer import KVCache, Transformer
+from tonsai_jax.tokenizer.loading import Tokenizer
+from tonsai_jax.training.state import model_graph
+
+ROWS_AT_A_TIME = 16  # prompts decoded together; more wait for their turn
+SHORTEST_BUCKET = 16  # lengths are rounded up to powers of two from here, so that few shapes are compiled
+CUT_CHARACTER = "\ufffd"  # what decoding gives for bytes that are not a whole character
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn; raises `UserError` for a value out of range.
+
+    Attributes:
+      temperature: divides the logits; 0 takes the most likely token always.
+      top_k: only so many of the likeliest tokens; 0 is no limit.
+      top_p: only the likeliest tokens that together reach this probability (nucleus sampling, arXiv:1904.09751).
+    """
+
+    temperature: float = 0.8
+    top_k: int = 50
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise UserError(f"temperature={self.temperature} must be at least 0; 0 is greedy")
+        if self.top_k < 0:
+            raise UserError(f"top_k={self.top_k} must be at least 0; 0 is no limit")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top_p={self.top_p} must lie in (0, 1]; 1 is no limit")
+
+
+def sample(logits_BxV: jax.Array, key_B: jax.Array, sampling: Sampling) -> jax.Array:
+    """Draws one id per row, int32 [B], with a random key per row: first temperature, then top-k, then top-p."""
+    if sampling.temperature == 0:
+        return jnp.argmax(logits_BxV, axis=-1).astype(jnp.int32)
+    draw = jax.vmap(jax.random.categorical)
+    scaled_BxV = logits_BxV / sampling.temperature
+    if sampling.top_k == 0 and sampling.top_p == 1:
+        return draw(key_B, scaled_BxV).astype(jnp.int32)
+    vocab_size = logits_BxV.shape[-1]
+    kept_BxK, id_BxK = jax.lax.top_k(scaled_BxV, min(sampling.top_k or vocab_size, vocab_size))
+    if sampling.top_p < 1:
+        probability_BxK = jax.nn.softmax(kept_BxK, axis=-1)
+        likelier_BxK = jnp.cumsum(probability_BxK, axis=-1) - probability_BxK
+        kept_BxK = jnp.where(likelier_BxK < sampling.top_p, kept_BxK, -jnp.inf)
+    choice_B = draw(key_B, kept_BxK)
+    return jnp.take_along_axis(id_BxK, choice_B[:, None], axis=-1)[:, 0].astype(jnp.int32)
+
+
+def generate_texts(
+    model_config: ModelConfig,
+    params: dict[str, Any],
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    seed: int,
+) -> list[str]:
+    """The continuation of each prompt, without the prompt; see `stream_texts`."""
+    sampling = Sampling(temperature, top_k, top_p)
+    texts = [""] * len(prompts)
+    for number, piece in stream_texts(
+        model_config, params, tokenizer, prompts, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed
+    ):
+        texts[number] += piece
+    return texts
+
+
+def stream_texts(
+    model_config: ModelConfig,
+    params: dict[str, Any],
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    sampling: Sampling,
+    seed: int,
+) -> Iterator[tuple[int, str]]:
+    """Continues each prompt as the start of a document; gives one (prompt number, text) for every new token.
+
+    The text is what the token completes: empty while a character still lacks bytes, so no piece ever holds half a
+    character, and one cut off at the very end is left out. A continuation ends before the end-of-text token, after
+    `max_new_tokens`, or where the model's context is full. An empty prompt gives a document of the model's own.
+
+    Args:
+      params: nested dict of float32 arrays, on any devices.
+      seed: the same seed, prompts and settings give the same text.
+
+    Raises:
+      UserError: a prompt leaves no room in the model's context.
+    """
+    # Every document but the first of a row follows an end-of-text token: with it, a prompt is a document's start.
+    prompt_ids = [[tokenizer.end_of_text_id, *ids] for ids in tokenizer.encode_batch(list(prompts))]
+    for start in range(0, len(prompts), ROWS_AT_A_TIME):
+        rows = prompt_ids[start : start + ROWS_AT_A_TIME]
+        texts = [_CharacterStream(tokenizer) for _ in rows]
+        for step in generate_ids(
+            model_config,
+            params,
+            rows,
+            end_of_text_id=tokenizer.end_of_text_id,
+            num_ids=min(tokenizer.vocab_size, model_config.vocab_size),
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            seed=seed,
+            first_number=start,
+        ):
+            for row, id in enumerate(step):
+                if id is not None:
+                    yield start + row, texts[row].add(id)
+
+
+def generate_ids(
+    model_config: ModelConfig,
+    params: dict[str, Any],
+    prompts: Sequence[Sequence[int]],
+    *,
+    end_of_text_id: int,
+    num_ids: int,
+    max_new_tokens: int,
+    sampling: Sampling,
+    seed: int,
+    first_number: int = 0,
+) -> Iterator[list[int | None]]:
+    """One batch: after every step, the new id of each row, or None where the row has ended.
+
+    Args:
+      prompts: at least one id each.
+      end_of_text_id: ends a row and is not given out.
+      num_ids: ids from here on (rows of the model's table that the tokenizer does not have) are never drawn.
+      first_number: number of the first row; with `seed` it makes the row's random numbers.
+    """
+    room = [model_config.context_length - len(ids) for ids in prompts]
+    for number, ids in enumerate(prompts, start=first_number + 1):
+        if len(ids) >= model_config.context_length:
+            raise UserError(
+                f"prompt {number} has {len(ids)} tokens and leaves no room in the model's context_length="
+                f"{model_config.context_length}; shorten it"
+            )
+    limits = [min(max_new_tokens, rest) for rest in room]
+    most = max(limits)
+    if most < 1:
+        return
+    params = _ready(params, model_config.dtype)
+    decoder = _Decoder(model_graph(model_config, "xla"), sampling, num_ids, _mesh_of(params))
+    length_B = np.array([len(ids) for ids in prompts], np.int32)
+    tokens_BxT = np.zeros((len(prompts), _bucket(length_B.max(), model_config.context_length)), np.int32)
+    for row, ids in enumerate(prompts):
+        tokens_BxT[row, : len(ids)] = ids
+    cache_length = _bucket(length_B.max() + most, model_config.context_length)
+    random = (np.uint32(seed % 2**32), np.arange(first_number, first_number + len(prompts), dtype=np.uint32))
+
+    token_B, cache = _prefill(decoder, params, tokens_BxT, length_B, random, cache_length)
+    going = [True] * len(prompts)
+    for count in range(most):
+        ready_B = token_B
+        if count + 1 < most:  # the device goes on while the host reads
+            token_B, cache = _step(decoder, params, token_B, cache, random)
+        ids_B = np.asarray(ready_B.addressable_data(0)).tolist()
+        going = [
+            on and count < limit and id != end_of_text_id
+            for on, limit, id in zip(going, limits, ids_B, strict=True)
+        ]
+        if not any(going):
+            return
+        yield [id if on else None for on, id in zip(going, ids_B, strict=True)]
+
+
+class _CharacterStream:
+    """Turns ids into text that grows by whole characters only."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        self._given = 0  # characters of these ids that have been given out
+
+    def add(self, id: int) -> str:
+        self._ids.append(id)
+        text = self._tokenizer.decode(self._ids)
+        whole = text.removesuffix(CUT_CHARACTER)  # more bytes may still turn the last one into a character
+        piece = whole[self._given :]
+        self._given = len(whole)
+        if whole == text:
+            self._ids, self._given = [], 0
+        return piece
+
+
+@dataclasses.dataclass(frozen=True)
+class _Decoder:
+    """All that a compiled function is compiled for, besides shapes."""
+
+    graph: nnx.GraphDef
+    sampling: Sampling
+    num_ids: int
+    mesh: Mesh | None
+
+    def draw(self, model: Transformer, x_BxD: jax.Array, random: Any, position_B: jax.Array) -> jax.Array:
+        """Draws the token that stands at `position_B`; whole on every device, so that every host can read it."""
+        logits_BxV = model.logits(x_BxD[:, None])[:, 0, : self.num_ids]
+        seed, number_B = random
+        token_B = sample(logits_BxV, jax.vmap(partial(_key, seed))(number_B, position_B), self.sampling)
+        if self.mesh is None:
+            return token_B
+        return jax.lax.with_sharding_constraint(token_B, NamedSharding(self.mesh, PartitionSpec()))
+
+
+def _key(seed: jax.Array, number: jax.Array, position: jax.Array) -> jax.Array:
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), number), position)
+
+
+@partial(jax.jit, static_argnames=("decoder", "cache_length"))
+def _prefill(
+    decoder: _Decoder, params: Any, tokens_BxT: jax.Array, length_B: jax.Array, random: Any, cache_length: int
+) -> tuple[jax.Array, KVCache]:
+    model = nnx.merge(decoder.graph, params)
+    B = tokens_BxT.shape[0]
+    x_BxTxD, cache = model.decode(tokens_BxT, KVCache.empty(model.config, B, cache_length))
+    token_B = decoder.draw(model, x_BxTxD[jnp.arange(B), length_B - 1], random, length_B)
+    return token_B, dataclasses.replace(cache, length_B=length_B)  # padding is written over by what follows
+
+
+@partial(jax.jit, static_argnames="decoder", donate_argnames="cache")
+def _step(
+    decoder: _Decoder, params: Any, token_B: jax.Array, cache: KVCache, random: Any
+) -> tuple[jax.Array, KVCache]:
+    model = nnx.merge(decoder.graph, params)
+    # Rows that have ended go on with the others; they must not run out of the cache.
+    last_slot = cache.k_LxBxSxHxDh.shape[2] - 1
+    cache = dataclasses.replace(cache, length_B=jnp.minimum(cache.length_B, last_slot))
+    x_Bx1xD, cache = model.decode(token_B[:, None], cache)
+    return decoder.draw(model, x_Bx1xD[:, 0], random, cache.length_B), cache
+
+
+@partial(jax.jit, static_argnames="dtype")
+def _cast_kernels(params: Any, dtype: str) -> Any:
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf.astype(dtype) if path[-1] == jax.tree_util.DictKey("kernel") else leaf, params
+    )
+
+
+def _ready(params: Any, dtype: str) -> Any:
+    """Params on the device, with the matrices cast once to the dtype in which every step would use them."""
+    params = jax.tree.map(jnp.asarray, params)
+    return params if dtype == "float32" else _cast_kernels(params, dtype)
+
+
+def _mesh_of(params: Any) -> Mesh | None:
+    sharding = jax.tree.leaves(params)[0].sharding
+    return sharding.mesh if isinstance(sharding, NamedSharding) else None
+
+
+def _bucket(length: int, longest: int) -> int:
+    """`length` rounded up to a power of two, but not past `longest`."""
+    return min(longest, max(SHORTEST_BUCKET, 1 << (int(length) - 1).bit_length()))

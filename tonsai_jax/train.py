@@ -1,0 +1,209 @@
+"""Trains a model: config -> mesh -> state -> batches -> steps.
+
+    python -m tonsai_jax.train --config configs/quickstart.py
+    python -m tonsai_jax.train --config configs/gpt2_500m.py --workdir runs/gpt2 --config.data.dir=data/tokens
+    python -m tonsai_jax.train --config configs/gpt2_500m.py --workdir runs/gpt2 --steps_today 1500
+
+Any key of the config can be set as --config.section.key=value. The same command again goes on from the last checkpoint;
+SIGTERM and Ctrl-C save first, then end with exit code 0.
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from tonsai_jax.between_steps import BetweenSteps
+from tonsai_jax.command_line import parse_flags
+from tonsai_jax.completion import complete_run, describe_complete_run
+from tonsai_jax.config import model_config, stages_of, to_json, validate
+from tonsai_jax.data.mixture import Mixture
+from tonsai_jax.data.rows import read_manifest
+from tonsai_jax.errors import run_command
+from tonsai_jax.model.attention import choose_kernel
+from tonsai_jax.sample_data import build_sample_rows
+from tonsai_jax.tokenizer.loading import Tokenizer
+from tonsai_jax.training.checkpoint import Checkpoints, KeepPolicy
+from tonsai_jax.training.mesh import check_batch, make_mesh, put_batch
+from tonsai_jax.training.metrics import MetricsWriter
+from tonsai_jax.training.optimizer import adamw, learning_rate_schedule
+from tonsai_jax.training.progress import Progress
+from tonsai_jax.training.run import open_workdir, progress_json
+from tonsai_jax.training.runtime import StopRequest, quiet_libraries, start_processes, total_peak_flops
+from tonsai_jax.training.state import abstract_state, init_state, model_graph
+from tonsai_jax.training.step import LossSettings, make_eval_step, make_train_step
+
+
+def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> None:
+    """Trains until the run is complete, `steps_today` steps are done, or a signal asks to end; then saves.
+
+    Raises `UserError` for anything the user can put right; what was saved before stays whole.
+    """
+    validate(config)
+    stop_request = StopRequest()
+    stages = stages_of(config)
+    total_steps = sum(stage.steps for stage in stages)
+    is_first = jax.process_index() == 0
+
+    def say(line: str) -> None:
+        if is_first:
+            print(line, flush=True)
+
+    # Data: token rows and the tokenizer that made them.
+    if config.data.sample_corpus and is_first:
+        build_sample_rows(Path(config.data.dir))
+    manifest = read_manifest(config.data.dir)
+    tokenizer = Tokenizer.from_folder(manifest.directory / "tokenizer")
+
+    # Devices and the shape of the model.
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
+    for stage in stages:
+        check_batch(mesh, stage.global_batch_size, config.gradient_accumulation_steps)
+    shape = model_config(config, tokenizer.vocab_size)
+    kernel, why_kernel = choose_kernel(shape, jax.default_backend())
+
+    # Where the run stands: at its last checkpoint, or at the beginning.
+    keep = KeepPolicy(config.checkpoint.keep_last, config.checkpoint.keep_every, config.checkpoint.keep_best)
+    checkpoints = Checkpoints(workdir, keep)
+    start_step = checkpoints.latest_step() or 0
+    if start_step >= total_steps and describe_complete_run(workdir, start_step):
+        return
+    saved = checkpoints.progress(start_step) if start_step else None
+    for change in open_workdir(workdir, config, shape, manifest, saved):
+        say(f"config changed since step {start_step}: {change}")
+    mixture = Mixture(
+        manifest,
+        seed=config.seed,
+        stages=stages,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        state=saved["data"] if saved else None,
+    )
+    mixture.check_max_epochs(config.data.max_epochs)
+    end_step = total_steps if steps_today is None else min(total_steps, start_step + steps_today)
+
+    # State and steps.
+    graph = model_graph(shape, kernel)
+    optimizer = adamw(
+        beta1=config.optimizer.beta1,
+        beta2=config.optimizer.beta2,
+        epsilon=config.optimizer.epsilon,
+        weight_decay=config.optimizer.weight_decay,
+    )
+    schedule = learning_rate_schedule(
+        config.optimizer.schedule,
+        peak=config.optimizer.learning_rate,
+        total_steps=total_steps,
+        warmup_steps=config.optimizer.warmup_steps,
+        decay_steps=config.optimizer.decay_steps,
+        final_ratio=config.optimizer.final_ratio,
+    )
+    if start_step:
+        state = checkpoints.restore_state(start_step, abstract_state(shape, optimizer, mesh))
+    else:
+        state = init_state(shape, optimizer, mesh, config.seed)
+    loss = LossSettings(config.loss.chunk_tokens, config.loss.z_loss)
+    train_step = make_train_step(
+        graph,
+        optimizer,
+        schedule,
+        mesh,
+        loss=loss,
+        end_of_text_id=manifest.end_of_text_id,
+        dropout_key=jax.random.key(config.seed + 1),
+        clip_norm=config.optimizer.clip_norm,
+        accumulation=config.gradient_accumulation_steps,
+    )
+    eval_step = make_eval_step(
+        graph,
+        mesh,
+        loss=loss,
+        end_of_text_id=manifest.end_of_text_id,
+        token_bytes=jnp.asarray(tokenizer.token_bytes()),
+    )
+
+    say(f"model: {shape.num_parameters / 1e6:,.1f}M parameters, {shape.num_layers} layers, {shape.dtype}")
+    say(f"attention: {kernel} ({why_kernel})")
+    say(f"devices: {mesh.size} x {jax.devices()[0].device_kind}, mesh {dict(mesh.shape)}")
+    for name, epochs in mixture.epochs().items():
+        say(f"data: {name}, read {epochs:.2f} times over the whole run")
+    say(
+        f"steps: {start_step} of {total_steps} done, {end_step - start_step} to do; the first takes longer, it compiles"
+    )
+
+    writer = MetricsWriter(
+        workdir,
+        start_step=start_step,
+        active=is_first,
+        wandb_project=config.wandb.project,
+        wandb_name=config.wandb.name,
+        config=to_json(config),
+    )
+    progress = Progress(
+        writer,
+        say,
+        stages,
+        start_step=start_step,
+        end_step=end_step,
+        flops_per_token=shape.flops_per_token,
+        peak_flops=total_peak_flops(),
+        log_every=config.log_every,
+        max_skipped_steps=config.optimizer.max_skipped_steps,
+    )
+
+    between = BetweenSteps(config, workdir, stages, shape, manifest, tokenizer, mesh, eval_step, writer, say)
+    evaluation = None
+
+    for step, batch in enumerate(mixture.batches(start_step), start_step):
+        asked_to_stop = np.full(len(batch["valid"]), stop_request.name is not None, np.int32)
+        state, metrics = train_step(state, put_batch(batch | {"stop": asked_to_stop}, mesh))
+        stopping = progress.add(step, metrics)  # looks at the step before while the devices work on this one
+        done = step + 1
+        is_last = stopping or done == end_step
+
+        if is_last or done % config.checkpoint.every == 0:
+            with progress.paused():
+                checkpoints.save(state, progress_json(done, mixture, config, shape, manifest))
+        if config.eval.every and done % config.eval.every == 0 and done < total_steps and not stopping:
+            with progress.paused():
+                evaluation = between.evaluate(done, state.params)
+                if evaluation:
+                    checkpoints.record_score(done, evaluation.bits_per_byte)
+        if config.sample.every and done % config.sample.every == 0 and not stopping:
+            with progress.paused():
+                between.sample(done, state.params)
+        if is_last:
+            break
+
+    progress.look()
+    checkpoints.close()
+    step = int(state.step)
+    if step < total_steps:
+        why = (
+            f"{stop_request.name or 'another host'} asked to stop"
+            if stopping
+            else f"{steps_today} steps were for today"
+        )
+        say(f"saved at step {step} of {total_steps}: {why}; the same command goes on from here")
+    else:
+        evaluation = between.evaluate(step, state.params) if config.eval.every else None
+        if evaluation:
+            checkpoints.record_score(step, evaluation.bits_per_byte)
+        if jax.process_count() == 1:
+            del state
+            complete_run(workdir, evaluation)
+    writer.close()
+
+
+def main() -> None:
+    quiet_libraries()
+    config, workdir, steps_today = parse_flags(sys.argv, __doc__ or "")
+    start_processes()
+    train(config, workdir, steps_today)
+
+
+if __name__ == "__main__":
+    run_command(main)

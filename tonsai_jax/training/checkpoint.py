@@ -1,0 +1,160 @@
+"""Checkpoints: what is in one, which ones stay, and how errors of the disk reach the user.
+
+A checkpoint at step n holds three items: `params`, `optimizer` (moments and counts) and `progress` (JSON: the step, where
+the data stands, the model's shape, the config). Saves run in the background; a folder gets its final name, the step's
+number, when all of it is written, so the earlier checkpoint is whole until the later one is.
+"""
+
+import dataclasses
+import errno
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from tonsai_jax.errors import UserError
+from tonsai_jax.files import read_json, write_json
+from tonsai_jax.training.state import TrainState
+
+SCORES_FILE = "scores.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class KeepPolicy:
+    """Which checkpoints stay: the newest `last`, multiples of `every` steps, and the `best` with the lowest scores."""
+
+    last: int = 1
+    every: int = 0
+    best: int = 0
+    scores: dict[int, float] = dataclasses.field(default_factory=dict)
+
+    def keeps(self, steps: Sequence[int]) -> set[int]:
+        """The steps, of those given in rising order, whose checkpoints stay."""
+        scored = sorted((step for step in steps if step in self.scores), key=lambda step: self.scores[step])
+        return (
+            set(steps[-self.last :])
+            | {step for step in steps if self.every and step % self.every == 0}
+            | set(scored[: self.best])
+        )
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        """Orbax's question, asked when a save is done."""
+        kept = self.keeps([checkpoint.step for checkpoint in checkpoints])
+        return [checkpoint.step in kept for checkpoint in checkpoints]
+
+
+class Checkpoints:
+    """The checkpoints of one run, in `workdir/checkpoints`.
+
+    `read_only` leaves the folder as it is, so that a run that goes on there is not disturbed.
+    """
+
+    def __init__(self, workdir: Path, keep: KeepPolicy | None = None, *, read_only: bool = False):
+        self.directory = workdir.absolute() / "checkpoints"
+        self._scores_path = workdir.absolute() / SCORES_FILE
+        self._keep = keep or KeepPolicy()
+        if self._scores_path.is_file():
+            self._keep.scores.update({int(step): score for step, score in read_json(self._scores_path).items()})
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=self._keep,
+            cleanup_tmp_directories=not read_only,  # of a save that a killed run left half done
+            create=not read_only,
+            read_only=read_only,
+        )
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def latest_step(self) -> int | None:
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, progress: Mapping[str, Any]) -> None:
+        """Starts to save in the background what `state` is now; waits first for an earlier save to end.
+
+        Raises `UserError` where this save or the one before could not be written.
+        """
+        self.wait()
+        params, opt_state = state.params, state.opt_state
+        if jax.default_backend() == "cpu":
+            # There the save would read the state's own memory, and the next step, which reuses it, would wait for the
+            # disk. A copy takes a tenth of the time. A GPU's state is copied to the host before `save` returns.
+            params, opt_state = jax.tree.map(jnp.copy, (params, opt_state))
+        try:
+            self._manager.save(
+                int(progress["step"]),
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(params),
+                    optimizer=ocp.args.StandardSave(opt_state),
+                    progress=ocp.args.JsonSave(dict(progress)),
+                ),
+            )
+        except Exception as error:
+            raise self._explained(error) from error
+
+    def wait(self) -> None:
+        """Returns when the save in the background has its final name; raises `UserError` if it failed."""
+        try:
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        except Exception as error:
+            raise self._explained(error) from error
+
+    def record_score(self, step: int, score: float) -> None:
+        """Tells how good the checkpoint of `step` turned out, lower is better: it decides which ones `keep_best` keeps."""
+        self._keep.scores[step] = score
+        if jax.process_index() == 0:
+            write_json(self._scores_path, self._keep.scores)
+
+    def progress(self, step: int) -> dict[str, Any]:
+        """The JSON part of a checkpoint."""
+        self._require(step)
+        return self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore())).progress
+
+    def restore_state(self, step: int, abstract: TrainState) -> TrainState:
+        """The state at `step`, placed as `abstract` says, however it was placed when saved."""
+        restored = self._restore(step, params=abstract.params, optimizer=abstract.opt_state)
+        placed_step = jax.device_put(jnp.int32(step), abstract.step.sharding)
+        return TrainState(step=placed_step, params=restored.params, opt_state=restored.optimizer)
+
+    def restore_params(self, step: int, abstract_params: Any) -> Any:
+        """The parameters alone."""
+        return self._restore(step, params=abstract_params).params
+
+    def close(self) -> None:
+        self.wait()
+        self._manager.close()
+
+    def _restore(self, step: int, **abstract: Any) -> Any:
+        self._require(step)
+        try:
+            items = {name: ocp.args.StandardRestore(value) for name, value in abstract.items()}
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+        except (ValueError, KeyError, OSError) as error:
+            raise UserError(
+                f"{self.directory / str(step)}: this checkpoint cannot be read ({_first_line(error)}); "
+                f"delete that folder to go on from the one before it"
+            ) from error
+
+    def _require(self, step: int) -> None:
+        steps = self._manager.all_steps()
+        if step not in steps:
+            there = ", ".join(map(str, steps)) or "none"
+            raise UserError(f"{self.directory}: no checkpoint at step {step}; there are: {there}")
+
+    def _explained(self, error: Exception) -> Exception:
+        text = str(error)
+        full = any(word in text for word in ("No space left", "RESOURCE_EXHAUSTED", "Disk quota", "File too large"))
+        if full or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)):
+            free = shutil.disk_usage(self.directory).free / 1e9
+            return UserError(
+                f"{self.directory}: the disk is full ({free:.1f} GB free), the new checkpoint was not written; the earlier "
+                f"ones are whole. Free some space and run the same command again: it goes on from the last one"
+            )
+        return error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,94 @@
+"""Where a run's numbers go: metrics.jsonl and TensorBoard always, Weights & Biases when asked."""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tensorboardX import SummaryWriter
+
+from tonsai_jax.errors import UserError
+from tonsai_jax.files import atomic_write, disk_errors
+
+
+class MetricsWriter:
+    """Writes scalars by step to every place that was asked for; on the first host only.
+
+    What an earlier run wrote past `start_step`, the checkpoint that this one goes on from, is dropped: those steps are
+    taken again.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        start_step: int,
+        active: bool,
+        wandb_project: str,
+        wandb_name: str,
+        config: Mapping[str, Any],
+    ) -> None:
+        self._active = active
+        self._wandb: Any = None
+        if not active:
+            return
+        self._path = workdir / "metrics.jsonl"
+        with disk_errors(self._path):
+            workdir.mkdir(parents=True, exist_ok=True)
+            _drop_rows_after(self._path, start_step)
+            self._jsonl = self._path.open("a", encoding="utf-8")
+            self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
+        if wandb_project:
+            self._wandb = _start_wandb(workdir, wandb_project, wandb_name, config)
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Writes `scalars` under `step`; a value that is not finite is null in the JSON."""
+        if not self._active:
+            return
+        row: dict[str, float | None] = {"step": step, "time": round(time.time(), 3)}
+        row |= {name: value if math.isfinite(value) else None for name, value in scalars.items()}
+        with disk_errors(self._path):
+            self._jsonl.write(json.dumps(row, ensure_ascii=False) + "\n")
+            self._jsonl.flush()
+            for name, value in scalars.items():
+                self._tensorboard.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(dict(scalars), step=step)
+
+    def write_text(self, step: int, name: str, text: str) -> None:
+        if self._active:
+            self._tensorboard.add_text(name, text, step)
+
+    def close(self) -> None:
+        if self._active:
+            self._jsonl.close()
+            self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _drop_rows_after(path: Path, step: int) -> None:
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (json.JSONDecodeError, KeyError):
+            continue  # the last line of a killed run
+    with atomic_write(path) as partial:
+        partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+def _start_wandb(workdir: Path, project: str, name: str, config: Mapping[str, Any]) -> Any:
+    try:
+        import wandb
+    except ImportError:
+        raise UserError(
+            f"wandb.project={project!r} needs Weights & Biases: pip install 'tonsai-jax[wandb]', or leave it empty"
+        ) from None
+    name = name or workdir.name
+    return wandb.init(project=project, name=name, id=name, dir=str(workdir), resume="allow", config=dict(config))

@@ -1,0 +1,113 @@
+"""A run on disk: opened to train on, with what changed since; or opened for use, with its model and tokenizer."""
+
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from tonsai_jax.config import differences, from_json, to_json
+from tonsai_jax.data.mixture import Mixture
+from tonsai_jax.data.rows import RowsManifest
+from tonsai_jax.errors import UserError
+from tonsai_jax.files import disk_errors, read_json, write_json
+from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.tokenizer.loading import Tokenizer
+from tonsai_jax.training.checkpoint import Checkpoints
+from tonsai_jax.training.state import init_params
+
+# What a checkpoint's arrays depend on; the other keys of a model may change between two runs.
+SHAPE_FIELDS = ("vocab_size", "context_length", "num_layers", "num_heads", "d_model", "d_ff")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A trained model and what belongs to it; `params` are float32 on the default device."""
+
+    workdir: Path
+    config: ConfigDict
+    model_config: ModelConfig
+    params: dict[str, Any]
+    tokenizer: Tokenizer
+    step: int
+
+
+def open_workdir(
+    workdir: Path,
+    config: ConfigDict,
+    shape: ModelConfig,
+    manifest: RowsManifest,
+    progress: Mapping[str, Any] | None,
+) -> list[str]:
+    """Writes the config and the tokenizer of a run that begins or goes on, and tells what changed since the checkpoint.
+
+    Args:
+      progress: the JSON part of the checkpoint that the run goes on from, if there is one.
+
+    Raises `UserError` where the checkpoint is of a model of another shape or with another tokenizer.
+    """
+    lines = []
+    if progress is not None:
+        for field in SHAPE_FIELDS:
+            saved, wanted = progress["model"][field], getattr(shape, field)
+            if saved != wanted:
+                raise UserError(
+                    f"{workdir}: its checkpoint is of another model (model.{field} is {saved} there, {wanted} in the "
+                    f"config); give another --workdir, or the config that began this run"
+                )
+        if progress["tokenizer_hash"] != manifest.tokenizer_hash:
+            raise UserError(
+                f"{workdir}: was trained with another tokenizer than that of {manifest.directory}; "
+                f"give another --workdir, or the rows that began this run"
+            )
+        changed = differences(progress["config"], to_json(config))
+        lines = [f"config changed since step {progress['step']}: {line}" for line in changed]
+    if jax.process_index() == 0:
+        write_json(workdir / "config.json", to_json(config))
+        with disk_errors(workdir):
+            shutil.copytree(manifest.directory / "tokenizer", workdir / "tokenizer", dirs_exist_ok=True)
+    return lines
+
+
+def progress_json(
+    step: int, mixture: Mixture, config: ConfigDict, shape: ModelConfig, manifest: RowsManifest
+) -> dict[str, Any]:
+    """The JSON part of a checkpoint: all that the run needs, beside its arrays, to go on from `step`."""
+    return {
+        "step": step,
+        "data": mixture.state(step),
+        "model": dataclasses.asdict(shape),
+        "tokenizer_hash": manifest.tokenizer_hash,
+        "config": to_json(config),
+    }
+
+
+def load_run(workdir: str | Path, step: int | None = None) -> Run:
+    """Opens the checkpoint of `step`, or the newest one.
+
+    Raises `UserError` where there is no run, no checkpoint, or no checkpoint at that step.
+    """
+    workdir = Path(workdir).absolute()
+    if not (workdir / "config.json").is_file():
+        raise UserError(f"{workdir}: no run here (no config.json); give the --workdir that tonsai_jax.train was given")
+    checkpoints = Checkpoints(workdir, read_only=True)
+    step = checkpoints.latest_step() if step is None else step
+    if step is None:
+        raise UserError(f"{workdir}: this run has no checkpoint yet; wait for the first one, or train some steps")
+    model_config = ModelConfig(**checkpoints.progress(step)["model"])
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        jax.eval_shape(lambda: init_params(model_config, 0)),
+    )
+    return Run(
+        workdir=workdir,
+        config=from_json(read_json(workdir / "config.json")),
+        model_config=model_config,
+        params=checkpoints.restore_params(step, abstract),
+        tokenizer=Tokenizer.from_folder(workdir / "tokenizer"),
+        step=step,
+    )

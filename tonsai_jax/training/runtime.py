@@ -1,0 +1,92 @@
+"""The machine under a run: quiet start, many hosts, what the devices can do, memory in use, signals."""
+
+import logging
+import os
+import resource
+import signal
+import sys
+import warnings
+from types import FrameType
+from typing import Any
+
+import jax
+
+# Dense bfloat16 peak of one device, FLOP/s, from the makers' data sheets (float16 for T4, which has no bfloat16).
+# The first entry whose words are all in the device's name counts.
+PEAK_FLOPS: tuple[tuple[tuple[str, ...], float], ...] = (
+    (("B200",), 2250e12),
+    (("H200",), 989e12),
+    (("H100", "PCIe"), 756e12),
+    (("H100",), 989e12),
+    (("A100",), 312e12),
+    (("L40S",), 362e12),
+    (("L4",), 121e12),
+    (("A10G",), 70e12),
+    (("T4",), 65e12),
+    (("V100",), 125e12),
+    (("RTX 4090",), 165e12),
+    (("RTX 3090",), 71e12),
+)
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Peak dense FLOP/s of a device in the dtype that training uses, or None where the device is unknown."""
+    words = device_kind.replace("-", " ").split()
+    for wanted, flops in PEAK_FLOPS:
+        if all(set(part.split()) <= set(words) for part in wanted):
+            return flops
+    return None
+
+
+def total_peak_flops() -> float | None:
+    """Peak FLOP/s of all devices of the run together, or None where they are unknown."""
+    flops = peak_flops(jax.devices()[0].device_kind)
+    return flops and flops * jax.device_count()
+
+
+def quiet_libraries() -> None:
+    """Keeps the libraries' warnings off the terminal; errors still show."""
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", category=UserWarning)
+    for name in ("absl", "jax", "orbax", "grain", "datasets"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def start_processes() -> None:
+    """Joins the processes of a run on many hosts; does nothing where there is one.
+
+    Named by the environment: JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID; or found by JAX itself
+    under Slurm, Open MPI and Kubernetes when JAX_DISTRIBUTED=auto.
+    """
+    if "JAX_COORDINATOR_ADDRESS" in os.environ:
+        jax.distributed.initialize(
+            os.environ["JAX_COORDINATOR_ADDRESS"],
+            num_processes=int(os.environ["JAX_NUM_PROCESSES"]),
+            process_id=int(os.environ["JAX_PROCESS_ID"]),
+        )
+    elif os.environ.get("JAX_DISTRIBUTED") == "auto":
+        jax.distributed.initialize()
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this run has held so far: of the fullest local device, or of this process on a CPU."""
+    stats: list[dict[str, Any] | None] = [device.memory_stats() for device in jax.local_devices()]
+    on_devices = [stat["peak_bytes_in_use"] for stat in stats if stat and "peak_bytes_in_use" in stat]
+    if on_devices:
+        return max(on_devices)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+class StopRequest:
+    """Turns the first SIGTERM or SIGINT into a request to save and end; a second SIGINT ends at once."""
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.name is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.name = signal.Signals(number).name
