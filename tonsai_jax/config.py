@@ -29,8 +29,8 @@ def default_config() -> ConfigDict:
     # How long, on what shape. A plain run is one stage made of these keys.
     config.steps = 1000  # optimizer steps in the whole run
     config.seq_len = 1024  # tokens in a sequence
-    config.global_batch_size = 32  # sequences in a step, over all devices and accumulation
-    config.gradient_accumulation_steps = 1  # parts a step's batch is cut into, one in memory at a time
+    config.global_batch_size = 32  # sequences in a step, over all devices
+    config.device_batch_size = 0  # sequences a device holds at a time, gradients accumulate; 0 is its whole share
     # Several stages, one after the other: a tuple of dicts that name what differs from the keys above, for instance
     # ({"steps": 9000}, {"steps": 1000, "seq_len": 4096, "global_batch_size": 8, "weights": {"khmer": 1.0}}).
     config.stages = ()
@@ -180,14 +180,8 @@ def validate(config: ConfigDict) -> None:
 
     longest = max(stage.seq_len for stage in stages)
     require(config.model.context_length >= longest, "model.context_length", f"is shorter than seq_len={longest}")
-    for stage in stages:
-        require(
-            stage.global_batch_size % max(1, config.gradient_accumulation_steps) == 0,
-            "gradient_accumulation_steps",
-            f"does not divide global_batch_size={stage.global_batch_size}",
-        )
     at_least = {
-        "gradient_accumulation_steps": 1, "loss.chunk_tokens": 1, "log_every": 1, "checkpoint.every": 1,
+        "device_batch_size": 0, "loss.chunk_tokens": 1, "log_every": 1, "checkpoint.every": 1,
         "checkpoint.keep_last": 1, "checkpoint.keep_every": 0, "checkpoint.keep_best": 0, "eval.every": 0,
         "eval.max_batches": 0, "sample.every": 0, "sample.max_new_tokens": 1, "sample.temperature": 0, "sample.top_k": 0,
         "loss.z_loss": 0, "data.max_epochs": 0, "optimizer.warmup_steps": 0, "optimizer.decay_steps": 0,

@@ -27,7 +27,7 @@ from tonsai_jax.model.attention import choose_kernel
 from tonsai_jax.sample_data import build_sample_rows
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.training.checkpoint import Checkpoints, KeepPolicy
-from tonsai_jax.training.mesh import check_batch, make_mesh, put_batch
+from tonsai_jax.training.mesh import accumulation_steps, make_mesh, put_batch
 from tonsai_jax.training.metrics import MetricsWriter
 from tonsai_jax.training.optimizer import adamw, learning_rate_schedule
 from tonsai_jax.training.progress import Progress
@@ -61,7 +61,7 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
     # Devices and the shape of the model.
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     for stage in stages:
-        check_batch(mesh, stage.global_batch_size, config.gradient_accumulation_steps)
+        accumulation_steps(mesh, stage.global_batch_size, config.device_batch_size)  # or the error, before any work
     shape = model_config(config, tokenizer.vocab_size)
     kernel, why_kernel = choose_kernel(shape, jax.default_backend())
 
@@ -115,7 +115,7 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
         end_of_text_id=manifest.end_of_text_id,
         dropout_key=jax.random.key(config.seed + 1),
         clip_norm=config.optimizer.clip_norm,
-        accumulation=config.gradient_accumulation_steps,
+        device_batch_size=config.device_batch_size,
     )
     eval_step = make_eval_step(
         graph,

@@ -10,11 +10,18 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from tonsai_jax.config import stages_of
 from tonsai_jax.data.rows import RowsManifest, open_rows, read_window, window_count
-from tonsai_jax.training.mesh import put_batch
+from tonsai_jax.errors import UserError
+from tonsai_jax.model.attention import choose_kernel
+from tonsai_jax.training.mesh import BATCH_AXES, put_batch
+from tonsai_jax.training.run import Run
+from tonsai_jax.training.state import model_graph
+from tonsai_jax.training.step import LossSettings, make_eval_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +108,48 @@ def evaluate(
             sources[name] = total
             languages[source.language] = languages.get(source.language, Score()) + total
     return Evaluation(sources, languages)
+
+
+def evaluate_run(
+    run: Run, manifest: RowsManifest, *, seq_len: int | None, batch_size: int, max_batches: int
+) -> Evaluation:
+    """Scores a run's checkpoint on one device.
+
+    Args:
+      manifest: rows written with the run's tokenizer, its own or others.
+      seq_len: tokens the model sees at a time; None takes the longest of the run's stages.
+
+    Raises `UserError` where the rows are of another tokenizer or hold no validation text, or `seq_len` is too long.
+    """
+    seq_len = seq_len or max(stage.seq_len for stage in stages_of(run.config))
+    if seq_len > run.model_config.context_length:
+        raise UserError(f"seq_len {seq_len} is longer than the model's context of {run.model_config.context_length}")
+    if manifest.tokenizer_hash != run.tokenizer.hash:
+        raise UserError(
+            f"{manifest.directory}: these rows were made with another tokenizer than the run's; tokenize the text again "
+            f"with --tokenizer-dir {run.workdir / 'tokenizer'}"
+        )
+    mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), BATCH_AXES)
+    kernel, _ = choose_kernel(run.model_config, jax.default_backend())
+    eval_step = make_eval_step(
+        model_graph(run.model_config, kernel),
+        mesh,
+        loss=LossSettings(run.config.loss.chunk_tokens, 0.0),
+        end_of_text_id=manifest.end_of_text_id,
+        token_bytes=jnp.asarray(run.tokenizer.token_bytes()),
+    )
+    evaluation = evaluate(
+        eval_step,
+        run.params,
+        manifest,
+        mesh,
+        seq_len=seq_len,
+        global_batch_size=batch_size,
+        max_batches=max_batches,
+    )
+    if not evaluation.sources:
+        raise UserError(f"{manifest.directory}: no validation rows; tokenize again with --val-ratio above 0")
+    return evaluation
 
 
 def _batches(

@@ -44,15 +44,28 @@ def make_mesh(data: int, fsdp: int) -> Mesh:
     return jax.make_mesh((data, fsdp), BATCH_AXES, axis_types=(AxisType.Auto,) * 2)
 
 
-def check_batch(mesh: Mesh, global_batch_size: int, gradient_accumulation_steps: int) -> None:
-    """Raises `UserError` unless every device gets the same number of sequences in every accumulated part."""
-    if global_batch_size % (mesh.size * gradient_accumulation_steps):
-        parts = f" x {gradient_accumulation_steps} accumulation steps" if gradient_accumulation_steps > 1 else ""
-        multiple = mesh.size * gradient_accumulation_steps
+def accumulation_steps(mesh: Mesh, global_batch_size: int, device_batch_size: int) -> int:
+    """The parts that a step's batch is cut into so that no device holds more than `device_batch_size` sequences.
+
+    Args:
+      device_batch_size: 0 for the device's whole share of the batch.
+
+    Raises `UserError` unless every device gets the same number of sequences, in parts of one size.
+    """
+    share, rest = divmod(global_batch_size, mesh.size)
+    if rest:
         raise UserError(
-            f"global_batch_size={global_batch_size} is not divisible by {mesh.size} devices{parts}; "
-            f"choose a multiple of {multiple}"
+            f"global_batch_size={global_batch_size} is not divisible by the {mesh.size} devices; "
+            f"choose a multiple of {mesh.size}"
         )
+    if device_batch_size == 0 or share <= device_batch_size:
+        return 1
+    if share % device_batch_size:
+        raise UserError(
+            f"device_batch_size={device_batch_size} does not divide the {share} sequences of each device "
+            f"(global_batch_size={global_batch_size} on {mesh.size} devices); choose a divisor of {share}"
+        )
+    return share // device_batch_size
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from tonsai_jax.training.loss import chunk_length, cross_entropy
-from tonsai_jax.training.mesh import BATCH_AXES
+from tonsai_jax.training.mesh import BATCH_AXES, accumulation_steps
 from tonsai_jax.training.optimizer import Schedule
 from tonsai_jax.training.state import TrainState
 
@@ -46,7 +46,7 @@ def make_train_step(
     end_of_text_id: int,
     dropout_key: jax.Array,
     clip_norm: float,
-    accumulation: int = 1,
+    device_batch_size: int = 0,
 ) -> TrainStep:
     """The compiled step: (state, batch) -> (new state, metrics). The old state's memory is reused; do not touch it again.
 
@@ -55,7 +55,8 @@ def make_train_step(
       loss, end_of_text_id: see `LossSettings` and `Transformer`.
       dropout_key: key of the run; each step folds its number in.
       clip_norm: longest gradient, 0 for any length.
-      accumulation: parts the batch is cut into; gradients are those of the whole batch.
+      device_batch_size: sequences a device holds at a time, 0 for all of its share; the gradients of the parts add up
+        to those of the whole batch.
 
     A step whose loss or gradient is not finite leaves parameters and moments as they were. Metrics are scalars on the
     device: loss and grad_norm (before clipping) in nats, learning_rate, tokens, skipped (0 or 1), and stop (the largest
@@ -87,6 +88,7 @@ def make_train_step(
         weight = 1.0 / jnp.maximum(tokens, 1).astype(jnp.float32)
         key = jax.random.fold_in(dropout_key, state.step)
         gradient_of = jax.grad(loss_of, has_aux=True)
+        accumulation = accumulation_steps(mesh, batch["valid"].shape[0], device_batch_size)
 
         if accumulation == 1:
             gradients, nll = gradient_of(state.params, batch, weight, key)

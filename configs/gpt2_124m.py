@@ -1,0 +1,36 @@
+"""GPT-2 small: 12 layers, width 768, context 1024; 124 M parameters with a vocabulary of 50k.
+
+    python -m tonsai_jax.train --config configs/gpt2_124m.py --workdir runs/gpt2_124m --config.data.dir=data/tokens
+
+Hardware: one GPU of 24 GB or more; 8 GPUs work as they are. 10 B tokens.
+Time: not measured yet. Score: not measured yet.
+"""
+
+from ml_collections import ConfigDict
+
+from tonsai_jax.config import default_config
+
+
+def get_config() -> ConfigDict:
+    config = default_config()
+    config.steps = 20_000
+    config.seq_len = 1024
+    config.global_batch_size = 512
+    config.device_batch_size = 32
+
+    config.model.vocab_size = 50_000
+    config.model.context_length = 1024
+    config.model.num_layers = 12
+    config.model.num_heads = 12
+    config.model.d_model = 768
+    config.model.d_ff = 3072
+    config.model.remat = "qkv_mlp"
+
+    config.optimizer.learning_rate = 6e-4
+    config.optimizer.warmup_steps = 700
+
+    config.checkpoint.every = 1000
+    config.checkpoint.keep_best = 1
+    config.eval.every = 1000
+    config.sample.every = 1000
+    return config

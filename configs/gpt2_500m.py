@@ -1,0 +1,51 @@
+"""The recipe's GPT-2: 24 layers, width 1536, 24 heads, inner width 6144, context 2048, vocabulary 50k.
+
+    python -m tonsai_jax.train --config configs/gpt2_500m.py --workdir runs/gpt2 --config.data.dir=data/tokens
+    python -m tonsai_jax.train --config configs/gpt2_500m.py:exact --workdir runs/gpt2_exact --config.data.dir=data/tokens
+
+The recipe calls this shape "500M"; counted out it is 0.76 B parameters (759.9 M). `gpt2_500m.py:exact` is a model of the
+same kind with 0.50 B (499.6 M): 22 layers, width 1280, 20 heads, inner width 5120.
+
+On a CPU, to see that it runs: add --config.global_batch_size=1 --config.seq_len=128 --config.steps=2.
+
+Hardware: one GPU of 80 GB; 8 GPUs work as they are (add --config.mesh.fsdp=8 to split parameters over them). 10.5 B tokens.
+Time: not measured yet. Score: not measured yet.
+"""
+
+from ml_collections import ConfigDict
+
+from tonsai_jax.config import default_config
+from tonsai_jax.errors import UserError
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    config = default_config()
+    config.steps = 20_000
+    config.seq_len = 2048
+    config.global_batch_size = 256
+    config.device_batch_size = 16
+
+    config.model.vocab_size = 50_000
+    config.model.context_length = 2048
+    config.model.num_layers = 24
+    config.model.num_heads = 24
+    config.model.d_model = 1536
+    config.model.d_ff = 6144
+    config.model.remat = "qkv_mlp"
+
+    config.optimizer.learning_rate = 3e-4
+    config.optimizer.warmup_steps = 700
+
+    config.checkpoint.every = 1000
+    config.checkpoint.keep_best = 1
+    config.eval.every = 1000
+    config.sample.every = 1000
+
+    if variant == "exact":
+        config.model.num_layers = 22
+        config.model.num_heads = 20
+        config.model.d_model = 1280
+        config.model.d_ff = 5120
+    elif variant:
+        raise UserError(f"gpt2_500m.py:{variant}: no such variant; there is gpt2_500m.py:exact")
+    return config

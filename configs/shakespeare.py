@@ -1,0 +1,41 @@
+"""Tiny Shakespeare, the classic first text: a local file of 1.1 MB, a model of 2.0 M parameters.
+
+    python scripts/prepare_dataset.py --config configs/data/shakespeare.yaml --output-dir data/shakespeare
+    python scripts/train_tokenizer.py --dataset-dir data/shakespeare --vocab-size 1024 --output-dir artifacts/shakespeare
+    python scripts/tokenize_dataset.py --dataset-dir data/shakespeare --tokenizer-dir artifacts/shakespeare \
+        --val-ratio 0.1 --output-dir data/shakespeare_tokens
+    python -m tonsai_jax.train --config configs/shakespeare.py
+
+configs/data/shakespeare.yaml says where to get the file. Hardware: 2 CPU cores.
+Time: not measured yet. Score: not measured yet.
+"""
+
+from ml_collections import ConfigDict
+
+from tonsai_jax.config import default_config
+
+
+def get_config() -> ConfigDict:
+    config = default_config()
+    config.data.dir = "data/shakespeare_tokens"
+    config.steps = 500
+    config.seq_len = 256
+    config.global_batch_size = 16
+
+    config.model.context_length = 256
+    config.model.num_layers = 4
+    config.model.num_heads = 4
+    config.model.d_model = 192
+    config.model.d_ff = 768
+    config.model.dropout = 0.1
+    config.model.dtype = "float32"
+    config.model.scan_layers = False
+
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.warmup_steps = 50
+
+    config.checkpoint.every = 250
+    config.eval.every = 250
+    config.sample.every = 250
+    config.sample.prompts = ("ROMEO:", "First Citizen:\n")
+    return config
