@@ -320,7 +320,7 @@ def test_a_source_smaller_than_a_row_trains(tmp_path: Path, tokens: int) -> None
         (Stage(10, 4, 7), "stage 1: global_batch_size 7 is not divisible by the 2 processes"),
         (Stage(0, 4, 8), "stage 1: steps 0"),
         (Stage(10, 4, 8, {"kn": 1}), "stage 1: weights name source 'kn'.*did you mean 'km'"),
-        (Stage(10, 4, 8, {"wikipedia": 1}), "'wikipedia', which .* there are 'km', 'en'"),
+        (Stage(10, 4, 8, {"wikipedia": 1}), "'wikipedia', which .* known are: km, en"),
         (Stage(10, 4, 8, {"km": 1, "en": -0.5}), "the weight of source 'en' is -0.5"),
         (Stage(10, 4, 8, {"km": float("nan")}), "the weight of source 'km' is nan"),
         (Stage(10, 4, 8, {"km": 0, "en": 0}), "every weight is 0"),

@@ -4,7 +4,6 @@ A config file is Python with a `get_config()` that starts from `default_config()
 set on the command line as `--config.section.key=value`.
 """
 
-import difflib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from tonsai_jax.data.mixture import Stage
-from tonsai_jax.errors import UserError
+from tonsai_jax.errors import UserError, did_you_mean
 from tonsai_jax.model.config import ModelConfig
 
 SCHEDULES = ("cosine", "wsd")
@@ -205,7 +204,7 @@ def validate(config: ConfigDict) -> None:
     require(
         optimizer.schedule in SCHEDULES,
         "optimizer.schedule",
-        f"is not one of {', '.join(SCHEDULES)}{did_you_mean(optimizer.schedule, SCHEDULES)}",
+        f"is no schedule{did_you_mean(optimizer.schedule, SCHEDULES)}",
     )
     require(
         optimizer.warmup_steps + optimizer.decay_steps <= total_steps,
@@ -220,12 +219,6 @@ def validate(config: ConfigDict) -> None:
             "optimizer.decay_steps",
             "is for optimizer.schedule=wsd; the cosine ends with the run",
         )
-
-
-def did_you_mean(word: str, known: Any) -> str:
-    """'; did you mean X?' where something close to `word` is known, else nothing."""
-    close = difflib.get_close_matches(str(word), [str(name) for name in known], n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:

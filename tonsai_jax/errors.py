@@ -1,11 +1,19 @@
 """A user's mistake is told in one line; only a bug of ours shows a stack trace."""
 
+import difflib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 
 class UserError(Exception):
     """Something the user can put right; the message names the file, key or value and the way out."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: '; did you mean X?', or which names there are."""
+    names = [str(name) for name in known]
+    close = difflib.get_close_matches(str(word), names, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; known are: {', '.join(names)}"
 
 
 def run_command(main: Callable[[], None]) -> None:

@@ -29,7 +29,7 @@ def atomic_folder(path: str | Path, *, manifest: str, format: str) -> Iterator[P
     earlier = path.with_name(f".{path.name}.earlier-{os.getpid()}")
     try:
         with disk_errors(path):
-            partial.mkdir(parents=True)
+            _make(partial)
             yield partial
             if path.exists():
                 path.rename(earlier)
@@ -52,3 +52,10 @@ def _has_format(manifest: Path, format: str) -> bool:
     except UserError:
         return False
     return isinstance(value, dict) and value.get("format") == format
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"{folder.parent}: no folder can be made here ({error.strerror})") from error

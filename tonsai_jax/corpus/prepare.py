@@ -5,10 +5,6 @@ the output folder is whole or not there at all.
 """
 
 import hashlib
-import os
-import shutil
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +14,9 @@ from tonsai_jax.corpus.normalize import normalize
 from tonsai_jax.corpus.readers import Errors, Faults
 from tonsai_jax.corpus.sources import Source, normalized_weights
 from tonsai_jax.errors import UserError
-from tonsai_jax.files import disk_errors, read_json, write_json
+from tonsai_jax.files import read_json, write_json
+from tonsai_jax.folders import atomic_folder
+from tonsai_jax.text_progress import TextProgress
 
 LARGEST_DOCUMENT = 2**30  # bytes; parquet cannot hold a value of 2 GiB
 
@@ -41,21 +39,15 @@ def prepare(
         if source.documents is None:
             _check_first_text(source, errors)
 
-    partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
     entries = {}
-    try:
-        # The readers report their own errors, so an OSError that arrives here comes from writing.
-        with disk_errors(output):
-            _make_folder(partial)
-            for source in sources:
-                with _ProgressLine(source.name, progress) as progress_line:
-                    entry = _write_source(source, partial, errors, progress_line)
-                entries[source.name] = {"weight": weights[source.name], **entry}
-            manifest = {"format": FORMAT, "version": VERSION, "sources": entries}
-            write_json(partial / "manifest.json", manifest)
-            _put_in_place(partial, output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    # The readers report their own errors, so an OSError that arrives here comes from writing.
+    with atomic_folder(output, manifest="manifest.json", format=FORMAT) as folder:
+        for source in sources:
+            with TextProgress(source.name, wanted=progress) as progress_line:
+                entry = _write_source(source, folder, errors, progress_line)
+            entries[source.name] = {"weight": weights[source.name], **entry}
+        manifest = {"format": FORMAT, "version": VERSION, "sources": entries}
+        write_json(folder / "manifest.json", manifest)
     return manifest
 
 
@@ -81,22 +73,13 @@ def _check_output(output: Path, sources: Sequence[Source]) -> None:
         )
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True)
-    except PermissionError:
-        raise
-    except OSError as error:
-        raise UserError(f"{folder.parent}: no folder can be made here ({error.strerror})") from error
-
-
 def _check_first_text(source: Source, errors: Errors) -> None:
     faults = Faults(errors)
     if next(source.texts(faults), None) is None:
         raise UserError(f"source {source.name!r}: no document to read in {source.path or source.hf}{_in_words(faults)}")
 
 
-def _write_source(source: Source, folder: Path, errors: Errors, progress_line: "_ProgressLine") -> dict[str, Any]:
+def _write_source(source: Source, folder: Path, errors: Errors, progress_line: TextProgress) -> dict[str, Any]:
     faults = Faults(errors)
     faults.counts["empty"] = 0
     content = hashlib.sha256()
@@ -119,7 +102,7 @@ def _write_source(source: Source, folder: Path, errors: Errors, progress_line: "
             writer.add(text, size, f"{source.name}/{read - 1}")
             documents += 1
             total += size
-            progress_line.show(documents, total)
+            progress_line.add(1, size)
     if not documents:
         raise UserError(f"source {source.name!r}: no document left of {read} read{_in_words(faults)}")
     return {
@@ -136,52 +119,6 @@ def _write_source(source: Source, folder: Path, errors: Errors, progress_line: "
 def _in_words(faults: Faults) -> str:
     dropped = ", ".join(f"{kind} {count}" for kind, count in sorted(faults.counts.items()) if count)
     return f" (dropped: {dropped})" if dropped else ""
-
-
-def _put_in_place(partial: Path, output: Path) -> None:
-    """Makes `partial` the folder `output`; what was there stays until the new one has its name."""
-    earlier = partial.with_name(f".{output.name}.replaced-{os.getpid()}")
-    replaces = output.exists()
-    if replaces:
-        os.rename(output, earlier)
-    try:
-        os.rename(partial, output)
-    except OSError:
-        if replaces:
-            os.rename(earlier, output)
-        raise
-    if replaces:
-        shutil.rmtree(earlier)
-
-
-class _ProgressLine:
-    """One line on the terminal with documents, MB and MB/s; nothing where stderr is no terminal."""
-
-    def __init__(self, name: str, wanted: bool):
-        self._name = name
-        self._shown = wanted and sys.stderr.isatty()
-        self._start = self._last = time.monotonic()
-
-    def show(self, documents: int, size: int) -> None:
-        now = time.monotonic()
-        if not self._shown or now - self._last < 0.5:
-            return
-        self._last = now
-        megabytes = size / 1e6
-        rate = megabytes / (now - self._start)
-        print(
-            f"\r{self._name}: {documents:,} documents, {megabytes:,.1f} MB, {rate:.1f} MB/s\x1b[K",
-            end="",
-            file=sys.stderr,
-            flush=True,
-        )
-
-    def __enter__(self) -> "_ProgressLine":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._shown:  # wiped, so that a table or an error starts on a line of its own
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def figures(manifest: dict[str, Any]) -> dict[str, Any]:

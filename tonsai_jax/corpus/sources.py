@@ -1,6 +1,5 @@
 """Where text comes from: the `Source` dataclass, the YAML file that lists them, telling a path from an id."""
 
-import difflib
 import glob
 import itertools
 import math
@@ -14,7 +13,7 @@ import yaml
 
 from tonsai_jax.corpus.hub import read_huggingface
 from tonsai_jax.corpus.readers import COMPRESSIONS, FORMATS, Boundary, Faults, find_files, read_file
-from tonsai_jax.errors import UserError
+from tonsai_jax.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ def load_sources(path: Path | str) -> list[Source]:
         )
     for key in content:
         if key != "sources":
-            raise UserError(f"{path}: unknown key {key!r}{_did_you_mean(str(key), ['sources'])}")
+            raise UserError(f"{path}: unknown key {key!r}{did_you_mean(str(key), ['sources'])}")
     return [_source(item, path, number) for number, item in enumerate(content["sources"], start=1)]
 
 
@@ -123,7 +122,7 @@ def _source(item: Any, path: Path | str, number: int) -> Source:
     where = f"{where} ({item.get('name', 'no name')})"
     for key, value in item.items():
         if key not in _KEYS:
-            raise UserError(f"{where}: unknown key {key!r}{_did_you_mean(str(key), list(_KEYS))}")
+            raise UserError(f"{where}: unknown key {key!r}{did_you_mean(str(key), list(_KEYS))}")
         kinds, wanted = _KINDS[_KEYS[key]]
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             raise UserError(f"{where}: {key} must be {wanted}, is {value!r}")
@@ -139,11 +138,6 @@ def _source(item: Any, path: Path | str, number: int) -> Source:
         return Source(**item)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-
-
-def _did_you_mean(key: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(key, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known are: {', '.join(known)}"
 
 
 def source_at(location: str, *, name: str, language: str, weight: float) -> Source:

@@ -15,7 +15,6 @@ where the one before left every source, whether the config planned it (the next 
 config between two runs; so changing the mix never reads a window again before its source is used up.
 """
 
-import difflib
 import functools
 import hashlib
 import math
@@ -29,7 +28,7 @@ import numpy as np
 from grain.experimental import index_shuffle
 
 from tonsai_jax.data.rows import RowsManifest, check_seq_len, open_rows
-from tonsai_jax.errors import UserError
+from tonsai_jax.errors import UserError, did_you_mean
 
 STATE_VERSION = 1
 
@@ -330,9 +329,10 @@ class Mixture:
         weights = stage.weights or {name: source.weight for name, source in self._manifest.sources.items()}
         for name, weight in weights.items():
             if name not in self._rows:
-                near = difflib.get_close_matches(name, self._rows, 1, cutoff=0.5)
-                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(map(repr, self._rows))}"
-                raise UserError(f"{where}: weights name source {name!r}, which the token rows do not have; {hint}")
+                raise UserError(
+                    f"{where}: weights name source {name!r}, which the token rows do not have"
+                    f"{did_you_mean(name, self._rows)}"
+                )
             if not 0 <= weight < math.inf:
                 raise UserError(f"{where}: the weight of source {name!r} is {weight}; it must be 0 or more")
             if weight > 0 and len(self._rows[name]) == 0:

@@ -1,10 +1,8 @@
 """Documents to token rows: encode every document once, so that training only reads numbers."""
 
 import shutil
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from itertools import repeat
 from pathlib import Path
 from random import Random
@@ -26,6 +24,7 @@ from tonsai_jax.data.rows import (
 )
 from tonsai_jax.errors import UserError
 from tonsai_jax.folders import atomic_folder
+from tonsai_jax.text_progress import TextProgress
 from tonsai_jax.tokenizer.loading import Tokenizer
 
 # Encoded at once: enough to keep all cores busy, little enough to keep memory flat in the corpus size.
@@ -85,7 +84,7 @@ def tokenize_dataset(
     total_bytes = sum(source["bytes"] for source in documents.values())
     with (
         atomic_folder(output_dir, manifest="manifest.json", format=FORMAT) as folder,
-        closing(_Progress(total_bytes, shown=progress and sys.stderr.isatty())) as meter,
+        TextProgress(Path(dataset_dir).name, wanted=progress, total_bytes=total_bytes) as meter,
     ):
         sources = {}
         for name, source in documents.items():
@@ -180,7 +179,7 @@ def _write_source(
     validation: Iterator[bool],
     tokenizer: Tokenizer,
     writers: dict[str, RowWriter],
-    meter: "_Progress",
+    meter: TextProgress,
 ) -> dict[str, SplitInfo]:
     documents = dict.fromkeys(SPLITS, 0)
     text_bytes = dict.fromkeys(SPLITS, 0)
@@ -211,37 +210,3 @@ def _copy_tokenizer(source: Path, target: Path) -> None:
         # An exported model's folder also serves as a tokenizer: its weights are no part of that.
         if path.name in _TOKENIZER_FILES:
             shutil.copyfile(path, target / path.name)
-
-
-class _Progress:
-    """One line on stderr, written over at most twice a second: documents, MB, MB/s, time left."""
-
-    def __init__(self, total_bytes: int, *, shown: bool) -> None:
-        self._total_bytes = total_bytes
-        self._shown = shown
-        self._start = time.monotonic()
-        self._last = 0.0
-        self._documents = 0
-        self._bytes = 0
-
-    def add(self, documents: int, text_bytes: int) -> None:
-        self._documents += documents
-        self._bytes += text_bytes
-        now = time.monotonic()
-        if not self._shown or now - self._last < 0.5:
-            return
-        self._last = now
-        speed = self._bytes / max(now - self._start, 1e-3)
-        left = (self._total_bytes - self._bytes) / speed
-        print(
-            f"\r{self._documents:,} documents  "
-            f"{self._bytes / 1e6:,.1f} of {self._total_bytes / 1e6:,.1f} MB  {speed / 1e6:.1f} MB/s  "
-            f"{int(left // 60)}:{int(left % 60):02d} left ",
-            end="",
-            file=sys.stderr,
-            flush=True,
-        )
-
-    def close(self) -> None:
-        if self._shown and self._last:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from tonsai_jax.errors import UserError
+from tonsai_jax.errors import UserError, did_you_mean
 
 VOCAB_MULTIPLE = 128  # embedding rows are padded to it: even tiles for the matrix units, even shards for FSDP
 REMAT_POLICIES = ("none", "dots", "qkv_mlp", "full")
@@ -80,4 +80,4 @@ class ModelConfig:
 
 def _one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise UserError(f"model.{field}={value!r} is not one of {', '.join(allowed)}")
+        raise UserError(f"model.{field}={value!r} is not known{did_you_mean(value, allowed)}")
