@@ -32,7 +32,13 @@ from tonsai_jax.training.metrics import MetricsWriter
 from tonsai_jax.training.optimizer import adamw, learning_rate_schedule
 from tonsai_jax.training.progress import Progress
 from tonsai_jax.training.run import open_workdir, progress_json
-from tonsai_jax.training.runtime import StopRequest, quiet_libraries, start_processes, total_peak_flops
+from tonsai_jax.training.runtime import (
+    StopRequest,
+    host_memory_bytes,
+    quiet_libraries,
+    start_processes,
+    total_peak_flops,
+)
 from tonsai_jax.training.state import abstract_state, init_state, model_graph
 from tonsai_jax.training.step import LossSettings, make_eval_step, make_train_step
 
@@ -167,6 +173,7 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
         if is_last or done % config.checkpoint.every == 0:
             with progress.paused():
                 checkpoints.save(state, progress_json(done, mixture, config, shape, manifest))
+                say(f"step {done}: saving in the background, host memory {host_memory_bytes() / 2**30:.1f} GiB")
         if config.eval.every and done % config.eval.every == 0 and done < total_steps and not stopping:
             with progress.paused():
                 evaluation = between.evaluate(done, state.params)

@@ -81,7 +81,14 @@ def model_card(name: str, config: ModelConfig, details: CardDetails) -> str:
     languages = [LANGUAGE_NAMES.get(code, code) for code in details.languages]
     spoken = " and ".join([", ".join(languages[:-1]), languages[-1]] if len(languages) > 1 else languages)
     metadata = ["---", *(["language:", *(f"- {code}" for code in details.languages)] if languages else [])]
-    metadata += ["library_name: transformers", "pipeline_tag: text-generation", "tags:", "- gpt2", "- tonsai-jax", "---"]
+    metadata += [
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "tags:",
+        "- gpt2",
+        "- tonsai-jax",
+        "---",
+    ]
     steps = "" if details.step is None else f", trained for {details.step:,} steps"
     return "\n".join(
         [

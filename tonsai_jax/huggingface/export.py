@@ -102,7 +102,9 @@ def _write_weights(
         try:
             save_file(tensors, folder / file, metadata={"format": "pt"})
         except SafetensorError as error:  # also a full disk
-            raise UserError(f"{file} could not be written ({error}); free some space or choose another folder") from None
+            raise UserError(
+                f"{file} could not be written ({error}); free some space or choose another folder"
+            ) from None
         shutil.copymode(folder / "config.json", folder / file)  # else only its owner could read it
         weight_map |= dict.fromkeys(tensors, file)
         total_bytes += sum(tensor.nbytes for tensor in tensors.values())

@@ -182,8 +182,7 @@ def generate_ids(
             token_B, cache = _step(decoder, params, token_B, cache, random)
         ids_B = np.asarray(ready_B.addressable_data(0)).tolist()
         going = [
-            on and count < limit and id != end_of_text_id
-            for on, limit, id in zip(going, limits, ids_B, strict=True)
+            on and count < limit and id != end_of_text_id for on, limit, id in zip(going, limits, ids_B, strict=True)
         ]
         if not any(going):
             return
@@ -244,9 +243,7 @@ def _prefill(
 
 
 @partial(jax.jit, static_argnames="decoder", donate_argnames="cache")
-def _step(
-    decoder: _Decoder, params: Any, token_B: jax.Array, cache: KVCache, random: Any
-) -> tuple[jax.Array, KVCache]:
+def _step(decoder: _Decoder, params: Any, token_B: jax.Array, cache: KVCache, random: Any) -> tuple[jax.Array, KVCache]:
     model = nnx.merge(decoder.graph, params)
     # Rows that have ended go on with the others; they must not run out of the cache.
     last_slot = cache.k_LxBxSxHxDh.shape[2] - 1

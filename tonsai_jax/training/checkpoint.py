@@ -15,10 +15,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
 
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json, write_json
+from tonsai_jax.training.runtime import return_freed_memory
 from tonsai_jax.training.state import TrainState
 
 SCORES_FILE = "scores.json"
@@ -101,6 +101,7 @@ class Checkpoints:
             self._manager.check_for_errors()
         except Exception as error:
             raise self._explained(error) from error
+        return_freed_memory()
 
     def record_score(self, step: int, score: float) -> None:
         """Tells how good the checkpoint of `step` turned out, lower is better: it decides which ones `keep_best` keeps."""

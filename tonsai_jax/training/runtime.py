@@ -1,5 +1,6 @@
 """The machine under a run: quiet start, many hosts, what the devices can do, memory in use, signals."""
 
+import ctypes
 import logging
 import os
 import resource
@@ -10,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 import jax
+import psutil
 
 # Dense bfloat16 peak of one device, FLOP/s, from the makers' data sheets (float16 for T4, which has no bfloat16).
 # The first entry whose words are all in the device's name counts.
@@ -76,6 +78,23 @@ def peak_memory_bytes() -> int:
         return max(on_devices)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def host_memory_bytes() -> int:
+    """The memory that this process holds on its host now."""
+    return psutil.Process().memory_info().rss
+
+
+def return_freed_memory() -> None:
+    """Gives memory that was freed back to the system, where the C library has a call for it (glibc).
+
+    The buffers of a save are freed when it ends, but glibc keeps them in the arenas of the threads that wrote it, which
+    are not always the same ones: without this call a process grows from save to save.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 class StopRequest:
