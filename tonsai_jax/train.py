@@ -35,6 +35,7 @@ from tonsai_jax.training.run import open_workdir, progress_json
 from tonsai_jax.training.runtime import (
     StopRequest,
     host_memory_bytes,
+    keep_freed_memory,
     quiet_libraries,
     start_processes,
     total_peak_flops,
@@ -209,6 +210,7 @@ def main() -> None:
     quiet_libraries()
     config, workdir, steps_today = parse_flags(sys.argv, __doc__ or "")
     start_processes()
+    keep_freed_memory()
     train(config, workdir, steps_today)
 
 

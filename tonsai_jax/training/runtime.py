@@ -85,16 +85,33 @@ def host_memory_bytes() -> int:
     return psutil.Process().memory_info().rss
 
 
+def keep_freed_memory() -> None:
+    """Lets malloc keep large blocks that are freed, where it can be told so (glibc); for training on a CPU.
+
+    There a step's scratch memory is allocated and freed in every step. By default each time is a new mapping whose pages
+    the system must clear one by one, a tenth to a fifth of the time of a small model's step.
+    """
+    arena_max, mmap_max, trim_threshold = -8, -4, -1  # names of mallopt's parameters in malloc.h
+    mallopt = _glibc("mallopt")
+    if mallopt is not None and jax.default_backend() == "cpu":
+        mallopt(arena_max, 1)
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, 2**31 - 1)
+
+
 def return_freed_memory() -> None:
     """Gives memory that was freed back to the system, where the C library has a call for it (glibc).
 
-    The buffers of a save are freed when it ends, but glibc keeps them in the arenas of the threads that wrote it, which
-    are not always the same ones: without this call a process grows from save to save.
+    The buffers of a save are freed when it ends, but glibc keeps them for the next ones, not always in the same place:
+    without this call a process grows from save to save.
     """
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+    malloc_trim = _glibc("malloc_trim")
+    if malloc_trim is not None:
+        malloc_trim(0)
+
+
+def _glibc(name: str) -> Any:
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
 
 
 class StopRequest:
