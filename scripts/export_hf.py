@@ -31,9 +31,7 @@ def main() -> None:
 
     run = load_run(args.workdir, args.step)
     details = details_of_run(run.workdir, run.config, run.step)
-    folder = export(
-        run.model_config, run.params, run.tokenizer, args.output_dir, details=details, dtype=args.dtype
-    )
+    folder = export(run.model_config, run.params, run.tokenizer, args.output_dir, details=details, dtype=args.dtype)
     size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
     print(f"{folder}: {run.model_config.num_parameters:,} parameters of step {run.step:,}, {size:,.1f} MB")
     if args.push_to_hub:

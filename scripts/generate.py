@@ -43,7 +43,7 @@ def main() -> None:
 
     sampling = Sampling(args.temperature, args.top_k, args.top_p)
     run = load_run(args.workdir, args.step)
-    texts, tokens, started = [""] * len(prompts), 0, 0.0
+    texts, counts, started = [""] * len(prompts), [0] * len(prompts), 0.0
     if len(prompts) == 1:
         print(prompts[0], end="", flush=True)
     for number, piece in stream_texts(
@@ -57,11 +57,19 @@ def main() -> None:
     ):
         started = started or time.monotonic()  # from the first token on: compiling is not counted
         texts[number] += piece
-        tokens += 1
+        counts[number] += 1
         if len(prompts) == 1:
             print(piece, end="", flush=True)
     print("" if len(prompts) == 1 else "\n\n".join(map("".join, zip(prompts, texts, strict=True))))
+    tokens = sum(counts)
     speed = (tokens - 1) / max(time.monotonic() - started, 1e-9) if tokens > 1 else 0.0
+    context = run.model_config.context_length
+    full = [n for n, prompt in enumerate(prompts) if 1 + len(run.tokenizer.encode(prompt)) + counts[n] == context]
+    if full:
+        print(
+            f"note: {len(full)} of {len(prompts)} ended where the model's context of {context:,} tokens is full",
+            file=sys.stderr,
+        )
     print(f"{tokens:,} tokens, {speed:,.1f} tokens/s (step {run.step:,})", file=sys.stderr)
     if args.json:
         samples = [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]
@@ -77,7 +85,7 @@ def _prompts(args: argparse.Namespace) -> list[str]:
         raise UserError(f"{args.prompts_file}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{args.prompts_file}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
-    return [*args.prompt, *(line for line in lines if line.strip())]
+    return [*args.prompt, *filter(str.strip, lines)]
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ from tonsai_jax.training.state import model_graph
 SCRIPT = Path(__file__).parents[1] / "scripts" / "generate.py"
 GREEDY = Sampling(temperature=0)
 PARAMS = random_params(CONFIG)
+PARAMS["token_embedding"] = PARAMS["token_embedding"].at[0].set(0.0)  # end of text is never the likeliest
+KHMER = KHMER[:11]  # room for more in the context
 PROMPTS = [[5, 17, 100], [9], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20]]
 NO_END = -1  # an end-of-text id that never comes
 
@@ -92,7 +94,7 @@ def test_a_batch_of_different_lengths_gives_what_each_prompt_gives_alone():
 
 
 def test_more_prompts_than_fit_at_once_take_their_turns(tokenizer, monkeypatch):
-    prompts = [ENGLISH[:n] for n in range(5)]
+    prompts = [ENGLISH[:n] for n in range(4)]
     together = texts(tokenizer, prompts)
     monkeypatch.setattr(generate, "ROWS_AT_A_TIME", 2)
     assert texts(tokenizer, prompts) == together
@@ -165,7 +167,9 @@ def test_top_k_keeps_the_likeliest_in_proportion():
 
 def test_top_p_keeps_the_fewest_that_reach_it():
     probabilities = [0.1, 0.5, 0.05, 0.35]
-    np.testing.assert_allclose(draws(probabilities, temperature=1.0, top_k=0, top_p=0.8), [0, 10 / 17, 0, 7 / 17], atol=0.03)
+    np.testing.assert_allclose(
+        draws(probabilities, temperature=1.0, top_k=0, top_p=0.8), [0, 10 / 17, 0, 7 / 17], atol=0.03
+    )
     np.testing.assert_allclose(draws(probabilities, temperature=1.0, top_k=0, top_p=0.4), [0, 1, 0, 0])
     # After top-k, shares are of what top-k left: 0.5 / 0.85 = 0.59 alone reaches 0.55.
     np.testing.assert_allclose(draws(probabilities, temperature=1.0, top_k=2, top_p=0.55), [0, 1, 0, 0])
@@ -189,8 +193,7 @@ def test_settings_out_of_range_are_refused_by_name(settings, message):
 def stream_of(tokenizer, ids, monkeypatch):
     monkeypatch.setattr(generate, "generate_ids", lambda *_, **__: ([id] for id in ids))
     return [
-        piece
-        for _, piece in stream_texts(CONFIG, PARAMS, tokenizer, [""], max_new_tokens=99, sampling=GREEDY, seed=0)
+        piece for _, piece in stream_texts(CONFIG, PARAMS, tokenizer, [""], max_new_tokens=99, sampling=GREEDY, seed=0)
     ]
 
 
@@ -264,12 +267,19 @@ def test_the_command_takes_many_prompts_and_writes_json(tokenizer, monkeypatch, 
     assert all(sample["prompt"] + sample["text"] in out for sample in expected)
 
 
+def test_the_command_says_when_the_context_ended_a_text(tokenizer, monkeypatch, capsys):
+    code, _, err = run_script(monkeypatch, capsys, tokenizer, "--prompt", KHMER, "--max-new-tokens", 500)
+    assert code == 0
+    assert "note: 1 of 1 ended where the model's context of 64 tokens is full" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "nothing to generate: give --prompt or --prompts-file"),
         (["--prompts-file", "absent.txt"], "absent.txt: cannot be read"),
         (["--prompt", "a", "--top-p", "2"], "top_p=2.0 must lie in"),
+        (["--prompt", "a", "--prompt", "\udcff"], "prompt 2 is not UTF-8 text"),
         (["--prompt", "a" * 500], "prompt 1 has 501 tokens and leaves no room"),
     ],
 )

@@ -14,9 +14,7 @@ from tonsai_jax.training.state import init_params
 
 KHMER = "ប្រទេសកម្ពុជាជាប្រទេសមួយនៅអាស៊ីអាគ្នេយ៍។ កុមារទៅសាលារៀនរាល់ថ្ងៃ។"
 ENGLISH = "The children walk to school every day, and the teacher reads them a story."
-CONFIG = ModelConfig(
-    vocab_size=300, context_length=64, num_layers=2, num_heads=2, d_model=32, d_ff=48, attention="xla"
-)
+CONFIG = ModelConfig(vocab_size=300, context_length=64, num_layers=2, num_heads=2, d_model=32, d_ff=48, attention="xla")
 
 
 def config_with(**changes) -> ModelConfig:
@@ -24,13 +22,14 @@ def config_with(**changes) -> ModelConfig:
 
 
 def random_params(config: ModelConfig, seed: int = 0):
-    """Initial parameters with noise on every one, so that zero biases and unit scales hide nothing."""
+    """Every parameter random, so that no zero bias and no unit scale hides a mistake."""
     rng = np.random.default_rng(seed)
 
-    def noisy(leaf):
-        return jnp.asarray(np.asarray(leaf) + 0.1 * rng.standard_normal(leaf.shape, np.float32))
+    def noise(path, leaf):
+        mean = 1.0 if path[-1] == jax.tree_util.DictKey("scale") else 0.0
+        return jnp.asarray(mean + 0.1 * rng.standard_normal(leaf.shape), jnp.float32)
 
-    return jax.tree.map(noisy, jax.jit(lambda: init_params(config, seed))())
+    return jax.tree_util.tree_map_with_path(noise, jax.eval_shape(lambda: init_params(config, 0)))
 
 
 def tiny_tokenizer(folder) -> Tokenizer:

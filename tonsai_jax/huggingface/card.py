@@ -28,10 +28,12 @@ class CardDetails:
     """What is known about a run besides its model.
 
     Attributes:
+      name: of the model; empty takes that of the exported folder.
       step: optimizer steps done.
       bits_per_byte: on held-out text, by language and by source, each by name.
     """
 
+    name: str = ""
     step: int | None = None
     sources: tuple[SourceDetails, ...] = ()
     bits_per_byte: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -58,7 +60,12 @@ def details_of_run(workdir: Path, config: Any, step: int) -> CardDetails:
         SourceDetails(source.name, source.language, None if staged else weights[source.name])
         for source in manifest_sources
     )
-    return CardDetails(step=step, sources=sources, bits_per_byte=_last_scores(workdir / "metrics.jsonl", step))
+    return CardDetails(
+        name=workdir.name,
+        step=step,
+        sources=sources,
+        bits_per_byte=_last_scores(workdir / "metrics.jsonl", step),
+    )
 
 
 def _last_scores(path: Path, step: int) -> dict[str, float]:

@@ -40,7 +40,7 @@ def export(
 
     Args:
       params: nested dict of float32 arrays.
-      output_dir: the folder; its last name is the model's name on the card.
+      output_dir: the folder to write.
       details: what the card tells about the training.
       dtype: of the weights: "float32" or "bfloat16".
       max_shard_bytes: larger models are split over several files, held in memory one at a time.
@@ -63,7 +63,9 @@ def export(
         write_json(folder / "generation_config.json", special)
         _write_tokenizer(folder, tokenizer, model_config.context_length)
         _write_weights(folder, model_config, params, dtype, max_shard_bytes)
-        (folder / "README.md").write_text(model_card(output_dir.name, model_config, details), encoding="utf-8")
+        (folder / "README.md").write_text(
+            model_card(details.name or output_dir.name, model_config, details), encoding="utf-8"
+        )
         write_json(folder / "export.json", {"format": FORMAT, "version": VERSION, "step": details.step, "dtype": dtype})
     return output_dir
 
@@ -95,7 +97,7 @@ def _write_weights(
             shard_bytes = 0
         shards[-1].append((name, param, layer))
         shard_bytes += size
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         file = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
         tensors = {name: _tensor(name, param, layer, config, dtype) for name, param, layer in shard}

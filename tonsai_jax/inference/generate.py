@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from tonsai_jax.errors import UserError
 from tonsai_jax.model.config import ModelConfig
@@ -111,8 +111,13 @@ def stream_texts(
       seed: the same seed, prompts and settings give the same text.
 
     Raises:
-      UserError: a prompt leaves no room in the model's context.
+      UserError: a prompt is not UTF-8, or leaves no room in the model's context.
     """
+    for number, prompt in enumerate(prompts, start=1):
+        try:
+            prompt.encode()
+        except UnicodeEncodeError:  # what Python makes of other bytes on a command line
+            raise UserError(f"prompt {number} is not UTF-8 text; set the terminal or the file to UTF-8") from None
     # Every document but the first of a row follows an end-of-text token: with it, a prompt is a document's start.
     prompt_ids = [[tokenizer.end_of_text_id, *ids] for ids in tokenizer.encode_batch(list(prompts))]
     for start in range(0, len(prompts), ROWS_AT_A_TIME):
@@ -215,7 +220,7 @@ class _Decoder:
     graph: nnx.GraphDef
     sampling: Sampling
     num_ids: int
-    mesh: Mesh | None
+    mesh: Mesh | AbstractMesh | None
 
     def draw(self, model: Transformer, x_BxD: jax.Array, random: Any, position_B: jax.Array) -> jax.Array:
         """Draws the token that stands at `position_B`; whole on every device, so that every host can read it."""
@@ -245,9 +250,7 @@ def _prefill(
 @partial(jax.jit, static_argnames="decoder", donate_argnames="cache")
 def _step(decoder: _Decoder, params: Any, token_B: jax.Array, cache: KVCache, random: Any) -> tuple[jax.Array, KVCache]:
     model = nnx.merge(decoder.graph, params)
-    # Rows that have ended go on with the others; they must not run out of the cache.
-    last_slot = cache.k_LxBxSxHxDh.shape[2] - 1
-    cache = dataclasses.replace(cache, length_B=jnp.minimum(cache.length_B, last_slot))
+    # Rows that have ended go on beside the others, past their context if need be: nobody reads what they give.
     x_Bx1xD, cache = model.decode(token_B[:, None], cache)
     return decoder.draw(model, x_Bx1xD[:, 0], random, cache.length_B), cache
 
@@ -265,7 +268,7 @@ def _ready(params: Any, dtype: str) -> Any:
     return params if dtype == "float32" else _cast_kernels(params, dtype)
 
 
-def _mesh_of(params: Any) -> Mesh | None:
+def _mesh_of(params: Any) -> Mesh | AbstractMesh | None:
     sharding = jax.tree.leaves(params)[0].sharding
     return sharding.mesh if isinstance(sharding, NamedSharding) else None
 
