@@ -27,7 +27,6 @@ def get_config() -> ConfigDict:
     config.model.num_heads = 4
     config.model.d_model = 192
     config.model.d_ff = 768
-    config.model.dropout = 0.1
     config.model.dtype = "float32"
     config.model.scan_layers = False
 

@@ -25,12 +25,14 @@ def main() -> None:
     add("--json", type=Path, metavar="FILE", help="also write the figures here")
     args = parser.parse_args()
     if args.batch_size < 1 or args.max_batches < 0:
-        raise UserError(f"--batch-size {args.batch_size} must be at least 1 and --max-batches {args.max_batches} at least 0")
+        raise UserError(
+            f"--batch-size {args.batch_size} must be at least 1 and --max-batches {args.max_batches} at least 0"
+        )
 
     from tonsai_jax.training.runtime import quiet_libraries
 
     quiet_libraries()
-    from tonsai_jax.data.rows import read_manifest
+    from tonsai_jax.data.manifest import read_manifest
     from tonsai_jax.evaluation.bits_per_byte import evaluate_run
     from tonsai_jax.files import write_json
     from tonsai_jax.training.run import load_run

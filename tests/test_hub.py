@@ -58,8 +58,6 @@ def test_a_hub_that_cannot_be_reached_is_told_in_one_line(monkeypatch):
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(
-        UserError, match=r"^Hugging Face dataset owner/name: .*check the id.*hf auth login"
-    ) as caught:
+    with pytest.raises(UserError, match=r"^Hugging Face dataset owner/name: .*check the id.*hf auth login") as caught:
         texts("owner/name")
     assert "\n" not in str(caught.value)

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from test_rows import write_rows
 
+from tonsai_jax.data.manifest import RowsManifest
 from tonsai_jax.data.mixture import Batch, Mixture, Position, SourceOrder, Stage, _counts
-from tonsai_jax.data.rows import Rows, RowsManifest
+from tonsai_jax.data.rows import Rows
 from tonsai_jax.errors import UserError
 
 KM, EN = 16_005, 5000  # tokens; rows of 8: km has 2000 full rows (8 blocks) and a padded one, en 624 and one
@@ -61,9 +62,7 @@ def resumed_state(mix: Mixture, step: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("seq_len", [1, 2, 4, 8])
-@pytest.mark.parametrize(
-    "targets", [*range(1, 34), 8 * 256 - 1, 8 * 256, 8 * 256 + 1, 8 * 512 + 5, 8 * 601 + 3]
-)
+@pytest.mark.parametrize("targets", [*range(1, 34), 8 * 256 - 1, 8 * 256, 8 * 256 + 1, 8 * 512 + 5, 8 * 601 + 3])
 def test_every_target_is_read_once_in_every_epoch(targets: int, seq_len: int) -> None:
     order = SourceOrder("km", targets, 8, seed=0)
     size = order.windows(seq_len)
@@ -238,9 +237,7 @@ def test_a_run_can_be_made_longer_after_its_end(manifest: RowsManifest) -> None:
     assert all(map(same, run(longer, 20), run(mixture(manifest, Stage(50, 4, 8)), 20)))
 
 
-def test_resuming_reads_only_the_batch_it_resumes_at(
-    manifest: RowsManifest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resuming_reads_only_the_batch_it_resumes_at(manifest: RowsManifest, monkeypatch: pytest.MonkeyPatch) -> None:
     state = mixture(manifest, Stage(200_000, 4, 8)).state(100_000)
     reads = []
     read = Rows.read
@@ -253,9 +250,7 @@ def test_resuming_reads_only_the_batch_it_resumes_at(
 def test_the_global_batch_is_the_same_on_any_number_of_hosts(manifest: RowsManifest, processes: int) -> None:
     stages = [Stage(20, 4, 8), Stage(20, 8, 4, {"en": 1})]
     alone = mixture(manifest, *stages)
-    hosts = [
-        mixture(manifest, *stages, process_index=index, process_count=processes) for index in range(processes)
-    ]
+    hosts = [mixture(manifest, *stages, process_index=index, process_count=processes) for index in range(processes)]
     for step in range(40):
         parts = [host.batch_at(step) for host in hosts]
         joined = {key: np.concatenate([part[key] for part in parts]) for key in ("tokens", "valid")}
@@ -263,9 +258,7 @@ def test_the_global_batch_is_the_same_on_any_number_of_hosts(manifest: RowsManif
     assert all(host.state(33) == alone.state(33) for host in hosts)
 
 
-@pytest.mark.parametrize(
-    "edited", [Stage(60, 4, 8, {"en": 3, "km": 1}), Stage(60, 4, 2), Stage(60, 4, 16, {"en": 1})]
-)
+@pytest.mark.parametrize("edited", [Stage(60, 4, 8, {"en": 3, "km": 1}), Stage(60, 4, 2), Stage(60, 4, 16, {"en": 1})])
 def test_an_edited_mix_goes_on_where_every_source_was(manifest: RowsManifest, edited: Stage) -> None:
     before = mixture(manifest, Stage(60, 4, 8))
     after = mixture(manifest, edited, state=resumed_state(before, 23))
@@ -343,9 +336,7 @@ def test_another_seed_or_other_rows_cannot_go_on(manifest: RowsManifest, tmp_pat
     with pytest.raises(UserError, match="the data seed was 0 when the checkpoint was written and is 7 now"):
         mixture(manifest, Stage(10, 4, 8), seed=7, state=state)
     other = write_rows(tmp_path, {"km": 1 + np.arange(KM), "en": np.arange(EN)})
-    with pytest.raises(
-        UserError, match="the token rows of source 'km' are not those the checkpoint was trained on"
-    ):
+    with pytest.raises(UserError, match="the token rows of source 'km' are not those the checkpoint was trained on"):
         mixture(other, Stage(10, 4, 8), state=state)
 
 

@@ -61,9 +61,7 @@ def test_twice_is_the_same_as_once_and_encodes_on_any_mix_of_awkward_characters(
         assert normalize(once) == once
 
 
-@pytest.mark.parametrize(
-    "text", [" " * 500_000 + "x", "x" + " \t" * 250_000 + "y", "x" + "\n" * 500_000 + "y"]
-)
+@pytest.mark.parametrize("text", [" " * 500_000 + "x", "x" + " \t" * 250_000 + "y", "x" + "\n" * 500_000 + "y"])
 def test_long_runs_of_whitespace_take_linear_time(text):
     assert len(normalize(text)) <= 4  # quadratic time would be minutes
 

@@ -34,9 +34,7 @@ def encode(ending, texts, column="text"):
 
 def read(path, *, errors="strict", column="text", boundary="line"):
     faults = Faults(errors)
-    texts = [
-        text.rstrip("\n") for text in read_file(path, text_column=column, boundary=boundary, faults=faults)
-    ]
+    texts = [text.rstrip("\n") for text in read_file(path, text_column=column, boundary=boundary, faults=faults)]
     return texts, dict(faults.counts)
 
 
@@ -93,9 +91,7 @@ def test_a_byte_order_mark_at_the_start_is_no_part_of_the_text(tmp_path, ending)
         (".csv", b'text,n\na,1\n"b\n\xff\nb",2\nc,3\n', 14, ["a", "c"]),
     ],
 )
-def test_not_utf8_names_file_and_byte_and_skip_leaves_out_that_document_only(
-    tmp_path, ending, content, offset, left
-):
+def test_not_utf8_names_file_and_byte_and_skip_leaves_out_that_document_only(tmp_path, ending, content, offset, left):
     path = tmp_path / f"bad{ending}"
     path.write_bytes(content)
     with pytest.raises(UserError, match=rf"bad{ending}: not UTF-8 at byte {offset} \(0xff\).*--errors skip"):

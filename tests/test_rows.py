@@ -7,18 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tonsai_jax.data.rows import (
-    RowsManifest,
-    RowWriter,
-    SourceInfo,
-    SplitInfo,
-    dtype_for,
-    open_rows,
-    read_manifest,
-    read_window,
-    window_count,
-    write_manifest,
-)
+from tonsai_jax.data.manifest import RowsManifest, SourceInfo, SplitInfo, dtype_for, read_manifest, write_manifest
+from tonsai_jax.data.rows import RowWriter, open_rows, read_window, window_count
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import sha256_file
 

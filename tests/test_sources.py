@@ -94,10 +94,7 @@ def test_every_shipped_sources_file_loads_and_opens_with_its_command(path):
     sources = load_sources(path)
     assert all(source.license for source in sources)
     normalized_weights(sources)
-    assert (
-        f"python scripts/prepare_dataset.py --config configs/data/{path.name} --output-dir data/"
-        in path.read_text()
-    )
+    assert f"python scripts/prepare_dataset.py --config configs/data/{path.name} --output-dir data/" in path.read_text()
 
 
 def test_the_recipe_mixes_khmer_and_english_six_to_four():
@@ -121,9 +118,7 @@ def test_what_exists_is_a_path_and_owner_name_is_an_id(tmp_path, monkeypatch):
     assert at("HPLT/HPLT2.0_cleaned").hf == "HPLT/HPLT2.0_cleaned"
 
 
-@pytest.mark.parametrize(
-    "location", ["owner/typo", "./a/b", "/a/b", "a/b.txt", "a/b.jsonl.gz", "typo", "a/b/c"]
-)
+@pytest.mark.parametrize("location", ["owner/typo", "./a/b", "/a/b", "a/b.txt", "a/b.jsonl.gz", "typo", "a/b/c"])
 def test_a_path_that_does_not_exist_is_no_id(tmp_path, monkeypatch, location):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "owner").mkdir()

@@ -17,7 +17,8 @@ import pytest
 from tonsai_jax.corpus.prepare import prepare
 from tonsai_jax.corpus.sources import Source
 from tonsai_jax.data import tokenize
-from tonsai_jax.data.rows import open_rows, read_manifest
+from tonsai_jax.data.manifest import read_manifest
+from tonsai_jax.data.rows import open_rows
 from tonsai_jax.data.tokenize import figures, tokenize_dataset
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import sha256_file
@@ -27,9 +28,7 @@ from tonsai_jax.tokenizer.training import train_tokenizer
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "tokenize_dataset.py"
 KHMER = [f"ប្រទេសកម្ពុជា ទី {index} " + "កុមារទៅសាលារៀន។ " * (index % 7) for index in range(150)]
-ENGLISH = [
-    f"Story {index}: the river <|endoftext|> rises.\n" + "It rains. " * (index % 11) for index in range(60)
-]
+ENGLISH = [f"Story {index}: the river <|endoftext|> rises.\n" + "It rains. " * (index % 11) for index in range(60)]
 DOCUMENTS = {
     "khmer": [text.strip() for text in KHMER],
     "english": [text.strip() for text in ENGLISH],
@@ -292,9 +291,7 @@ def test_documents_that_are_not_those_of_the_manifest_are_refused(folder, tmp_pa
 def test_a_full_disk_is_one_line_and_the_earlier_rows_stay_whole(folder, tmp_path):
     make_rows(folder, tmp_path / "rows")
     before = hashes(tmp_path)
-    command = (
-        f"{sys.executable} {SCRIPT} --dataset-dir {folder / 'docs'} --tokenizer-dir {folder / 'tokenizer'}"
-    )
+    command = f"{sys.executable} {SCRIPT} --dataset-dir {folder / 'docs'} --tokenizer-dir {folder / 'tokenizer'}"
     limited = f"ulimit -f 4; exec {command} --output-dir {tmp_path / 'rows'}"  # no file larger than 4 KiB
     result = subprocess.run(["bash", "-c", limited], capture_output=True, text=True)
     assert result.returncode == 1

@@ -9,8 +9,8 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from tonsai_jax.data.manifest import RowsManifest
 from tonsai_jax.data.mixture import Stage
-from tonsai_jax.data.rows import RowsManifest
 from tonsai_jax.evaluation.bits_per_byte import Evaluation, evaluate
 from tonsai_jax.files import atomic_write
 from tonsai_jax.inference.generate import generate_texts

@@ -6,7 +6,7 @@ from pathlib import Path
 from tonsai_jax.corpus.prepare import prepare
 from tonsai_jax.corpus.sources import Source
 from tonsai_jax.corpus.stories import STORY_COUNTS, stories
-from tonsai_jax.data.rows import FORMAT
+from tonsai_jax.data.manifest import FORMAT
 from tonsai_jax.data.tokenize import tokenize_dataset
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json

@@ -20,8 +20,8 @@ from tonsai_jax.between_steps import BetweenSteps
 from tonsai_jax.command_line import parse_flags
 from tonsai_jax.completion import complete_run, describe_complete_run
 from tonsai_jax.config import model_config, stages_of, to_json, validate
+from tonsai_jax.data.manifest import read_manifest
 from tonsai_jax.data.mixture import Mixture
-from tonsai_jax.data.rows import read_manifest
 from tonsai_jax.errors import run_command
 from tonsai_jax.model.attention import choose_kernel
 from tonsai_jax.sample_data import build_sample_rows

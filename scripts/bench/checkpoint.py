@@ -69,12 +69,16 @@ def main() -> None:
             whole = time.perf_counter() - start
             memory = process.memory_info().rss / 1e9
             figures.append({"held": call + max(0.0, after - plain), "whole": whole, "rss_gb": memory})
-            print(f"save {number}: holds the loop {figures[-1]['held']:.2f} s, whole after {whole:.2f} s, {memory:.2f} GB")
+            print(
+                f"save {number}: holds the loop {figures[-1]['held']:.2f} s, whole after {whole:.2f} s, {memory:.2f} GB"
+            )
         checkpoints.close()
     counted = figures[1:]
     medians = {name: statistics.median(row[name] for row in counted) for name in counted[0]}
     print(f"{args.gigabytes} GB state, median of {len(counted)}: holds the loop {medians['held']:.2f} s, ", end="")
-    print(f"whole after {medians['whole']:.2f} s, {medians['rss_gb']:.2f} GB resident, {counted[-1]['rss_gb']:.2f} at the end")
+    print(
+        f"whole after {medians['whole']:.2f} s, {medians['rss_gb']:.2f} GB resident, {counted[-1]['rss_gb']:.2f} at the end"
+    )
     if args.json:
         write_json(args.json, {"gigabytes": args.gigabytes, "median": medians, "saves": figures})
 

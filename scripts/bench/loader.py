@@ -10,16 +10,9 @@ from typing import Any
 import numpy as np
 import psutil
 
+from tonsai_jax.data.manifest import RowsManifest, SourceInfo, SplitInfo, dtype_for, read_manifest, write_manifest
 from tonsai_jax.data.mixture import Mixture, Stage
-from tonsai_jax.data.rows import (
-    RowsManifest,
-    RowWriter,
-    SourceInfo,
-    SplitInfo,
-    dtype_for,
-    read_manifest,
-    write_manifest,
-)
+from tonsai_jax.data.rows import RowWriter
 from tonsai_jax.errors import run_command
 from tonsai_jax.files import sha256_file, write_json
 
@@ -46,9 +39,7 @@ def make_rows(directory: Path, tokens: int) -> None:
             for start in range(0, tokens // 2, ids.size):
                 writer.write(ids[: tokens // 2 - start])
             split = writer.finish(documents=1, text_bytes=0)
-        sources[name] = SourceInfo(
-            name, weight, name, {"train": split, "validation": SplitInfo(0, 0, 0, 0, ())}
-        )
+        sources[name] = SourceInfo(name, weight, name, {"train": split, "validation": SplitInfo(0, 0, 0, 0, ())})
     dtype, digest = dtype_for(VOCAB_SIZE), sha256_file(tokenizer)
     write_manifest(RowsManifest(directory, ROW_TOKENS, dtype, VOCAB_SIZE, 0, digest, sources))
 
@@ -80,12 +71,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=[10**6, 10**9], help="sizes of the sets")
     parser.add_argument("--seq-len", type=int, nargs="+", default=[2048, 8192], help="sequence lengths")
     parser.add_argument("--batches", type=int, default=2000, help="batches of 8 windows per run")
-    parser.add_argument(
-        "--rounds", type=int, default=5, help="runs of each case, interleaved; medians are shown"
-    )
-    parser.add_argument(
-        "--dir", type=Path, help="where to make the rows (default: the system's temporary folder)"
-    )
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each case, interleaved; medians are shown")
+    parser.add_argument("--dir", type=Path, help="where to make the rows (default: the system's temporary folder)")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="loader-", dir=args.dir) as folder:

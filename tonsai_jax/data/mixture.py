@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 from grain.experimental import index_shuffle
 
-from tonsai_jax.data.rows import RowsManifest, check_seq_len, open_rows
+from tonsai_jax.data.manifest import RowsManifest
+from tonsai_jax.data.rows import check_seq_len, open_rows
 from tonsai_jax.errors import UserError, did_you_mean
 
 STATE_VERSION = 1

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 
 from tonsai_jax.corpus.documents import read_documents, read_documents_manifest
-from tonsai_jax.data.rows import (
+from tonsai_jax.data.manifest import (
     FORMAT,
     SPLITS,
     RowsManifest,
-    RowWriter,
     SourceInfo,
     SplitInfo,
     dtype_for,
     read_manifest,
     write_manifest,
 )
+from tonsai_jax.data.rows import RowWriter
 from tonsai_jax.errors import UserError
 from tonsai_jax.folders import atomic_folder
 from tonsai_jax.text_progress import TextProgress
@@ -111,7 +111,7 @@ def tokenize_dataset(
                     f"{dataset_dir}: source {name!r} has {found} documents, but the manifest says "
                     f"{source['documents']}; prepare the dataset again"
                 )
-            sources[name] = SourceInfo(name, source["weight"], source["language"], splits)
+            sources[name] = SourceInfo(name, source["weight"], source["language"], splits, source["license"])
         _copy_tokenizer(tokenizer.folder, folder / _TOKENIZER_FOLDER)
         write_manifest(
             RowsManifest(

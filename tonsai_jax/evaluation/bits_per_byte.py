@@ -15,7 +15,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tonsai_jax.config import stages_of
-from tonsai_jax.data.rows import RowsManifest, open_rows, read_window, window_count
+from tonsai_jax.data.manifest import RowsManifest
+from tonsai_jax.data.rows import open_rows, read_window, window_count
 from tonsai_jax.errors import UserError
 from tonsai_jax.model.attention import choose_kernel
 from tonsai_jax.training.mesh import BATCH_AXES, put_batch

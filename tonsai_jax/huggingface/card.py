@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tonsai_jax.data.rows import read_manifest
+from tonsai_jax.data.manifest import read_manifest
 from tonsai_jax.errors import UserError
 from tonsai_jax.model.config import ModelConfig
 
@@ -57,7 +57,7 @@ def details_of_run(workdir: Path, config: Any, step: int) -> CardDetails:
     weights = {source.name: source.weight for source in manifest_sources} | dict(config.data.weights or {})
     staged = any("weights" in stage for stage in config.stages)
     sources = tuple(
-        SourceDetails(source.name, source.language, None if staged else weights[source.name])
+        SourceDetails(source.name, source.language, None if staged else weights[source.name], source.license)
         for source in manifest_sources
     )
     return CardDetails(

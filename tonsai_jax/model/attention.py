@@ -56,16 +56,12 @@ def attention(
       dropout: rate on the attention probabilities, applied only where `dropout_key` is given.
     """
     if kernel == "cudnn":
-        return jax.nn.dot_product_attention(
-            q_BxTxHxDh, k_BxSxHxDh, v_BxSxHxDh, is_causal=True, implementation="cudnn"
-        )
+        return jax.nn.dot_product_attention(q_BxTxHxDh, k_BxSxHxDh, v_BxSxHxDh, is_causal=True, implementation="cudnn")
     T, S = q_BxTxHxDh.shape[1], k_BxSxHxDh.shape[1]
     if mask is None:
         mask = jnp.tril(jnp.ones((T, S), dtype=bool))
     scale = 1.0 / math.sqrt(q_BxTxHxDh.shape[-1])
-    scores_BxHxTxS = jnp.einsum(
-        "bthd,bshd->bhts", q_BxTxHxDh * scale, k_BxSxHxDh, preferred_element_type=jnp.float32
-    )
+    scores_BxHxTxS = jnp.einsum("bthd,bshd->bhts", q_BxTxHxDh * scale, k_BxSxHxDh, preferred_element_type=jnp.float32)
     scores_BxHxTxS = jnp.where(mask, scores_BxHxTxS, jnp.finfo(jnp.float32).min)
     weights_BxHxTxS = jax.nn.softmax(scores_BxHxTxS, axis=-1).astype(v_BxSxHxDh.dtype)
     if dropout and dropout_key is not None:
@@ -77,10 +73,10 @@ def attention(
 def document_mask(is_end_BxT: jax.Array) -> jax.Array:
     """Causal mask [B, 1, T, T] in which no token sees another document.
 
-    `is_end_BxT` is True at end-of-text tokens, which belong to the document that they close.
+    `is_end_BxT` is True at end-of-text tokens. Each belongs to the document that it opens: from there the first token of
+    the next document is predicted, and generation begins a document with it too.
     """
-    ends_BxT = is_end_BxT.astype(jnp.int32)
-    segment_ids_BxT = jnp.cumsum(ends_BxT, axis=1) - ends_BxT
+    segment_ids_BxT = jnp.cumsum(is_end_BxT.astype(jnp.int32), axis=1)
     T = is_end_BxT.shape[1]
     same_document = segment_ids_BxT[:, None, :, None] == segment_ids_BxT[:, None, None, :]
     return same_document & jnp.tril(jnp.ones((T, T), dtype=bool))

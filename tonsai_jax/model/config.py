@@ -62,9 +62,7 @@ class ModelConfig:
         attention = 3 * d * d + 3 * d + d * d + d
         mlp = 2 * d * f + f + d
         norms = 4 * d
-        return (
-            (self.vocab_size + self.context_length) * d + self.num_layers * (attention + mlp + norms) + 2 * d
-        )
+        return (self.vocab_size + self.context_length) * d + self.num_layers * (attention + mlp + norms) + 2 * d
 
     def flops_per_token(self, seq_len: int) -> float:
         """Model FLOPs of one training step per token, forward and backward, counting causal attention once.

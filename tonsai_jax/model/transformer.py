@@ -66,9 +66,7 @@ def remat_policy(name: str) -> Callable[..., Any] | None:
     )
 
 
-def _linear(
-    features_in: int, features_out: int, config: ModelConfig, rngs: nnx.Rngs, std: float
-) -> nnx.Linear:
+def _linear(features_in: int, features_out: int, config: ModelConfig, rngs: nnx.Rngs, std: float) -> nnx.Linear:
     return nnx.Linear(
         features_in,
         features_out,
@@ -92,9 +90,7 @@ class Block(nnx.Module):
     """One layer: x + attention(norm(x)), then x + mlp(norm(x))."""
 
     def __init__(self, config: ModelConfig, kernel: str, *, rngs: nnx.Rngs):
-        residual_std = INIT_STD / math.sqrt(
-            2 * config.num_layers
-        )  # GPT-2: the residual stream keeps its variance
+        residual_std = INIT_STD / math.sqrt(2 * config.num_layers)  # GPT-2: the residual stream keeps its variance
         self.config = config
         self.kernel = kernel
         self.attention_norm = _layer_norm(config, rngs)
@@ -163,7 +159,7 @@ class Transformer(nnx.Module):
 
         Args:
           tokens_BxT: integer ids, T at most `context_length`.
-          end_of_text_id: closes a document; used where `config.document_mask` is set.
+          end_of_text_id: stands between documents; used where `config.document_mask` is set.
           dropout_key: random key of this step; without it nothing is dropped.
         """
         mask = None
@@ -222,9 +218,7 @@ class Transformer(nnx.Module):
             return block(x_BxTxD, mask=mask, key=key, cached_kv=cached_kv, positions_BxT=positions_BxT)
 
         if config.remat != "none":
-            layer = jax.checkpoint(
-                layer, policy=remat_policy(config.remat), prevent_cse=not config.scan_layers
-            )
+            layer = jax.checkpoint(layer, policy=remat_policy(config.remat), prevent_cse=not config.scan_layers)
         x_BxTxD, cached_kv = jax.lax.scan(
             layer,
             x_BxTxD,

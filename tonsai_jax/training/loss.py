@@ -48,9 +48,7 @@ def cross_entropy(
       z_loss: coefficient of the second term.
       mesh: devices over whose `data` and `fsdp` axes the batch is split; each sums its own part, then they add up once.
     """
-    loss, nll, _, _ = _over_mesh(
-        x_BxTxD, table_VxD, targets_BxT, weights_BxT, vocab_size, chunk, z_loss, mesh, False
-    )
+    loss, nll, _, _ = _over_mesh(x_BxTxD, table_VxD, targets_BxT, weights_BxT, vocab_size, chunk, z_loss, mesh, False)
     return loss, nll
 
 

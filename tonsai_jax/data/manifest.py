@@ -1,0 +1,177 @@
+"""What a folder of token rows holds: the manifest, written last and checked when the folder is opened."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tonsai_jax.errors import UserError
+from tonsai_jax.files import read_json, sha256_file, write_json
+
+FORMAT = "tonsai_jax/rows"
+VERSION = 1
+SPLITS = ("train", "validation")
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """One file of rows."""
+
+    path: Path
+    rows: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class SplitInfo:
+    """What one split of a source holds; `bytes` are the UTF-8 bytes of the documents' text."""
+
+    rows: int
+    tokens: int
+    documents: int
+    bytes: int
+    files: tuple[ShardInfo, ...]
+
+    @property
+    def targets(self) -> int:
+        """Tokens that can be predicted: every token of the stream but its first."""
+        return max(self.tokens - 1, 0)
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """One source of the mix, with its weight and its splits ("train", "validation")."""
+
+    name: str
+    weight: float
+    language: str
+    splits: dict[str, SplitInfo]
+    license: str | None = None
+
+
+@dataclass(frozen=True)
+class RowsManifest:
+    """What a rows folder holds."""
+
+    directory: Path
+    row_tokens: int
+    dtype: np.dtype
+    vocab_size: int
+    end_of_text_id: int
+    tokenizer_hash: str
+    sources: dict[str, SourceInfo]
+
+
+def dtype_for(vocab_size: int) -> np.dtype:
+    """The dtype of ids on disk: little-endian uint16, or uint32 past 65,536 ids."""
+    return np.dtype("<u2") if vocab_size <= 65_536 else np.dtype("<u4")
+
+
+def write_manifest(manifest: RowsManifest) -> None:
+    """Writes `manifest.directory/manifest.json`; write it last: it marks the folder complete."""
+    sources = {
+        source.name: {
+            "weight": source.weight,
+            "language": source.language,
+            "license": source.license,
+            "splits": {name: _split_to_json(manifest.directory, split) for name, split in source.splits.items()},
+        }
+        for source in manifest.sources.values()
+    }
+    value = {
+        "format": FORMAT,
+        "version": VERSION,
+        "row_tokens": manifest.row_tokens,
+        "dtype": manifest.dtype.name,
+        "vocab_size": manifest.vocab_size,
+        "end_of_text_id": manifest.end_of_text_id,
+        "tokenizer_hash": manifest.tokenizer_hash,
+        "sources": sources,
+    }
+    write_json(manifest.directory / "manifest.json", value)
+
+
+def read_manifest(directory: str | Path) -> RowsManifest:
+    """Reads and checks a rows folder's manifest.
+
+    Raises:
+      UserError: there is no such folder; it is not a rows folder, or of another version; the manifest is
+        damaged; a shard file is missing; the tokenizer beside the rows is not the one that made them.
+    """
+    directory = Path(directory).absolute()
+    path = directory / "manifest.json"
+    if not path.is_file():
+        raise UserError(
+            f"{directory}: no token rows here (no manifest.json); make them with scripts/tokenize_dataset.py"
+        )
+    value = read_json(path)
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise UserError(f"{path}: this is not a folder of token rows; make one with scripts/tokenize_dataset.py")
+    if value.get("version") != VERSION:
+        raise UserError(
+            f"{path}: format version {value.get('version')}, but this program reads version {VERSION}; "
+            "tokenize the dataset again with scripts/tokenize_dataset.py"
+        )
+    try:
+        manifest = _manifest_from_json(directory, value)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{path}: damaged manifest ({type(error).__name__}: {error}); tokenize the dataset again"
+        ) from None
+    for source in manifest.sources.values():
+        for split in source.splits.values():
+            for shard in split.files:
+                if not shard.path.is_file():
+                    raise UserError(f"{shard.path}: this file of token rows is missing; tokenize the dataset again")
+    tokenizer = directory / "tokenizer" / "tokenizer.json"
+    if not tokenizer.is_file():
+        raise UserError(f"{tokenizer}: no such file; copy the tokenizer that made these rows there, or tokenize again")
+    if sha256_file(tokenizer) != manifest.tokenizer_hash:
+        raise UserError(
+            f"{tokenizer}: not the tokenizer that made the rows in {directory}; tokenize again with this one"
+        )
+    return manifest
+
+
+def _split_to_json(directory: Path, split: SplitInfo) -> dict[str, Any]:
+    files = [
+        {"path": shard.path.relative_to(directory).as_posix(), "rows": shard.rows, "sha256": shard.sha256}
+        for shard in split.files
+    ]
+    counts = {"rows": split.rows, "tokens": split.tokens, "documents": split.documents, "bytes": split.bytes}
+    return {**counts, "files": files}
+
+
+def _split_from_json(directory: Path, value: dict[str, Any], row_tokens: int) -> SplitInfo:
+    files = tuple(
+        ShardInfo(directory / shard["path"], int(shard["rows"]), str(shard["sha256"])) for shard in value["files"]
+    )
+    counts = {key: int(value[key]) for key in ("rows", "tokens", "documents", "bytes")}
+    split = SplitInfo(**counts, files=files)
+    if split.rows != sum(shard.rows for shard in files) or split.rows != -(-split.targets // row_tokens):
+        raise ValueError(f"{split.rows} rows do not fit {split.tokens} tokens in {len(files)} files")
+    return split
+
+
+def _manifest_from_json(directory: Path, value: dict[str, Any]) -> RowsManifest:
+    row_tokens = int(value["row_tokens"])
+    sources = {
+        name: SourceInfo(
+            name=name,
+            weight=float(source["weight"]),
+            language=str(source["language"]),
+            splits={key: _split_from_json(directory, source["splits"][key], row_tokens) for key in SPLITS},
+            license=source.get("license"),
+        )
+        for name, source in value["sources"].items()
+    }
+    return RowsManifest(
+        directory=directory,
+        row_tokens=row_tokens,
+        dtype=np.dtype(value["dtype"]).newbyteorder("<"),
+        vocab_size=int(value["vocab_size"]),
+        end_of_text_id=int(value["end_of_text_id"]),
+        tokenizer_hash=str(value["tokenizer_hash"]),
+        sources=sources,
+    )
