@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from tonsai_jax.errors import UserError
 from tonsai_jax.model.config import ModelConfig
 
+CAUSAL_BLOCKS = 4  # parts of the queries, each of which is given only the keys that it may see
+
 
 def choose_kernel(config: ModelConfig, backend: str) -> tuple[str, str]:
     """The attention kernel for `backend` ("cpu", "gpu", "tpu") and why: ("xla" or "cudnn", reason to print).
@@ -48,26 +50,57 @@ def attention(
     dropout: float = 0.0,
     dropout_key: jax.Array | None = None,
 ) -> jax.Array:
-    """Softmax attention scaled by 1/sqrt(head size); returns [B, T, H, Dh] in the dtype of `q`.
+    """Softmax attention scaled by 1/sqrt(head size); returns [B, T, H, Dh] in the dtype of `v`.
 
     Args:
       kernel: "xla" or "cudnn", from `choose_kernel`.
-      mask: boolean, broadcastable to [B, H, T, S], True where a query may look; None means causal (T == S).
+      mask: boolean, [B or 1, 1, T, S], True where a query may look; None means causal (T == S).
       dropout: rate on the attention probabilities, applied only where `dropout_key` is given.
     """
     if kernel == "cudnn":
-        return jax.nn.dot_product_attention(q_BxTxHxDh, k_BxSxHxDh, v_BxSxHxDh, is_causal=True, implementation="cudnn")
-    T, S = q_BxTxHxDh.shape[1], k_BxSxHxDh.shape[1]
-    if mask is None:
-        mask = jnp.tril(jnp.ones((T, S), dtype=bool))
-    scale = 1.0 / math.sqrt(q_BxTxHxDh.shape[-1])
-    scores_BxHxTxS = jnp.einsum("bthd,bshd->bhts", q_BxTxHxDh * scale, k_BxSxHxDh, preferred_element_type=jnp.float32)
+        return jax.nn.dot_product_attention(
+            q_BxTxHxDh, k_BxSxHxDh, v_BxSxHxDh, is_causal=True, implementation="cudnn"
+        )
+    q_BxHxTxDh, k_BxHxSxDh, v_BxHxSxDh = (x.transpose(0, 2, 1, 3) for x in (q_BxTxHxDh, k_BxSxHxDh, v_BxSxHxDh))
+    q_BxHxTxDh = q_BxHxTxDh * (1.0 / math.sqrt(q_BxHxTxDh.shape[-1]))
+    T = q_BxHxTxDh.shape[2]
+    if mask is not None:
+        out_BxHxTxDh = _attend(q_BxHxTxDh, k_BxHxSxDh, v_BxHxSxDh, mask, dropout, dropout_key)
+    else:
+        # No query looks past its own block, so the keys after it are never multiplied: 3/8 of the work is saved.
+        blocks = CAUSAL_BLOCKS if T % CAUSAL_BLOCKS == 0 else 1
+        keys = (None,) * blocks if dropout_key is None else jax.random.split(dropout_key, blocks)
+        outs = []
+        for block, key in enumerate(keys):
+            start, end = block * T // blocks, (block + 1) * T // blocks
+            causal = jnp.arange(start, end)[:, None] >= jnp.arange(end)
+            part = (q_BxHxTxDh[:, :, start:end], k_BxHxSxDh[:, :, :end], v_BxHxSxDh[:, :, :end])
+            outs.append(_attend(*part, causal, dropout, key))
+        out_BxHxTxDh = jnp.concatenate(outs, axis=2)
+    return out_BxHxTxDh.transpose(0, 2, 1, 3)
+
+
+def _attend(
+    q_BxHxTxDh: jax.Array,
+    k_BxHxSxDh: jax.Array,
+    v_BxHxSxDh: jax.Array,
+    mask: jax.Array,
+    dropout: float,
+    dropout_key: jax.Array | None,
+) -> jax.Array:
+    """Attention of queries that are scaled already; the softmax's sum divides the narrow output, not the wide weights."""
+    scores_BxHxTxS = jnp.einsum("bhtd,bhsd->bhts", q_BxHxTxDh, k_BxHxSxDh, preferred_element_type=jnp.float32)
     scores_BxHxTxS = jnp.where(mask, scores_BxHxTxS, jnp.finfo(jnp.float32).min)
-    weights_BxHxTxS = jax.nn.softmax(scores_BxHxTxS, axis=-1).astype(v_BxSxHxDh.dtype)
+    max_BxHxTx1 = jax.lax.stop_gradient(scores_BxHxTxS.max(axis=-1, keepdims=True))
+    weights_BxHxTxS = jnp.exp(scores_BxHxTxS - max_BxHxTx1)
+    sum_BxHxTx1 = weights_BxHxTxS.sum(axis=-1, keepdims=True)
     if dropout and dropout_key is not None:
         keep = jax.random.bernoulli(dropout_key, 1.0 - dropout, weights_BxHxTxS.shape)
         weights_BxHxTxS = jnp.where(keep, weights_BxHxTxS / (1.0 - dropout), 0)
-    return jnp.einsum("bhts,bshd->bthd", weights_BxHxTxS, v_BxSxHxDh)
+    out_BxHxTxDh = jnp.einsum(
+        "bhts,bhsd->bhtd", weights_BxHxTxS.astype(v_BxHxSxDh.dtype), v_BxHxSxDh, preferred_element_type=jnp.float32
+    )
+    return (out_BxHxTxDh / sum_BxHxTx1).astype(v_BxHxSxDh.dtype)
 
 
 def document_mask(is_end_BxT: jax.Array) -> jax.Array:
