@@ -30,6 +30,8 @@ def get_config() -> ConfigDict:
     config.model.dtype = "float32"
     config.model.scan_layers = False
 
+    config.loss.chunk_tokens = 512
+
     config.optimizer.learning_rate = 2e-3
     config.optimizer.warmup_steps = 50
 

@@ -2,6 +2,7 @@
 
 import re
 import sys
+import traceback
 from pathlib import Path
 
 from absl import flags
@@ -31,34 +32,55 @@ def parse_flags(argv: list[str], doc: str) -> tuple[ConfigDict, Path, int | None
     if len(argv) < 2 or {"--help", "-h", "-help", "--helpfull"} & set(argv[1:]):
         print(f"{doc}\nFlags:\n{values.main_module_help() or values.get_help()}")
         sys.exit(0)
+    file = _config_file(argv)
+    if not file:
+        raise UserError("--config is missing; try --config configs/quickstart.py")
+    if not Path(file).is_file():
+        raise UserError(f"--config={file}: no such file; there are some in configs/")
     try:
         rest = values(argv)[1:]
         config = values.config
-        if config is not None:
-            config.to_dict()  # raises what went wrong when the file was loaded
-    except FileNotFoundError as error:
-        raise UserError(f"--config: {error}; there are some in configs/") from error
-    except SyntaxError as error:
-        raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}") from error
-    except (flags.Error, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise UserError(_told(error, argv)) from error
+    except UserError:
+        raise
+    except Exception as error:  # a config file is a program: anything can go wrong in it
+        raise UserError(_told(error, argv, file)) from error
     if rest:
         raise UserError(f"{rest[0]!r} is not a flag; a flag is written --name=value (see --help)")
-    if config is None:
-        raise UserError("--config is missing; try --config configs/quickstart.py")
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{file}: get_config() returns {config!r}; it must return a config, as those in configs/ do")
     if values.steps_today is not None and values.steps_today < 1:
         raise UserError(f"--steps_today={values.steps_today} must be at least 1")
     path = config_flags.get_config_filename(values["config"])
     return config, Path(values.workdir) if values.workdir else default_workdir(path), values.steps_today
 
 
-def _told(error: Exception, argv: list[str]) -> str:
-    text = str(error.args[0] if error.args else error).replace("\\n", " ").replace("\\'", "'")
+def _config_file(argv: list[str]) -> str:
+    """The file that --config names, without its variant; empty where there is none."""
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name in ("--config", "-config"):
+            return (value if equals else following).partition(":")[0]
+    return ""
+
+
+def _told(error: BaseException, argv: list[str], file: str) -> str:
+    """One line for what went wrong: the place in the config file, or the word of the command line."""
+    chain = [error]
+    while (context := chain[-1].__context__) is not None:
+        chain.append(context)
+    cause = next(each for each in chain if "Traceback" not in str(each))  # the libraries wrap it with a stack trace
+    if isinstance(cause, SyntaxError):
+        return f"{cause.filename}, line {cause.lineno}: {cause.msg}"
+    text = " ".join(str(cause.args[0] if cause.args else cause).replace("\\n", " ").replace("\\'", "'").split())
     suggestion = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', text)
     unknown = suggestion[2] if suggestion else text.strip("'\"")
+    meant = f"; did you mean {suggestion[1]}?" if suggestion else " (see tonsai_jax/config.py)"
+    frames = [frame for each in chain for frame in traceback.extract_tb(each.__traceback__)]
+    lines = [frame.lineno for frame in frames if Path(frame.filename).absolute() == Path(file).absolute()]
+    if lines:
+        what = f"no such key {unknown!r}{meant}" if suggestion else f"{type(cause).__name__}: {text}"
+        return f"{file}, line {lines[-1]}: {what}"
     for word in argv:
-        if word.partition("=")[0].endswith(f".{unknown}"):
-            return f"{word}: no such key" + (
-                f"; did you mean {suggestion[1]}?" if suggestion else " (see tonsai_jax/config.py)"
-            )
-    return f"{' '.join(text.split())} (in: {' '.join(argv[1:])})"
+        if re.search(rf"\.{re.escape(unknown)}(\.|$)", word.partition("=")[0]):
+            return f"{word}: no such key{meant}"
+    return f"{text} (in: {' '.join(argv[1:])})"

@@ -62,7 +62,7 @@ def default_config() -> ConfigDict:
     config.model.remat = "none"  # kept for the backward pass: none (all), dots, qkv_mlp, full (nothing)
 
     config.loss = ConfigDict()
-    config.loss.chunk_tokens = 4096  # tokens per device whose logits exist at a time
+    config.loss.chunk_tokens = 4096  # tokens per device whose logits exist at a time; 512 is faster on a CPU
     config.loss.z_loss = 0.0  # coefficient of log(Z)^2
 
     config.optimizer = ConfigDict()

@@ -16,6 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from tonsai_jax.model.attention import attention, document_mask
 from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.model.linear import Linear
 
 LAYER_NORM_EPSILON = 1e-5
 INIT_STD = 0.02
@@ -66,16 +67,6 @@ def remat_policy(name: str) -> Callable[..., Any] | None:
     )
 
 
-def _linear(features_in: int, features_out: int, config: ModelConfig, rngs: nnx.Rngs, std: float) -> nnx.Linear:
-    return nnx.Linear(
-        features_in,
-        features_out,
-        dtype=jnp.dtype(config.dtype),
-        kernel_init=nnx.initializers.normal(std),
-        rngs=rngs,
-    )
-
-
 def _layer_norm(config: ModelConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
     return nnx.LayerNorm(
         config.d_model,
@@ -94,11 +85,11 @@ class Block(nnx.Module):
         self.config = config
         self.kernel = kernel
         self.attention_norm = _layer_norm(config, rngs)
-        self.qkv = _linear(config.d_model, 3 * config.d_model, config, rngs, INIT_STD)
-        self.attention_out = _linear(config.d_model, config.d_model, config, rngs, residual_std)
+        self.qkv = Linear(config.d_model, 3 * config.d_model, std=INIT_STD, rngs=rngs)
+        self.attention_out = Linear(config.d_model, config.d_model, std=residual_std, rngs=rngs)
         self.mlp_norm = _layer_norm(config, rngs)
-        self.mlp_up = _linear(config.d_model, config.d_ff, config, rngs, INIT_STD)
-        self.mlp_down = _linear(config.d_ff, config.d_model, config, rngs, residual_std)
+        self.mlp_up = Linear(config.d_model, config.d_ff, std=INIT_STD, rngs=rngs)
+        self.mlp_down = Linear(config.d_ff, config.d_model, std=residual_std, rngs=rngs)
 
     def __call__(
         self,

@@ -101,7 +101,7 @@ def make_train_step(
             start = (jax.tree.map(jnp.zeros_like, state.params), jnp.zeros((), jnp.float32))
             (gradients, nll), _ = jax.lax.scan(add_part, start, (parts, jax.random.split(key, accumulation)))
 
-        grad_norm = optax.global_norm(gradients)
+        grad_norm = optax.tree.norm(gradients)
         if clip_norm:
             scale = jnp.minimum(1.0, clip_norm / (grad_norm + 1e-6))
             gradients = jax.tree.map(lambda gradient: gradient * scale, gradients)

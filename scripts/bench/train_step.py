@@ -1,0 +1,171 @@
+"""Tokens per second of the training step on this machine, and beside it a plain PyTorch GPT-2 of the same shape.
+
+Float32, random tokens, AdamW with clipping in both. Each variant runs in a process of its own; the processes take turns,
+a few steps each while the others sleep, so that a change in the machine's speed meets all of them alike.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from tonsai_jax.errors import UserError, run_command
+
+EXAMPLE = """example:
+  python scripts/bench/train_step.py --shape small large --rounds 8 --json train_step.json
+PyTorch is in the `hf` extra; without it give --no-torch.
+"""
+SHAPES = {
+    "small": {"num_layers": 4, "d_model": 128, "num_heads": 4, "seq_len": 256, "batch": 16, "vocab_size": 8192},
+    "large": {"num_layers": 6, "d_model": 384, "num_heads": 6, "seq_len": 256, "batch": 8, "vocab_size": 50304},
+}
+OURS = ("ours, scanned", "ours, unrolled")
+TORCH = ("torch eager", "torch compile", "torch compile + fused AdamW")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--shape", nargs="+", choices=SHAPES, default=list(SHAPES), help="model and batch (default: both)")
+    add("--rounds", type=int, default=8, help="turns of each variant (default: 8)")
+    add("--steps", type=int, default=3, help="steps a turn, their mean is one sample (default: 3)")
+    add("--no-torch", action="store_true", help="leave PyTorch out")
+    add("--json", type=Path, metavar="FILE", help="also write the figures here")
+    add("--worker", nargs=2, metavar=("SHAPE", "VARIANT"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        work(*args.worker)
+        return
+    figures = {}
+    for shape in args.shape:
+        figures[shape] = compare(shape, OURS + (() if args.no_torch else TORCH), args.rounds, args.steps)
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+def compare(shape: str, variants: tuple[str, ...], rounds: int, steps: int) -> dict[str, float]:
+    """Median tokens per second of each variant."""
+    tokens = SHAPES[shape]["batch"] * SHAPES[shape]["seq_len"]
+    workers = {variant: start_worker(shape, variant) for variant in variants}
+    rates: dict[str, list[float]] = {variant: [] for variant in variants}
+    try:
+        for _ in range(rounds):
+            for variant, worker in workers.items():
+                rates[variant].append(steps * tokens / ask(worker, steps))
+    finally:
+        for worker in workers.values():
+            worker.kill()
+    medians = {variant: statistics.median(samples) for variant, samples in rates.items()}
+    print(f"\n{shape}: {SHAPES[shape]}, load {os.getloadavg()[0]:.1f}")
+    best_torch = max((medians[variant] for variant in variants if variant in TORCH), default=None)
+    for variant, samples in rates.items():
+        ratio = "" if best_torch is None else f"   {medians[variant] / best_torch:.2f} x the best PyTorch"
+        print(
+            f"  {variant:<28}{medians[variant]:>8,.0f} tokens/s  ({min(samples):,.0f} to {max(samples):,.0f}){ratio}",
+            flush=True,
+        )
+    return medians
+
+
+def start_worker(shape: str, variant: str) -> subprocess.Popen[str]:
+    """A process that has compiled its step and waits to be asked."""
+    command = [sys.executable, __file__, "--worker", shape, variant]
+    worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    if worker.stdout is None or worker.stdout.readline().strip() != "ready":
+        raise UserError(f"{variant!r} did not start; PyTorch is in the `hf` extra, --no-torch leaves it out")
+    return worker
+
+
+def ask(worker: subprocess.Popen[str], steps: int) -> float:
+    """Seconds that the worker took for `steps` steps."""
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    worker.stdin.write(f"{steps}\n")
+    worker.stdin.flush()
+    return float(worker.stdout.readline())
+
+
+def work(shape: str, variant: str) -> None:
+    """Compiles, says so, then times as many steps as each line of stdin asks for."""
+    sizes = SHAPES[shape]
+    rng = np.random.default_rng(0)
+    step = our_step(sizes, unrolled="unrolled" in variant) if variant in OURS else torch_step(variant, sizes)
+
+    def batch() -> np.ndarray:
+        return rng.integers(0, sizes["vocab_size"], (sizes["batch"], sizes["seq_len"] + 1)).astype(np.uint16)
+
+    for _ in range(2):
+        step(batch())
+    print("ready", flush=True)
+    for line in sys.stdin:
+        batches = [batch() for _ in range(int(line))]
+        start = time.perf_counter()
+        for tokens in batches:
+            step(tokens)
+        print(time.perf_counter() - start, flush=True)
+
+
+def torch_step(variant: str, sizes: dict[str, int]) -> Callable[[np.ndarray], float]:
+    import torch_gpt2
+
+    return torch_gpt2.make_step(variant, sizes)
+
+
+def our_step(sizes: dict[str, int], *, unrolled: bool) -> Callable[[np.ndarray], float]:
+    """The training step that `tonsai_jax.train` takes, with everything in it."""
+    import jax
+
+    from tonsai_jax.model.config import ModelConfig
+    from tonsai_jax.training.mesh import make_mesh, put_batch
+    from tonsai_jax.training.optimizer import adamw, learning_rate_schedule
+    from tonsai_jax.training.runtime import keep_freed_memory
+    from tonsai_jax.training.state import init_state, model_graph
+    from tonsai_jax.training.step import LossSettings, make_train_step
+
+    keep_freed_memory()
+    config = ModelConfig(
+        vocab_size=sizes["vocab_size"],
+        context_length=sizes["seq_len"],
+        num_layers=sizes["num_layers"],
+        num_heads=sizes["num_heads"],
+        d_model=sizes["d_model"],
+        d_ff=4 * sizes["d_model"],
+        scan_layers=not unrolled,
+    )
+    mesh = make_mesh(-1, 1)
+    optimizer = adamw(beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1)
+    schedule = learning_rate_schedule(
+        "cosine", peak=3e-4, total_steps=1000, warmup_steps=10, decay_steps=0, final_ratio=0.1
+    )
+    train_step = make_train_step(
+        model_graph(config, "xla"),
+        optimizer,
+        schedule,
+        mesh,
+        loss=LossSettings(chunk_tokens=512, z_loss=0.0),
+        end_of_text_id=0,
+        dropout_key=jax.random.key(0),
+        clip_norm=1.0,
+    )
+    state = init_state(config, optimizer, mesh, seed=0)
+    rows = {"valid": np.full(sizes["batch"], sizes["seq_len"], np.int32), "stop": np.zeros(sizes["batch"], np.int32)}
+
+    def step(tokens: np.ndarray) -> float:
+        nonlocal state
+        state, metrics = train_step(state, put_batch(rows | {"tokens": tokens}, mesh))
+        return float(metrics["loss"])
+
+    return step
+
+
+if __name__ == "__main__":
+    run_command(main)
