@@ -4,7 +4,7 @@
     python -m tonsai_jax.train --config configs/gpt2_500m.py:exact --workdir runs/gpt2_exact --config.data.dir=data/tokens
 
 The recipe calls this shape "500M"; counted out it is 0.76 B parameters (759.9 M). `gpt2_500m.py:exact` is a model of the
-same kind with 0.50 B (499.6 M): 22 layers, width 1280, 20 heads, inner width 5120.
+same kind with 0.50 B (499.5 M): 22 layers, width 1280, 20 heads, inner width 5120.
 
 On a CPU, to see that it runs: add --config.global_batch_size=1 --config.seq_len=128 --config.steps=2.
 

@@ -2,7 +2,7 @@
 
     python -m tonsai_jax.train --config configs/quickstart.py
 
-It writes its own corpus, trains a tokenizer and a GPT-2 of 1.2 M parameters, evaluates, exports and tells a story.
+It writes its own corpus, trains a tokenizer and a GPT-2 of 1.1 M parameters, evaluates, exports and tells a story.
 
 Hardware: 2 CPU cores. Time: not measured yet. Memory: not measured yet.
 Score: not measured yet.

@@ -58,9 +58,7 @@ def attention(
       dropout: rate on the attention probabilities, applied only where `dropout_key` is given.
     """
     if kernel == "cudnn":
-        return jax.nn.dot_product_attention(
-            q_BxTxHxDh, k_BxSxHxDh, v_BxSxHxDh, is_causal=True, implementation="cudnn"
-        )
+        return jax.nn.dot_product_attention(q_BxTxHxDh, k_BxSxHxDh, v_BxSxHxDh, is_causal=True, implementation="cudnn")
     q_BxHxTxDh, k_BxHxSxDh, v_BxHxSxDh = (x.transpose(0, 2, 1, 3) for x in (q_BxTxHxDh, k_BxSxHxDh, v_BxSxHxDh))
     q_BxHxTxDh = q_BxHxTxDh * (1.0 / math.sqrt(q_BxHxTxDh.shape[-1]))
     T = q_BxHxTxDh.shape[2]

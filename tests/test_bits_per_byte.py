@@ -1,0 +1,206 @@
+"""Bits per byte: each byte of held-out text counts once, whatever the batch, the tokenizer's padding or the number of sources."""
+
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+from tiny_model import CONFIG, config_with, random_params, tiny_tokenizer
+
+from tonsai_jax.config import default_config
+from tonsai_jax.data.manifest import RowsManifest, SourceInfo, SplitInfo, dtype_for, read_manifest, write_manifest
+from tonsai_jax.data.rows import RowWriter
+from tonsai_jax.errors import UserError
+from tonsai_jax.evaluation.bits_per_byte import Evaluation, Score, evaluate, evaluate_run
+from tonsai_jax.files import sha256_file
+from tonsai_jax.tokenizer.loading import Tokenizer
+from tonsai_jax.training.mesh import BATCH_AXES
+from tonsai_jax.training.run import Run
+from tonsai_jax.training.state import model_graph
+from tonsai_jax.training.step import LossSettings, make_eval_step
+
+END = 0
+ROW_TOKENS, SEQ_LEN = 16, 8
+LANGUAGES = {"wiki": "km", "news": "km", "stories": "en"}
+LENGTHS = {"wiki": 200, "news": 37, "stories": 123}
+TOKEN_BYTES = np.arange(CONFIG.vocab_size, dtype=np.int32) % 7 + 1  # any will do, but 0 for end-of-text
+TOKEN_BYTES[END] = 0
+NO_TEXT = SplitInfo(0, 0, 0, 0, ())
+
+
+def stream(source: str) -> np.ndarray:
+    """The validation text of a source: random ids, with end-of-text in between."""
+    rng = np.random.default_rng(LENGTHS[source])
+    ids = rng.integers(1, 280, LENGTHS[source])
+    ids[::25] = END
+    return ids
+
+
+def targets(source: str) -> np.ndarray:
+    """What is scored: each id but the first, end-of-text left out."""
+    ids = stream(source)[1:]
+    return ids[ids != END]
+
+
+def write_rows(directory: Path, tokenizer_file: Path) -> RowsManifest:
+    copy = directory / "tokenizer" / "tokenizer.json"
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes(tokenizer_file.read_bytes())
+    sources = {}
+    for name, language in LANGUAGES.items():
+        with RowWriter(
+            directory, name, "validation", row_tokens=ROW_TOKENS, vocab_size=300, end_of_text_id=END, rows_per_shard=4
+        ) as writer:
+            writer.write(stream(name))
+            split = writer.finish(documents=1, text_bytes=1)
+        sources[name] = SourceInfo(name, 1 / 3, language, {"train": NO_TEXT, "validation": split})
+    sources["untested"] = SourceInfo("untested", 0.1, "fr", {"train": NO_TEXT, "validation": NO_TEXT})
+    manifest = RowsManifest(directory, ROW_TOKENS, dtype_for(300), 300, END, sha256_file(copy), sources)
+    write_manifest(manifest)
+    return read_manifest(directory)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    return tiny_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> RowsManifest:
+    return write_rows(tmp_path_factory.mktemp("rows"), tokenizer.folder / "tokenizer.json")
+
+
+@pytest.fixture(scope="module")
+def eval_step():
+    return make_eval_step(
+        model_graph(CONFIG, "xla"),
+        mesh(),
+        loss=LossSettings(chunk_tokens=16, z_loss=0.01),  # z-loss is no part of a score
+        end_of_text_id=END,
+        token_bytes=jnp.asarray(TOKEN_BYTES),
+    )
+
+
+def mesh() -> Mesh:
+    return Mesh(np.array(jax.devices()[:1]).reshape(1, 1), BATCH_AXES)
+
+
+def scored(eval_step, manifest, params, *, batch_size=4, max_batches=0, seq_len=SEQ_LEN) -> Evaluation:
+    return evaluate(
+        eval_step, params, manifest, mesh(), seq_len=seq_len, global_batch_size=batch_size, max_batches=max_batches
+    )
+
+
+PARAMS = random_params(CONFIG)
+ZERO = jax.tree.map(jnp.zeros_like, PARAMS)
+
+
+def test_a_model_that_knows_nothing_has_the_bits_of_guessing_among_the_true_vocabulary(eval_step, manifest) -> None:
+    evaluation = scored(eval_step, manifest, ZERO)
+    for source in LANGUAGES:
+        bits = math.log2(CONFIG.vocab_size) * len(targets(source))  # and not log2 of the 384 padded rows
+        score = evaluation.sources[source]
+        assert score.bits_per_byte == pytest.approx(bits / TOKEN_BYTES[targets(source)].sum(), rel=1e-6)
+        assert score.perplexity == pytest.approx(CONFIG.vocab_size, rel=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 64])
+def test_every_target_counts_once_whatever_the_batch(eval_step, manifest, batch_size: int) -> None:
+    evaluation = scored(eval_step, manifest, PARAMS, batch_size=batch_size)
+    for source, score in evaluation.sources.items():
+        assert score.tokens == len(targets(source))
+        assert score.bytes == TOKEN_BYTES[targets(source)].sum()
+    alone = scored(eval_step, manifest, PARAMS, batch_size=1)
+    assert evaluation.bits_per_byte == pytest.approx(alone.bits_per_byte, rel=1e-6)
+
+
+def test_the_score_is_the_log_probability_of_the_text(eval_step, manifest) -> None:
+    """By hand: every window of 8 tokens, the probability of each next id, from the model's own logits."""
+    from flax import nnx
+
+    model = nnx.merge(model_graph(CONFIG, "xla"), PARAMS)
+    ids = stream("news")
+    padded = np.pad(ids, (0, -(len(ids) - 1) % SEQ_LEN))
+    inputs = padded[:-1].reshape(-1, SEQ_LEN)
+    log_p = np.asarray(jax.nn.log_softmax(model.logits(model(inputs, end_of_text_id=END)))).reshape(
+        -1, CONFIG.vocab_size
+    )
+    wanted = ids[1:]
+    nats = -sum(log_p[place, id_] for place, id_ in enumerate(wanted) if id_ != END)
+    assert scored(eval_step, manifest, PARAMS).sources["news"].nats == pytest.approx(nats, rel=1e-5)
+
+
+def test_a_limit_of_batches_takes_a_part_spread_over_the_text(eval_step, manifest) -> None:
+    part = scored(eval_step, manifest, PARAMS, batch_size=2, max_batches=3).sources
+    assert part["news"] == scored(eval_step, manifest, PARAMS, batch_size=2).sources["news"]  # only 5 windows
+    count = -(-(LENGTHS["wiki"] - 1) // SEQ_LEN)
+    windows = np.linspace(0, count - 1, 6).astype(int)
+    assert windows[0] == 0
+    assert windows[-1] == count - 1
+    ids = stream("wiki")[1:]
+    seen = np.concatenate([ids[number * SEQ_LEN : (number + 1) * SEQ_LEN] for number in windows])
+    assert part["wiki"].tokens == (seen != END).sum()
+    assert part["wiki"].bytes == TOKEN_BYTES[seen].sum()
+
+
+def test_sources_of_a_language_add_up_and_languages_count_alike(eval_step, manifest) -> None:
+    evaluation = scored(eval_step, manifest, PARAMS)
+    sources, languages = evaluation.sources, evaluation.languages
+    assert set(sources) == set(LANGUAGES)  # a source without validation text has no score
+    assert languages == {"km": sources["wiki"] + sources["news"], "en": sources["stories"]}
+    mean = (languages["km"].bits_per_byte + languages["en"].bits_per_byte) / 2
+    assert evaluation.bits_per_byte == pytest.approx(mean)
+    scalars = evaluation.scalars()
+    assert scalars["eval/bits_per_byte"] == evaluation.bits_per_byte
+    assert scalars["eval/bits_per_byte/km"] == languages["km"].bits_per_byte
+    assert scalars["eval/bits_per_byte/source/wiki"] == sources["wiki"].bits_per_byte
+    assert "language km" in evaluation.table()
+
+
+def test_a_score_is_bits_by_bytes() -> None:
+    score = Score(nats=math.log(2) * 12, tokens=6, bytes=4) + Score()
+    assert score.bits_per_byte == pytest.approx(3.0)
+    assert score.perplexity == pytest.approx(4.0)
+    assert math.isnan(Score().bits_per_byte)
+    assert math.isnan(Evaluation({}, {}).bits_per_byte)
+    assert Evaluation({}, {}).scalars() == {}
+
+
+# A run's checkpoint
+
+
+def run_with(tokenizer: Tokenizer, params=ZERO) -> Run:
+    config = default_config()
+    config.seq_len = SEQ_LEN
+    return Run(tokenizer.folder.parent, config, config_with(), params, tokenizer, step=1)
+
+
+def test_a_run_is_scored_by_the_bytes_of_its_own_tokenizer(tokenizer, manifest) -> None:
+    evaluation = evaluate_run(run_with(tokenizer), manifest, seq_len=None, batch_size=8, max_batches=0)
+    ids = targets("stories")
+    bits = math.log2(CONFIG.vocab_size) * len(ids)
+    assert evaluation.sources["stories"].bits_per_byte == pytest.approx(
+        bits / tokenizer.token_bytes()[ids].sum(), rel=1e-6
+    )
+
+
+def test_rows_of_another_tokenizer_are_refused(tokenizer, tmp_path) -> None:
+    (tmp_path / "other.json").write_text("{}")
+    rows = write_rows(tmp_path / "rows", tmp_path / "other.json")
+    with pytest.raises(UserError, match="these rows were made with another tokenizer than the run's; tokenize"):
+        evaluate_run(run_with(tokenizer), rows, seq_len=None, batch_size=8, max_batches=0)
+
+
+def test_rows_without_validation_text_are_refused(tokenizer, manifest) -> None:
+    sources = {"untested": manifest.sources["untested"]}
+    empty = RowsManifest(**{**vars(manifest), "sources": sources})
+    with pytest.raises(UserError, match="no validation rows; tokenize again with --val-ratio above 0"):
+        evaluate_run(run_with(tokenizer), empty, seq_len=None, batch_size=8, max_batches=0)
+
+
+def test_a_sequence_longer_than_the_context_is_refused(tokenizer, manifest) -> None:
+    with pytest.raises(UserError, match="seq_len 128 is longer than the model's context of 64"):
+        evaluate_run(run_with(tokenizer), manifest, seq_len=128, batch_size=8, max_batches=0)

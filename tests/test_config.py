@@ -1,0 +1,237 @@
+"""The keys of a run: what they say in files, what a saved run remembers, and what is refused before any work."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from tonsai_jax import config as config_module
+from tonsai_jax.config import (
+    default_config,
+    default_workdir,
+    differences,
+    from_json,
+    model_config,
+    stages_of,
+    to_json,
+    validate,
+)
+from tonsai_jax.data.mixture import Stage
+from tonsai_jax.errors import UserError
+from tonsai_jax.sample_data import VOCAB_SIZE as SAMPLE_VOCAB_SIZE
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = [(path, "") for path in sorted((ROOT / "configs").glob("*.py"))]
+CONFIGS.append((ROOT / "configs" / "gpt2_500m.py", "exact"))
+every_config = pytest.mark.parametrize(
+    ("path", "variant"), CONFIGS, ids=[path.stem + variant for path, variant in CONFIGS]
+)
+
+
+def load(path: Path, variant: str) -> tuple[str, ConfigDict]:
+    """The docstring and the config of a config file."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.__doc__ or "", module.get_config(variant) if variant else module.get_config()
+
+
+def changed(**values: object) -> ConfigDict:
+    """The default config with these keys, written section__key."""
+    config = default_config()
+    config.update_from_flattened_dict({key.replace("__", "."): value for key, value in values.items()})
+    return config
+
+
+# The defaults
+
+
+def test_the_defaults_are_valid() -> None:
+    validate(default_config())
+
+
+def test_a_typing_error_in_a_key_fails_where_it_is_made() -> None:
+    with pytest.raises(AttributeError, match="num_layers"):
+        default_config().model.num_layer = 3
+
+
+def test_every_key_has_its_meaning_beside_it() -> None:
+    lines = Path(config_module.__file__).read_text(encoding="utf-8").splitlines()
+    keys = [number for number, line in enumerate(lines) if re.match(r"    config\.[a-z0-9_.]+ = (?!ConfigDict)", line)]
+    flat = [path for path, _ in _leaves(default_config())]
+    assert len(keys) == len(flat)
+    speak_for_themselves = {
+        "model.num_layers", "model.num_heads", "optimizer.beta1", "optimizer.beta2", "optimizer.epsilon",
+        "sample.prompts", "sample.max_new_tokens", "sample.top_p",
+    }  # fmt: skip
+    for number in keys:
+        key = lines[number].split(" = ")[0].strip().removeprefix("config.")
+        own = lines[number] if not lines[number].endswith("(") else lines[number + 1]
+        above = lines[number - 1].lstrip().startswith("#")
+        assert key in speak_for_themselves or "  # " in own or above, f"{key} has no comment"
+
+
+def _leaves(config: ConfigDict, prefix: str = "") -> list[tuple[str, object]]:
+    found: list[tuple[str, object]] = []
+    for key in config:
+        value = config[key]
+        found += _leaves(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else [(prefix + key, value)]
+    return found
+
+
+# Saved and read again
+
+
+def test_a_saved_config_reads_back_as_it_was() -> None:
+    stages = ({"steps": 9}, {"steps": 1, "seq_len": 64, "weights": {"khmer": 1.0}})
+    config = changed(stages=stages, data__weights={"khmer": 0.6, "english": 0.4}, model__num_layers=3)
+    again = from_json(to_json(config))
+    assert to_json(again) == to_json(config)
+    assert stages_of(again) == stages_of(config)
+    assert again.is_locked
+
+
+def test_a_config_of_an_older_program_gets_the_new_keys_and_loses_the_old_ones() -> None:
+    saved = to_json(changed(steps=77))
+    del saved["loss"]["z_loss"], saved["seed"]
+    saved["model"]["rope"] = True
+    config = from_json(saved)
+    assert to_json(config) == to_json(changed(steps=77))
+
+
+def test_differences_are_told_key_by_key() -> None:
+    old = to_json(changed(data__weights={"khmer": 1.0}))
+    new = to_json(changed(steps=2000, model__remat="full", data__weights={"khmer": 0.5, "english": 0.5}))
+    assert differences(old, new) == [
+        "data.weights: {'khmer': 1.0} -> {'khmer': 0.5, 'english': 0.5}",
+        "model.remat: none -> full",
+        "steps: 1000 -> 2000",
+    ]
+    assert differences(old, old) == []
+
+
+# Stages
+
+
+def test_a_run_without_stages_is_one_stage_of_the_top_level_keys() -> None:
+    config = changed(steps=10, seq_len=64, global_batch_size=4)
+    assert stages_of(config) == (Stage(steps=10, seq_len=64, global_batch_size=4, weights={}),)
+
+
+def test_a_stage_takes_from_the_top_level_what_it_does_not_say() -> None:
+    weights = {"khmer": 0.6, "english": 0.4}
+    stages = ({"steps": 9}, {"seq_len": 128, "global_batch_size": 2, "weights": {"khmer": 1}})
+    config = changed(steps=10, seq_len=64, global_batch_size=4, data__weights=weights, stages=stages)
+    assert stages_of(config) == (
+        Stage(steps=9, seq_len=64, global_batch_size=4, weights=weights),
+        Stage(steps=10, seq_len=128, global_batch_size=2, weights={"khmer": 1}),
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"stages": ({"step": 5},)}, r"stages\[0\]\.step: no such key; did you mean 'steps'\?"),
+        ({"stages": ({"steps": 5}, 7)}, r"stages\[1\]=7 must be a dict with some of the keys steps, seq_len"),
+        ({"stages": ({"steps": 5}, {"seq_len": 0})}, r"stages\[1\]\.seq_len=0 must be a whole number of at least 1"),
+        ({"stages": ({"steps": 0.5},)}, r"stages\[0\]\.steps=0.5 must be a whole number"),
+        ({"stages": ({"weights": 3},)}, r"stages\[0\]: weights=3 must be a dict such as"),
+        ({"steps": 0}, r"config\.steps=0 must be a whole number of at least 1"),
+        ({"data__weights": {"khmer": -1.0}}, "weight of source 'khmer' is -1.0; weights are numbers of at least 0"),
+        ({"data__weights": {"khmer": float("nan")}}, "weight of source 'khmer' is nan"),
+        ({"data__weights": {"khmer": "much"}}, "weight of source 'khmer' is 'much'"),
+        ({"data__weights": {"khmer": 0.0}}, "are all zero; give at least one source a positive weight"),
+        ({"data__weights": "khmer"}, "weights='khmer' must be a dict such as"),
+    ],
+)
+def test_stages_that_cannot_be_are_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        stages_of(changed(**values))
+
+
+# Values that cannot work
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"seq_len": 2048}, "model.context_length=1024 is shorter than seq_len=2048"),
+        ({"stages": ({}, {"seq_len": 4096})}, "model.context_length=1024 is shorter than seq_len=4096"),
+        ({"model__num_heads": 7}, "model.d_model=768 is not divisible by model.num_heads=7"),
+        ({"model__remat": "half"}, "model.remat='half' is not known"),
+        ({"model__vocab_size": -1}, "model.vocab_size=-1"),
+        ({"device_batch_size": -1}, "device_batch_size=-1 must be at least 0"),
+        ({"loss__chunk_tokens": 0}, "loss.chunk_tokens=0 must be at least 1"),
+        ({"loss__z_loss": -0.1}, "loss.z_loss=-0.1 must be at least 0"),
+        ({"log_every": 0}, "log_every=0 must be at least 1"),
+        ({"checkpoint__every": 0}, "checkpoint.every=0 must be at least 1"),
+        ({"checkpoint__keep_last": 0}, "checkpoint.keep_last=0 must be at least 1"),
+        ({"eval__every": -1}, "eval.every=-1 must be at least 0"),
+        ({"sample__top_p": 0.0}, r"sample.top_p=0.0 must lie in (0, 1]"),
+        ({"sample__temperature": -1.0}, "sample.temperature=-1.0 must be at least 0"),
+        ({"mesh__data": 0}, "mesh.data=0 must be -1 (what fsdp leaves) or at least 1"),
+        ({"mesh__fsdp": 0}, "mesh.fsdp=0 must be at least 1"),
+        ({"seed": -1}, "seed=-1 must be at least 0"),
+        ({"optimizer__learning_rate": 0.0}, "optimizer.learning_rate=0.0 must be above 0"),
+        ({"optimizer__learning_rate": float("nan")}, "optimizer.learning_rate=nan must be above 0"),
+        ({"optimizer__epsilon": 0.0}, "optimizer.epsilon=0.0 must be above 0"),
+        ({"optimizer__beta2": 1.0}, "optimizer.beta2=1.0 must lie in [0, 1)"),
+        ({"optimizer__final_ratio": 1.5}, "optimizer.final_ratio=1.5 must lie in [0, 1]"),
+        ({"optimizer__weight_decay": -0.1}, "optimizer.weight_decay=-0.1 must be at least 0"),
+        ({"optimizer__max_skipped_steps": 0}, "optimizer.max_skipped_steps=0 must be at least 1"),
+        ({"optimizer__schedule": "cosin"}, "optimizer.schedule='cosin' is no schedule; did you mean 'cosine'?"),
+        (
+            {"steps": 50},
+            "optimizer.warmup_steps=100 and optimizer.decay_steps=0 together pass the run's 50 steps",
+        ),
+        ({"optimizer__schedule": "wsd"}, "optimizer.decay_steps=0 must be above 0 for optimizer.schedule=wsd"),
+        ({"optimizer__decay_steps": 9}, "optimizer.decay_steps=9 is for optimizer.schedule=wsd; the cosine ends with"),
+    ],
+)
+def test_a_value_that_cannot_work_is_refused_by_its_key(values: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        validate(changed(**values))
+
+
+# The files in configs/
+
+
+@every_config
+def test_every_config_file_is_valid_and_tells_its_command(path: Path, variant: str) -> None:
+    doc, config = load(path, variant)
+    validate(config)
+    name = f"configs/{path.name}" + (f":{variant}" if variant else "")
+    commands = [line.split() for line in doc.splitlines() if line.startswith("    python -m tonsai_jax.train")]
+    command = next(words for words in commands if words[words.index("--config") + 1] == name)
+    assert "--workdir" in command or default_workdir(name).name == path.stem + (f"_{variant}" if variant else "")
+    assert config.data.dir or any(word.startswith("--config.data.dir=") for word in command)
+    assert "Hardware:" in doc
+    assert "Time:" in doc
+    assert "Score:" in doc
+
+
+@every_config
+def test_the_parameters_that_a_docstring_counts_are_there(path: Path, variant: str) -> None:
+    doc, config = load(path, variant)
+    told = re.search(r"--vocab-size (\d+)", doc)
+    vocab_size = int(told[1]) if told else config.model.vocab_size or SAMPLE_VOCAB_SIZE
+    count = model_config(config, vocab_size).num_parameters / 1e6
+    stated = re.findall(r"(\d+(?:\.\d+)?) M\b(?! tokens)", doc)
+    assert stated, f"{path.name} does not say how many parameters its model has"
+    assert any(abs(float(number) - count) <= 0.5 * 10 ** -len(number.partition(".")[2]) for number in stated), (
+        f"{path.name} says {stated} M, but there are {count:.2f} M"
+    )
+
+
+def test_a_variant_that_is_not_there_is_refused() -> None:
+    with pytest.raises(UserError, match=r"gpt2_500m\.py:small: no such variant; there is gpt2_500m\.py:exact"):
+        load(ROOT / "configs" / "gpt2_500m.py", "small")
+
+
+def test_a_run_without_a_workdir_goes_to_one_named_after_its_config() -> None:
+    assert default_workdir("configs/gpt2_124m.py") == Path("runs/gpt2_124m")
+    assert default_workdir("configs/gpt2_500m.py:exact") == Path("runs/gpt2_500m_exact")

@@ -1,0 +1,123 @@
+"""Modules import only downwards: to read a file one needs to know only what stands below it in this table."""
+
+import ast
+import functools
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "tonsai_jax"
+
+# From the ground up. A module imports those of the levels below its own, and its own folder's.
+LEVELS = (
+    ("errors",),
+    ("files",),
+    ("folders", "text_progress"),
+    ("corpus",),
+    ("tokenizer",),
+    ("data",),
+    ("model",),
+    ("config",),
+    ("training",),
+    ("evaluation", "inference"),
+    ("huggingface",),
+    ("sample_data", "completion", "between_steps", "command_line"),
+    ("train",),
+)
+# Some know less than their level lets them.
+ONLY = {
+    "corpus": {"errors", "files", "folders", "text_progress"},
+    "model": {"errors"},
+    "config": {"errors", "data", "model"},
+    "training": {"errors", "files", "tokenizer", "data", "model", "config"},
+}
+# Text is prepared on machines without an accelerator; there JAX would only cost seconds and memory.
+WITHOUT_JAX = (
+    *(PACKAGE / name for name in ("errors.py", "files.py", "folders.py", "text_progress.py")),
+    *(PACKAGE / name for name in ("data/manifest.py", "data/rows.py", "data/tokenize.py")),
+    *PACKAGE.glob("corpus/*.py"),
+    *PACKAGE.glob("tokenizer/*.py"),
+)
+
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+every_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+
+
+@functools.cache
+def imports_of(path: Path) -> set[str]:
+    """The modules that a file imports, inside functions too, by their full names."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are written in full, not relative"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def part_of(path: Path) -> str:
+    """The name in the table: of the file, or of the folder that it lies in."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def parts_used(path: Path) -> set[str]:
+    ours = {name.split(".")[1] for name in imports_of(path) if name.startswith("tonsai_jax.")}
+    return ours - {part_of(path)}
+
+
+def level_of(part: str) -> int:
+    return next(number for number, parts in enumerate(LEVELS) if part in parts)
+
+
+def test_the_table_names_every_part_of_the_package_once() -> None:
+    assert sorted(part for parts in LEVELS for part in parts) == sorted({part_of(path) for path in MODULES})
+
+
+@every_module
+def test_a_module_imports_only_from_below(path: Path) -> None:
+    above = {part for part in parts_used(path) if level_of(part) >= level_of(part_of(path))}
+    assert not above, f"{path.name} imports {above}, which do not stand below it"
+
+
+@every_module
+def test_a_module_imports_no_more_than_its_part_may(path: Path) -> None:
+    assert parts_used(path) <= ONLY.get(part_of(path), {part for parts in LEVELS for part in parts})
+
+
+def test_no_modules_of_one_folder_import_each_other_in_a_ring() -> None:
+    def name_of(path: Path) -> str:
+        return ".".join(("tonsai_jax", *path.relative_to(PACKAGE).with_suffix("").parts))
+
+    names = {name_of(path): path for path in MODULES}
+    imported = {
+        name: {other for other in names if any(f"{found}.".startswith(f"{other}.") for found in imports_of(path))}
+        for name, path in names.items()
+    }
+    while imported:  # take away those that import nothing that is left
+        free = {name for name, others in imported.items() if not others & imported.keys()}
+        assert free, f"import each other in a ring: {sorted(imported)}"
+        imported = {name: others for name, others in imported.items() if name not in free}
+
+
+@every_module
+def test_no_module_needs_pytorch_transformers_or_a_script(path: Path) -> None:
+    roots = {name.split(".")[0] for name in imports_of(path)}
+    assert not roots & {"torch", "transformers", "scripts", "tests"}
+
+
+@pytest.mark.parametrize("path", WITHOUT_JAX, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_no_module_for_text_imports_jax(path: Path) -> None:
+    roots = {name.split(".")[0] for name in imports_of(path)}
+    assert not roots & {"jax", "flax", "optax", "orbax"}
+
+
+def test_preparing_text_never_loads_jax() -> None:
+    """Not through another module either."""
+    names = ("corpus.prepare", "corpus.stories", "tokenizer.training", "data.tokenize")
+    code = "import sys\n" + "".join(f"import tonsai_jax.{name}\n" for name in names)
+    code += "sys.exit(' '.join({'jax', 'flax', 'torch'} & set(sys.modules)) or 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

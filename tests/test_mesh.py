@@ -1,0 +1,99 @@
+"""Which device holds what: the rules of sharding, and meshes and batches that cannot be are refused by name."""
+
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from eight_devices import run_on_eight_devices
+from jax.sharding import PartitionSpec as P
+
+from tonsai_jax.errors import UserError
+from tonsai_jax.training.mesh import REPLICATED_BELOW, accumulation_steps, make_mesh, partition_spec, put_batch
+
+LAYERS = 8  # divisible by every fsdp below: only the rule keeps that axis whole
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "fsdp", "spec"),
+    [
+        # by rule
+        ("params/token_embedding", (50_048, 768), 8, P("fsdp", None)),
+        ("opt_state/0/mu/token_embedding", (50_048, 768), 8, P("fsdp", None)),
+        ("params/blocks/mlp_up/kernel", (LAYERS, 768, 3072), 8, P(None, "fsdp", None)),
+        ("params/blocks/qkv/kernel", (LAYERS, 768, 2304), 4, P(None, "fsdp", None)),
+        # no rule: the largest axis that divides
+        ("params/position_embedding", (2048, 768), 8, P("fsdp", None)),
+        ("params/position_embedding", (510, 768), 8, P(None, "fsdp")),
+        ("params/blocks/mlp_up/bias", (LAYERS, 2**16), 8, P(None, "fsdp")),
+        # a rule whose axis does not divide gives way to an axis that does
+        ("params/token_embedding", (50_257, 768), 8, P(None, "fsdp")),
+        ("params/blocks/mlp_up/kernel", (LAYERS, 771, 3072), 8, P(None, None, "fsdp")),
+        # nothing divides: whole on every device, and the layers' axis even then
+        ("params/blocks/mlp_up/kernel", (LAYERS, 771, 3073), 8, P()),
+        ("params/blocks/mlp_up/bias", (2**17, 3), 8, P()),
+        ("params/token_embedding", (50_257, 769), 8, P()),
+        # small, or nothing to split over
+        ("params/blocks/mlp_up/kernel", (LAYERS, 64, 64), 8, P()),
+        ("step", (), 8, P()),
+        ("params/token_embedding", (50_048, 768), 1, P()),
+    ],
+)
+def test_where_a_parameter_goes(path: str, shape: tuple[int, ...], fsdp: int, spec: P) -> None:
+    assert partition_spec(path, shape, fsdp) == spec
+
+
+def test_an_array_is_small_below_a_number_of_elements() -> None:
+    assert partition_spec("params/token_embedding", (REPLICATED_BELOW // 8, 8), 8) == P("fsdp", None)
+    assert partition_spec("params/token_embedding", (REPLICATED_BELOW // 8 - 8, 8), 8) == P()
+
+
+def check_meshes_of_eight_devices() -> None:
+    assert dict(make_mesh(-1, 1).shape) == {"data": 8, "fsdp": 1}
+    assert dict(make_mesh(-1, 4).shape) == {"data": 2, "fsdp": 4}
+    assert dict(make_mesh(2, 4).shape) == {"data": 2, "fsdp": 4}
+    with pytest.raises(UserError, match=r"mesh\.fsdp=3 does not divide the 8 devices; choose a divisor of 8"):
+        make_mesh(-1, 3)
+    with pytest.raises(
+        UserError, match=r"mesh\.data=2 x mesh\.fsdp=2 is 4, but there are 8 devices; set mesh\.data=-1"
+    ):
+        make_mesh(2, 2)
+
+    rows = {"tokens": np.arange(16 * 5, dtype=np.uint16).reshape(16, 5), "valid": np.arange(16, dtype=np.int32)}
+    batch = put_batch(rows, make_mesh(2, 4))
+    for name, array in batch.items():
+        np.testing.assert_array_equal(array, rows[name])
+        assert array.dtype == rows[name].dtype
+        assert {shard.data.shape[0] for shard in array.addressable_shards} == {2}
+
+
+def test_meshes_of_eight_devices() -> None:
+    run_on_eight_devices(check_meshes_of_eight_devices)
+
+
+def test_a_mesh_of_more_devices_than_there_are_is_refused() -> None:
+    count = jax.device_count()
+    with pytest.raises(UserError, match=f"is {2 * count}, but there are {count} devices"):
+        make_mesh(count, 2)
+
+
+@pytest.mark.parametrize(
+    ("devices", "global_batch_size", "device_batch_size", "steps"),
+    [(1, 32, 0, 1), (8, 32, 0, 1), (1, 32, 8, 4), (8, 32, 1, 4), (8, 32, 4, 1), (8, 32, 100, 1)],
+)
+def test_parts_of_a_batch(devices: int, global_batch_size: int, device_batch_size: int, steps: int) -> None:
+    assert accumulation_steps(SimpleNamespace(size=devices), global_batch_size, device_batch_size) == steps
+
+
+@pytest.mark.parametrize(
+    ("global_batch_size", "device_batch_size", "message"),
+    [
+        (12, 0, "global_batch_size=12 is not divisible by the 8 devices; choose a multiple of 8"),
+        (48, 4, "device_batch_size=4 does not divide the 6 sequences of each device .* choose a divisor of 6"),
+    ],
+)
+def test_a_batch_that_cannot_be_cut_evenly_is_refused(
+    global_batch_size: int, device_batch_size: int, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        accumulation_steps(SimpleNamespace(size=8), global_batch_size, device_batch_size)
