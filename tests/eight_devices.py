@@ -14,7 +14,7 @@ def run_on_eight_devices(check: Callable[[], None]) -> None:
 
 
 def run_on_two_processes_of_four_devices(check: Callable[[], None]) -> None:
-    """Calls `check` in two processes that are one run, as two hosts are; fails with what the one that failed printed."""
+    """Calls `check` in two processes that are one run, as two hosts are; fails with what one of them printed."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -219,13 +221,38 @@ def test_values_that_are_not_finite_are_null(out: MetricsWriter, tmp_path: Path)
     assert {name: rows(tmp_path)[0][name] for name in ("nan", "inf", "one")} == {"nan": None, "inf": None, "one": 1.0}
 
 
-def test_tensorboard_gets_the_scalars_and_the_text(out: MetricsWriter, tmp_path: Path) -> None:
+def test_tensorboard_gets_the_scalars_and_the_text_at_once(out: MetricsWriter, tmp_path: Path) -> None:
     out.write(1, {"train/loss": 1.0})
     out.write_text(1, "sample", "កាលពីព្រេងនាយ")
-    out.close()
     (events,) = (tmp_path / "tensorboard").glob("events.out.tfevents.*")
     assert b"train/loss" in events.read_bytes()
     assert "កាលពីព្រេងនាយ".encode() in events.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["metrics.jsonl", "tensorboard"])
+def test_a_full_disk_is_an_error_and_never_a_wait(tmp_path: Path, kind: str) -> None:
+    """In a process of its own whose files may not pass 20 kB, and where the other of the two kinds stays short."""
+    code = f"""
+import json, resource
+from pathlib import Path
+from tonsai_jax.errors import run_command
+from tonsai_jax.training.metrics import MetricsWriter
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+out = MetricsWriter(Path({str(tmp_path)!r}), start_step=0, active=True, wandb_project="", wandb_name="", config={{}})
+
+def main():
+    for step in range(2000):
+        if {kind!r} == "tensorboard":
+            out.write_text(step, "samples", "word " * 10)
+        else:
+            out.write(step, {{}})
+
+run_command(main)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1, done.stderr
+    assert re.fullmatch(r"error: .*metrics\.jsonl: the disk is full; free some space .*\n", done.stderr)
 
 
 def test_other_hosts_write_nothing(tmp_path: Path) -> None:

@@ -42,14 +42,14 @@ def get_config():
 """
 
 
-def make_rows(folder: Path) -> Path:
+def make_rows(folder: Path, vocab_size: int = 400) -> Path:
     """Token rows of 100 stories in Khmer and in English, some held out."""
     sources = [
         Source(name=name, language=name, license="CC0-1.0", documents=list(stories(name, 100, seed=1)))
         for name in ("km", "en")
     ]
     prepare(sources, folder / "documents", progress=False)
-    train_tokenizer(dataset_examples(folder / "documents"), vocab_size=400, output_dir=folder / "tokenizer")
+    train_tokenizer(dataset_examples(folder / "documents"), vocab_size=vocab_size, output_dir=folder / "tokenizer")
     tokenize_dataset(
         folder / "documents",
         folder / "tokenizer",

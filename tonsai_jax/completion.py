@@ -1,5 +1,6 @@
 """What follows the last step: continue the prompts, export, write down that the run is complete, say what to do next."""
 
+import shlex
 from pathlib import Path
 
 from tonsai_jax.evaluation.bits_per_byte import Evaluation
@@ -61,7 +62,8 @@ def describe_complete_run(workdir: Path, step: int) -> bool:
     for sample in record["samples"]:
         print(f"  {sample['prompt']} → {sample['continuation']}")
     print("What next:")
-    print(f'  python scripts/generate.py --workdir {workdir} --prompt "{record["samples"][0]["prompt"]}"')
+    prompt = record["samples"][0]["prompt"] if record["samples"] else "Once upon a time"
+    print(f"  python scripts/generate.py --workdir {workdir} --prompt {shlex.quote(prompt)}")
     print(f"  python scripts/evaluate.py --workdir {workdir}")
     if record["exported"]:
         print(f'  AutoModelForCausalLM.from_pretrained("{workdir / "export"}") with transformers')

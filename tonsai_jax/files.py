@@ -16,7 +16,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turns a full disk or a missing permission below this line into a `UserError` that names `path`."""
+    """Turns a full disk, a missing permission or a file in the way of a folder into a `UserError` that names `path`."""
     try:
         yield
     except OSError as error:
@@ -26,20 +26,24 @@ def disk_errors(path: Path) -> Iterator[None]:
             ) from error
         if isinstance(error, PermissionError):
             raise UserError(f"{path}: no permission to write here; choose another folder") from error
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            raise UserError(
+                f"{path}: no folder can be made here, a file is in the way; choose another folder"
+            ) from error
         raise
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Gives a temporary path in the same folder; it becomes `path` when the block ends well, and is removed when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        with disk_errors(path):
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
             yield partial
             os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

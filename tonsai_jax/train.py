@@ -22,7 +22,7 @@ from tonsai_jax.completion import complete_run, describe_complete_run
 from tonsai_jax.config import model_config, stages_of, to_json, validate
 from tonsai_jax.data.manifest import read_manifest
 from tonsai_jax.data.mixture import Mixture
-from tonsai_jax.errors import run_command
+from tonsai_jax.errors import UserError, run_command
 from tonsai_jax.model.attention import choose_kernel
 from tonsai_jax.sample_data import build_sample_rows
 from tonsai_jax.tokenizer.loading import Tokenizer
@@ -31,7 +31,7 @@ from tonsai_jax.training.mesh import accumulation_steps, make_mesh, put_batch
 from tonsai_jax.training.metrics import MetricsWriter
 from tonsai_jax.training.optimizer import adamw, learning_rate_schedule
 from tonsai_jax.training.progress import Progress
-from tonsai_jax.training.run import open_workdir, progress_json
+from tonsai_jax.training.run import changes_since, open_workdir, progress_json
 from tonsai_jax.training.runtime import (
     StopRequest,
     host_memory_bytes,
@@ -60,6 +60,8 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
             print(line, flush=True)
 
     # Data: token rows and the tokenizer that made them.
+    if not config.data.dir:
+        raise UserError("data.dir is not set; add --config.data.dir=FOLDER, token rows of scripts/tokenize_dataset.py")
     if config.data.sample_corpus and is_first:
         build_sample_rows(Path(config.data.dir))
     manifest = read_manifest(config.data.dir)
@@ -79,7 +81,7 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
     if start_step >= total_steps and describe_complete_run(workdir, start_step):
         return
     saved = checkpoints.progress(start_step) if start_step else None
-    for change in open_workdir(workdir, config, shape, manifest, saved):
+    for change in changes_since(saved, workdir, config, shape, manifest) if saved else ():
         say(f"config changed since step {start_step}: {change}")
     mixture = Mixture(
         manifest,
@@ -90,7 +92,9 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
         state=saved["data"] if saved else None,
     )
     mixture.check_max_epochs(config.data.max_epochs)
+    open_workdir(workdir, config, manifest)  # not before: a config that is refused changes nothing there
     end_step = total_steps if steps_today is None else min(total_steps, start_step + steps_today)
+    end_step = max(end_step, start_step)  # config.steps may have been lowered since
 
     # State and steps.
     graph = model_graph(shape, kernel)
@@ -162,7 +166,6 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
     )
 
     between = BetweenSteps(config, workdir, stages, shape, manifest, tokenizer, mesh, eval_step, writer, say)
-    evaluation = None
 
     for step, batch in enumerate(mixture.batches(start_step), start_step):
         asked_to_stop = np.full(len(batch["valid"]), stop_request.name is not None, np.int32)

@@ -8,6 +8,7 @@ number, when all of it is written, so the earlier checkpoint is whole until the 
 import dataclasses
 import errno
 import shutil
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from tonsai_jax.errors import UserError
-from tonsai_jax.files import read_json, write_json
+from tonsai_jax.files import disk_errors, read_json, write_json
 from tonsai_jax.training.runtime import return_freed_memory
 from tonsai_jax.training.state import TrainState
 
@@ -63,7 +64,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._keep,
             cleanup_tmp_directories=not read_only,  # of a save that a killed run left half done
-            create=not read_only,
+            create=False,  # not before the first save: a run that is refused leaves nothing behind
             read_only=read_only,
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
@@ -77,6 +78,8 @@ class Checkpoints:
         Raises `UserError` where this save or the one before could not be written.
         """
         self.wait()
+        with disk_errors(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
         params, opt_state = state.params, state.opt_state
         if jax.default_backend() == "cpu":
             # There the save would read the state's own memory, and the next step, which reuses it, would wait for the
@@ -111,27 +114,26 @@ class Checkpoints:
 
     def progress(self, step: int) -> dict[str, Any]:
         """The JSON part of a checkpoint."""
-        self._require(step)
-        return self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore())).progress
+        return self._restore(step, progress=ocp.args.JsonRestore()).progress
 
     def restore_state(self, step: int, abstract: TrainState) -> TrainState:
         """The state at `step`, placed as `abstract` says, however it was placed when saved."""
-        restored = self._restore(step, params=abstract.params, optimizer=abstract.opt_state)
+        items = {"params": abstract.params, "optimizer": abstract.opt_state}
+        restored = self._restore(step, **{name: ocp.args.StandardRestore(item) for name, item in items.items()})
         placed_step = jax.device_put(jnp.int32(step), abstract.step.sharding)
         return TrainState(step=placed_step, params=restored.params, opt_state=restored.optimizer)
 
     def restore_params(self, step: int, abstract_params: Any) -> Any:
         """The parameters alone."""
-        return self._restore(step, params=abstract_params).params
+        return self._restore(step, params=ocp.args.StandardRestore(abstract_params)).params
 
     def close(self) -> None:
         self.wait()
         self._manager.close()
 
-    def _restore(self, step: int, **abstract: Any) -> Any:
+    def _restore(self, step: int, **items: Any) -> Any:
         self._require(step)
         try:
-            items = {name: ocp.args.StandardRestore(value) for name, value in abstract.items()}
             return self._manager.restore(step, args=ocp.args.Composite(**items))
         except (ValueError, KeyError, OSError) as error:
             raise UserError(
@@ -158,4 +160,5 @@ class Checkpoints:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return textwrap.shorten(line.partition(" [tensorstore_spec")[0], 300)  # TensorStore adds its whole configuration

@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.summary import text as text_summary
 
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import atomic_write, disk_errors
@@ -39,7 +42,11 @@ class MetricsWriter:
             workdir.mkdir(parents=True, exist_ok=True)
             _drop_rows_after(self._path, start_step)
             self._jsonl = self._path.open("a", encoding="utf-8")
-            self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
+            # Not tensorboardX's SummaryWriter: a full disk ends its thread, and then the run waits for it forever.
+            (workdir / "tensorboard").mkdir(exist_ok=True)
+            self._tensorboard = EventsWriter(str(workdir / "tensorboard" / "events"))
+            from_here = SessionLog(status=SessionLog.START)  # hides what an earlier run wrote at this step and after
+            self._tensorboard.write_event(Event(step=start_step + 1, session_log=from_here))
         if wandb_project:
             self._wandb = _start_wandb(workdir, wandb_project, wandb_name, config)
 
@@ -52,14 +59,16 @@ class MetricsWriter:
         with disk_errors(self._path):
             self._jsonl.write(json.dumps(row, ensure_ascii=False) + "\n")
             self._jsonl.flush()
-            for name, value in scalars.items():
-                self._tensorboard.add_scalar(name, value, step)
+            values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
+            self._write_event(step, Summary(value=values))
         if self._wandb is not None:
             self._wandb.log(dict(scalars), step=step)
 
     def write_text(self, step: int, name: str, text: str) -> None:
+        """Writes `text` to TensorBoard."""
         if self._active:
-            self._tensorboard.add_text(name, text, step)
+            with disk_errors(self._path):
+                self._write_event(step, text_summary(name, text))
 
     def close(self) -> None:
         if self._active:
@@ -67,6 +76,10 @@ class MetricsWriter:
             self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish()
+
+    def _write_event(self, step: int, summary: Summary) -> None:
+        self._tensorboard.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+        self._tensorboard.flush()
 
 
 def _drop_rows_after(path: Path, step: int) -> None:

@@ -35,41 +35,37 @@ class Run:
     step: int
 
 
-def open_workdir(
-    workdir: Path,
-    config: ConfigDict,
-    shape: ModelConfig,
-    manifest: RowsManifest,
-    progress: Mapping[str, Any] | None,
+def changes_since(
+    progress: Mapping[str, Any], workdir: Path, config: ConfigDict, shape: ModelConfig, manifest: RowsManifest
 ) -> list[str]:
-    """Writes the config and the tokenizer of a run that begins or goes on, and tells what changed since the checkpoint.
+    """Tells 'key: old -> new' for what changed in the config since the checkpoint that a run goes on from.
 
     Args:
-      progress: the JSON part of the checkpoint that the run goes on from, if there is one.
+      progress: the JSON part of that checkpoint.
 
     Raises `UserError` where the checkpoint is of a model of another shape or with another tokenizer.
     """
-    lines = []
-    if progress is not None:
-        for field in SHAPE_FIELDS:
-            saved, wanted = progress["model"][field], getattr(shape, field)
-            if saved != wanted:
-                raise UserError(
-                    f"{workdir}: its checkpoint is of another model (model.{field} is {saved} there, {wanted} in the "
-                    f"config); give another --workdir, or the config that began this run"
-                )
-        if progress["tokenizer_hash"] != manifest.tokenizer_hash:
+    for field in SHAPE_FIELDS:
+        saved, wanted = progress["model"][field], getattr(shape, field)
+        if saved != wanted:
             raise UserError(
-                f"{workdir}: was trained with another tokenizer than that of {manifest.directory}; "
-                f"give another --workdir, or the rows that began this run"
+                f"{workdir}: its checkpoint is of another model (model.{field} is {saved} there, {wanted} in the "
+                f"config); give another --workdir, or the config that began this run"
             )
-        changed = differences(progress["config"], to_json(config))
-        lines = [f"config changed since step {progress['step']}: {line}" for line in changed]
+    if progress["tokenizer_hash"] != manifest.tokenizer_hash:
+        raise UserError(
+            f"{workdir}: was trained with another tokenizer than that of {manifest.directory}; "
+            f"give another --workdir, or the rows that began this run"
+        )
+    return differences(progress["config"], to_json(config))
+
+
+def open_workdir(workdir: Path, config: ConfigDict, manifest: RowsManifest) -> None:
+    """Writes the config and the tokenizer of a run that begins or goes on."""
     if jax.process_index() == 0:
         write_json(workdir / "config.json", to_json(config))
         with disk_errors(workdir):
             shutil.copytree(manifest.directory / "tokenizer", workdir / "tokenizer", dirs_exist_ok=True)
-    return lines
 
 
 def progress_json(

@@ -7,7 +7,7 @@ import resource
 import signal
 import sys
 import warnings
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 import jax
@@ -47,11 +47,21 @@ def total_peak_flops() -> float | None:
 
 
 def quiet_libraries() -> None:
-    """Keeps the libraries' warnings off the terminal; errors still show."""
+    """Keeps the libraries' warnings off the terminal; their errors reach it as exceptions."""
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", category=UserWarning)
-    for name in ("absl", "jax", "orbax", "grain", "datasets"):
+    for name in ("jax", "orbax", "grain", "datasets"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # Orbax logs a save that fails once in each of its threads, with a trace, and raises it besides.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    sys.excepthook = _show_uncaught
+
+
+def _show_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    # When a save fails, TensorStore finishes its other arrays after Orbax has closed the event loop that awaited them.
+    # Each prints this; the failure itself is raised besides.
+    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+        sys.__excepthook__(kind, error, trace)
 
 
 def start_processes() -> None:
