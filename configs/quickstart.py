@@ -17,9 +17,9 @@ def get_config() -> ConfigDict:
     config = default_config()
     config.data.dir = "data/quickstart"
     config.data.sample_corpus = True
-    config.steps = 400
+    config.steps = 700
     config.seq_len = 256
-    config.global_batch_size = 16
+    config.global_batch_size = 8
 
     config.model.context_length = 256
     config.model.num_layers = 4
@@ -31,12 +31,12 @@ def get_config() -> ConfigDict:
 
     config.loss.chunk_tokens = 512
 
-    config.optimizer.learning_rate = 3e-3
-    config.optimizer.warmup_steps = 20
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.warmup_steps = 40
 
-    config.checkpoint.every = 200
-    config.eval.every = 200
-    config.sample.every = 200
+    config.checkpoint.every = 350
+    config.eval.every = 350
+    config.sample.every = 350
     config.sample.prompts = (
         "កាលពីព្រេងនាយ មានក្មេងស្រីម្នាក់ឈ្មោះបុប្ផា។",
         "Once upon a time, there was a girl named Lina.",

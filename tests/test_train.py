@@ -5,11 +5,13 @@ import random
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_run import TinyRun, make_rows, wait_for_step
+from tiny_run import TinyRun, environment, make_rows, wait_for_step
 
 from tonsai_jax.training.run import load_run
 
@@ -46,7 +48,7 @@ def test_a_run_learns(never_stopped: TinyRun) -> None:
 
 
 def test_stopped_twice_by_sigterm_is_never_stopped_bit_for_bit(run: TinyRun, never_stopped: TinyRun) -> None:
-    first, second = sorted(random.Random().sample(range(1, 20), 2))
+    first, second = sorted(random.Random(0).sample(range(1, 20), 2))
     for step in (first, second):
         printed = run.interrupt(signal.SIGTERM, at_step=step)
         assert "SIGTERM asked to stop; the same command goes on from here" in printed, (first, second)
@@ -183,6 +185,36 @@ def test_evaluation_and_samples_are_written(run: TinyRun) -> None:
     assert (run.workdir / "samples" / "step-000002.txt").read_text().startswith("Once upon a time")
     assert set(json.loads((run.workdir / "scores.json").read_text())) == {"2", "4"}
     assert any((run.workdir / "tensorboard").iterdir())
+
+
+def test_the_quickstart_from_nothing_to_a_continuation_and_then_complete(tmp_path: Path) -> None:
+    quickstart = Path(__file__).parents[1] / "configs" / "quickstart.py"
+    fewer = ("steps=6", "optimizer.warmup_steps=2", "eval.max_batches=2", "sample.max_new_tokens=8")
+    command = [
+        sys.executable,
+        "-m",
+        "tonsai_jax.train",
+        f"--config={quickstart}",
+        *(f"--config.{key}" for key in fewer),
+    ]
+    first, again = (
+        subprocess.run(command, cwd=tmp_path, env=environment(1), capture_output=True, text=True, check=False)
+        for _ in range(2)
+    )
+    assert (first.returncode, first.stderr) == (0, "")
+    workdir = tmp_path / "runs" / "quickstart"
+    for name in ("config.json", "metrics.jsonl", "complete.json", "tokenizer/tokenizer.json", "checkpoints/6"):
+        assert (workdir / name).exists(), name
+    assert {"model.safetensors", "config.json", "tokenizer.json", "README.md"} <= {
+        path.name for path in (workdir / "export").iterdir()
+    }
+    assert (tmp_path / "data" / "quickstart" / "manifest.json").is_file()
+    for said in ("complete: 6 steps", "km: ", "en: ", "កាលពីព្រេងនាយ", "Once upon a time", "What next:"):
+        assert said in first.stdout
+        assert said in again.stdout
+    assert (again.returncode, again.stderr) == (0, "")
+    assert "step      1/6" in first.stdout
+    assert "step      1/6" not in again.stdout
 
 
 @pytest.mark.slow

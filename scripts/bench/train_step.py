@@ -60,7 +60,7 @@ def compare(shape: str, variants: tuple[str, ...], rounds: int, steps: int) -> d
     try:
         for _ in range(rounds):
             for variant, worker in workers.items():
-                rates[variant].append(steps * tokens / ask(worker, steps))
+                rates[variant].append(steps * tokens / ask(worker, variant, steps))
     finally:
         for worker in workers.values():
             worker.kill()
@@ -85,13 +85,19 @@ def start_worker(shape: str, variant: str) -> subprocess.Popen[str]:
     return worker
 
 
-def ask(worker: subprocess.Popen[str], steps: int) -> float:
+def ask(worker: subprocess.Popen[str], variant: str, steps: int) -> float:
     """Seconds that the worker took for `steps` steps."""
     assert worker.stdin is not None
     assert worker.stdout is not None
-    worker.stdin.write(f"{steps}\n")
-    worker.stdin.flush()
-    return float(worker.stdout.readline())
+    try:
+        worker.stdin.write(f"{steps}\n")
+        worker.stdin.flush()
+    except BrokenPipeError:
+        pass  # no answer will come either
+    answer = worker.stdout.readline()
+    if not answer:
+        raise UserError(f"{variant!r} ended with code {worker.wait()} (-9: perhaps out of memory); measure again")
+    return float(answer)
 
 
 def work(shape: str, variant: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+import psutil
 
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import disk_errors, read_json, write_json
@@ -81,7 +82,7 @@ class Checkpoints:
         with disk_errors(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
         params, opt_state = state.params, state.opt_state
-        if jax.default_backend() == "cpu":
+        if jax.default_backend() == "cpu" and _fits_twice((params, opt_state)):
             # There the save would read the state's own memory, and the next step, which reuses it, would wait for the
             # disk. A copy takes a tenth of the time. A GPU's state is copied to the host before `save` returns.
             params, opt_state = jax.tree.map(jnp.copy, (params, opt_state))
@@ -157,6 +158,11 @@ class Checkpoints:
                 f"ones are whole. Free some space and run the same command again: it goes on from the last one"
             )
         return error
+
+
+def _fits_twice(tree: Any) -> bool:
+    """Whether the host has free memory for a copy of the arrays and as much again, which writing them takes."""
+    return psutil.virtual_memory().available > 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
 
 def _first_line(error: Exception) -> str:

@@ -7,7 +7,7 @@ import resource
 import signal
 import sys
 import warnings
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 import jax
@@ -52,16 +52,17 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=UserWarning)
     for name in ("jax", "orbax", "grain", "datasets"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # Orbax logs a save that fails once in each of its threads, with a trace, and raises it besides.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
-    sys.excepthook = _show_uncaught
+    # A save that fails is logged once in each of Orbax's threads, with a trace, and raised besides.
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    sys.unraisablehook = _show_unraisable
 
 
-def _show_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _show_unraisable(unraisable: Any) -> None:
     # When a save fails, TensorStore finishes its other arrays after Orbax has closed the event loop that awaited them.
     # Each prints this; the failure itself is raised besides.
-    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
-        sys.__excepthook__(kind, error, trace)
+    if not (unraisable.exc_type is RuntimeError and str(unraisable.exc_value) == "Event loop is closed"):
+        sys.__unraisablehook__(unraisable)
 
 
 def start_processes() -> None:
