@@ -1,7 +1,7 @@
 """A linear layer whose gradients are written out: matrices of two dimensions, and float32 sums for the parameters.
 
 XLA on a CPU takes these matrix products faster than the ones that differentiation makes of a product in three dimensions:
-a fifth to a third off the time of a feed-forward layer (scripts/bench/train_step.py times the whole step).
+a fifth off the time of a feed-forward layer (scripts/bench/train_step.py times the whole step).
 """
 
 from typing import Any

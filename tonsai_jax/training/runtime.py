@@ -100,7 +100,7 @@ def keep_freed_memory() -> None:
     """Lets malloc keep large blocks that are freed, where it can be told so (glibc); for training on a CPU.
 
     There a step's scratch memory is allocated and freed in every step. By default each time is a new mapping whose pages
-    the system must clear one by one, a tenth to a fifth of the time of a small model's step.
+    the system must clear one by one, about a tenth of the processor time of a small model's step.
     """
     arena_max, mmap_max, trim_threshold = -8, -4, -1  # names of mallopt's parameters in malloc.h
     mallopt = _glibc("mallopt")
