@@ -3,6 +3,7 @@
 import shlex
 from pathlib import Path
 
+from tonsai_jax.errors import UserError
 from tonsai_jax.evaluation.bits_per_byte import Evaluation
 from tonsai_jax.files import read_json, write_json
 from tonsai_jax.huggingface.card import details_of_run
@@ -22,17 +23,21 @@ def complete_run(workdir: Path, evaluation: Evaluation | None) -> None:
     run = load_run(workdir)
     sampling = run.config.sample
     prompts = list(sampling.prompts)
-    continuations = generate_texts(
-        run.model_config,
-        run.params,
-        run.tokenizer,
-        prompts,
-        max_new_tokens=sampling.max_new_tokens,
-        temperature=sampling.temperature,
-        top_k=sampling.top_k,
-        top_p=sampling.top_p,
-        seed=run.config.seed,
-    )
+    try:
+        continuations = generate_texts(
+            run.model_config,
+            run.params,
+            run.tokenizer,
+            prompts,
+            max_new_tokens=sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            seed=run.config.seed,
+        )
+    except UserError as error:  # a prompt longer than the context: no reason to keep back the export
+        print(f"no continuations: {error}")
+        prompts, continuations = [], []
     if run.config.export:
         details = details_of_run(run.workdir, run.config, run.step)
         export(run.model_config, run.params, run.tokenizer, workdir / "export", details=details)
