@@ -27,19 +27,13 @@ from tonsai_jax.model.attention import choose_kernel
 from tonsai_jax.sample_data import build_sample_rows
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.training.checkpoint import Checkpoints, KeepPolicy
+from tonsai_jax.training.host_memory import host_memory_bytes, keep_freed_memory, return_freed_memory
 from tonsai_jax.training.mesh import accumulation_steps, make_mesh, put_batch
 from tonsai_jax.training.metrics import MetricsWriter
 from tonsai_jax.training.optimizer import adamw, learning_rate_schedule
 from tonsai_jax.training.progress import Progress
 from tonsai_jax.training.run import changes_since, open_workdir, progress_json
-from tonsai_jax.training.runtime import (
-    StopRequest,
-    host_memory_bytes,
-    keep_freed_memory,
-    quiet_libraries,
-    start_processes,
-    total_peak_flops,
-)
+from tonsai_jax.training.runtime import StopRequest, quiet_libraries, start_processes, total_peak_flops
 from tonsai_jax.training.state import abstract_state, init_state, model_graph
 from tonsai_jax.training.step import LossSettings, make_eval_step, make_train_step
 
@@ -170,6 +164,8 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
     for step, batch in enumerate(mixture.batches(start_step), start_step):
         asked_to_stop = np.full(len(batch["valid"]), stop_request.name is not None, np.int32)
         state, metrics = train_step(state, put_batch(batch | {"stop": asked_to_stop}, mesh))
+        if step == start_step:
+            return_freed_memory()  # the compiler's
         stopping = progress.add(step, metrics)  # looks at the step before while the devices work on this one
         done = step + 1
         is_last = stopping or done == end_step
@@ -212,8 +208,8 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
 def main() -> None:
     quiet_libraries()
     config, workdir, steps_today = parse_flags(sys.argv, __doc__ or "")
-    start_processes()
     keep_freed_memory()
+    start_processes()
     train(config, workdir, steps_today)
 
 

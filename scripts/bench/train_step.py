@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from tonsai_jax.errors import UserError, run_command
+from tonsai_jax.training.host_memory import keep_freed_memory, return_freed_memory
 
 EXAMPLE = """example:
   python scripts/bench/train_step.py --shape small large --rounds 8 --json train_step.json
@@ -39,12 +40,15 @@ def main() -> None:
     add("--rounds", type=int, default=8, help="turns of each variant (default: 8)")
     add("--steps", type=int, default=3, help="steps a turn, their mean is one sample (default: 3)")
     add("--no-torch", action="store_true", help="leave PyTorch out")
+    add("--torch-huge-pages", action="store_true", help="PyTorch's memory on huge pages too, as ours is (glibc)")
     add("--json", type=Path, metavar="FILE", help="also write the figures here")
     add("--worker", nargs=2, metavar=("SHAPE", "VARIANT"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
         work(*args.worker)
         return
+    if args.torch_huge_pages:
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"  # our variants ask for huge pages themselves
     figures = {}
     for shape in args.shape:
         figures[shape] = compare(shape, OURS + (() if args.no_torch else TORCH), args.rounds, args.steps)
@@ -60,6 +64,7 @@ def compare(shape: str, variants: tuple[str, ...], rounds: int, steps: int) -> d
     try:
         for _ in range(rounds):
             for variant, worker in workers.items():
+                time.sleep(0.3)  # until the threads of the one before have stopped waiting for work
                 rates[variant].append(steps * tokens / ask(worker, variant, steps))
     finally:
         for worker in workers.values():
@@ -111,6 +116,8 @@ def work(shape: str, variant: str) -> None:
 
     for _ in range(2):
         step(batch())
+    if variant in OURS:
+        return_freed_memory()  # the compiler's, as train.py does
     print("ready", flush=True)
     for line in sys.stdin:
         batches = [batch() for _ in range(int(line))]
@@ -133,7 +140,6 @@ def our_step(sizes: dict[str, int], *, unrolled: bool) -> Callable[[np.ndarray],
     from tonsai_jax.model.config import ModelConfig
     from tonsai_jax.training.mesh import make_mesh, put_batch
     from tonsai_jax.training.optimizer import adamw, learning_rate_schedule
-    from tonsai_jax.training.runtime import keep_freed_memory
     from tonsai_jax.training.state import init_state, model_graph
     from tonsai_jax.training.step import LossSettings, make_train_step
 

@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from tonsai_jax.training.loss import chunk_length, cross_entropy
 from tonsai_jax.training.mesh import BATCH_AXES, accumulation_steps
 from tonsai_jax.training.optimizer import Schedule
+from tonsai_jax.training.runtime import compiler_options
 from tonsai_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -80,7 +81,7 @@ def make_train_step(
             mesh,
         )
 
-    @partial(jax.jit, donate_argnums=0)
+    @partial(jax.jit, donate_argnums=0, compiler_options=compiler_options())
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         batch = dict(batch)
         stop = jnp.max(batch.pop("stop"))
@@ -138,7 +139,7 @@ def make_eval_step(
       token_bytes: int32 [vocab_size], UTF-8 bytes of each id.
     """
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=compiler_options())
     def eval_step(params: Any, batch: Batch) -> dict[str, jax.Array]:
         inputs_BxT, targets_BxT, real_BxT = _targets(batch)
         real_BxT &= targets_BxT != end_of_text_id
