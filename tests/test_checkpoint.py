@@ -1,6 +1,7 @@
 """Checkpoints: what is read back is what was saved, which ones stay, and that a half-written one is never taken for one."""
 
 import functools
+import math
 from pathlib import Path
 
 import jax
@@ -140,6 +141,15 @@ def test_the_newest_the_multiples_and_the_best_stay_on_the_disk(tmp_path: Path) 
     checkpoints.close()
     assert kept(tmp_path) == [2, 4, 6]
     assert read_json(tmp_path / SCORES_FILE)["2"] == 1.1
+
+
+def test_a_score_that_is_not_a_number_is_the_worst(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, KeepPolicy(last=1, best=1))
+    for step, score in enumerate((1.5, math.nan, 1.4, math.nan, math.inf), 1):
+        save(checkpoints, step)
+        checkpoints.record_score(step, score)
+    checkpoints.close()
+    assert kept(tmp_path) == [3, 5]
 
 
 def test_the_best_of_an_earlier_run_stays_the_best(tmp_path: Path) -> None:

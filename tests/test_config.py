@@ -235,3 +235,12 @@ def test_a_variant_that_is_not_there_is_refused() -> None:
 def test_a_run_without_a_workdir_goes_to_one_named_after_its_config() -> None:
     assert default_workdir("configs/gpt2_124m.py") == Path("runs/gpt2_124m")
     assert default_workdir("configs/gpt2_500m.py:exact") == Path("runs/gpt2_500m_exact")
+
+
+def test_weights_and_biases_must_be_there_before_anything_begins() -> None:
+    if importlib.util.find_spec("wandb") is not None:
+        pytest.skip("Weights & Biases is installed")
+    config = default_config()
+    config.wandb.project = "khmer"
+    with pytest.raises(UserError, match=re.escape("wandb.project='khmer' needs Weights & Biases: pip install")):
+        validate(config)

@@ -263,16 +263,6 @@ def test_other_hosts_write_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_without_weights_and_biases_does_not_need_it(tmp_path: Path) -> None:
-    try:
-        import wandb  # noqa: F401
-    except ImportError:
-        with pytest.raises(UserError, match=re.escape("pip install 'tonsai-jax[wandb]'")):
-            MetricsWriter(tmp_path, start_step=0, active=True, wandb_project="p", wandb_name="", config={})
-    else:
-        pytest.skip("Weights & Biases is installed")
-
-
 # Devices
 
 

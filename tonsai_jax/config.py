@@ -4,6 +4,7 @@ A config file is Python with a `get_config()` that starts from `default_config()
 set on the command line as `--config.section.key=value`.
 """
 
+import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -177,6 +178,11 @@ def validate(config: ConfigDict) -> None:
                 value = value[part]
             raise UserError(f"{key}={value!r} {rule}")
 
+    require(
+        not config.wandb.project or importlib.util.find_spec("wandb") is not None,
+        "wandb.project",
+        "needs Weights & Biases: pip install 'tonsai-jax[wandb]', or leave it empty",
+    )
     longest = max(stage.seq_len for stage in stages)
     require(config.model.context_length >= longest, "model.context_length", f"is shorter than seq_len={longest}")
     at_least = {

@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.multihost_utils import sync_global_devices
 from ml_collections import ConfigDict
 
 from tonsai_jax.between_steps import BetweenSteps
@@ -56,8 +57,10 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
     # Data: token rows and the tokenizer that made them.
     if not config.data.dir:
         raise UserError("data.dir is not set; add --config.data.dir=FOLDER, token rows of scripts/tokenize_dataset.py")
-    if config.data.sample_corpus and is_first:
-        build_sample_rows(Path(config.data.dir))
+    if config.data.sample_corpus:
+        if is_first:
+            build_sample_rows(Path(config.data.dir))
+        sync_global_devices("sample corpus")  # the other hosts read what the first one wrote
     manifest = read_manifest(config.data.dir)
     tokenizer = Tokenizer.from_folder(manifest.directory / "tokenizer")
 

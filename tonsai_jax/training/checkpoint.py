@@ -7,7 +7,9 @@ number, when all of it is written, so the earlier checkpoint is whole until the 
 
 import dataclasses
 import errno
+import math
 import shutil
+import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -108,7 +110,12 @@ class Checkpoints:
         return_freed_memory()
 
     def record_score(self, step: int, score: float) -> None:
-        """Tells how good the checkpoint of `step` turned out, lower is better: it decides which ones `keep_best` keeps."""
+        """Tells how good the checkpoint of `step` turned out, lower is better: it decides which ones `keep_best` keeps.
+
+        A score that is not finite counts as the worst.
+        """
+        if not math.isfinite(score):
+            score = sys.float_info.max
         self._keep.scores[step] = score
         if jax.process_index() == 0:
             write_json(self._scores_path, self._keep.scores)

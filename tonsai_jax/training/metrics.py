@@ -12,7 +12,6 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.summary import text as text_summary
 
-from tonsai_jax.errors import UserError
 from tonsai_jax.files import atomic_write, disk_errors
 
 
@@ -97,11 +96,7 @@ def _drop_rows_after(path: Path, step: int) -> None:
 
 
 def _start_wandb(workdir: Path, project: str, name: str, config: Mapping[str, Any]) -> Any:
-    try:
-        import wandb
-    except ImportError:
-        raise UserError(
-            f"wandb.project={project!r} needs Weights & Biases: pip install 'tonsai-jax[wandb]', or leave it empty"
-        ) from None
+    import wandb
+
     name = name or workdir.name
     return wandb.init(project=project, name=name, id=name, dir=str(workdir), resume="allow", config=dict(config))
