@@ -1,6 +1,8 @@
 """What cleaning does to a text, and what it leaves alone."""
 
+import dataclasses
 import gzip
+import itertools
 import os
 import random
 import unicodedata
@@ -8,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tonsai_jax.corpus.normalize import normalize
+from tonsai_jax.corpus.normalize import Normalization, normalize
+from tonsai_jax.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -36,8 +39,7 @@ def test_whitespace_controls_and_composition(raw, clean):
     "text",
     [
         "ប្រទេសកម្ពុជា",
-        "ភាសា\u200bខ្មែរ",  # zero-width space between words
-        "ក\u200dខ\u200cគ",  # joiners
+        "អ៊\u200cឹម",  # the non-joiner that holds a shifter up
         "👩‍👩‍👧 ½ ① ﬁ",  # compatibility characters: NFC, not NFKC
     ],
 )
@@ -48,17 +50,66 @@ def test_what_carries_meaning_stays(text):
 def test_nfc_does_not_tear_the_khmer_subscript_sign_from_its_consonant():
     atthacan_then_coeng = "\u1780\u17dd\u17d2\u1781"
     assert unicodedata.normalize("NFC", atthacan_then_coeng) != atthacan_then_coeng  # why it needs care
-    assert normalize(atthacan_then_coeng + " e\u0301") == atthacan_then_coeng + " é"
+    as_typed = Normalization(khmer=False)
+    assert normalize(atthacan_then_coeng + " e\u0301", as_typed) == atthacan_then_coeng + " é"
+    assert normalize(atthacan_then_coeng) == "\u1780\u17d2\u1781\u17dd"
+
+
+@pytest.mark.parametrize(
+    ("settings", "raw", "clean"),
+    [
+        ({"zwsp": "keep"}, "ភាសា\u200bខ្មែរ \u200bជា", "ភាសា\u200bខ្មែរ ជា"),
+        ({}, "ភាសា\u200bខ្មែរ", "ភាសាខ្មែរ"),
+        ({"khmer": False}, "ខែ្មរ", "ខែ្មរ"),
+        ({}, "ខែ្មរ", "ខ្មែរ"),
+        ({"fold_coeng_da": False}, "កណ្ដាល", "កណ្ដាល"),
+        ({"quotes": True}, "“a” ‘b’ «ខ»", '"a" \'b\' "ខ"'),
+        ({"dashes": True}, "1–2 — 3", "1-2 - 3"),
+        ({"digits": "arabic"}, "១២៣ 45", "123 45"),
+        ({"digits": "khmer"}, "១២៣ 45", "១២៣ ៤៥"),
+        ({}, "“១២៣” – 45", "“១២៣” – 45"),
+        ({}, "cafÃ© naÃ¯ve", "café naïve"),
+        ({}, "áž€áž˜áŸ’áž–áž»áž‡áž¶", "កម្ពុជា"),
+        ({"mojibake": False}, "cafÃ©", "cafÃ©"),
+        ({}, "Ã l'école, Ärger, Ðå, 50 €", "Ã l'école, Ärger, Ðå, 50 €"),
+    ],
+)
+def test_settings(settings, raw, clean):
+    assert normalize(raw, Normalization(**settings)) == clean
+    assert normalize(clean, Normalization(**settings)) == clean
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"zwsp": "drop"}, "normalize: zwsp is 'drop'; it must be one of: strip, keep"),
+        ({"digits": True}, "normalize: digits is True; it must be one of: keep, arabic, khmer"),
+        ({"quotes": 1}, "normalize: quotes is 1; it must be one of: true, false"),
+    ],
+)
+def test_settings_that_do_not_exist(settings, message):
+    with pytest.raises(UserError, match=message):
+        Normalization(**settings)
+
+
+def every_setting():
+    keys = [field.name for field in dataclasses.fields(Normalization)]
+    switch = (True, False)
+    values = (switch, ("strip", "keep"), switch, switch, switch, switch, ("keep", "arabic", "khmer"))
+    return [Normalization(**dict(zip(keys, row, strict=True))) for row in itertools.product(*values)]
 
 
 def test_twice_is_the_same_as_once_and_encodes_on_any_mix_of_awkward_characters():
     awkward = "aé\u0301 \t\n\r\u00a0\u200b\u17d2\u17dd\u1780\u17c1"
     awkward += "\x00\ufeff\u2028\u0345\u093c\ud800\u2000\u0327\x85"
     generator = random.Random(0)
-    for _ in range(20_000):
-        once = normalize("".join(generator.choices(awkward, k=generator.randrange(12))))
+    awkward += "\u179a\u17b8\u17bb\u17ca\u17d4\u17e11\u200c\u200d“—Ã©áž€\u17b4"
+    settings = every_setting()
+    for _ in range(40_000):
+        setting = generator.choice(settings)
+        once = normalize("".join(generator.choices(awkward, k=generator.randrange(12))), setting)
         once.encode("utf-8")
-        assert normalize(once) == once
+        assert normalize(once, setting) == once
 
 
 @pytest.mark.parametrize("text", [" " * 500_000 + "x", "x" + " \t" * 250_000 + "y", "x" + "\n" * 500_000 + "y"])
@@ -75,4 +126,5 @@ def test_real_text_is_stable_and_keeps_its_words():
             for raw in file:
                 clean = normalize(raw)
                 assert normalize(clean) == clean
-                assert clean.split() == unicodedata.normalize("NFC", raw).replace("\ufeff", "").split()
+                as_typed = normalize(raw, Normalization(khmer=False))
+                assert as_typed.split() == unicodedata.normalize("NFC", raw).replace("\ufeff", "").split()

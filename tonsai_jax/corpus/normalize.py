@@ -1,14 +1,19 @@
 """Text cleaning: one pure function, `normalize`, that every document goes through before it is written.
 
 It settles how a text is spelled in code points and nothing else: no word is added, removed or judged.
-Characters that mean something in Khmer typing, such as the zero-width space between words (U+200B), are
-left as they are.
 """
 
+import dataclasses
 import re
-import unicodedata
+from typing import Literal, get_args
 
-_COENG = "\u17d2"  # the Khmer sign that subscripts the consonant after it
+import ftfy
+
+from tonsai_jax.corpus import khmer
+from tonsai_jax.corpus.khmer import Zwsp, compose
+from tonsai_jax.errors import UserError
+
+Digits = Literal["keep", "arabic", "khmer"]
 
 _NEWLINE = "\r\n?|[\v\f\x1c-\x1e\x85\u2028\u2029]"
 # Controls other than tab and newline, the byte order mark, halves of surrogate pairs, and noncharacters.
@@ -19,29 +24,76 @@ _UNUSUAL = re.compile(f"[\r\v\f\x1c-\x1e\x85\u2028\u2029]|{_DROPPED}|{_WIDE_SPAC
 # Only behind a visible character: indentation at the start of a line carries meaning (code, lists, verse).
 # The lookbehind stands after the first space so that a long indentation costs one test a character.
 _INNER_SPACES = re.compile(r"(?: (?=[ \t])|\t)(?<=\S.)[ \t]*")
+# UTF-8 that was read as Latin-1 or Windows-1252: the first byte of a character, then one of its others.
+_MOJIBAKE = re.compile("[\u00c2-\u00f4][\u0080-\u00bf\u0152-\u0192\u02c6\u02dc\u2013-\u203a\u20ac\u2122]")
+_QUOTES = str.maketrans({**dict.fromkeys("“”„‟«»", '"'), **dict.fromkeys("‘’‚‛‹›", "'")})
+_DASHES = str.maketrans(dict.fromkeys("‐‑‒–—―−", "-"))
+_ARABIC_DIGITS = str.maketrans("០១២៣៤៥៦៧៨៩", "0123456789")
+_KHMER_DIGITS = str.maketrans("0123456789", "០១២៣៤៥៦៧៨៩")
 
 
-def normalize(text: str) -> str:
-    """Cleans whitespace and composes Unicode (NFC); applying it twice changes nothing more.
+@dataclasses.dataclass(frozen=True)
+class Normalization:
+    """What `normalize` does, by the keys under `normalize:` in a sources file.
+
+    Raises `UserError` for a value that is not one of those named here.
+    """
+
+    khmer: bool = True  # Khmer in canonical order (docs/khmer.md)
+    zwsp: Zwsp = "strip"  # the zero-width space between Khmer words: "strip" or "keep"
+    fold_coeng_da: bool = True  # COENG DA written as COENG TA, which looks the same
+    mojibake: bool = True  # UTF-8 that was once read as Latin-1 is read again
+    quotes: bool = False  # every quotation mark as " or '
+    dashes: bool = False  # every hyphen, dash and minus sign as -
+    digits: Digits = "keep"  # Khmer and Arabic digits: "keep" both, or all as "arabic" or "khmer"
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            allowed = (True, False) if field.type is bool else get_args(field.type)
+            if not any(value is choice or (isinstance(value, str) and value == choice) for choice in allowed):
+                choices = ", ".join(str(choice).lower() for choice in allowed)
+                raise UserError(f"normalize: {field.name} is {value!r}; it must be one of: {choices}")
+
+
+DEFAULT = Normalization()
+
+
+def normalize(text: str, settings: Normalization = DEFAULT) -> str:
+    """Cleans whitespace, puts Khmer in canonical order and composes Unicode; twice changes nothing more.
 
     Line ends become `\\n`; control characters, byte order marks and lone surrogates go; spaces of every
     width become U+0020 and runs of them inside a line one space (indentation stays); trailing spaces go;
     several blank lines in a row become one; both ends are stripped. Returns "" where nothing is left.
-
-    NFC would swap U+17DD and U+17D2 (their combining classes are 230 and 9) and so tear the Khmer subscript
-    sign from its consonant; here U+17D2 stays where it was typed.
-    NFC: https://www.unicode.org/reports/tr15/.
+    What else is done is in `settings`. NFC comes last and always: https://www.unicode.org/reports/tr15/.
     """
-    text = _clean_whitespace(text)
-    # Canonical Khmer order belongs here, before NFC, once there is one.
-    return _compose(text)
+    clean = _normalize_once(text, settings)
+    while settings.mojibake and clean != text and _MOJIBAKE.search(clean):  # rarely: a repair may show the next
+        text, clean = clean, _normalize_once(clean, settings)
+    return clean
 
 
-def _clean_whitespace(text: str) -> str:
+def _normalize_once(text: str, settings: Normalization) -> str:
+    if settings.mojibake and _MOJIBAKE.search(text):
+        text = ftfy.fix_encoding(text)
+    if settings.quotes:
+        text = text.translate(_QUOTES)
+    if settings.dashes:
+        text = text.translate(_DASHES)
+    if settings.digits == "khmer":
+        text = text.translate(_KHMER_DIGITS)
     if _UNUSUAL.search(text):
         text = re.sub(_NEWLINE, "\n", text)
         text = re.sub(_DROPPED, "", text)
         text = re.sub(_WIDE_SPACE, " ", text)
+    if settings.khmer:
+        text = khmer.normalize(text, zwsp=settings.zwsp, fold_coeng_da=settings.fold_coeng_da)
+    if settings.digits == "arabic":
+        text = text.translate(_ARABIC_DIGITS)
+    return compose(_clean_whitespace(text))
+
+
+def _clean_whitespace(text: str) -> str:
     if "  " in text or "\t" in text:
         text = _INNER_SPACES.sub(" ", text)
     if " \n" in text or "\t\n" in text:
@@ -49,9 +101,3 @@ def _clean_whitespace(text: str) -> str:
     if "\n\n\n" in text:
         text = re.sub("\n{3,}", "\n\n", text)
     return text.strip()
-
-
-def _compose(text: str) -> str:
-    if unicodedata.is_normalized("NFC", text):
-        return text
-    return _COENG.join([unicodedata.normalize("NFC", part) for part in text.split(_COENG)])
