@@ -6,8 +6,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from tonsai_jax.corpus.prepare import figures, prepare, table
-from tonsai_jax.corpus.sources import Source, load_sources, source_at
+from tonsai_jax.corpus.engine import Executor
+from tonsai_jax.corpus.prepare import REPORT, figures, prepare, table
+from tonsai_jax.corpus.recipe import Recipe, load_recipe
+from tonsai_jax.corpus.sources import source_at
 from tonsai_jax.errors import UserError, run_command
 from tonsai_jax.files import write_json
 
@@ -34,30 +36,48 @@ def main() -> None:
     option("--output-dir", type=Path, required=True, help="folder for the documents and their manifest")
     option("--max-samples", type=int, help="read at most this many documents of each source: a quick try")
     option("--errors", choices=["strict", "skip"], default="strict", help="stop at unreadable input, or count it")
+    option(
+        "--executor", choices=["local", "ray", "slurm"], help="where the work is done (default: local, or the YAML's)"
+    )
+    option("--workers", type=int, help="tasks at a time (default: one per core; on a cluster no limit)")
+    option("--tokens", type=float, metavar="N", help="tokens of the run you plan: the report tells its epochs")
     option("--json", type=Path, metavar="FILE", help="write the figures of the printed table here too")
     args = parser.parse_args()
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is half-written is cleared away
-    manifest = prepare(_sources(args), args.output_dir, errors=args.errors)
+    recipe = _recipe(args)
+    manifest = prepare(
+        recipe.sources,
+        args.output_dir,
+        normalization=recipe.normalize,
+        executor=recipe.executor,
+        errors=args.errors,
+        planned_tokens=args.tokens,
+    )
     print(table(manifest))
-    print(f"written to {args.output_dir}")
+    print(f"written to {args.output_dir}; look at {args.output_dir / REPORT}")
     if args.json:
         write_json(args.json, figures(manifest))
 
 
-def _sources(args: argparse.Namespace) -> list[Source]:
+def _recipe(args: argparse.Namespace) -> Recipe:
     if bool(args.config) == bool(args.khmer or args.english):
         raise UserError("give either --config FILE, or --khmer and/or --english")
     if args.config:
-        sources = load_sources(args.config)
+        recipe = load_recipe(args.config)
     else:
         khmer, english = args.khmer, args.english
         sources = [source_at(khmer, name="khmer", language="km", weight=args.khmer_weight)] if khmer else []
         if english:
             sources.append(source_at(english, name="english", language="en", weight=args.english_weight))
+        recipe = Recipe(sources)
     if args.max_samples is not None:
-        sources = [replace(source, max_samples=args.max_samples) for source in sources]
-    return sources
+        recipe = replace(recipe, sources=[replace(source, max_samples=args.max_samples) for source in recipe.sources])
+    if args.executor or args.workers is not None:
+        given = recipe.executor
+        kind, workers = args.executor or given.kind, given.workers if args.workers is None else args.workers
+        recipe = replace(recipe, executor=Executor(kind, workers, given.options if kind == given.kind else {}))
+    return recipe
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -182,7 +183,7 @@ def test_a_new_dataset_replaces_an_earlier_one_whole(tmp_path):
     prepare([Source("a", "km", documents=["old"]), Source("b", "km", documents=["old"])], tmp_path / "out")
     prepare([Source("a", "km", documents=["new"])], tmp_path / "out")
     assert texts(tmp_path / "out", "a") == ["new"]
-    assert sorted(tree(tmp_path)) == ["out/a/part-00000.parquet", "out/manifest.json"]
+    assert sorted(tree(tmp_path)) == ["out/a/part-00000.parquet", "out/manifest.json", "out/report.html"]
 
 
 def test_a_stranger_s_file_in_an_earlier_dataset_is_not_deleted(tmp_path):
@@ -248,10 +249,100 @@ runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
         [sys.executable, "-c", held_before_the_manifest], cwd=tmp_path, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout.readline() == "writing\n"
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.iterdir())) == 3, "the input, what is finished, and what is being written"
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) == 143
     assert [path.name for path in tmp_path.iterdir()] == ["three.txt"]
+
+
+LINES = 20_000
+
+
+def write_sources(folder):
+    """Four files of Khmer and English, large enough that a kill finds the work half done; and their recipe."""
+    for number in range(2):
+        for language, words in (("km", "ខែ្មរ ភាសា​ជា ស្រ្តី"), ("en", "the cafe\u0301 by the river")):
+            lines = [f"{words} {number} {line} {words} {line * 7}" for line in range(LINES)]
+            (folder / f"{language}{number}.txt").write_text("\n".join(lines), encoding="utf-8")
+    (folder / "recipe.yaml").write_text(
+        "executor: {workers: 2}\nsources:\n"
+        "- {name: khmer, language: km, path: km*.txt}\n- {name: english, language: en, path: en*.txt}\n"
+    )
+
+
+def finished_parts(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob(".out.work/clean/*.json")}
+
+
+def test_a_killed_run_goes_on_and_gives_the_same_bytes(tmp_path, monkeypatch):
+    import tonsai_jax.corpus.prepare as prepare_module
+
+    write_sources(tmp_path)
+    arguments = ["--config", "recipe.yaml", "--output-dir"]
+    assert start([*arguments, "whole"], tmp_path).wait(timeout=120) == 0
+    small_parts = f"""
+import runpy, sys
+import tonsai_jax.corpus.prepare as prepare
+prepare.PART_BYTES = 1
+sys.argv = ["prepare_dataset.py", "--config", "recipe.yaml", "--output-dir", "out"]
+runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
+"""
+    assert prepare_module.PART_BYTES > 1
+    first = subprocess.Popen([sys.executable, "-c", small_parts], cwd=tmp_path, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not finished_parts(tmp_path):
+        assert time.monotonic() < deadline
+        assert first.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    before = finished_parts(tmp_path)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "en1.txt").write_text((tmp_path / "en1.txt").read_text() + "\none more", encoding="utf-8")
+    assert start([*arguments, "whole"], tmp_path).wait(timeout=120) == 0
+
+    second = subprocess.Popen([sys.executable, "-c", small_parts], cwd=tmp_path, start_new_session=True)
+    while second.poll() is None:
+        kept = {name: time_ns for name, time_ns in finished_parts(tmp_path).items() if name in before}
+        assert all(before[name] == time_ns for name, time_ns in kept.items()), "a finished part was made again"
+        time.sleep(0.01)
+    assert second.returncode == 0
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+    assert texts(tmp_path / "out", "english")[-1] == "one more", "the input that changed was read again"
+    assert not (tmp_path / ".out.work").exists()
+
+
+def test_ray_gives_the_same_documents(tmp_path):
+    pytest.importorskip("ray", reason="Ray is not installed: uv sync --extra ray")
+    (tmp_path / "a.txt").write_text("ខែ្មរ\nស្រ្តី\n", encoding="utf-8")
+    for folder, extra in (("local", []), ("ray", ["--executor", "ray"])):
+        process = start(["--khmer", "a.txt", "--output-dir", folder, *extra], tmp_path)
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, out + err
+    assert tree(tmp_path / "local") == tree(tmp_path / "ray")
+
+
+def test_normalization_is_what_the_sources_file_says(command):
+    Path("a.txt").write_text("ភាសា\u200bខ្មែរ “១២”", encoding="utf-8")
+    recipe = "sources: [{name: a, language: km, path: a.txt}]\n"
+    for number, (keys, text) in enumerate(
+        {"": "ភាសាខ្មែរ “១២”", "normalize: {zwsp: keep, quotes: true, digits: arabic}": 'ភាសា\u200bខ្មែរ "12"'}.items()
+    ):
+        Path("r.yaml").write_text(recipe + keys)
+        assert command("--config", "r.yaml", "--output-dir", f"out{number}")[0] == 0
+        assert texts(f"out{number}", "a") == [text]
+    assert read_documents_manifest("out1")["normalize"]["digits"] == "arabic"
+
+
+def test_the_report_shows_sources_rules_and_epochs(command):
+    Path("odd.txt").write_text("<b>bold</b>\nplain\n", encoding="utf-8")
+    assert command("--khmer", "three.txt", "--english", "odd.txt", "--output-dir", "out", "--tokens", "100")[0] == 0
+    page = Path("out/report.html").read_text(encoding="utf-8")
+    assert "មួយ" in page
+    assert "&lt;b&gt;bold" in page
+    assert "<b>bold" not in page, "text of the corpus must not become part of the page"
+    english = 100 * 0.4 * 4.5 / len("<b>bold</b>plain")
+    assert f"{english:.2f}" in page
 
 
 def test_real_text_loses_nothing(tmp_path):

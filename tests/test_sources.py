@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tonsai_jax.corpus.readers import Faults
-from tonsai_jax.corpus.sources import Source, load_sources, normalized_weights, source_at
+from tonsai_jax.corpus.recipe import load_recipe
+from tonsai_jax.corpus.sources import Source, normalized_weights, source_at
 from tonsai_jax.errors import UserError
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "data"
@@ -14,7 +15,7 @@ CONFIGS = Path(__file__).parents[1] / "configs" / "data"
 def load(tmp_path, text):
     path = tmp_path / "sources.yaml"
     path.write_text(text, encoding="utf-8")
-    return load_sources(path)
+    return load_recipe(path).sources
 
 
 def test_a_sources_file_becomes_sources_with_the_defaults_filled_in(tmp_path):
@@ -86,12 +87,12 @@ def test_a_file_that_is_no_sources_file_is_named(tmp_path, text, message):
 
 def test_a_missing_sources_file_is_named():
     with pytest.raises(UserError, match=r"nowhere.yaml: cannot be read \(No such file"):
-        load_sources("nowhere.yaml")
+        load_recipe("nowhere.yaml")
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
 def test_every_shipped_sources_file_loads_and_opens_with_its_command(path):
-    sources = load_sources(path)
+    sources = load_recipe(path).sources
     assert all(source.license for source in sources)
     normalized_weights(sources)
     assert f"python scripts/prepare_dataset.py --config configs/data/{path.name} --output-dir data/" in path.read_text()
@@ -99,7 +100,7 @@ def test_every_shipped_sources_file_loads_and_opens_with_its_command(path):
 
 def test_the_recipe_mixes_khmer_and_english_six_to_four():
     for name in ("train_sources.example.yaml", "tokenizer_sources.example.yaml"):
-        sources = load_sources(CONFIGS / name)
+        sources = load_recipe(CONFIGS / name).sources
         assert [(source.language, source.weight) for source in sources] == [("km", 0.6), ("en", 0.4)]
 
 

@@ -1,15 +1,13 @@
-"""Where text comes from: the `Source` dataclass, the YAML file that lists them, telling a path from an id."""
+"""Where text comes from: the `Source` dataclass, reading it from a list of keys, telling a path from an id."""
 
 import glob
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args
-
-import yaml
 
 from tonsai_jax.corpus.hub import read_huggingface
 from tonsai_jax.corpus.readers import COMPRESSIONS, FORMATS, Boundary, Faults, find_files, read_file
@@ -58,8 +56,11 @@ class Source:
         """The local files this source reads, in order; none for other kinds of source."""
         return find_files(self.path) if self.path is not None else []
 
-    def texts(self, faults: Faults) -> Iterator[str]:
-        """Gives the texts as they are stored, one a document, in an order that does not change."""
+    def texts(self, faults: Faults, files: Sequence[Path] | None = None) -> Iterator[str]:
+        """Gives the texts as they are stored, one a document, in an order that does not change.
+
+        `files` are some of this source's, for a task that reads a part of it.
+        """
         texts: Iterable[str]
         if self.documents is not None:
             texts = self.documents
@@ -75,7 +76,7 @@ class Source:
         else:
             texts = itertools.chain.from_iterable(
                 read_file(file, text_column=self.text_column, boundary=self.document, faults=faults)
-                for file in self.files()
+                for file in (self.files() if files is None else files)
             )
         return itertools.islice(texts, self.max_samples)
 
@@ -91,28 +92,17 @@ _KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
 }
 
 
-def load_sources(path: Path | str) -> list[Source]:
-    """Reads a YAML file whose one key, `sources`, lists sources by the fields of `Source`.
+def sources_of(content: Any, path: Path | str) -> list[Source]:
+    """The sources listed in a sources file: groups of `key: value` by the fields of `Source`.
 
     Raises `UserError` naming the file, the source and the key where something is missing, unknown or of a
     wrong kind.
     """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(content, dict) or not isinstance(content.get("sources"), list) or not content["sources"]:
+    if not isinstance(content, list) or not content:
         raise UserError(
             f"{path}: must hold a list under the key `sources`; see configs/data/train_sources.example.yaml"
         )
-    for key in content:
-        if key != "sources":
-            raise UserError(f"{path}: unknown key {key!r}{did_you_mean(str(key), ['sources'])}")
-    return [_source(item, path, number) for number, item in enumerate(content["sources"], start=1)]
+    return [_source(item, path, number) for number, item in enumerate(content, start=1)]
 
 
 def _source(item: Any, path: Path | str, number: int) -> Source:
