@@ -50,6 +50,7 @@ def main() -> None:
         recipe.sources,
         args.output_dir,
         normalization=recipe.normalize,
+        deduplication=recipe.deduplicate,
         executor=recipe.executor,
         errors=args.errors,
         planned_tokens=args.tokens,
@@ -58,6 +59,8 @@ def main() -> None:
     print(f"written to {args.output_dir}; look at {args.output_dir / REPORT}")
     if args.json:
         write_json(args.json, figures(manifest))
+    if manifest.get("failed"):
+        raise UserError("left out: " + "; ".join(f"{name} ({why})" for name, why in manifest["failed"].items()))
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:

@@ -1,5 +1,6 @@
 """The command `scripts/prepare_dataset.py`: from arguments to files, and what bad input gives."""
 
+import gzip
 import json
 import os
 import re
@@ -10,8 +11,10 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
+from tonsai_jax.corpus import parts
 from tonsai_jax.corpus.documents import read_documents, read_documents_manifest
 from tonsai_jax.corpus.prepare import prepare
 from tonsai_jax.corpus.sources import Source
@@ -265,7 +268,7 @@ def write_sources(folder):
             lines = [f"{words} {number} {line} {words} {line * 7}" for line in range(LINES)]
             (folder / f"{language}{number}.txt").write_text("\n".join(lines), encoding="utf-8")
     (folder / "recipe.yaml").write_text(
-        "executor: {workers: 2}\nsources:\n"
+        "executor: {workers: 2}\ndeduplicate: {exact: true}\nsources:\n"
         "- {name: khmer, language: km, path: km*.txt}\n- {name: english, language: en, path: en*.txt}\n"
     )
 
@@ -275,19 +278,17 @@ def finished_parts(folder):
 
 
 def test_a_killed_run_goes_on_and_gives_the_same_bytes(tmp_path, monkeypatch):
-    import tonsai_jax.corpus.prepare as prepare_module
-
     write_sources(tmp_path)
     arguments = ["--config", "recipe.yaml", "--output-dir"]
     assert start([*arguments, "whole"], tmp_path).wait(timeout=120) == 0
     small_parts = f"""
 import runpy, sys
-import tonsai_jax.corpus.prepare as prepare
-prepare.PART_BYTES = 1
+import tonsai_jax.corpus.parts as parts
+parts.PART_BYTES = 1
 sys.argv = ["prepare_dataset.py", "--config", "recipe.yaml", "--output-dir", "out"]
 runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
 """
-    assert prepare_module.PART_BYTES > 1
+    assert parts.PART_BYTES > 1
     first = subprocess.Popen([sys.executable, "-c", small_parts], cwd=tmp_path, start_new_session=True)
     deadline = time.monotonic() + 60
     while not finished_parts(tmp_path):
@@ -332,6 +333,73 @@ def test_normalization_is_what_the_sources_file_says(command):
         assert command("--config", "r.yaml", "--output-dir", f"out{number}")[0] == 0
         assert texts(f"out{number}", "a") == [text]
     assert read_documents_manifest("out1")["normalize"]["digits"] == "arabic"
+
+
+def test_of_equal_documents_the_one_of_the_earlier_source_stays(command):
+    Path("one.txt").write_text("same\nខែ្មរ\nonly one\nsame\n", encoding="utf-8")
+    Path("two.txt").write_text("other\nខ្មែរ\nsame \nlast", encoding="utf-8")
+    recipe = "sources: [{name: one, language: km, path: one.txt}, {name: two, language: en, path: two.txt}]\n"
+    Path("r.yaml").write_text(recipe + "deduplicate: {exact: true}")
+    code, out, _ = command("--config", "r.yaml", "--output-dir", "out")
+    assert code == 0
+    assert texts("out", "one") == ["same", "ខ្មែរ", "only one"]
+    assert texts("out", "two") == ["other", "last"], "equal after cleaning is equal"
+    sources = read_documents_manifest("out")["sources"]
+    assert [source["filters"] for source in sources.values()] == [
+        {"duplicate": 1, "empty": 0},
+        {"duplicate": 2, "empty": 0},
+    ]
+    assert "dropped from two: 2 duplicate" in out
+    ids = pq.read_table("out/two/part-00000.parquet").column("id").to_pylist()
+    assert ids == ["two/0", "two/3"], "an id tells the place among the documents read"
+
+    Path("r.yaml").write_text(recipe)
+    assert command("--config", "r.yaml", "--output-dir", "out")[0] == 0
+    assert texts("out", "one")[-1] == "same"
+
+
+def test_files_that_are_equal_are_duplicates_too(command):
+    for folder in ("a", "b"):
+        Path(folder).mkdir()
+        Path(folder, "x.txt").write_text("one\ntwo\n")
+    Path("r.yaml").write_text("sources: [{name: s, language: en, path: '*/x.txt'}]\ndeduplicate: {exact: true}")
+    for part_bytes in (1, 10**9):
+        parts.PART_BYTES, before = part_bytes, parts.PART_BYTES
+        assert command("--config", "r.yaml", "--output-dir", "out")[0] == 0
+        parts.PART_BYTES = before
+        assert texts("out", "s") == ["one", "two"]
+
+
+def test_errors_skip_leaves_out_a_source_that_fails_and_says_so(command):
+    Path("broken.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n' * 1000)[:-20])
+    Path("r.yaml").write_text(
+        "sources: [{name: good, language: km, path: three.txt}, {name: gone, language: km, path: gone.txt},"
+        " {name: broken, language: en, path: broken.jsonl.gz}]"
+    )
+    code, _, err = command("--config", "r.yaml", "--output-dir", "out", "--errors", "skip")
+    assert code == 1
+    assert err.startswith(
+        "error: left out: gone (gone.txt: no such file or folder); broken (broken.jsonl.gz: cannot be read"
+    )
+    assert err.count("\n") == 1
+    assert texts("out", "good") == ["មួយ", "ពីរ", "បី"]
+    manifest = read_documents_manifest("out")
+    assert list(manifest["sources"]) == ["good"]
+    assert manifest["sources"]["good"]["weight"] == 1
+    assert list(manifest["failed"]) == ["gone", "broken"]
+    assert command("--config", "r.yaml", "--output-dir", "out2")[0] == 1
+    assert not Path("out2").exists(), "without --errors skip nothing is written"
+
+
+def test_a_source_of_nothing_but_duplicates_is_named(command):
+    Path("r.yaml").write_text(
+        "sources: [{name: a, language: km, path: three.txt}, {name: b, language: km, path: three.txt}]\n"
+        "deduplicate: {exact: true}"
+    )
+    code, _, err = command("--config", "r.yaml", "--output-dir", "out")
+    assert code == 1
+    assert "source 'b': every document is a duplicate" in err
+    assert not Path("out").exists()
 
 
 def test_the_report_shows_sources_rules_and_epochs(command):

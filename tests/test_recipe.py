@@ -36,6 +36,8 @@ def test_keys_of_the_engine_go_on_to_it(tmp_path: Path) -> None:
         ("normalise: {zwsp: keep}", "unknown key 'normalise'; did you mean 'normalize'?"),
         ("normalize: {zwps: keep}", "normalize: unknown key 'zwps'; did you mean 'zwsp'?"),
         ("normalize: {zwsp: drop}", "normalize: zwsp is 'drop'; it must be one of: strip, keep"),
+        ("deduplicate: {exact: 1}", "deduplicate: exact is 1; it must be true or false"),
+        ("deduplicate: {near: true}", "deduplicate: unknown key 'near'"),
         ("normalize: keep", "normalize must be a group"),
         ("executor: {kind: slurm, time: '1:00'}", "executor: slurm needs 'partition'"),
         ("executor: {workers: many}", "executor: workers 'many' must be a whole number"),

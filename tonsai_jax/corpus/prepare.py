@@ -2,11 +2,12 @@
 
 The same input gives the same documents and content hash, however the work is cut and wherever it is done. What is finished
 lies in a folder beside the output until the whole is: a run that was killed goes on from there, and a part is taken again
-only if its input, its settings and this program are what they were. The output folder is whole or not there at all.
+only if its input, its settings and this program are what they were (a dataset of the Hub is known by its id). The output
+folder is whole or not there at all.
 """
 
+import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -15,22 +16,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from tonsai_jax.corpus.documents import FORMAT, ROW_GROUP_BYTES, VERSION, DocumentWriter
+from tonsai_jax.corpus.documents import FORMAT, VERSION
+from tonsai_jax.corpus.duplicates import Deduplication, find_duplicates
 from tonsai_jax.corpus.engine import Executor, code_version, content_key, run_stage
-from tonsai_jax.corpus.normalize import Normalization, normalize
+from tonsai_jax.corpus.normalize import Normalization
+from tonsai_jax.corpus.parts import Clean, CleanedSource, parts_of, total_bytes, write_source
 from tonsai_jax.corpus.readers import Errors, Faults
 from tonsai_jax.corpus.report import write_report
 from tonsai_jax.corpus.sources import Source, normalized_weights
-from tonsai_jax.corpus.statistics import Statistics
 from tonsai_jax.errors import UserError
-from tonsai_jax.files import atomic_write, disk_errors, read_json, sha256_file, write_json
+from tonsai_jax.files import atomic_write, disk_errors, read_json, write_json
 from tonsai_jax.folders import atomic_folder
 
-LARGEST_DOCUMENT = 2**30  # bytes; parquet cannot hold a value of 2 GiB
-PART_BYTES = 64 * 2**20  # of files, as they lie on the disk, that one task reads
 SMALL_BYTES = 16 * 2**20  # below this, processes take longer to start than to work
 REPORT = "report.html"
 
@@ -40,6 +37,7 @@ def prepare(
     output_dir: Path | str,
     *,
     normalization: Normalization | None = None,
+    deduplication: Deduplication | None = None,
     executor: Executor | None = None,
     errors: Errors = "strict",
     planned_tokens: float | None = None,
@@ -47,28 +45,32 @@ def prepare(
 ) -> dict[str, Any]:
     """Writes the cleaned documents of `sources` to `output_dir`, a report beside them, and returns their manifest.
 
-    An earlier dataset in `output_dir` is replaced, and only once the new one is complete. `errors` says
-    whether input that cannot be read stops the run ("strict") or is counted under `filters` in the manifest
-    ("skip"). The report tells of the epochs of a run of `planned_tokens`. `progress` shows a line on stderr when that is a
-    terminal.
+    An earlier dataset in `output_dir` is replaced, and only once the new one is complete. `errors` says whether input that
+    cannot be read stops the run ("strict"), or documents are counted under `filters` in the manifest and sources left out,
+    with the reason, under `failed` ("skip"). The report tells of the epochs of a run of `planned_tokens`. `progress` shows a
+    line on stderr when that is a terminal.
     Raises `UserError` for sources that cannot be read or hold no document, weights that are all zero, a
     full disk, and an `output_dir` that holds anything but an earlier dataset.
     """
     output = Path(output_dir).absolute()
-    weights = normalized_weights(list(sources))
-    _check_output(output, sources)
+    normalized_weights(list(sources))  # or the error
+    failed: dict[str, str] = {}
     for source in sources:  # all before the first is cleaned: a mistake in the last must not show after hours
         if source.documents is None:
-            _check_first_text(source, errors)
+            with _left_out(source, failed, errors):
+                _check_first_text(source, errors)
+    sources = _without(sources, failed)
+    _check_output(output, sources)
 
     work = output.with_name(f".{output.name}.work")
     try:
         manifest = _prepare(
             sources,
-            weights,
+            failed,
             output,
             work,
-            _Clean(normalization or Normalization(), errors),
+            Clean(normalization or Normalization(), errors),
+            deduplication or Deduplication(),
             executor or Executor(),
             planned_tokens,
             progress,
@@ -80,16 +82,18 @@ def prepare(
         if isinstance(error, UserError):  # told of the folder that the user knows
             raise UserError(re.sub(re.escape(str(work)) + r"[^\s:]*", str(output), str(error))) from error
         raise
-    shutil.rmtree(work, ignore_errors=True)
+    if not failed:  # else the next run may go on from what is finished
+        shutil.rmtree(work, ignore_errors=True)
     return manifest
 
 
 def _prepare(
     sources: Sequence[Source],
-    weights: dict[str, float],
+    failed: dict[str, str],
     output: Path,
     work: Path,
-    clean: "_Clean",
+    clean: Clean,
+    deduplication: Deduplication,
     executor: Executor,
     planned_tokens: float | None,
     progress: bool,
@@ -97,29 +101,50 @@ def _prepare(
     with disk_errors(output):
         work.mkdir(parents=True, exist_ok=True)
         sources = [_on_disk(source, work) for source in sources]
-    parts = [part for source in sources for part in _parts(source)]
-    if executor.kind == "local" and not executor.workers and _total_bytes(parts) < SMALL_BYTES:
+    parts = [part for source in sources for part in parts_of(source)]
+    if executor.kind == "local" and not executor.workers and total_bytes(parts) < SMALL_BYTES:
         executor = dataclasses.replace(executor, workers=1)
     version = code_version()
     keys = [content_key(version, clean, part.identity()) for part in parts]
     cleaned = run_stage(
-        work / "clean", clean, list(zip(keys, parts, strict=True)), executor, progress="cleaning" if progress else None
+        work / "clean",
+        clean,
+        list(zip(keys, parts, strict=True)),
+        executor,
+        stop_at_errors=clean.errors == "strict",
+        progress="cleaning" if progress else None,
     )
 
-    joins = []
+    numbers: dict[str, list[int]] = {source.name: [] for source in sources}  # of the parts of each
+    for number, part in enumerate(parts):
+        numbers[part.source.name].append(number)
     for source in sources:
-        own = [n for n, part in enumerate(parts) if part.source.name == source.name]
-        join = _Join(source.name, source.language, tuple((keys[n], cleaned[n]["read"]) for n in own))
-        joins.append((content_key(version, dataclasses.asdict(join)), join))
-        filters = _sum_of([cleaned[n]["filters"] for n in own])
-        if not sum(cleaned[n]["kept"] for n in own):
-            read = sum(cleaned[n]["read"] for n in own)
-            raise UserError(f"source {source.name!r}: no document left of {read} read{_in_words(filters)}")
-    joined = run_stage(work / "join", _join, joins, executor, progress="writing" if progress else None)
+        with _left_out(source, failed, clean.errors):
+            _check_cleaned(source, [cleaned[number] for number in numbers[source.name]])
+    sources = _without(sources, failed)
 
+    first_of: dict[int, tuple[str, int]] = {}
+    if deduplication.exact:
+        in_order = [number for source in sources for number in numbers[source.name]]
+        key = content_key(version, [keys[number] for number in in_order])
+        task = (key, tuple(keys[number] for number in in_order))
+        (found,) = run_stage(work / "duplicates", find_duplicates, [task], executor)
+        first_of = {number: (key, start) for number, start in zip(in_order, found["starts"], strict=True)}
+
+    to_write = []
+    for source in sources:
+        own = [(keys[number], cleaned[number]["read"], first_of.get(number)) for number in numbers[source.name]]
+        whole = CleanedSource(source.name, source.language, tuple(own))
+        to_write.append((content_key(version, dataclasses.asdict(whole)), whole))
+    written = run_stage(work / "written", write_source, to_write, executor, progress="writing" if progress else None)
+
+    weights = normalized_weights(list(sources))
     entries, details = {}, {}
-    for source, result in zip(sources, joined, strict=True):
-        own = [n for n, part in enumerate(parts) if part.source.name == source.name]
+    for source, result in zip(sources, written, strict=True):
+        if not result["files"]:
+            raise UserError(
+                f"source {source.name!r}: every document is a duplicate of an earlier one's; take it out of the sources"
+            )
         entries[source.name] = {
             "weight": weights[source.name],
             "language": source.language,
@@ -127,7 +152,7 @@ def _prepare(
             "documents": result["statistics"]["documents"],
             "bytes": result["statistics"]["bytes"],
             "files": result["files"],
-            "filters": _sum_of([cleaned[n]["filters"] for n in own]),
+            "filters": _sum_of([*(cleaned[number]["filters"] for number in numbers[source.name]), result["filters"]]),
             "content_hash": result["content_hash"],
         }
         details[source.name] = result["statistics"]
@@ -135,53 +160,46 @@ def _prepare(
         "format": FORMAT,
         "version": VERSION,
         "normalize": dataclasses.asdict(clean.normalization),
+        "deduplicate": dataclasses.asdict(deduplication),
         "sources": entries,
     }
+    if failed:
+        manifest["failed"] = failed
     with atomic_folder(output, manifest="manifest.json", format=FORMAT) as folder:
-        for (key, _), result in zip(joins, joined, strict=True):
+        for (key, _), result in zip(to_write, written, strict=True):
             for name in result["files"]:
-                _link(work / "join" / key / name, folder / name)
+                _link(work / "written" / key / name, folder / name)
         write_report(folder / REPORT, manifest, details, planned_tokens)
         write_json(folder / "manifest.json", manifest)
     return manifest
 
 
-@dataclasses.dataclass(frozen=True)
-class _Part:
-    """What one task reads: some files of a source, or the whole of it (no files)."""
-
-    source: Source
-    files: tuple[Path, ...]
-
-    def identity(self) -> dict[str, Any]:
-        """What the documents of this part depend on."""
-        reading = {key: value for key, value in vars(self.source).items() if key not in ("path", "weight", "license")}
-        return {**reading, "files": [(file.name, sha256_file(file)) for file in self.files]}
-
-    def texts(self, faults: Faults) -> Iterator[str]:
-        return self.source.texts(faults, self.files or None)
+@contextlib.contextmanager
+def _left_out(source: Source, failed: dict[str, str], errors: Errors) -> Iterator[None]:
+    """Where errors are to be skipped, notes why a source is left out instead of raising it."""
+    try:
+        yield
+    except UserError as error:
+        if errors == "strict":
+            raise
+        failed[source.name] = str(error)
 
 
-def _parts(source: Source) -> list[_Part]:
-    """A source cut between its files; one that is read in part only stays whole."""
-    files = source.files()
-    if not files or source.max_samples is not None:
-        return [_Part(source, tuple(files))]
-    parts: list[list[Path]] = [[]]
-    size = 0
-    for file in files:
-        if parts[-1] and size + file.stat().st_size > PART_BYTES:
-            parts.append([])
-            size = 0
-        parts[-1].append(file)
-        size += file.stat().st_size
-    return [_Part(source, tuple(part)) for part in parts]
+def _without(sources: Sequence[Source], failed: dict[str, str]) -> list[Source]:
+    left = [source for source in sources if source.name not in failed]
+    if not left:
+        raise UserError("; ".join(failed.values()))
+    return left
 
 
-def _total_bytes(parts: Sequence[_Part]) -> float:
-    if not all(part.files for part in parts):
-        return float("inf")  # over the network: nobody knows
-    return sum(file.stat().st_size for part in parts for file in part.files)
+def _check_cleaned(source: Source, results: Sequence[dict[str, Any]]) -> None:
+    for result in results:
+        if "error" in result:
+            raise UserError(result["error"])
+    if not any(result["kept"] for result in results):
+        read = sum(result["read"] for result in results)
+        filters = _sum_of([result["filters"] for result in results])
+        raise UserError(f"source {source.name!r}: no document left of {read} read{_in_words(filters)}")
 
 
 def _on_disk(source: Source, work: Path) -> Source:
@@ -195,86 +213,6 @@ def _on_disk(source: Source, work: Path) -> Source:
     if not path.stat().st_size:
         raise UserError(f"source {source.name!r}: no document given")
     return dataclasses.replace(source, documents=None, path=str(path), text_column="text")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Clean:
-    """The task that reads and cleans one part; its texts go to `{key}.parquet`, with their places among those read."""
-
-    normalization: Normalization
-    errors: Errors
-
-    def __call__(self, part: _Part, path: Path) -> dict[str, Any]:
-        faults = Faults(self.errors)
-        faults.counts["empty"] = 0
-        read = kept = 0
-        schema = pa.schema([("text", pa.string()), ("place", pa.int64())])
-        with (
-            atomic_write(path.with_suffix(".parquet")) as partial,
-            pq.ParquetWriter(partial, schema, compression="zstd", use_dictionary=False) as writer,
-        ):
-            texts: list[str] = []
-            places: list[int] = []
-            waiting = 0
-            for read, raw in enumerate(part.texts(faults), start=1):
-                text = normalize(raw, self.normalization)
-                if not text:
-                    faults.counts["empty"] += 1
-                    continue
-                size = len(text.encode("utf-8"))
-                if size > LARGEST_DOCUMENT:
-                    raise UserError(
-                        f"source {part.source.name!r}: document {read} has {size / 1e9:.1f} GB, the limit is "
-                        f"{LARGEST_DOCUMENT / 1e9:.1f} GB; for txt files set `document: line` or `paragraph`"
-                    )
-                if texts and waiting + size > ROW_GROUP_BYTES:
-                    writer.write_table(pa.table([texts, places], schema=schema))
-                    texts, places, waiting = [], [], 0
-                texts.append(text)
-                places.append(read - 1)
-                waiting += size
-                kept += 1
-            if texts:
-                writer.write_table(pa.table([texts, places], schema=schema))
-        return {"read": read, "kept": kept, "filters": dict(sorted(faults.counts.items()))}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Join:
-    """The cleaned parts of one source: their keys, and how many documents were read in each."""
-
-    source: str
-    language: str
-    parts: tuple[tuple[str, int], ...]
-
-
-def _join(join: _Join, path: Path) -> dict[str, Any]:
-    """The task that writes one source's documents as they stay, under `path`."""
-    statistics = Statistics()
-    content = hashlib.sha256()
-    shutil.rmtree(path, ignore_errors=True)
-    with disk_errors(path):
-        path.mkdir(parents=True)
-        first = 0
-        with DocumentWriter(path, source=join.source, language=join.language) as writer:
-            for key, read in join.parts:
-                for text, place in _cleaned(path.parent.parent / "clean" / f"{key}.parquet"):
-                    encoded = text.encode("utf-8")
-                    size = len(encoded)
-                    document_id = f"{join.source}/{first + place}"
-                    # The size goes in too, so that text moved from one document to the next changes the hash.
-                    content.update(size.to_bytes(8, "little") + encoded)
-                    statistics.add(document_id, text, size)
-                    writer.add(text, size, document_id)
-                first += read
-    return {"files": writer.files, "content_hash": content.hexdigest(), "statistics": statistics.as_json()}
-
-
-def _cleaned(path: Path) -> Iterator[tuple[str, int]]:
-    with pq.ParquetFile(path) as file:
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group)
-            yield from zip(table.column("text").to_pylist(), table.column("place").to_pylist(), strict=True)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from tonsai_jax.corpus.duplicates import Deduplication
 from tonsai_jax.corpus.engine import Executor
 from tonsai_jax.corpus.normalize import Normalization
 from tonsai_jax.corpus.sources import Source, sources_of
@@ -18,6 +19,7 @@ class Recipe:
 
     sources: list[Source]
     normalize: Normalization = dataclasses.field(default_factory=Normalization)
+    deduplicate: Deduplication = dataclasses.field(default_factory=Deduplication)
     executor: Executor = dataclasses.field(default_factory=Executor)
 
 
@@ -36,6 +38,7 @@ def load_recipe(path: Path | str) -> Recipe:
         return Recipe(
             sources_of(content.get("sources"), path),
             Normalization(**_known(_group(content, "normalize", path), Normalization, f"{path}: normalize")),
+            Deduplication(**_known(_group(content, "deduplicate", path), Deduplication, f"{path}: deduplicate")),
             Executor(**executor, options=options),
         )
     except UserError as error:
