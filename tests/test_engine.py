@@ -1,5 +1,6 @@
 """The engine: results named by content, resume, errors, and the same results on this machine, on Ray and through Slurm."""
 
+import importlib.util
 import os
 import stat
 import sys
@@ -83,9 +84,9 @@ def test_impossible_executors_are_refused(arguments: dict[str, Any], message: st
         Executor(**arguments)
 
 
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: uv sync --extra ray")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_ray_gives_the_same_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed: uv sync --extra ray")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where Ray's workers find `square`
     results = run_stage(tmp_path, square, numbered(3, 1, 2), Executor("ray", options={"mem_per_cpu_gb": 0.1}))
     assert squares(results) == [9, 1, 4]

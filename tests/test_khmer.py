@@ -21,6 +21,10 @@ ORDER = {
     "vowel before the sign": ("ច់ា", "ចា់"),
     "final last": ("តះេ", "តេះ"),
     "everything at once": ("សី៊ះ្រ", "ស្រ៊ីះ"),
+    "nikahit before reahmuk": ("នះំ", "នំះ"),
+    "shifter before the final": ("មះ៉", "ម៉ះ"),
+    "two modifiers stay as typed": ("ចំ់", "ចំ់"),
+    "coeng of an independent vowel": ("ឱ្យ", "ឱ្យ"),
     "COENG RO second": ("ស្រ្តី", "ស្ត្រី"),
     "COENG RO second on an independent vowel": ("ឥ្រ្ទ", "ឥ្ទ្រ"),
     "the dotted circle is a base": ("◌ា្ក", "◌្កា"),
@@ -31,6 +35,8 @@ VOWELS = {
     "OE in halves": ("ដេីម", "ដើម"),
     "OE in halves around a coeng": ("ធេ្វី", "ធ្វើ"),
     "OE in halves around a shifter": ("រេ៊ី", "រ៊ើ"),
+    "OE and AA look like OO and II": ("កើា", "កោី"),
+    "E, II and AA": ("កេីា", "កោី"),
     "whole vowels stay": ("កើកោកៅកៀកឿ", "កើកោកៅកៀកឿ"),
 }
 SHIFTERS = {
@@ -45,6 +51,12 @@ SHIFTERS = {
     "u alone is a vowel": ("សុខ", "សុខ"),
     "u and nikahit are a vowel": ("ជុំ", "ជុំ"),
     "u and a shifter without an above vowel": ("ប៉ុន", "ប៉ុន"),
+    "u before atthacan": ("កុ\u17dd", "ក៊\u17dd"),
+    "u before YA": ("កុឿ", "ក៊ឿ"),
+    "u below a dotted circle's vowel": ("◌ុី", "◌៉ី"),
+    "ZWNJ before SAMYOK SANNYA holds MUUSIKATOAN up": ("ប៉\u200c័", "ប៉\u200c័"),
+    "ZWNJ before SAMYOK SANNYA, which leaves TRIISAP up": ("អ៊\u200c័", "អ៊័"),
+    "ZWNJ before AA and nikahit": ("ស៊\u200cាំ", "ស៊\u200cាំ"),
     "ZWNJ holds TRIISAP up": ("អ៊\u200cឹម", "អ៊\u200cឹម"),
     "ZWNJ holds MUUSIKATOAN up": ("ម៉\u200cឺន", "ម៉\u200cឺន"),
     "ZWNJ behind the vowel": ("អ៊ឹ\u200cម", "អ៊\u200cឹម"),
@@ -81,7 +93,8 @@ CHARACTERS = {
     "17D3 stays": ("ក៓", "ក៓"),
     "lunar day, waxing": ("៥្។ ១៥្។", "\u19e5 \u19ef"),
     "lunar day, waning": ("។្៣ ។្១០", "\u19f3 \u19fa"),
-    "no lunar day": ("១៦្។ ២០្។ ០្។ ។្១៦", "១៦្។ ២០្។ ០្។ ។្១៦"),
+    "leap months": ("០្។ ។្០", "\u19e0 \u19f0"),
+    "no lunar day": ("១៦្។ ២០្។ ១០០្។ ។្១៦ ។្០១", "១៦្។ ២០្។ ១០០្។ ។្១៦ ។្០១"),
 }
 INVISIBLE = {
     "ZWSP between words": ("ភាសា\u200bខ្មែរ", "ភាសាខ្មែរ"),
@@ -90,12 +103,17 @@ INVISIBLE = {
     "word joiner and separator": ("ក\u2060ខ\u2063គ", "កខគ"),
     "byte order mark and soft hyphen": ("\ufeffក\u00adខ", "កខ"),
     "between Khmer and Latin": ("ខ្មែរ\u200bKhmer", "ខ្មែរKhmer"),
+    "ZWSP beside Latin in Khmer text": ("ខ្មែរ Array\u200b 1-\u200b-3", "ខ្មែរ Array 1--3"),
+    "marks of direction": ("ក\u200eា ខ\u200fគ ឃ\u202c\u2068ង", "កា ខគ ឃង"),
+    "glyph variants": ("ក\ufe0fា", "កា"),
 }
 ALONE = {
     "Latin": ("naïve “café” — … e.g. 3×4", "naïve “café” — … e.g. 3×4"),
     "Latin is composed": ("ខ e\u0301", "ខ é"),
     "emoji": ("👩\u200d👩\u200d👧 ❤\ufe0f ខ", "👩\u200d👩\u200d👧 ❤\ufe0f ខ"),
     "Thai and its ZWSP": ("กิน\u200bข้าว ខ", "กิน\u200bข้าว ខ"),
+    "directions beside another script": ("ខ\u200fعربي\u200f", "ខ\u200fعربي\u200f"),
+    "an emoji's variant beside Khmer": ("❤\ufe0fខ", "❤\ufe0fខ"),
     "Persian ZWNJ": ("می\u200cخواهم ខ", "می\u200cخواهم ខ"),
     "lookalikes": ("ទ្ប ឧិ រយ:ពេល", "ទ្ប ឧិ រយ:ពេល"),
     "a mark without a base": ("(ា) ១ា", "(ា) ១ា"),
@@ -131,6 +149,8 @@ def test_a_rule(typed: str, canonical: str) -> None:
         ("ជា\u200b។", "ជា។"),
         ("ក\u200bា ក្\u200bម", "កា ក្ម"),
         ("ជា\u200d\u200bខ", "ជា\u200bខ"),
+        ("ជា\u200bKhmer", "ជា\u200bKhmer"),
+        ("ជា Array\u200b ខ", "ជា Array ខ"),
     ],
 )
 def test_a_zwsp_that_is_kept_stands_between_words(typed: str, kept: str) -> None:
@@ -139,6 +159,11 @@ def test_a_zwsp_that_is_kept_stands_between_words(typed: str, kept: str) -> None
 
 def test_coeng_da_can_stay() -> None:
     assert normalize("សា្ដ", fold_coeng_da=False) == "ស្ដា"
+
+
+def test_the_rest_can_stay_decomposed() -> None:
+    assert normalize("ខែ្មរ e\u0301", nfc=False) == "ខ្មែរ e\u0301"
+    assert normalize("e\u0301", nfc=False) == "e\u0301"
 
 
 def test_another_word_for_zwsp_is_refused() -> None:
@@ -156,10 +181,10 @@ def test_composing_never_moves_a_coeng() -> None:
 def test_twice_is_the_same_as_once_on_any_mix() -> None:
     generator = random.Random(0)
     alphabet = [chr(point) for point in range(0x1780, 0x17EA)] * 2
-    alphabet += list("\u200b\u200c\u200d\u2060\ufeff\u00ad្្្្រុុីេ៉៊\u17dd  ae\u0301\u0327👩🏽กิ◌")
+    alphabet += list("\u200b\u200c\u200d\u2060\ufeff\u00ad\u200e\ufe0f្្្្រុុីេ៉៊\u17dd  ae\u0301\u0327👩🏽กิ◌")
     for _ in range(40_000):
         text = "".join(generator.choices(alphabet, k=generator.randint(1, 9)))
-        for options in ({}, {"zwsp": "keep"}, {"fold_coeng_da": False}):
+        for options in ({}, {"zwsp": "keep"}, {"fold_coeng_da": False}, {"nfc": False}):
             once = normalize(text, **options)
             assert normalize(once, **options) == once, ascii(text)
 

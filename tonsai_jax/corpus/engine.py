@@ -202,6 +202,8 @@ def _run(work: _Work, executor: Executor) -> None:
 
 
 def _run_on_ray(work: _Work, executor: Executor, log: str) -> None:
+    # Started by `uv run`, Ray would start its workers with `uv run` too, each in an environment that it makes first.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     try:
         import ray
     except ImportError as error:

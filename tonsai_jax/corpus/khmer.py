@@ -1,6 +1,7 @@
 """Khmer text in one canonical form: the same word typed in two orders becomes the same code points.
 
-The order inside an orthographic syllable (here: cluster) is that of SIL's Khmer Encoding Structure, version 2 (October 2024):
+The order inside an orthographic syllable (here: cluster) is that of SIL's Khmer Encoding Structure, version 2 (October 2024),
+published as https://www.unicode.org/notes/tn61/:
 base, robat, up to two coengs with COENG RO second, shifter, ZWNJ, vowel, modifiers, final. docs/khmer.md tells of each rule.
 """
 
@@ -14,20 +15,24 @@ Zwsp = Literal["strip", "keep"]
 
 _ZWSP, _ZWNJ = "\u200b", "\u200c"
 _COENG, _RO, _DA, _TA, _BA = "\u17d2", "\u179a", "\u178a", "\u178f", "\u1794"
-_U, _AA, _NIKAHIT, _ROBAT = "\u17bb", "\u17b6", "\u17c6", "\u17cc"
+_U, _AA, _II, _E, _OE, _OO = "\u17bb", "\u17b6", "\u17b8", "\u17c1", "\u17be", "\u17c4"
+_NIKAHIT, _ROBAT = "\u17c6", "\u17cc"
 _MUUSIKATOAN, _TRIISAP = "\u17c9", "\u17ca"
-_ATTHACAN = "\u17dd"
+_SAMYOK_SANNYA, _ATTHACAN = "\u17d0", "\u17dd"
 _INHERENT = "\u17b4\u17b5"  # vowels without a shape
 
 _BASES = "\u1780-\u17a2\u17a5-\u17b3\u25cc"  # consonants, independent vowels, the dotted circle that carries a mark
 _SUBSCRIPTS = "\u1780-\u17a2\u17a5-\u17b3"
 _MARKS = "\u17b6-\u17d1\u17d3\u17dd"
 _KHMER = "\u1780-\u17ff\u19e0-\u19ff"
-_INVISIBLE = f"\u00ad\u034f{_INHERENT}\u200b-\u200d\u2060-\u2064\ufeff"
+# Directions and glyph variants mean nothing between two Khmer characters; the others nothing beside one.
+_DIRECTIONS = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u206f\ufe00-\ufe0f"
+_INVISIBLE = f"\u00ad\u034f{_INHERENT}\u180e\u200b-\u200d\u2060-\u2064\ufeff{_DIRECTIONS}"
 
 _HAS_KHMER = re.compile(f"[{_KHMER}]")
 _HAS_INVISIBLE = re.compile(f"[{_INVISIBLE}]")
 _INVISIBLE_RUN = re.compile(f"[{_INVISIBLE}]+")
+_NOT_DIRECTIONS = re.compile(f"[^{_DIRECTIONS}]+")
 # A base and what hangs on it. NFC may have put ATTHACAN between a coeng and its consonant. A coeng without one ends it.
 _CLUSTER = re.compile(f"[{_BASES}](?:{_COENG}[{_COENG}{_ATTHACAN}]*[{_SUBSCRIPTS}]|[{_MARKS}{_ZWNJ}])*{_COENG}*")
 _CLUSTER_PARTS = re.compile(f"{_COENG}[{_COENG}{_ATTHACAN}]*[{_SUBSCRIPTS}]?|.")
@@ -36,8 +41,8 @@ _CLUSTER_PARTS = re.compile(f"{_COENG}[{_COENG}{_ATTHACAN}]*[{_SUBSCRIPTS}]?|.")
 _DEPRECATED = re.compile("[\u17a3\u17a4\u17a8\u17d8]")
 _PREFERRED = {"\u17a3": "\u17a2", "\u17a4": "\u17a2\u17b6", "\u17a8": "\u17a7\u1780", "\u17d8": "\u17d4\u179b\u17d4"}
 
-# Lunar days 1 to 15: the number above the line while the moon waxes, below it while it wanes.
-_LUNAR_DAY = "(1[0-5]|[1-9])".translate({ord(digit): 0x17E0 + int(digit) for digit in "0123456789"})
+# Lunar days 1 to 15: the number above the line while the moon waxes, below it while it wanes. A zero is a leap month's sign.
+_LUNAR_DAY = "(1[0-5]|[0-9])".translate({ord(digit): 0x17E0 + int(digit) for digit in "0123456789"})
 _WAXING = re.compile(f"(?<![\u17e0-\u17e9]){_LUNAR_DAY}{_COENG}\u17d4")
 _WANING = re.compile(f"\u17d4{_COENG}{_LUNAR_DAY}(?![\u17e0-\u17e9])")
 
@@ -46,23 +51,25 @@ _VOWEL_ORDER |= {vowel: 1 for vowel in "\u17bb\u17bc\u17bd"}  # below
 _VOWEL_ORDER |= {vowel: 2 for vowel in "\u17b7\u17b8\u17b9\u17ba"}  # above
 _VOWEL_ORDER |= {_AA: 3}
 _ABOVE_VOWELS = frozenset("\u17b7\u17b8\u17b9\u17ba\u17be\u17bf")
-_ABOVE_MODIFIERS = frozenset("\u17d0\u17dd")
 _FINALS = frozenset("\u17c7\u17c8")
 # A shifter that meets an above vowel is drawn as -u: TRIISAP in clusters with one of these, MUUSIKATOAN in the others.
 _STRONG = frozenset("កខគឃចឆជឈដឋឌឍតថទធផពភឞសហអ")
 _ENDS_OF_PHRASES = "\u17d4\u17d5\u17d6\u17da"
 _CACHE_LIMIT = 200_000  # kinds of clusters; 45 MB of real text has some 5,400
+_CACHED_LENGTH = 32  # characters; what is longer is rubbish that would only fill the memory
 
 
-def normalize(text: str, *, zwsp: Zwsp = "strip", fold_coeng_da: bool = True) -> str:
+def normalize(text: str, *, zwsp: Zwsp = "strip", fold_coeng_da: bool = True, nfc: bool = True) -> str:
     """Puts Khmer into canonical form and composes the rest (NFC); text without Khmer is only composed.
 
     Applying it twice changes nothing more. Misspellings that are good code points stay: no word is looked up.
 
     Args:
       zwsp: what happens to the zero-width space, which some writers put between words: "strip" takes it out; "keep" leaves
-        one where it stands between words, and takes it out inside clusters, beside white space and at ends.
+        one where it stands between words, and takes it out inside clusters, beside white space and at ends. Neither
+        touches one beside a letter of a script that is not Khmer or Latin (Thai, Chinese).
       fold_coeng_da: writes COENG DA as COENG TA: modern fonts draw both alike, and writers mix them.
+      nfc: False leaves what is not Khmer as it is.
 
     Raises:
       UserError: `zwsp` is neither.
@@ -70,9 +77,9 @@ def normalize(text: str, *, zwsp: Zwsp = "strip", fold_coeng_da: bool = True) ->
     if zwsp not in ("strip", "keep"):
         raise UserError(f"zwsp={zwsp!r}: must be 'strip' or 'keep'")
     if not _HAS_KHMER.search(text):
-        return compose(text)
+        return compose(text) if nfc else text
     text = _canonical_text(text, zwsp, fold_coeng_da)
-    while (composed := compose(text)) != text:  # rarely: it moved a Latin mark away from between Khmer ones
+    while nfc and (composed := compose(text)) != text:  # rarely: it moved a Latin mark away from between Khmer ones
         text = _canonical_text(composed, zwsp, fold_coeng_da)
     return text
 
@@ -110,9 +117,11 @@ class _Clusters(dict[str, str]):
         return self[match[0]]
 
     def __missing__(self, cluster: str) -> str:
-        if len(self) >= _CACHE_LIMIT:
-            self.clear()
-        canonical = self[cluster] = _canonical(cluster, self._fold_coeng_da)
+        canonical = _canonical(cluster, self._fold_coeng_da)
+        if len(cluster) <= _CACHED_LENGTH:
+            if len(self) >= _CACHE_LIMIT:
+                self.clear()
+            self[cluster] = canonical
         return canonical
 
 
@@ -152,15 +161,12 @@ def _canonical(cluster: str, fold_coeng_da: bool) -> str:
         list(dict.fromkeys(marks)) for marks in (shifters, vowels, modifiers, finals)
     )
     vowels = _joined(vowels)
-    above = (
-        not _ABOVE_VOWELS.isdisjoint(vowels)
-        or not _ABOVE_MODIFIERS.isdisjoint(modifiers)
-        or (_AA in vowels and _NIKAHIT in modifiers)
-    )
     consonants = {base, *coengs}
     lowered = _MUUSIKATOAN if _BA in consonants or _STRONG.isdisjoint(consonants) else _TRIISAP
-    if shifters != [lowered] or not above:
-        zwnj = ""  # nothing to hold up
+    pushed = not _ABOVE_VOWELS.isdisjoint(vowels) or _ATTHACAN in modifiers or (_AA in vowels and _NIKAHIT in modifiers)
+    above = pushed or _SAMYOK_SANNYA in modifiers
+    if shifters != [lowered] or not (pushed if lowered == _TRIISAP else above):
+        zwnj = ""  # nothing to hold up: SAMYOK SANNYA does not push TRIISAP down
     if above and _U in vowels:
         vowels.remove(_U)
         shifters = shifters or [lowered]
@@ -169,10 +175,14 @@ def _canonical(cluster: str, fold_coeng_da: bool) -> str:
 
 
 def _joined(vowels: list[str]) -> list[str]:
-    """Vowels in order, the halves of OE and OO as one."""
-    for half, whole in (("\u17b8", "\u17be"), (_AA, "\u17c4")):
-        if "\u17c1" in vowels and half in vowels:
-            vowels = [vowel for vowel in vowels if vowel not in ("\u17c1", half, whole)] + [whole]
+    """Vowels in order, the halves of OE and OO as one; OE and AA look the same as OO and II, and are written so."""
+    if _OE in vowels and _AA in vowels:
+        vowels = [*vowels, _E, _II]
+        vowels.remove(_OE)
+    for half, whole in ((_AA, _OO), (_II, _OE)):
+        if _E in vowels and half in vowels:
+            vowels = [vowel for vowel in vowels if vowel not in (_E, half, whole)] + [whole]
+    vowels = list(dict.fromkeys(vowels))
     return sorted(vowels, key=_VOWEL_ORDER.__getitem__)
 
 
@@ -188,16 +198,29 @@ def _invisible(run: re.Match[str], *, keep_zwsp: bool) -> str:
     """What stays of a run of invisible characters, by what stands on both sides of it."""
     before = run.string[run.start() - 1] if run.start() else " "
     after = run.string[run.end()] if run.end() < len(run.string) else " "
-    khmer = "\u1780" <= before <= "\u17ff" or "\u1780" <= after <= "\u17ff"
-    if not (khmer or "\u19e0" <= before <= "\u19ff" or "\u19e0" <= after <= "\u19ff" or "\u25cc" in (before, after)):
-        return run[0].replace("\u17b4", "").replace("\u17b5", "")
-    # In a cluster a ZWNJ may hold a shifter up; whether it does is seen there.
-    zwnj = _ZWNJ if _ZWNJ in run[0] and _is_of_cluster(before) and before != _COENG else ""
+    sides = _is_khmer(before) + _is_khmer(after)
+    stays = run[0].replace(_INHERENT[0], "").replace(_INHERENT[1], "")
+    if sides:
+        # In a cluster a ZWNJ may hold a shifter up; whether it does is seen there.
+        zwnj = _ZWNJ if _ZWNJ in run[0] and _is_of_cluster(before) and before != _COENG else ""
+        stays = zwnj + (_NOT_DIRECTIONS.sub("", stays) if sides == 1 else "")
+    elif _is_foreign(before) or _is_foreign(after):
+        return stays
+    stays = stays.replace(_ZWSP, "")
     if not keep_zwsp or _ZWSP not in run[0]:
-        return zwnj
+        return stays
     inside = _is_mark(after) or before == _COENG
     redundant = before.isspace() or after.isspace() or before in _ENDS_OF_PHRASES or after in _ENDS_OF_PHRASES
-    return zwnj if inside or redundant else zwnj + _ZWSP
+    return stays if inside or redundant else stays + _ZWSP
+
+
+def _is_khmer(character: str) -> bool:
+    return "\u1780" <= character <= "\u17ff" or "\u19e0" <= character <= "\u19ff" or character == "\u25cc"
+
+
+def _is_foreign(character: str) -> bool:
+    """A letter or mark of a script that is not Khmer or Latin, where a zero-width space is not ours to judge."""
+    return character > "\u024f" and unicodedata.category(character)[0] in "LM" and not _is_khmer(character)
 
 
 def _is_mark(character: str) -> bool:
