@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from tonsai_jax.corpus.readers import Faults, file_format, find_files, read_file
+from tonsai_jax.corpus.readers import Faults, file_format, find_files, read_file, read_span
+from tonsai_jax.corpus.records import Reading
 from tonsai_jax.errors import UserError
 
 TEXTS = ["សួស្តី ពិភពលោក", 'She said "no", twice.', "one, two\tthree"]
@@ -164,17 +165,113 @@ def test_a_missing_text_counts_as_an_empty_one(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("cut.txt.gz", gzip.compress(b"a line of text\n" * 9999)[:-20]),
-        ("cut.txt.zst", zstandard.compress(b"a line of text\n" * 9999)[:-5]),
         ("wrong.txt.gz", b"plain text under the wrong name"),
         ("wrong.parquet", b"plain text under the wrong name"),
     ],
 )
-def test_a_damaged_file_is_named_and_never_read_as_a_shorter_one(tmp_path, name, content):
+def test_a_file_that_is_something_else_is_named_or_counted(tmp_path, name, content):
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(UserError, match=f"{name}: cannot be read"):
-        read(path, errors="skip")
+        read(path)
+    assert read(path, errors="skip") == ([], {"damaged_file": 1})
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, zstandard.compress])
+@pytest.mark.parametrize("ending", [".txt", ".jsonl", ".csv"])
+def test_a_cut_off_file_stops_or_gives_what_comes_before_the_damage(tmp_path, ending, compress):
+    texts = [f"line {number} {hash(str(number))}" for number in range(20_000)]
+    path = tmp_path / f"cut{ending}{'.gz' if compress is gzip.compress else '.zst'}"
+    packed = compress(encode(ending, texts))
+    path.write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(UserError, match=f"{path.name}: cannot be read.*--errors skip"):
+        read(path)
+    left, counts = read(path, errors="skip")
+    assert counts == {"damaged_file": 1}
+    assert left == texts[: len(left)]
+    assert len(left) > 5000
+
+
+def test_every_byte_before_the_damage_is_given(tmp_path):
+    path = tmp_path / "cut.txt.gz"
+    path.write_bytes(gzip.compress(b"one\ntwo\nthree\n")[:-4])  # the text is whole, its checksum is not
+    assert read(path, errors="skip") == (["one", "two", "three"], {"damaged_file": 1})
+
+
+def test_parquet_damaged_inside_gives_the_row_groups_before(tmp_path):
+    path = tmp_path / "a.parquet"
+    texts = [f"{number} {hash(str(number))}" for number in range(9000)]
+    pq.write_table(pa.table({"text": texts}), path, row_group_size=3000, compression="zstd", use_dictionary=False)
+    content = bytearray(path.read_bytes())
+    middle = pq.ParquetFile(path).metadata.row_group(1).column(0).data_page_offset
+    content[middle : middle + 200] = bytes(200)
+    path.write_bytes(content)
+    assert read(path, errors="skip") == (texts[:3000], {"damaged_file": 1})
+
+
+def test_a_file_that_disappears_is_named_or_counted(tmp_path):
+    with pytest.raises(UserError, match=r"gone.txt: cannot be read .FileNotFoundError"):
+        read(tmp_path / "gone.txt")
+    assert read(tmp_path / "gone.txt", errors="skip") == ([], {"damaged_file": 1})
+
+
+def limited(path, limit, boundary="line"):
+    faults = Faults("skip")
+    reading = Reading(("text",), "")
+    spans = read_span(path, reading=reading, boundary=boundary, faults=faults, limit=limit)
+    return [text.strip() for _, text in spans], dict(faults.counts)
+
+
+LONG = "y" * 3_000_000
+
+
+@pytest.mark.parametrize("ending", [".txt", ".jsonl", ".csv", ".parquet", ".txt.gz"])
+def test_a_document_that_is_too_long_is_a_fault_and_the_next_is_read(tmp_path, ending):
+    path = tmp_path / f"a{ending}"
+    raw = encode(ending.removesuffix(".gz"), ["before", LONG, "after"])
+    path.write_bytes(gzip.compress(raw) if ending.endswith(".gz") else raw)
+    assert limited(path, 1_000_000) == (["before", "after"], {"too_long": 1})
+    with pytest.raises(
+        UserError, match=r"a\.\w+.*: one document of 3\.0 MB, the limit is 1\.0 MB; raise `max_document_mb`"
+    ):
+        list(read_span(path, reading=Reading(("text",), ""), boundary="line", faults=Faults(), limit=1_000_000))
+
+
+@pytest.mark.parametrize(("boundary", "left"), [("paragraph", ["a", "c"]), ("file", [])])
+def test_a_long_paragraph_or_file_is_too_long_though_its_lines_are_not(tmp_path, boundary, left):
+    path = tmp_path / "a.txt"
+    path.write_text("a\n\n" + "bbbb\n" * 1000 + "\nc\n")
+    assert limited(path, 3000, boundary) == (left, {"too_long": 1})
+
+
+def test_a_csv_line_that_is_too_long_leaves_its_quotes_behind(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(f'n,text\n1,a\n2,"{LONG}\nstill 2"\n3,c\n')
+    assert limited(path, 1_000_000) == (["a", "c"], {"too_long": 1})
+
+
+def test_a_quote_that_never_closes_does_not_take_in_the_rest_of_a_large_file(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('n,text\n1,a\n2,"' + "never closed\n" * 1000 + "3,c\n")
+    texts, counts = limited(path, 3000)
+    assert texts[0] == "a"
+    assert texts[-1] == "c"
+    assert counts["too_long"] >= 1
+
+
+@pytest.mark.parametrize("ending", [".txt", ".jsonl", ".csv"])
+def test_nul_bytes_name_the_place(tmp_path, ending):
+    path = tmp_path / f"a{ending}"
+    path.write_bytes(encode(ending, ["a", "bXd", "c"]).replace(b"X", b"\0"))
+    with pytest.raises(UserError, match=rf"a{ending}: a NUL byte at byte \d+: damage, or UTF-16"):
+        read(path)
+    assert read(path, errors="skip") == (["a", "c"], {"nul_bytes": 1})
+
+
+def test_json_that_is_nested_without_end_is_broken(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("[" * 200_000 + '\n{"text": "a"}\n')
+    assert read(path, errors="skip") == (["a"], {"broken": 1})
 
 
 def test_find_files_takes_a_file_a_folder_or_a_glob_in_sorted_order(tmp_path):

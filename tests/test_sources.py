@@ -1,10 +1,17 @@
-"""The YAML file of sources, and telling a path from a Hugging Face id."""
+"""The YAML file of sources, telling a path from a Hugging Face id, and cutting a source into pieces."""
 
+import dataclasses
+import gzip
+import itertools
+import json
+import pickle
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from tonsai_jax.corpus.readers import Faults
+from tonsai_jax.corpus.faults import Faults
 from tonsai_jax.corpus.recipe import load_recipe
 from tonsai_jax.corpus.sources import Source, normalized_weights, source_at
 from tonsai_jax.errors import UserError
@@ -50,6 +57,8 @@ def test_a_sources_file_becomes_sources_with_the_defaults_filled_in(tmp_path):
         ("{name: a, language: km, path: x, weight: true}", "weight must be a number, is True"),
         ("{name: a, language: km, path: x, weight: -0.1}", "source 'a': weight -0.1 must be"),
         ("{name: a, language: km, path: x, weight: .nan}", "weight nan must be"),
+        ("{name: a, language: km, path: x, max_document_mb: 0}", "max_document_mb 0 must be above 0"),
+        ("{name: a, language: km, path: x, template: '{{'}", "source 'a': template '{{': "),
         ("{name: a, language: km, path: x, max_samples: 0}", "max_samples 0 must be at least 1"),
         (
             "{name: a, language: km, path: x, document: page}",
@@ -152,3 +161,80 @@ def test_max_samples_reads_that_many_of_any_kind_of_source(tmp_path):
     in_memory = Source("a", "km", documents=iter("12345"), max_samples=3)
     assert [text.strip() for text in from_files.texts(Faults())] == ["1", "2", "3"]
     assert list(in_memory.texts(Faults())) == ["1", "2", "3"]
+
+
+@pytest.fixture
+def files(tmp_path):
+    """One large file of each kind, several small ones, and one that cannot be read."""
+    texts = [f"{number} ប្រទេស" * (number % 7) for number in range(400)]
+    lines = "".join(f"{text}\n" for text in texts)
+    folder = tmp_path / "files"
+    folder.mkdir()
+    (folder / "a.txt").write_text("\ufeff" + lines.replace("\n", "\r\n"), encoding="utf-8")
+    (folder / "b.jsonl").write_text("".join(json.dumps({"text": text}) + "\n\n" for text in texts))
+    pq.write_table(pa.table({"n": range(400), "text": texts}), folder / "c.parquet", row_group_size=50)
+    (folder / "d.csv").write_text("text\n" + lines, encoding="utf-8")
+    (folder / "e.txt.gz").write_bytes(gzip.compress(lines.encode()))
+    (folder / "f.parquet").write_bytes(b"PAR1 no parquet" * 1000)
+    for number in range(20):
+        (folder / f"g{number:02}.txt").write_text(f"small {number}\n")
+    return folder
+
+
+def documents(piece):
+    return list(piece.documents(Faults("skip")))
+
+
+@pytest.mark.parametrize("boundary", ["line", "paragraph", "file"])
+@pytest.mark.parametrize("target", [100, 1000, 3333, 10**9])
+def test_pieces_give_the_documents_and_keys_of_the_whole(files, boundary, target):
+    source = Source("a", "km", path=str(files), document=boundary)
+    pieces = source.pieces(target)
+    joined = list(itertools.chain.from_iterable(documents(piece) for piece in pieces))
+    (whole,) = source.pieces(10**12)
+    assert joined == documents(whole)
+    assert [text for _, text in joined] == list(source.texts(Faults("skip")))
+    assert len({key for key, _ in joined}) == len(joined)
+
+
+def test_large_files_are_cut_and_small_ones_put_together(files):
+    pieces = Source("a", "km", path=str(files)).pieces(3000)
+    parts = [[Path(span.path).name for span in piece.spans] for piece in pieces]
+    assert parts.count(["a.txt"]) > 5
+    assert parts.count(["b.jsonl"]) > 5
+    assert parts.count(["c.parquet"]) > 2
+    assert sum("d.csv" in names for names in parts) == sum("e.txt.gz" in names for names in parts) == 1
+    assert any(len(names) == 20 for names in parts)
+    reading = {"fields": ("text",), "why": "`text` is there", "template": None}
+    assert json.dumps(dataclasses.asdict(pieces[3]))
+    assert dataclasses.asdict(pieces[3])["reading"] == reading
+    assert documents(pickle.loads(pickle.dumps(pieces[3]))) == documents(pieces[3])
+
+
+def test_keys_name_the_file_and_the_place_in_it(tmp_path):
+    (tmp_path / "a.txt").write_text("one\n\nthree\n")
+    (tmp_path / "b.csv").write_text('text\n"x\ny"\nz\n')
+    pq.write_table(pa.table({"text": ["p", "q"]}), tmp_path / "c.parquet")
+    (piece,) = Source("s", "km", path=str(tmp_path)).pieces(1000)
+    assert [key for key, _ in documents(piece)] == ["s/0-0", "s/0-5", "s/1-2", "s/1-4", "s/2-0", "s/2-1"]
+
+
+def test_max_samples_makes_one_piece(files):
+    (piece,) = Source("a", "km", path=str(files), max_samples=500).pieces(1000)
+    assert len(documents(piece)) == 500
+
+
+def test_a_line_longer_than_a_piece_is_in_one_of_them(tmp_path):
+    (tmp_path / "a.txt").write_text("short\n" + "long" * 10_000 + "\nend\n")
+    pieces = Source("a", "km", path=str(tmp_path)).pieces(1000)
+    texts = [text.strip() for piece in pieces for _, text in documents(piece)]
+    assert texts == ["short", "long" * 10_000, "end"]
+
+
+def test_max_document_mb_holds_in_every_kind_of_file(tmp_path):
+    (tmp_path / "a.txt").write_text("x" * 2000 + "\nb\n")
+    (tmp_path / "b.jsonl").write_text(json.dumps({"text": "x" * 2000}) + "\n")
+    faults = Faults("skip")
+    source = Source("a", "km", path=str(tmp_path), max_document_mb=0.001)
+    assert [text.strip() for text in source.texts(faults)] == ["b"]
+    assert faults.counts == {"too_long": 2}

@@ -1,43 +1,36 @@
-"""Reading texts from local files: txt, jsonl, csv, tsv (each also .gz or .zst) and parquet.
+"""Reading texts from local files: txt, jsonl, csv, tsv, wet, warc (each also .gz or .zst) and parquet.
 
-Everything is streamed: a reader holds one line, one paragraph or one batch of rows, however large the file.
+Everything is streamed: a reader holds one line, one paragraph or one batch of rows, however large the file. Each text
+comes with its position in the file, which does not depend on where reading began: the byte offset (of what is in a
+packed file), the row number of parquet, the line number of csv.
 """
 
 import csv
 import glob
-import io
 import json
 import os
-import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Literal, NoReturn
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tonsai_jax.corpus.faults import Errors, Faults
+from tonsai_jax.corpus.lines import BUFFER_BYTES, COMPRESSIONS, Boundary, TooLong, blocks, lines, open_bytes
+from tonsai_jax.corpus.records import MissingFieldError, Reading, Record, guess_reading, report_too_long
+from tonsai_jax.corpus.warc import read_warc
 from tonsai_jax.errors import UserError
 
-Boundary = Literal["line", "paragraph", "file"]
-Errors = Literal["strict", "skip"]
+__all__ = ["COMPRESSIONS", "Boundary", "Errors", "Faults", "file_format", "find_files", "read_file", "read_span"]
 
-FORMATS = (".txt", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
-COMPRESSIONS = (".gz", ".zst")
-FORMATS_IN_WORDS = ".txt, .jsonl, .csv, .tsv (each also .gz or .zst) and .parquet"
+WITH_FIELDS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+FORMATS = (".txt", ".wet", ".warc", *WITH_FIELDS)
+FORMATS_IN_WORDS = ".txt, .jsonl, .csv, .tsv, .wet, .warc (each also .gz or .zst) and .parquet"
+MAX_DOCUMENT_BYTES = 100 * 10**6
+_BATCH_BYTES = 16 << 20  # of parquet, as far as its averages tell
 
-
-class Faults:
-    """What to do with input that cannot be read: "strict" raises at the first, "skip" counts them by kind."""
-
-    def __init__(self, errors: Errors = "strict"):
-        self.errors = errors
-        self.counts: Counter[str] = Counter()
-
-    def report(self, kind: str, message: str) -> None:
-        if self.errors == "strict":
-            raise UserError(f"{message}; put it right, or pass --errors skip to leave such documents out")
-        self.counts[kind] += 1
+Located = tuple[int, str, Record]  # position, its name in a message, the record
 
 
 def find_files(location: str) -> list[Path]:
@@ -77,174 +70,221 @@ def file_format(path: Path) -> str | None:
 
 
 def read_file(path: Path, *, text_column: str, boundary: Boundary, faults: Faults) -> Iterator[str]:
-    """Gives the texts of one file in order.
+    """Gives the texts of one file in order: of the field `text_column`, or of the txt file's documents by `boundary`.
 
-    `text_column` names the field of jsonl, csv, tsv and parquet; `boundary` says what one document of a txt
-    file is.
-    Raises `UserError` for an empty, damaged or unreadable file and a column that is not there; what is
-    wrong with single documents goes to `faults`.
+    Raises and reports what `read_span` does.
+    """
+    reading = Reading((text_column,), "`text_column` is set")
+    return (text for _, text in read_span(path, reading=reading, boundary=boundary, faults=faults))
+
+
+def read_span(
+    path: Path,
+    *,
+    reading: Reading | None,
+    boundary: Boundary,
+    faults: Faults,
+    limit: int = MAX_DOCUMENT_BYTES,
+    start: int = 0,
+    end: int | None = None,
+) -> Iterator[tuple[int, str]]:
+    """Gives (position, text) of the documents of one file in order, or of a part of it.
+
+    `start` and `end` are byte offsets from `cut_points` for text files that are not packed, numbers of row groups for
+    parquet; no other file has parts. `reading` says which fields to read (None: a guess on the first record),
+    `limit` how many bytes a document may have.
+    Raises `UserError` for a field that is not there. To `faults` goes what is wrong with single documents, and a file
+    that is empty (`empty_file`) or cannot be read to its end (`damaged_file`), what comes before the damage given.
     """
     ending = file_format(path)
     try:
         if path.stat().st_size == 0:
             faults.report("empty_file", f"{path}: the file is empty")
         elif ending == ".parquet":
-            yield from _read_parquet(path, text_column, faults)
+            yield from _texts(path, reading, _parquet_records(path, reading, faults, start, end), faults, limit)
         else:
-            with _open(path) as stream:
+            with open_bytes(path, start) as stream:
                 if not stream.peek(1):
                     faults.report("empty_file", f"{path}: the file is empty")
                 elif ending == ".txt":
-                    yield from _read_txt(path, stream, boundary, faults)
+                    for offset, raw in blocks(stream, boundary, limit, start, end):
+                        text = _decode(raw, path, offset, limit, faults)
+                        if text is not None:
+                            yield offset, text
+                elif ending in (".wet", ".warc"):
+                    yield from read_warc(path, stream, limit, faults)
                 elif ending in (".jsonl", ".ndjson"):
-                    yield from _read_jsonl(path, stream, text_column, faults)
+                    records = _json_records(path, stream, faults, limit, start, end)
+                    yield from _texts(path, reading, records, faults, limit)
                 else:
-                    yield from _read_csv(path, stream, text_column, "\t" if ending == ".tsv" else ",", faults)
+                    delimiter = "\t" if ending == ".tsv" else ","
+                    records = _csv_records(path, stream, reading, delimiter, faults, limit)
+                    yield from _texts(path, reading, records, faults, limit)
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path}: cannot be read ({error.__class__.__name__}: {error})") from error
+        reason = " ".join(str(error).split())[:200]
+        faults.report("damaged_file", f"{path}: cannot be read ({error.__class__.__name__}: {reason})")
 
 
-def _open(path: Path) -> io.BufferedReader:
-    # pyarrow's decompression, because it is four times as fast as gzip's and, unlike zstandard's, notices a
-    # cut-off file.
-    stream: Any = pa.input_stream(str(path), compression="detect", buffer_size=1 << 20)
-    return io.BufferedReader(stream, 1 << 20)
+def first_record(path: Path) -> Record | None:
+    """The first record of a file, to guess from; None where there is none, or the file has no fields.
 
-
-def _decode(raw: bytes, path: Path, offset: int, faults: Faults) -> str | None:
+    In parquet a text that is null there counts as an empty one: the schema says that it is a text.
+    """
+    ending = file_format(path)
+    faults = Faults("skip")  # reading tells of them
     try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        faults.report("not_utf8", f"{path}: not UTF-8 at byte {offset + error.start} (0x{raw[error.start]:02x})")
-        return None
+        if ending == ".parquet":
+            with pq.ParquetFile(path) as file:
+                types = {field.name: field.type for field in file.schema_arrow}
+            _, _, record = next(_parquet_records(path, None, faults, 0, None))
+            return {
+                name: ""
+                if value is None and (pa.types.is_string(types[name]) or pa.types.is_large_string(types[name]))
+                else value
+                for name, value in record.items()
+            }
+        if ending in WITH_FIELDS:
+            with open_bytes(path) as stream:
+                if ending in (".jsonl", ".ndjson"):
+                    records = _json_records(path, stream, faults, MAX_DOCUMENT_BYTES, 0, None)
+                else:
+                    delimiter = "\t" if ending == ".tsv" else ","
+                    records = _csv_records(path, stream, None, delimiter, faults, MAX_DOCUMENT_BYTES)
+                return next(records)[2]
+    except (OSError, pa.ArrowException, StopIteration):
+        pass
+    return None
 
 
-def _lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Pairs of (byte offset, line), the byte order mark that some editors write first taken off."""
-    offset = 0
-    for raw in stream:
-        if offset == 0 and raw.startswith(b"\xef\xbb\xbf"):
-            yield 3, raw[3:]
-        else:
-            yield offset, raw
-        offset += len(raw)
-
-
-def _read_txt(path: Path, stream: IO[bytes], boundary: Boundary, faults: Faults) -> Iterator[str]:
-    if boundary == "file":
-        blocks = iter([(0, stream.read())])
-    elif boundary == "paragraph":
-        blocks = _paragraphs(stream)
-    else:
-        blocks = ((offset, raw) for offset, raw in _lines(stream) if raw.strip())
-    for offset, raw in blocks:
-        text = _decode(raw, path, offset, faults)
-        if text is not None:
-            yield text
-
-
-def _paragraphs(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
-    start = 0
-    block: list[bytes] = []
-    for offset, raw in _lines(stream):
-        if raw.strip():
-            start = start if block else offset
-            block.append(raw)
-        elif block:
-            yield start, b"".join(block)
-            block = []
-    if block:
-        yield start, b"".join(block)
-
-
-def _read_jsonl(path: Path, stream: IO[bytes], column: str, faults: Faults) -> Iterator[str]:
+def _texts(
+    path: Path, reading: Reading | None, records: Iterator[Located], faults: Faults, limit: int
+) -> Iterator[tuple[int, str]]:
     first = True
-    for number, (offset, raw) in enumerate(_lines(stream), start=1):
-        if not raw.strip():
+    for position, label, record in records:
+        if first:
+            reading = reading or guess_reading(record, path)
+            reading.check(path, record)
+        assert reading is not None
+        try:
+            text = reading.text(record, f"{path}: {label}", faults, limit)
+        except MissingFieldError as error:
+            if first:
+                raise UserError(f"{path}: {label}: {error}; set `template` in the sources file") from error
+            faults.report("missing_field", f"{path}: {label}: {error}")
             continue
-        line = _decode(raw, path, offset, faults)
+        first = False
+        if text is not None:
+            yield position, text
+
+
+def _decode(raw: bytes | TooLong, path: Path, offset: int, limit: int, faults: Faults) -> str | None:
+    if isinstance(raw, TooLong):
+        report_too_long(f"{path}: at byte {offset}", raw.size, limit, faults)
+    elif b"\0" in raw:
+        where = offset + raw.index(b"\0")
+        faults.report("nul_bytes", f"{path}: a NUL byte at byte {where}: damage, or UTF-16 instead of UTF-8")
+    else:
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            faults.report("not_utf8", f"{path}: not UTF-8 at byte {offset + error.start} (0x{raw[error.start]:02x})")
+    return None
+
+
+def _json_records(
+    path: Path, stream: IO[bytes], faults: Faults, limit: int, start: int, end: int | None
+) -> Iterator[Located]:
+    for number, (offset, raw) in enumerate(lines(stream, limit, start, end), start=1):
+        if not isinstance(raw, TooLong) and not raw.strip():
+            continue
+        line = _decode(raw, path, offset, limit, faults)
         if line is None:
             continue
+        label = f"line at byte {offset}" if start else f"line {number}"
         try:
             record = json.loads(line)
-        except ValueError as error:
-            faults.report("broken", f"{path}: line {number} is not JSON ({error})")
+        except (ValueError, RecursionError) as error:
+            faults.report("broken", f"{path}: {label} is not JSON ({error})")
             continue
-        if not isinstance(record, dict):
-            faults.report("broken", f"{path}: line {number} is not a JSON object with fields")
-        elif column not in record and first:
-            no_such_column(path, column, record)
+        if isinstance(record, dict):
+            yield offset, label, record
         else:
-            first = False
-            yield from as_text(record.get(column), f"{path}: line {number}", column, faults)
+            faults.report("broken", f"{path}: {label} is not a JSON object with fields")
 
 
-def _read_csv(path: Path, stream: IO[bytes], column: str, delimiter: str, faults: Faults) -> Iterator[str]:
-    csv.field_size_limit(sys.maxsize)  # a document may well be longer than the 128 kB that `csv` expects of a field
+def _csv_records(
+    path: Path, stream: IO[bytes], reading: Reading | None, delimiter: str, faults: Faults, limit: int
+) -> Iterator[Located]:
     damaged = False
 
     def decoded() -> Iterator[str]:
         nonlocal damaged
-        for offset, raw in _lines(stream):
-            line = _decode(raw, path, offset, faults)
+        for offset, raw in lines(stream, limit):
+            line = _decode(raw, path, offset, limit, faults)
             damaged = damaged or line is None
-            # A record may span lines: the line goes on, so that its quotes still close, and the record is
-            # left out.
-            yield raw.decode("utf-8", "replace") if line is None else line
+            # A record may span lines: a line that is left out leaves its quotes, so that they still close, and the
+            # record is left out with it.
+            if line is not None:
+                yield line
+            elif isinstance(raw, TooLong):
+                yield '"\n' if raw.quotes % 2 else "\n"
+            else:
+                yield raw.decode("utf-8", "replace")
 
     rows = csv.reader(decoded(), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     while True:
         damaged, number = False, rows.line_num + 1
+        csv.field_size_limit(limit)  # otherwise 128 kB; a quote that never closes must not take in the whole file
         try:
             row = next(rows)
         except StopIteration:
             return
         except csv.Error as error:
-            faults.report("broken", f"{path}: the record at line {number} is not valid {path.suffix[1:]} ({error})")
+            kind = "too_long" if "field limit" in str(error) else "broken"
+            faults.report(kind, f"{path}: the record at line {number} is not valid {path.suffix[1:]} ({error})")
             continue
         if header is None:
             header = row
-            if column not in header:
-                no_such_column(path, column, header, " (the first line of the file must name the columns)")
+            if reading is not None:
+                reading.check(path, header, " (the first line of the file must name the columns)")
         elif damaged or not row:
             continue
         elif len(row) != len(header):
             faults.report("broken", f"{path}: line {number} has {len(row)} fields, the first line {len(header)}")
         else:
-            yield row[header.index(column)]
+            yield number, f"line {number}", dict(zip(header, row, strict=True))
 
 
-def _read_parquet(path: Path, column: str, faults: Faults) -> Iterator[str]:
-    with pq.ParquetFile(path) as file:
-        schema = file.schema_arrow
-        if column not in schema.names:
-            no_such_column(path, column, schema.names)
-        row = 0
-        for batch in file.iter_batches(batch_size=1024, columns=[column]):
-            for value in batch.column(0):
-                row += 1
-                try:
-                    text = value.as_py()
-                except UnicodeDecodeError as error:
-                    faults.report(
-                        "not_utf8", f"{path}: row {row}: not UTF-8 at byte {error.start} of column {column!r}"
-                    )
-                    continue
-                yield from as_text(text, f"{path}: row {row}", column, faults)
+def _parquet_records(
+    path: Path, reading: Reading | None, faults: Faults, start: int, end: int | None
+) -> Iterator[Located]:
+    with pq.ParquetFile(path, buffer_size=BUFFER_BYTES) as file:
+        names = list(file.schema_arrow.names)
+        if reading is not None:
+            reading.check(path, names)
+            if reading.fields:
+                names = [name for name in names if name in reading.fields]
+        metadata = file.metadata
+        row = sum(metadata.row_group(group).num_rows for group in range(start))
+        for group in range(start, metadata.num_row_groups if end is None else end):
+            described = metadata.row_group(group)
+            row_bytes = described.total_byte_size // max(described.num_rows, 1)
+            rows = min(max(_BATCH_BYTES // max(row_bytes, 1), 1), 1024)
+            for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=names):
+                for values in zip(*batch.columns, strict=True):
+                    row += 1
+                    record = _parquet_record(path, row, names, values, faults)
+                    if record is not None:
+                        yield row - 1, f"row {row}", record
 
 
-def as_text(value: Any, where: str, column: str, faults: Faults) -> Iterator[str]:
-    """Gives the value of a text column if it is text; none is an empty text, anything else is a fault."""
-    if value is None:
-        yield ""  # dropped later as an empty document, and counted with those
-    elif isinstance(value, str):
-        yield value
-    else:
-        faults.report("not_text", f"{where}: column {column!r} holds {value.__class__.__name__}, not text")
-
-
-def no_such_column(where: Path | str, column: str, there: Iterable[str], hint: str = "") -> NoReturn:
-    """Raises the `UserError` for a text column that is not there; `there` are the columns that are."""
-    names = ", ".join(str(name)[:40] for name in there)
-    raise UserError(f"{where}: no column {column!r}; there are: {names}; set `text_column` in the sources file{hint}")
+def _parquet_record(path: Path, row: int, names: list[str], values: tuple[Any, ...], faults: Faults) -> Record | None:
+    record: dict[str, Any] = {}
+    for name, value in zip(names, values, strict=True):
+        try:
+            record[name] = value.as_py()
+        except UnicodeDecodeError as error:
+            faults.report("not_utf8", f"{path}: row {row}: not UTF-8 at byte {error.start} of column {name!r}")
+            return None
+    return record

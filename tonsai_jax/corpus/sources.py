@@ -9,8 +9,12 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from tonsai_jax.corpus.hub import read_huggingface
-from tonsai_jax.corpus.readers import COMPRESSIONS, FORMATS, Boundary, Faults, find_files, read_file
+from tonsai_jax.corpus.faults import Faults
+from tonsai_jax.corpus.hub import HubSplit
+from tonsai_jax.corpus.lines import COMPRESSIONS, Boundary
+from tonsai_jax.corpus.pieces import Span, groups, spans_of
+from tonsai_jax.corpus.readers import FORMATS, find_files, first_record, read_span
+from tonsai_jax.corpus.records import Reading, chosen_reading, guess_reading
 from tonsai_jax.errors import UserError, did_you_mean
 
 
@@ -28,10 +32,12 @@ class Source:
     path: str | None = None  # a file, a folder or a glob, from the current folder
     hf: str | None = None  # the id of a dataset on the Hugging Face Hub
     documents: Iterable[str] | None = None  # texts in memory, for callers in Python
-    text_column: str = "text"  # the field that holds the text (jsonl, csv, tsv, parquet, Hugging Face)
-    document: Boundary = (
-        "line"  # what one document of a txt file is: a line, a paragraph (blank line after it), the file
+    text_column: str | None = (
+        None  # the field that holds the text (all but txt, wet, warc); None: guessed if it is clear
     )
+    template: str | None = None  # instead: the text written from several fields, in Jinja
+    document: Boundary = "line"  # what a document of a txt file is: a line, a paragraph (up to a blank line), the file
+    max_document_mb: float = 100.0  # a longer document is a fault, `too_long`; 10^6 bytes
     subset: str | None = None  # Hugging Face only
     split: str = "train"  # Hugging Face only
     streaming: bool = True  # Hugging Face only: read over the network without storing the dataset first
@@ -51,35 +57,122 @@ class Source:
             raise UserError(f"{where}: document {self.document!r} must be one of {', '.join(get_args(Boundary))}")
         if self.max_samples is not None and self.max_samples < 1:
             raise UserError(f"{where}: max_samples {self.max_samples} must be at least 1")
+        if not 0 < self.max_document_mb <= 1000:
+            raise UserError(f"{where}: max_document_mb {self.max_document_mb} must be above 0 and at most 1000")
+        try:
+            chosen_reading(self.text_column, self.template)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
 
     def files(self) -> list[Path]:
         """The local files this source reads, in order; none for other kinds of source."""
         return find_files(self.path) if self.path is not None else []
+
+    def reading(self) -> Reading | None:
+        """Which fields are read and why: as `text_column` or `template` say, else guessed on the first record there is.
+
+        None where there are no fields: txt, wet and warc files, texts in memory. On the Hub it asks the network.
+        Raises `UserError` where there is nothing to read, or where a guess would have to choose.
+        """
+        if self.documents is not None:
+            return None
+        chosen = chosen_reading(self.text_column, self.template)
+        if chosen is not None:
+            return chosen
+        if self.hf is not None:
+            record = self._hub().first_record()
+            return None if record is None else guess_reading(record, self._hub().where)
+        for file in self.files():
+            record = first_record(file)
+            if record is not None:
+                return guess_reading(record, file)
+        return None
 
     def texts(self, faults: Faults, files: Sequence[Path] | None = None) -> Iterator[str]:
         """Gives the texts as they are stored, one a document, in an order that does not change.
 
         `files` are some of this source's, for a task that reads a part of it.
         """
-        texts: Iterable[str]
-        if self.documents is not None:
-            texts = self.documents
-        elif self.hf is not None:
-            texts = read_huggingface(
-                self.hf,
-                subset=self.subset,
-                split=self.split,
-                streaming=self.streaming,
-                text_column=self.text_column,
-                faults=faults,
-            )
+        if files is None:
+            # A stream guesses on the first row that it reads anyway, so that the network is asked once.
+            chosen = chosen_reading(self.text_column, self.template)
+            piece = self._whole(chosen if self.hf is not None else self.reading())
         else:
-            texts = itertools.chain.from_iterable(
-                read_file(file, text_column=self.text_column, boundary=self.document, faults=faults)
-                for file in (self.files() if files is None else files)
-            )
-        return itertools.islice(texts, self.max_samples)
+            spans = tuple(Span(number, str(file)) for number, file in enumerate(files))
+            piece = Piece(self, spans=spans, reading=self.reading())
+        return (text for _, text in piece.documents(faults))
 
+    def pieces(self, target_bytes: int) -> list["Piece"]:
+        """Cuts the source into pieces that can be read in any place and, put in this order, give the same as the whole.
+
+        A piece has about `target_bytes` as they lie on the disk: several small files, one, or a part of one (txt and
+        jsonl that are not packed: whole documents; parquet: whole row groups). A streamed dataset is cut between its
+        files. With `max_samples` there is one piece. Raises what `reading` and `files` raise.
+        """
+        reading = self.reading()
+        if self.max_samples is not None or self.documents is not None:
+            return [self._whole(reading)]
+        if self.hf is not None:
+            shards = self._hub().shards()
+            count = min(shards, _MOST_HUB_PIECES)
+            cuts = [shards * number // count for number in range(count + 1)]
+            return [Piece(self, shards=(cut, end), reading=reading) for cut, end in itertools.pairwise(cuts)]
+        spans = spans_of(self.files(), self.document, target_bytes)
+        return [Piece(self, spans=group, reading=reading) for group in groups(spans, target_bytes)]
+
+    def _whole(self, reading: Reading | None) -> "Piece":
+        spans = tuple(Span(number, str(file)) for number, file in enumerate(self.files()))
+        return Piece(self, spans=spans, reading=reading)
+
+    def _hub(self) -> HubSplit:
+        assert self.hf is not None
+        return HubSplit(self.hf, self.subset, self.split, self.streaming)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one task reads of a source: spans of its files, or shards of its dataset (None: all of them).
+
+    It can be pickled and, by `dataclasses.asdict`, written as JSON, unless the source is texts in memory.
+    """
+
+    source: Source
+    spans: tuple[Span, ...] = ()
+    shards: tuple[int, int | None] = (0, None)  # the first, and the one behind the last
+    reading: Reading | None = None
+
+    def documents(self, faults: Faults) -> Iterator[tuple[str, str]]:
+        """Gives (key, text) of the documents in order.
+
+        The key is `<source>/<file>-<position>`, or `<source>/<shard>-<row>` on the Hub, and does not depend on how
+        the source was cut: files are numbered as `Source.files` lists them; for positions see `readers`.
+        Raises `UserError` for what cannot be right in any document; the rest goes to `faults`.
+        """
+        return itertools.islice(self._documents(faults), self.source.max_samples)
+
+    def _documents(self, faults: Faults) -> Iterator[tuple[str, str]]:
+        source = self.source
+        limit = int(source.max_document_mb * 1e6)
+        if source.documents is not None:
+            for number, text in enumerate(source.documents):
+                yield f"{source.name}/0-{number}", text
+        elif source.hf is not None:
+            for shard, row, text in source._hub().texts(self.reading, faults, limit, *self.shards):
+                yield f"{source.name}/{shard}-{row}", text
+        for span in self.spans:
+            for position, text in read_span(
+                Path(span.path),
+                reading=self.reading,
+                boundary=source.document,
+                faults=faults,
+                limit=limit,
+                start=span.start,
+                end=span.end,
+            ):
+                yield f"{source.name}/{span.file}-{position}", text
+
+
+_MOST_HUB_PIECES = 256  # each asks the Hub what the dataset is before it reads
 
 _KEYS = {field.name: field.type for field in fields(Source) if field.name != "documents"}
 _KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
