@@ -29,12 +29,12 @@ def test_documents_come_back_in_order_over_many_row_groups_and_parts(tmp_path, m
     assert all(table["text"].nbytes <= 1000 + 4 * len(table) + 100 for table in tables[:-1])
 
 
-def test_columns_are_text_language_source_and_an_id_that_counts_from_the_start(tmp_path):
+def test_columns_are_text_language_source_and_an_id_of_file_and_byte(tmp_path):
     prepare([Source("km_news", "km", documents=["ក", "", "គ"])], tmp_path / "out", progress=False)
     table = pq.ParquetFile(tmp_path / "out/km_news/part-00000.parquet").read()
     assert table.to_pylist() == [
-        {"text": "ក", "language": "km", "source": "km_news", "id": "km_news/0"},
-        {"text": "គ", "language": "km", "source": "km_news", "id": "km_news/2"},
+        {"text": "ក", "language": "km", "source": "km_news", "id": "km_news/0-0"},
+        {"text": "គ", "language": "km", "source": "km_news", "id": "km_news/0-32"},
     ]
 
 

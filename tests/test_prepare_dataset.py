@@ -15,7 +15,6 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tonsai_jax.corpus import parts
 from tonsai_jax.corpus.documents import read_documents, read_documents_manifest
 from tonsai_jax.corpus.prepare import prepare
 from tonsai_jax.corpus.sources import Source
@@ -286,12 +285,11 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(tmp_path, monkeypatch):
     assert start([*arguments, "whole"], tmp_path).wait(timeout=120) == 0
     small_parts = f"""
 import runpy, sys
-import tonsai_jax.corpus.parts as parts
-parts.PART_BYTES = 1
+import tonsai_jax.corpus.prepare as prepare
+prepare.PIECE_BYTES = 1_000_000
 sys.argv = ["prepare_dataset.py", "--config", "recipe.yaml", "--output-dir", "out"]
 runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
 """
-    assert parts.PART_BYTES > 1
     first = subprocess.Popen([sys.executable, "-c", small_parts], cwd=tmp_path, start_new_session=True)
     deadline = time.monotonic() + 60
     while not finished_parts(tmp_path):
@@ -354,22 +352,21 @@ def test_of_equal_documents_the_one_of_the_earlier_source_stays(command):
     ]
     assert "dropped from two: 2 duplicate" in out
     ids = pq.read_table("out/two/part-00000.parquet").column("id").to_pylist()
-    assert ids == ["two/0", "two/3"], "an id tells the place among the documents read"
+    assert ids == ["two/0-0", f"two/0-{len('other ខ្មែរ same  '.encode())}"], "an id tells file and byte"
 
     Path("r.yaml").write_text(recipe)
     assert command("--config", "r.yaml", "--output-dir", "out")[0] == 0
     assert texts("out", "one")[-1] == "same"
 
 
-def test_files_that_are_equal_are_duplicates_too(command):
+def test_files_that_are_equal_are_duplicates_too(command, monkeypatch):
     for folder in ("a", "b"):
         Path(folder).mkdir()
         Path(folder, "x.txt").write_text("one\ntwo\n")
     Path("r.yaml").write_text("sources: [{name: s, language: en, path: '*/x.txt'}]\ndeduplicate: {exact: true}")
-    for part_bytes in (1, 10**9):
-        parts.PART_BYTES, before = part_bytes, parts.PART_BYTES
+    for piece_bytes in (4, 10**9):
+        monkeypatch.setattr("tonsai_jax.corpus.prepare.PIECE_BYTES", piece_bytes)
         assert command("--config", "r.yaml", "--output-dir", "out")[0] == 0
-        parts.PART_BYTES = before
         assert texts("out", "s") == ["one", "two"]
 
 

@@ -1,7 +1,7 @@
-"""Raw text to prepared documents: clean every source in parallel parts, join the parts, then write manifest and report.
+"""Raw text to prepared documents: clean every source in parallel pieces, join them, then write manifest and report.
 
 The same input gives the same documents and content hash, however the work is cut and wherever it is done. What is finished
-lies in a folder beside the output until the whole is: a run that was killed goes on from there, and a part is taken again
+lies in a folder beside the output until the whole is: a run that was killed goes on from there, and a piece is taken again
 only if its input, its settings and this program are what they were (a dataset of the Hub is known by its id). The output
 folder is whole or not there at all.
 """
@@ -19,15 +19,16 @@ from typing import Any
 from tonsai_jax.corpus.documents import FORMAT, VERSION
 from tonsai_jax.corpus.duplicates import Deduplication, find_duplicates
 from tonsai_jax.corpus.engine import Executor, code_version, content_key, run_stage
+from tonsai_jax.corpus.faults import Errors, Faults
 from tonsai_jax.corpus.normalize import Normalization
-from tonsai_jax.corpus.parts import Clean, CleanedSource, parts_of, total_bytes, write_source
-from tonsai_jax.corpus.readers import Errors, Faults
+from tonsai_jax.corpus.parts import Clean, CleanedSource, identity, write_source
 from tonsai_jax.corpus.report import write_report
-from tonsai_jax.corpus.sources import Source, normalized_weights
+from tonsai_jax.corpus.sources import Piece, Source, normalized_weights
 from tonsai_jax.errors import UserError
-from tonsai_jax.files import atomic_write, disk_errors, read_json, write_json
+from tonsai_jax.files import atomic_write, disk_errors, read_json, sha256_file, write_json
 from tonsai_jax.folders import atomic_folder
 
+PIECE_BYTES = 64 * 2**20  # of files, as they lie on the disk, that one task reads
 SMALL_BYTES = 16 * 2**20  # below this, processes take longer to start than to work
 REPORT = "report.html"
 
@@ -101,23 +102,30 @@ def _prepare(
     with disk_errors(output):
         work.mkdir(parents=True, exist_ok=True)
         sources = [_on_disk(source, work) for source in sources]
-    parts = [part for source in sources for part in parts_of(source)]
-    if executor.kind == "local" and not executor.workers and total_bytes(parts) < SMALL_BYTES:
-        executor = dataclasses.replace(executor, workers=1)
     version = code_version()
-    keys = [content_key(version, clean, part.identity()) for part in parts]
+    pieces: list[Piece] = []
+    keys: list[str] = []
+    for source in sources:
+        with _left_out(source, failed, clean.errors):
+            own = source.pieces(PIECE_BYTES)
+            hashes = {path: _content_hash(path) for path in {span.path for piece in own for span in piece.spans}}
+            keys += [content_key(version, clean, identity(piece, hashes)) for piece in own]
+            pieces += own
+    sources = _without(sources, failed)
+    if executor.kind == "local" and not executor.workers and _is_small(pieces):
+        executor = dataclasses.replace(executor, workers=1)
     cleaned = run_stage(
         work / "clean",
         clean,
-        list(zip(keys, parts, strict=True)),
+        list(zip(keys, pieces, strict=True)),
         executor,
         stop_at_errors=clean.errors == "strict",
         progress="cleaning" if progress else None,
     )
 
-    numbers: dict[str, list[int]] = {source.name: [] for source in sources}  # of the parts of each
-    for number, part in enumerate(parts):
-        numbers[part.source.name].append(number)
+    numbers: dict[str, list[int]] = {source.name: [] for source in sources}  # of the pieces of each
+    for number, piece in enumerate(pieces):
+        numbers[piece.source.name].append(number)
     for source in sources:
         with _left_out(source, failed, clean.errors):
             _check_cleaned(source, [cleaned[number] for number in numbers[source.name]])
@@ -133,8 +141,8 @@ def _prepare(
 
     to_write = []
     for source in sources:
-        own = [(keys[number], cleaned[number]["read"], first_of.get(number)) for number in numbers[source.name]]
-        whole = CleanedSource(source.name, source.language, tuple(own))
+        cleaned_pieces = tuple((keys[number], first_of.get(number)) for number in numbers[source.name])
+        whole = CleanedSource(source.name, source.language, cleaned_pieces)
         to_write.append((content_key(version, dataclasses.asdict(whole)), whole))
     written = run_stage(work / "written", write_source, to_write, executor, progress="writing" if progress else None)
 
@@ -149,6 +157,7 @@ def _prepare(
             "weight": weights[source.name],
             "language": source.language,
             "license": source.license,
+            "reading": _reading(pieces[numbers[source.name][0]]),
             "documents": result["statistics"]["documents"],
             "bytes": result["statistics"]["bytes"],
             "files": result["files"],
@@ -200,6 +209,24 @@ def _check_cleaned(source: Source, results: Sequence[dict[str, Any]]) -> None:
         read = sum(result["read"] for result in results)
         filters = _sum_of([result["filters"] for result in results])
         raise UserError(f"source {source.name!r}: no document left of {read} read{_in_words(filters)}")
+
+
+def _content_hash(path: str) -> str:
+    try:
+        return sha256_file(Path(path))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _is_small(pieces: Sequence[Piece]) -> bool:
+    """Whether there is little to read, and no network to wait for."""
+    local = all(piece.source.hf is None for piece in pieces)
+    return local and sum(span.size for piece in pieces for span in piece.spans) < SMALL_BYTES
+
+
+def _reading(piece: Piece) -> str | None:
+    """Which fields were read and why; None where the files have none."""
+    return None if piece.reading is None else str(piece.reading)
 
 
 def _on_disk(source: Source, work: Path) -> Source:
@@ -287,6 +314,8 @@ def table(manifest: dict[str, Any]) -> str:
             f"{row['megabytes']:10,.2f}  {row['dropped']:7,}"
         )
     for name, entry in manifest["sources"].items():
+        if entry["reading"]:
+            lines.append(f"{name} {entry['reading']}")
         reasons = [f"{count:,} {kind}" for kind, count in entry["filters"].items() if count]
         if reasons:
             lines.append(f"dropped from {name}: {', '.join(reasons)}")

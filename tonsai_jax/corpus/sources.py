@@ -4,14 +4,14 @@ import glob
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from tonsai_jax.corpus.faults import Faults
 from tonsai_jax.corpus.hub import HubSplit
-from tonsai_jax.corpus.lines import COMPRESSIONS, Boundary
+from tonsai_jax.corpus.lines import COMPRESSIONS, Boundary, file_size
 from tonsai_jax.corpus.pieces import Span, groups, spans_of
 from tonsai_jax.corpus.readers import FORMATS, find_files, first_record, read_span
 from tonsai_jax.corpus.records import Reading, chosen_reading, guess_reading
@@ -32,9 +32,7 @@ class Source:
     path: str | None = None  # a file, a folder or a glob, from the current folder
     hf: str | None = None  # the id of a dataset on the Hugging Face Hub
     documents: Iterable[str] | None = None  # texts in memory, for callers in Python
-    text_column: str | None = (
-        None  # the field that holds the text (all but txt, wet, warc); None: guessed if it is clear
-    )
+    text_column: str | None = None  # the field that holds the text (not txt, wet, warc); None: guessed if it is clear
     template: str | None = None  # instead: the text written from several fields, in Jinja
     document: Boundary = "line"  # what a document of a txt file is: a line, a paragraph (up to a blank line), the file
     max_document_mb: float = 100.0  # a longer document is a fault, `too_long`; 10^6 bytes
@@ -88,18 +86,11 @@ class Source:
                 return guess_reading(record, file)
         return None
 
-    def texts(self, faults: Faults, files: Sequence[Path] | None = None) -> Iterator[str]:
-        """Gives the texts as they are stored, one a document, in an order that does not change.
-
-        `files` are some of this source's, for a task that reads a part of it.
-        """
-        if files is None:
-            # A stream guesses on the first row that it reads anyway, so that the network is asked once.
-            chosen = chosen_reading(self.text_column, self.template)
-            piece = self._whole(chosen if self.hf is not None else self.reading())
-        else:
-            spans = tuple(Span(number, str(file)) for number, file in enumerate(files))
-            piece = Piece(self, spans=spans, reading=self.reading())
+    def texts(self, faults: Faults) -> Iterator[str]:
+        """Gives the texts as they are stored, one a document, in an order that does not change."""
+        # A stream guesses on the first row that it reads anyway, so that the network is asked once.
+        chosen = chosen_reading(self.text_column, self.template)
+        piece = self._whole(chosen if self.hf is not None else self.reading())
         return (text for _, text in piece.documents(faults))
 
     def pieces(self, target_bytes: int) -> list["Piece"]:
@@ -121,7 +112,7 @@ class Source:
         return [Piece(self, spans=group, reading=reading) for group in groups(spans, target_bytes)]
 
     def _whole(self, reading: Reading | None) -> "Piece":
-        spans = tuple(Span(number, str(file)) for number, file in enumerate(self.files()))
+        spans = tuple(Span(number, str(file), size=file_size(file)) for number, file in enumerate(self.files()))
         return Piece(self, spans=spans, reading=reading)
 
     def _hub(self) -> HubSplit:
