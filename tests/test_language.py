@@ -77,27 +77,28 @@ LABELS = ("__label__khm_Khmr", "__label__en", "__label__cmn_Hani", "__label__nds
 MODEL_WORDS = ("ខ្មែរ", "hello", "你好", "moin")
 
 
-@pytest.fixture(scope="module")
-def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that knows one word of each language: written here, because the package that is needed cannot train.
+def write_model(path: Path, words: tuple[str, ...]) -> Path:
+    """A model that knows a word for each label: written here, because the package that is needed cannot train.
 
     Layout: magic, version, 12 settings, the dictionary, then for each word a vector and for each label one.
     """
-    count = len(LABELS)
-    settings = (count, 5, 1, 1, 5, 1, 3, 3, 0, 0, 0, 100)  # dim, ..., softmax, supervised, no buckets, no n-grams
+    dim = len(LABELS)
+    settings = (dim, 5, 1, 1, 5, 1, 3, 3, 0, 0, 0, 100)  # ..., softmax, supervised, no buckets, no n-grams
     content = struct.pack("<ii12id", 793712314, 12, *settings, 0.0)
-    content += struct.pack("<iiiqq", 2 * count, count, count, 100, -1)
-    for kind, names in enumerate((MODEL_WORDS, LABELS)):
+    content += struct.pack("<iiiqq", len(words) + dim, len(words), dim, 100, -1)
+    for kind, names in enumerate((words, LABELS)):
         for name in names:
             content += name.encode() + b"\0" + struct.pack("<qb", 10, kind)
-    for size in (10.0, 1.0):
-        content += struct.pack("<?qq", False, count, count)
-        content += b"".join(
-            struct.pack("<f", size * (row == column)) for row in range(count) for column in range(count)
-        )
-    path = tmp_path_factory.mktemp("model") / "tiny.bin"
+    for rows, size in ((len(words), 10.0), (dim, 1.0)):
+        content += struct.pack("<?qq", False, rows, dim)
+        content += b"".join(struct.pack("<f", size * (row == column)) for row in range(rows) for column in range(dim))
     path.write_bytes(content)
     return path
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "tiny.bin", MODEL_WORDS)
 
 
 @pytest.fixture
@@ -112,10 +113,17 @@ def test_a_label_is_told_as_the_tag_that_sources_have(model: LanguageModel) -> N
     assert all(0.99 < probability <= 1 for _, probability in predicted)
 
 
-def test_lines_are_read_together_and_a_text_without_known_words_is_undetermined(model: LanguageModel) -> None:
+def test_lines_are_read_together_and_lone_surrogates_left_out(model: LanguageModel) -> None:
     assert model.predict("hello\nhello\nខ្មែរ")[0] == "en"
     assert model.predict("\ud800 moin")[0] == "nds"
+
+
+def test_a_text_without_words_that_the_model_knows_is_undetermined(model: LanguageModel, tmp_path: Path) -> None:
     assert [model.predict(text) for text in ("", " \n ", "???")] == [("und", 0.0)] * 3
+    with_line_end = LanguageModel(
+        str(write_model(tmp_path / "larger.bin", (*MODEL_WORDS, "</s>")))
+    )  # as trained ones are
+    assert [with_line_end.predict(text) for text in ("", " \n ")] == [("und", 0.0)] * 2
 
 
 def test_only_the_beginning_of_a_long_text_is_looked_at(model: LanguageModel) -> None:
