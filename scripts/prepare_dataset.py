@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from tonsai_jax.corpus.engine import Executor
-from tonsai_jax.corpus.prepare import REPORT, figures, prepare, table
+from tonsai_jax.corpus.prepare import REPORT, prepare
 from tonsai_jax.corpus.recipe import Recipe, load_recipe
 from tonsai_jax.corpus.sources import source_at
+from tonsai_jax.corpus.summary import figures, table
 from tonsai_jax.errors import UserError, run_command
 from tonsai_jax.files import write_json
 
@@ -35,7 +36,8 @@ def main() -> None:
     option("--english-weight", type=float, default=0.4, help="share in training (default: %(default)s)")
     option("--output-dir", type=Path, required=True, help="folder for the documents and their manifest")
     option("--max-samples", type=int, help="read at most this many documents of each source: a quick try")
-    option("--errors", choices=["strict", "skip"], default="strict", help="stop at unreadable input, or count it")
+    option("--on-error", choices=["stop", "skip"], help="at unreadable input (default: stop, or the YAML's)")
+    option("--keep-dropped", action="store_true", help="write what the rules drop too, with the rule, to dropped/")
     option(
         "--executor", choices=["local", "ray", "slurm"], help="where the work is done (default: local, or the YAML's)"
     )
@@ -46,15 +48,7 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is half-written is cleared away
     recipe = _recipe(args)
-    manifest = prepare(
-        recipe.sources,
-        args.output_dir,
-        normalization=recipe.normalize,
-        deduplication=recipe.deduplicate,
-        executor=recipe.executor,
-        errors=args.errors,
-        planned_tokens=args.tokens,
-    )
+    manifest = prepare(recipe.sources, args.output_dir, recipe.settings, planned_tokens=args.tokens)
     print(table(manifest))
     print(f"written to {args.output_dir}; look at {args.output_dir / REPORT}")
     if args.json:
@@ -76,11 +70,16 @@ def _recipe(args: argparse.Namespace) -> Recipe:
         recipe = Recipe(sources)
     if args.max_samples is not None:
         recipe = replace(recipe, sources=[replace(source, max_samples=args.max_samples) for source in recipe.sources])
+    settings = recipe.settings
     if args.executor or args.workers is not None:
-        given = recipe.executor
+        given = settings.executor
         kind, workers = args.executor or given.kind, given.workers if args.workers is None else args.workers
-        recipe = replace(recipe, executor=Executor(kind, workers, given.options if kind == given.kind else {}))
-    return recipe
+        settings = replace(settings, executor=Executor(kind, workers, given.options if kind == given.kind else {}))
+    if args.on_error:
+        settings = replace(settings, on_error=args.on_error)
+    if args.keep_dropped:
+        settings = replace(settings, keep_dropped=True)
+    return replace(recipe, settings=settings)
 
 
 if __name__ == "__main__":

@@ -31,9 +31,9 @@ def main() -> None:
     add("--text-column", default="text", metavar="NAME", help="column that holds the text (default: text)")
     add("--max-examples", type=int, metavar="N", help="take N texts, sources by their weights (default: all)")
     add(
-        "--errors",
-        choices=["strict", "skip"],
-        default="strict",
+        "--on-error",
+        choices=["stop", "skip"],
+        default="stop",
         help="at unreadable --input: stop, or leave it out",
     )
     add("--model-type", default="bpe", help="kind of tokenizer (default, and so far only: bpe)")
@@ -43,7 +43,7 @@ def main() -> None:
     args = parser.parse_args()
 
     start, name, count = time.monotonic(), args.text_column, args.max_examples
-    faults = Faults(args.errors)
+    faults = Faults(args.on_error)
     if args.dataset_dir:
         examples = dataset_examples(args.dataset_dir, split=args.dataset_split, text_column=name, max_examples=count)
     else:

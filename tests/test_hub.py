@@ -30,7 +30,7 @@ def offline(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
-def texts(hf, errors="strict", **keys):
+def texts(hf, errors="stop", **keys):
     return list(Source("a", "km", hf=hf, **keys).texts(Faults(errors)))
 
 

@@ -125,7 +125,7 @@ BAD = {
     ),
     "not UTF-8": (["--khmer", "latin.txt"], r"latin.txt: not UTF-8 at byte 8 \(0xe9\)"),
     "nothing but not UTF-8": (
-        ["--khmer", "latin1.txt", "--errors", "skip"],
+        ["--khmer", "latin1.txt", "--on-error", "skip"],
         r"no document .*\(dropped: not_utf8 1\)",
     ),
     "missing column": (["--config", "column.yaml"], "body.csv: no column 'txt'; there are: content, body"),
@@ -177,10 +177,10 @@ def test_bad_input_gives_one_line_and_leaves_nothing(command, tmp_path, argument
 
 def test_errors_skip_counts_what_cannot_be_read_and_goes_on(command):
     Path("latin.txt").write_bytes(b"fine\ncaf\xe9\nfine too\n")
-    code, out, _ = command("--khmer", "latin.txt", "--output-dir", "out", "--errors", "skip")
+    code, out, _ = command("--khmer", "latin.txt", "--output-dir", "out", "--on-error", "skip")
     assert code == 0
     assert texts("out", "khmer") == ["fine", "fine too"]
-    assert read_documents_manifest("out")["sources"]["khmer"]["filters"] == {"empty": 0, "not_utf8": 1}
+    assert read_documents_manifest("out")["sources"]["khmer"]["filters"] == {"not_utf8": 1}
     assert "dropped from khmer: 1 not_utf8" in out
 
 
@@ -347,8 +347,8 @@ def test_of_equal_documents_the_one_of_the_earlier_source_stays(command):
     assert texts("out", "two") == ["other", "last"], "equal after cleaning is equal"
     sources = read_documents_manifest("out")["sources"]
     assert [source["filters"] for source in sources.values()] == [
-        {"duplicate": 1, "empty": 0},
-        {"duplicate": 2, "empty": 0},
+        {"duplicate": 1},
+        {"duplicate": 2},
     ]
     assert "dropped from two: 2 duplicate" in out
     ids = pq.read_table("out/two/part-00000.parquet").column("id").to_pylist()
@@ -376,7 +376,7 @@ def test_errors_skip_leaves_out_a_source_that_fails_and_says_so(command):
         "sources: [{name: good, language: km, path: three.txt}, {name: gone, language: km, path: gone.txt},"
         " {name: broken, language: en, path: broken.jsonl.gz}]"
     )
-    code, _, err = command("--config", "r.yaml", "--output-dir", "out", "--errors", "skip")
+    code, _, err = command("--config", "r.yaml", "--output-dir", "out", "--on-error", "skip")
     assert code == 1
     assert err == "error: left out: gone (gone.txt: no such file or folder)\n"
     assert texts("out", "good") == ["មួយ", "ពីរ", "បី"]
@@ -387,7 +387,7 @@ def test_errors_skip_leaves_out_a_source_that_fails_and_says_so(command):
     assert texts("out", "broken")[:2] == ["0", "1"], "what came before the damage is kept"
     assert manifest["failed"] == {"gone": "gone.txt: no such file or folder"}
     assert command("--config", "r.yaml", "--output-dir", "out2")[0] == 1
-    assert not Path("out2").exists(), "without --errors skip nothing is written"
+    assert not Path("out2").exists(), "without --on-error skip nothing is written"
 
 
 def test_a_source_of_nothing_but_duplicates_is_named(command):

@@ -33,7 +33,7 @@ def encode(ending, texts, column="text"):
     return lines.getvalue().encode()
 
 
-def read(path, *, errors="strict", column="text", boundary="line"):
+def read(path, *, errors="stop", column="text", boundary="line"):
     faults = Faults(errors)
     texts = [text.rstrip("\n") for text in read_file(path, text_column=column, boundary=boundary, faults=faults)]
     return texts, dict(faults.counts)
@@ -95,7 +95,7 @@ def test_a_byte_order_mark_at_the_start_is_no_part_of_the_text(tmp_path, ending)
 def test_not_utf8_names_file_and_byte_and_skip_leaves_out_that_document_only(tmp_path, ending, content, offset, left):
     path = tmp_path / f"bad{ending}"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=rf"bad{ending}: not UTF-8 at byte {offset} \(0xff\).*--errors skip"):
+    with pytest.raises(UserError, match=rf"bad{ending}: not UTF-8 at byte {offset} \(0xff\).*--on-error skip"):
         read(path)
     assert read(path, errors="skip") == (left, {"not_utf8": 1})
 
@@ -184,7 +184,7 @@ def test_a_cut_off_file_stops_or_gives_what_comes_before_the_damage(tmp_path, en
     path = tmp_path / f"cut{ending}{'.gz' if compress is gzip.compress else '.zst'}"
     packed = compress(encode(ending, texts))
     path.write_bytes(packed[: len(packed) // 2])
-    with pytest.raises(UserError, match=f"{path.name}: cannot be read.*--errors skip"):
+    with pytest.raises(UserError, match=f"{path.name}: cannot be read.*--on-error skip"):
         read(path)
     left, counts = read(path, errors="skip")
     assert counts == {"damaged_file": 1}

@@ -26,7 +26,7 @@ def test_lengths_and_scripts_are_counted_in_characters() -> None:
 
 def test_a_sample_is_the_same_in_any_order() -> None:
     ids = [f"source/{number}" for number in range(1000)]
-    sample, shuffled = Sample(), Sample()
+    sample, shuffled = Sample(20), Sample(20)
     for document in ids:
         sample.add(document, f"text of {document}")
     for document in random.Random(0).sample(ids, len(ids)):

@@ -271,7 +271,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(case, tmp_path, monkeypatch, c
 def test_errors_skip_counts_what_it_leaves_out(tmp_path, monkeypatch, capsys):
     (tmp_path / "latin.txt").write_bytes(b"good line\ncaf\xe9\ngood line\n")
     arguments = ("--input", tmp_path / "latin.txt", "--vocab-size", 300, "--output-dir", tmp_path / "out")
-    code, out, _ = run_script(monkeypatch, capsys, *arguments, "--errors", "skip")
+    code, out, _ = run_script(monkeypatch, capsys, *arguments, "--on-error", "skip")
     assert code == 0
     assert "note: 1 texts left out: not_utf8" in out
 

@@ -6,7 +6,7 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +19,9 @@ VERSION = 1
 PART_BYTES = 256 * 2**20  # text in one parquet file
 ROW_GROUP_BYTES = 16 * 2**20  # text held in memory before it is written
 SCHEMA = pa.schema([(name, pa.string()) for name in ("text", "language", "source", "id")])
+
+Extra = Literal["score", "rule"]
+_EXTRAS = {"score": pa.float32(), "rule": pa.string()}
 
 
 def read_documents_manifest(dataset_dir: Path | str) -> dict[str, Any]:
@@ -73,15 +76,19 @@ def read_documents(dataset_dir: Path | str, source: str) -> Iterator[list[str]]:
 class DocumentWriter:
     """Context manager that writes one source's documents to `folder/<source>/part-*.parquet`.
 
+    `extra` names a column beside those of `SCHEMA`: "score", or "rule".
+
     Row groups hold `ROW_GROUP_BYTES` of text and files `PART_BYTES`; `files` lists the files, relative to
     `folder`. The files bear their final names from the start, so `folder` must itself be a temporary one.
     """
 
-    def __init__(self, folder: Path, *, source: str, language: str):
+    def __init__(self, folder: Path, *, source: str, language: str, extra: Extra | None = None):
         self.files: list[str] = []
         self._folder, self._source, self._language = folder, source, language
+        self._schema = SCHEMA if extra is None else SCHEMA.append(pa.field(extra, _EXTRAS[extra]))
         self._texts: list[str] = []
         self._ids: list[str] = []
+        self._extras: list[str | float | None] = []
         self._group_bytes = self._part_bytes = 0
         self._writer: pq.ParquetWriter | None = None
 
@@ -96,12 +103,13 @@ class DocumentWriter:
             with contextlib.suppress(OSError):  # a full disk again: the first report of it is on its way up
                 self._writer.close()
 
-    def add(self, text: str, size: int, document_id: str) -> None:
-        """Takes one document; `size` is the number of UTF-8 bytes of `text`."""
+    def add(self, text: str, size: int, document_id: str, extra: str | float | None = None) -> None:
+        """Takes one document; `size` is the number of UTF-8 bytes of `text`, `extra` goes to the column of that name."""
         if self._texts and self._group_bytes + size > ROW_GROUP_BYTES:
             self._flush()
         self._texts.append(text)
         self._ids.append(document_id)
+        self._extras.append(extra)
         self._group_bytes += size
 
     def _flush(self) -> None:
@@ -110,19 +118,19 @@ class DocumentWriter:
         if self._part_bytes + self._group_bytes > PART_BYTES:
             self._end_part()
         count = len(self._texts)
-        columns = [self._texts, [self._language] * count, [self._source] * count, self._ids]
-        table = pa.table([pa.array(column, pa.string()) for column in columns], schema=SCHEMA)
+        columns = [self._texts, [self._language] * count, [self._source] * count, self._ids, self._extras]
+        table = pa.table(columns[: len(self._schema)], schema=self._schema)
         writer = self._writer or self._start_part()
         writer.write_table(table, row_group_size=count)
         self._part_bytes += self._group_bytes
-        self._texts, self._ids, self._group_bytes = [], [], 0
+        self._texts, self._ids, self._extras, self._group_bytes = [], [], [], 0
 
     def _start_part(self) -> pq.ParquetWriter:
         name = f"{self._source}/part-{len(self.files):05d}.parquet"
         (self._folder / self._source).mkdir(exist_ok=True)
         # Texts do not repeat, so a dictionary of them would only cost time.
         self._writer = pq.ParquetWriter(
-            self._folder / name, SCHEMA, compression="zstd", use_dictionary=["language", "source"]
+            self._folder / name, self._schema, compression="zstd", use_dictionary=["language", "source"]
         )
         self.files.append(name)
         return self._writer

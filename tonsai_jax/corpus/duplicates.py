@@ -1,47 +1,79 @@
-"""Exact duplicates: of documents that are equal after cleaning, the first one in the order of the sources stays."""
+"""What is done about duplicates, and the exact ones: of equal documents the first in the order of the sources stays."""
 
 import dataclasses
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
+from tonsai_jax.corpus.cleaned import read_hashes
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import atomic_write
+
+_PARTITION_DOCUMENTS = 16_000_000  # looked at together: some 500 MB
 
 
 @dataclasses.dataclass(frozen=True)
 class Deduplication:
     """What is done about duplicates, by the keys under `deduplicate:` in a sources file."""
 
+    lines: int = 0  # lines that stand in so many documents of their source go (menus, footers); 0: none
     exact: bool = False  # documents that are equal after cleaning: keep the first, by the order of the sources
+    near: bool = False  # so too documents that are mostly the same; exact ones with them
+    similarity: float = (
+        0.7  # what is mostly the same: the Jaccard similarity of the sets of 5 words, or Khmer clusters, in a row
+    )
 
     def __post_init__(self) -> None:
-        if not isinstance(self.exact, bool):
-            raise UserError(f"deduplicate: exact is {self.exact!r}; it must be true or false")
+        for name in ("exact", "near"):
+            if not isinstance(getattr(self, name), bool):
+                raise UserError(f"deduplicate: {name} is {getattr(self, name)!r}; it must be true or false")
+        if not isinstance(self.lines, int) or isinstance(self.lines, bool) or self.lines < 0 or self.lines == 1:
+            raise UserError(f"deduplicate: lines is {self.lines!r}; it must be a number of documents, 2 or more, or 0")
+        if not isinstance(self.similarity, int | float) or not 0.5 <= self.similarity <= 1:
+            raise UserError(f"deduplicate: similarity is {self.similarity!r}; it must be between 0.5 and 1")
 
 
-def text_hash(encoded: bytes) -> int:
-    """64 bits of a text's hash: among n texts some two share theirs by chance with n^2 / 2^65, 1 in 3,700 at 100 million."""
-    return int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little")
+@dataclasses.dataclass(frozen=True)
+class Leaders:
+    """Which documents stay in the place of which: names, in the work folder, of arrays of one number a document.
 
-
-def find_duplicates(keys: tuple[str, ...], path: Path) -> dict[str, Any]:
-    """A task: which documents of the cleaned parts `keys`, in order, come for the first time.
-
-    Writes `path`.npy, a bool for each document of all parts; reads the column `hash` (uint64) of each part. Takes some 25
-    bytes of memory a document.
+    Attributes:
+      exact, near: the arrays for equal documents, and for equal and alike ones together; None if not asked for.
+      starts: the number of the first document of each piece; one more, of all documents.
     """
-    hashes = [
-        pq.read_table(path.parent.parent / "clean" / f"{key}.parquet", columns=["hash"]).column("hash").to_numpy()
-        for key in keys
-    ]
-    together = np.concatenate(hashes)
-    first = np.zeros(len(together), np.bool_)
-    first[np.unique(together, return_index=True)[1]] = True
-    with atomic_write(path.with_suffix(".npy")) as partial, partial.open("wb") as file:
-        np.save(file, first)
-    starts = np.cumsum([0, *(len(part) for part in hashes)])
-    return {"starts": starts[:-1].tolist(), "duplicates": int(len(first) - first.sum())}
+
+    exact: str | None
+    near: str | None
+    starts: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class FindDuplicates:
+    """The task that finds the equal documents of all pieces; its payload is the keys of these, in order.
+
+    `folder` is the name of their stage. Writes `path`.npy, uint32 (documents,): the number of the document that stays in
+    the place of each, its own if it stays itself.
+    """
+
+    folder: str
+
+    def __call__(self, keys: tuple[str, ...], path: Path) -> dict[str, Any]:
+        pieces = [path.parents[1] / self.folder / f"{key}.parquet" for key in keys]
+        sizes = [len(read_hashes(piece)) for piece in pieces]
+        starts = np.cumsum([0, *sizes])
+        leader = np.arange(starts[-1], dtype=np.uint32)
+        parts = 1 + int(starts[-1]) // _PARTITION_DOCUMENTS
+        for part in range(parts):  # so that memory does not grow with the corpus
+            hashes, taken_numbers = [], []
+            for start, piece in zip(starts, pieces, strict=False):
+                own = read_hashes(piece)
+                taken = np.flatnonzero(own % np.uint64(parts) == part)
+                hashes.append(own[taken])
+                taken_numbers.append(taken + start)
+            numbers = np.concatenate(taken_numbers)
+            _, first, kinds = np.unique(np.concatenate(hashes), return_index=True, return_inverse=True)
+            leader[numbers] = numbers[first[kinds]]
+        with atomic_write(path.with_suffix(".npy")) as partial, partial.open("wb") as file:
+            np.save(file, leader)
+        return {"starts": starts.tolist()}

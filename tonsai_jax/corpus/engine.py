@@ -114,8 +114,9 @@ def run_stage(
             with _watched(work, progress):
                 _run(work, executor)
         except Exception as error:
+            reason = " ".join(str(error).split())[:300]
             raise _first_error(folder, missing) or UserError(
-                f"{folder.name}: a task ended without a result ({error.__class__.__name__}: {error}); run the same "
+                f"{folder.name}: a task ended without a result ({error.__class__.__name__}: {reason}); run the same "
                 "command again, it goes on from there"
             ) from error
     results = []

@@ -5,17 +5,17 @@ from typing import Literal
 
 from tonsai_jax.errors import UserError
 
-Errors = Literal["strict", "skip"]
+OnError = Literal["stop", "skip"]
 
 
 class Faults:
-    """What to do with input that cannot be read: "strict" raises at the first, "skip" counts them by kind."""
+    """What to do with input that cannot be read: "stop" raises at the first, "skip" counts them by kind."""
 
-    def __init__(self, errors: Errors = "strict"):
-        self.errors = errors
+    def __init__(self, on_error: OnError = "stop"):
+        self.on_error = on_error
         self.counts: Counter[str] = Counter()
 
     def report(self, kind: str, message: str) -> None:
-        if self.errors == "strict":
-            raise UserError(f"{message}; put it right, or pass --errors skip to leave such documents out")
+        if self.on_error == "stop":
+            raise UserError(f"{message}; put it right, or pass --on-error skip to leave such documents out")
         self.counts[kind] += 1

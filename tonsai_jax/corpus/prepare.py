@@ -1,4 +1,4 @@
-"""Raw text to prepared documents: clean every source in parallel pieces, join them, then write manifest and report.
+"""Raw text to prepared documents: clean every source in parallel pieces, drop what must go, write documents and a report.
 
 The same input gives the same documents and content hash, however the work is cut and wherever it is done. What is finished
 lies in a folder beside the output until the whole is: a run that was killed goes on from there, and a piece is taken again
@@ -8,74 +8,70 @@ folder is whole or not there at all.
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tonsai_jax.corpus.cleaned import Stored
+from tonsai_jax.corpus.cleaning import Clean, identity
+from tonsai_jax.corpus.clusters import describe_clusters
 from tonsai_jax.corpus.documents import FORMAT, VERSION
-from tonsai_jax.corpus.duplicates import Deduplication, find_duplicates
-from tonsai_jax.corpus.engine import Executor, code_version, content_key, run_stage
-from tonsai_jax.corpus.faults import Errors, Faults
-from tonsai_jax.corpus.normalize import Normalization
-from tonsai_jax.corpus.parts import Clean, CleanedSource, identity, write_source
+from tonsai_jax.corpus.duplicates import Leaders
+from tonsai_jax.corpus.engine import code_version
+from tonsai_jax.corpus.faults import Faults, OnError
+from tonsai_jax.corpus.recipe import Settings
 from tonsai_jax.corpus.report import write_report
 from tonsai_jax.corpus.sources import Piece, Source, normalized_weights
+from tonsai_jax.corpus.stages import Stages, content_hash
+from tonsai_jax.corpus.statistics import merged_samples
+from tonsai_jax.corpus.writing import DROPPED, ToWrite, WriteSource
 from tonsai_jax.errors import UserError
-from tonsai_jax.files import atomic_write, disk_errors, read_json, sha256_file, write_json
+from tonsai_jax.files import atomic_write, disk_errors, read_json, write_json
 from tonsai_jax.folders import atomic_folder
 
 PIECE_BYTES = 64 * 2**20  # of files, as they lie on the disk, that one task reads
 SMALL_BYTES = 16 * 2**20  # below this, processes take longer to start than to work
 REPORT = "report.html"
+CONTAMINATED = "contaminated.jsonl"
 
 
 def prepare(
     sources: Sequence[Source],
     output_dir: Path | str,
+    settings: Settings | None = None,
     *,
-    normalization: Normalization | None = None,
-    deduplication: Deduplication | None = None,
-    executor: Executor | None = None,
-    errors: Errors = "strict",
     planned_tokens: float | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Writes the cleaned documents of `sources` to `output_dir`, a report beside them, and returns their manifest.
 
-    An earlier dataset in `output_dir` is replaced, and only once the new one is complete. `errors` says whether input that
-    cannot be read stops the run ("strict"), or documents are counted under `filters` in the manifest and sources left out,
-    with the reason, under `failed` ("skip"). The report tells of the epochs of a run of `planned_tokens`. `progress` shows a
-    line on stderr when that is a terminal.
-    Raises `UserError` for sources that cannot be read or hold no document, weights that are all zero, a
-    full disk, and an `output_dir` that holds anything but an earlier dataset.
+    An earlier dataset in `output_dir` is replaced, and only once the new one is complete. Where `settings` say that errors are
+    to be skipped, documents that cannot be read are counted under `filters` in the manifest, and sources that fail are left
+    out and named, with the reason, under `failed`. The report tells of the epochs of a run of `planned_tokens`. `progress`
+    shows a line on stderr when that is a terminal.
+    Raises `UserError` for sources that cannot be read or hold no document, weights that are all zero, a full disk, and an
+    `output_dir` that holds anything but an earlier dataset.
     """
+    settings = settings or Settings()
     output = Path(output_dir).absolute()
     normalized_weights(list(sources))  # or the error
     failed: dict[str, str] = {}
     for source in sources:  # all before the first is cleaned: a mistake in the last must not show after hours
         if source.documents is None:
-            with _left_out(source, failed, errors):
-                _check_first_text(source, errors)
+            with _left_out(source, failed, settings.on_error):
+                _check_first_text(source, settings.on_error)
     sources = _without(sources, failed)
     _check_output(output, sources)
 
     work = output.with_name(f".{output.name}.work")
     try:
-        manifest = _prepare(
-            sources,
-            failed,
-            output,
-            work,
-            Clean(normalization or Normalization(), errors),
-            deduplication or Deduplication(),
-            executor or Executor(),
-            planned_tokens,
-            progress,
-        )
+        manifest = _prepare(sources, failed, output, work, settings, planned_tokens, progress)
     except BaseException as error:
         finished = sum(file.stat().st_size for file in work.glob("clean/*.parquet"))
         if finished < SMALL_BYTES:  # made again in seconds: not worth a hidden folder
@@ -88,108 +84,159 @@ def prepare(
     return manifest
 
 
+@dataclasses.dataclass
+class _Underway:
+    """A source on its way through the stages: its pieces, and for each of them the results so far."""
+
+    source: Source
+    pieces: list[Piece]
+    keys: list[str]
+    results: list[list[dict[str, Any]]] = dataclasses.field(default_factory=list)  # by stage, then by piece
+    stored: list[Stored] = dataclasses.field(default_factory=list)
+    written: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def sum_of(self, name: str) -> dict[str, int]:
+        """The counts of this name in all results, added up."""
+        results = [*(result for stage in self.results for result in stage), self.written]
+        counts: Counter[str] = Counter()
+        for result in results:
+            counts.update(result.get(name, {}))
+        return {kind: counts[kind] for kind in sorted(counts)}
+
+    def all_of(self, name: str) -> list[Any]:
+        """What all results have under this name."""
+        results = [*(result for stage in self.results for result in stage), self.written]
+        return [result[name] for result in results if name in result]
+
+
 def _prepare(
     sources: Sequence[Source],
     failed: dict[str, str],
     output: Path,
     work: Path,
-    clean: Clean,
-    deduplication: Deduplication,
-    executor: Executor,
+    settings: Settings,
     planned_tokens: float | None,
     progress: bool,
 ) -> dict[str, Any]:
     with disk_errors(output):
         work.mkdir(parents=True, exist_ok=True)
         sources = [_on_disk(source, work) for source in sources]
-    version = code_version()
-    pieces: list[Piece] = []
-    keys: list[str] = []
+    stages = Stages(work, code_version(), settings.executor, progress)
+    sets, set_texts = stages.index_sets(settings.decontaminate, settings.normalize)
+    clean = Clean(settings.normalize, settings.redact, settings.quality, sets, settings.keep_dropped, settings.on_error)
+    underway = []
     for source in sources:
-        with _left_out(source, failed, clean.errors):
-            own = source.pieces(PIECE_BYTES)
-            hashes = {path: _content_hash(path) for path in {span.path for piece in own for span in piece.spans}}
-            keys += [content_key(version, clean, identity(piece, hashes)) for piece in own]
-            pieces += own
-    sources = _without(sources, failed)
-    if executor.kind == "local" and not executor.workers and _is_small(pieces):
-        executor = dataclasses.replace(executor, workers=1)
-    cleaned = run_stage(
-        work / "clean",
-        clean,
-        list(zip(keys, pieces, strict=True)),
-        executor,
-        stop_at_errors=clean.errors == "strict",
-        progress="cleaning" if progress else None,
-    )
+        with _left_out(source, failed, settings.on_error):
+            underway.append(_cut(source, stages, clean))
+    if settings.executor.kind == "local" and not settings.executor.workers and _is_small(underway):
+        stages = dataclasses.replace(stages, executor=dataclasses.replace(settings.executor, workers=1))
 
-    numbers: dict[str, list[int]] = {source.name: [] for source in sources}  # of the pieces of each
-    for number, piece in enumerate(pieces):
-        numbers[piece.source.name].append(number)
-    for source in sources:
-        with _left_out(source, failed, clean.errors):
-            _check_cleaned(source, [cleaned[number] for number in numbers[source.name]])
-    sources = _without(sources, failed)
+    tasks = [task for one in underway for task in zip(one.keys, one.pieces, strict=True)]
+    results = iter(stages.run("clean", clean, tasks, "cleaning", stop=settings.on_error == "stop"))
+    cleaned = []
+    for one in underway:
+        one.results.append([next(results) for _ in one.pieces])
+        one.stored = [Stored("clean", key) for key in one.keys]
+        with _left_out(one.source, failed, settings.on_error):
+            _check_cleaned(one)
+            cleaned.append(one)
+    _without(sources, failed)
 
-    first_of: dict[int, tuple[str, int]] = {}
-    if deduplication.exact:
-        in_order = [number for source in sources for number in numbers[source.name]]
-        key = content_key(version, [keys[number] for number in in_order])
-        task = (key, tuple(keys[number] for number in in_order))
-        (found,) = run_stage(work / "duplicates", find_duplicates, [task], executor)
-        first_of = {number: (key, start) for number, start in zip(in_order, found["starts"], strict=True)}
+    if settings.deduplicate.lines:
+        stripped = stages.strip_boilerplate([one.keys for one in cleaned], settings.deduplicate.lines)
+        for one, (stored, own) in zip(cleaned, stripped, strict=True):
+            one.stored = stored
+            one.results.append(own)
+    leaders = Leaders(None, None, ())
+    if settings.deduplicate.exact or settings.deduplicate.near:
+        leaders = stages.find_duplicates([piece for one in cleaned for piece in one.stored], settings.deduplicate)
+    _write(cleaned, leaders, stages, settings)
 
-    to_write = []
-    for source in sources:
-        cleaned_pieces = tuple((keys[number], first_of.get(number)) for number in numbers[source.name])
-        whole = CleanedSource(source.name, source.language, cleaned_pieces)
-        to_write.append((content_key(version, dataclasses.asdict(whole)), whole))
-    written = run_stage(work / "written", write_source, to_write, executor, progress="writing" if progress else None)
+    clusters = None
+    if leaders.exact:
+        stored = [piece for one in cleaned for piece in one.stored]
+        clusters = describe_clusters(leaders, stored, [(one.source.name, len(one.stored)) for one in cleaned], work)
 
-    weights = normalized_weights(list(sources))
-    entries, details = {}, {}
-    for source, result in zip(sources, written, strict=True):
-        if not result["files"]:
-            raise UserError(
-                f"source {source.name!r}: every document is a duplicate of an earlier one's; take it out of the sources"
-            )
-        entries[source.name] = {
-            "weight": weights[source.name],
-            "language": source.language,
-            "license": source.license,
-            "reading": _reading(pieces[numbers[source.name][0]]),
-            "documents": result["statistics"]["documents"],
-            "bytes": result["statistics"]["bytes"],
-            "files": result["files"],
-            "filters": _sum_of([*(cleaned[number]["filters"] for number in numbers[source.name]), result["filters"]]),
-            "content_hash": result["content_hash"],
-        }
-        details[source.name] = result["statistics"]
-    manifest = {
-        "format": FORMAT,
-        "version": VERSION,
-        "normalize": dataclasses.asdict(clean.normalization),
-        "deduplicate": dataclasses.asdict(deduplication),
-        "sources": entries,
-    }
+    manifest = _manifest(cleaned, settings)
+    if clusters:
+        manifest["duplicates"] = {name: clusters[name] for name in ("clusters", "documents", "between")}
+    if settings.decontaminate.files:
+        manifest["decontaminate"] |= set_texts
     if failed:
         manifest["failed"] = failed
+    details = {
+        one.source.name: one.written["statistics"] | {"dropped": merged_samples(one.all_of("dropped"))}
+        for one in cleaned
+    }
     with atomic_folder(output, manifest="manifest.json", format=FORMAT) as folder:
-        for (key, _), result in zip(to_write, written, strict=True):
-            for name in result["files"]:
-                _link(work / "written" / key / name, folder / name)
-        write_report(folder / REPORT, manifest, details, planned_tokens)
+        for one in cleaned:
+            for name in one.written["files"] + one.written["dropped_files"]:
+                _link(Path(one.written["folder"]) / name, folder / name)
+        if settings.decontaminate.files:
+            found = [hit for one in cleaned for hits in one.all_of("contaminated") for hit in hits]
+            with (folder / CONTAMINATED).open("w", encoding="utf-8") as file:
+                file.writelines(json.dumps(hit, ensure_ascii=False) + "\n" for hit in found)
+        write_report(folder / REPORT, manifest, details, clusters, planned_tokens)
         write_json(folder / "manifest.json", manifest)
     return manifest
 
 
+def _cut(source: Source, stages: Stages, clean: Clean) -> _Underway:
+    pieces = source.pieces(PIECE_BYTES)
+    hashes = {path: content_hash(path) for path in {span.path for piece in pieces for span in piece.spans}}
+    judged_by = [content_hash(path) for path in clean.quality.files()]
+    return _Underway(source, pieces, [stages.key(clean, judged_by, identity(piece, hashes)) for piece in pieces])
+
+
+def _write(cleaned: Sequence[_Underway], leaders: Leaders, stages: Stages, settings: Settings) -> None:
+    """Writes the documents of each source that stay; puts the result in `written`, with the folder."""
+    first = iter(leaders.starts or itertools.repeat(0))
+    tasks = []
+    for one in cleaned:
+        dropped = [Stored("clean", key) for key in one.keys] + [piece for piece in one.stored if piece.stage != "clean"]
+        dropped = [piece._replace(key=f"{piece.key}.dropped") for piece in dropped] if settings.keep_dropped else []
+        pieces = tuple((piece, next(first)) for piece in one.stored)
+        source = ToWrite(one.source.name, one.source.language, pieces, tuple(dropped))
+        tasks.append((stages.key(dataclasses.asdict(source), leaders, settings.keep_dropped), source))
+    task = WriteSource(leaders.exact, leaders.near, settings.quality.judges, settings.keep_dropped)
+    for one, (key, _), result in zip(cleaned, tasks, stages.run("written", task, tasks, "writing"), strict=True):
+        if not result["files"]:
+            raise UserError(
+                f"source {one.source.name!r}: every document is a duplicate of an earlier one's; take it out of the sources"
+            )
+        one.written = result | {"folder": str(stages.work / "written" / key)}
+
+
+def _manifest(cleaned: Sequence[_Underway], settings: Settings) -> dict[str, Any]:
+    weights = normalized_weights([one.source for one in cleaned])
+    entries = {
+        one.source.name: {
+            "weight": weights[one.source.name],
+            "language": one.source.language,
+            "license": one.source.license,
+            "reading": _reading(one.pieces[0]),
+            "documents": one.written["statistics"]["documents"],
+            "bytes": one.written["statistics"]["bytes"],
+            "files": one.written["files"],
+            "filters": one.sum_of("filters"),
+            "changes": one.sum_of("changes"),
+            "content_hash": one.written["content_hash"],
+        }
+        for one in cleaned
+    }
+    manifest = {"format": FORMAT, "version": VERSION}
+    for name in ("normalize", "redact", "quality", "decontaminate", "deduplicate"):
+        manifest[name] = dataclasses.asdict(getattr(settings, name))
+    return manifest | {"sources": entries}
+
+
 @contextlib.contextmanager
-def _left_out(source: Source, failed: dict[str, str], errors: Errors) -> Iterator[None]:
+def _left_out(source: Source, failed: dict[str, str], on_error: OnError) -> Iterator[None]:
     """Where errors are to be skipped, notes why a source is left out instead of raising it."""
     try:
         yield
     except UserError as error:
-        if errors == "strict":
+        if on_error == "stop":
             raise
         failed[source.name] = str(error)
 
@@ -201,25 +248,21 @@ def _without(sources: Sequence[Source], failed: dict[str, str]) -> list[Source]:
     return left
 
 
-def _check_cleaned(source: Source, results: Sequence[dict[str, Any]]) -> None:
+def _check_cleaned(one: _Underway) -> None:
+    (results,) = one.results
     for result in results:
         if "error" in result:
             raise UserError(result["error"])
     if not any(result["kept"] for result in results):
         read = sum(result["read"] for result in results)
-        filters = _sum_of([result["filters"] for result in results])
-        raise UserError(f"source {source.name!r}: no document left of {read} read{_in_words(filters)}")
+        raise UserError(
+            f"source {one.source.name!r}: no document left of {read} read{_in_words(one.sum_of('filters'))}"
+        )
 
 
-def _content_hash(path: str) -> str:
-    try:
-        return sha256_file(Path(path))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def _is_small(pieces: Sequence[Piece]) -> bool:
+def _is_small(underway: Sequence[_Underway]) -> bool:
     """Whether there is little to read, and no network to wait for."""
+    pieces = [piece for one in underway for piece in one.pieces]
     local = all(piece.source.hf is None for piece in pieces)
     return local and sum(span.size for piece in pieces for span in piece.spans) < SMALL_BYTES
 
@@ -251,10 +294,6 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _sum_of(counts: Sequence[dict[str, int]]) -> dict[str, int]:
-    return {name: sum(count.get(name, 0) for count in counts) for name in sorted(set().union(*counts))}
-
-
 def _check_output(output: Path, sources: Sequence[Source]) -> None:
     if output.exists() and not output.is_dir():
         raise UserError(f"{output}: is a file; --output-dir must be a folder")
@@ -269,7 +308,7 @@ def _check_output(output: Path, sources: Sequence[Source]) -> None:
     if "manifest.json" in contents:
         manifest = read_json(output / "manifest.json")
         if isinstance(manifest, dict) and manifest.get("format") == FORMAT:
-            written = {"manifest.json", REPORT, *manifest["sources"]}
+            written = {"manifest.json", REPORT, CONTAMINATED, DROPPED, *manifest["sources"]}
     if contents - written:
         raise UserError(
             f"{output}: holds {min(contents - written)!r}, which this command did not write; "
@@ -277,8 +316,8 @@ def _check_output(output: Path, sources: Sequence[Source]) -> None:
         )
 
 
-def _check_first_text(source: Source, errors: Errors) -> None:
-    faults = Faults(errors)
+def _check_first_text(source: Source, on_error: OnError) -> None:
+    faults = Faults(on_error)
     if next(source.texts(faults), None) is None:
         raise UserError(
             f"source {source.name!r}: no document to read in {source.path or source.hf}{_in_words(faults.counts)}"
@@ -288,35 +327,3 @@ def _check_first_text(source: Source, errors: Errors) -> None:
 def _in_words(counts: Mapping[str, int]) -> str:
     dropped = ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()) if count)
     return f" (dropped: {dropped})" if dropped else ""
-
-
-def figures(manifest: dict[str, Any]) -> dict[str, Any]:
-    """What is reported for each source: language, weight, documents, megabytes (10^6 bytes), dropped."""
-    return {
-        name: {
-            "language": entry["language"],
-            "weight": entry["weight"],
-            "documents": entry["documents"],
-            "megabytes": entry["bytes"] / 1e6,
-            "dropped": sum(entry["filters"].values()),
-        }
-        for name, entry in manifest["sources"].items()
-    }
-
-
-def table(manifest: dict[str, Any]) -> str:
-    """The figures as a table for people, followed by why documents were dropped."""
-    width = max(len("source"), *(len(name) for name in manifest["sources"]))
-    lines = [f"{'source':{width}}  language  weight    documents          MB  dropped"]
-    for name, row in figures(manifest).items():
-        lines.append(
-            f"{name:{width}}  {row['language']:8}  {row['weight']:6.3f}  {row['documents']:11,}  "
-            f"{row['megabytes']:10,.2f}  {row['dropped']:7,}"
-        )
-    for name, entry in manifest["sources"].items():
-        if entry["reading"]:
-            lines.append(f"{name} {entry['reading']}")
-        reasons = [f"{count:,} {kind}" for kind, count in entry["filters"].items() if count]
-        if reasons:
-            lines.append(f"dropped from {name}: {', '.join(reasons)}")
-    return "\n".join(lines)

@@ -16,13 +16,13 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tonsai_jax.corpus.faults import Errors, Faults
+from tonsai_jax.corpus.faults import Faults, OnError
 from tonsai_jax.corpus.lines import BUFFER_BYTES, COMPRESSIONS, Boundary, TooLong, blocks, lines, open_bytes
 from tonsai_jax.corpus.records import MissingFieldError, Reading, Record, guess_reading, report_too_long
 from tonsai_jax.corpus.warc import read_warc
 from tonsai_jax.errors import UserError
 
-__all__ = ["COMPRESSIONS", "Boundary", "Errors", "Faults", "file_format", "find_files", "read_file", "read_span"]
+__all__ = ["COMPRESSIONS", "Boundary", "Faults", "OnError", "file_format", "find_files", "read_file", "read_span"]
 
 WITH_FIELDS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 FORMATS = (".txt", ".wet", ".warc", *WITH_FIELDS)
@@ -154,6 +154,18 @@ def first_record(path: Path) -> Record | None:
     except (OSError, pa.ArrowException, StopIteration):
         pass
     return None
+
+
+def records(path: Path, faults: Faults, limit: int = MAX_DOCUMENT_BYTES) -> Iterator[Located]:
+    ending = file_format(path)
+    if ending == ".parquet":
+        yield from _parquet_records(path, None, faults, 0, None)
+    else:
+        with open_bytes(path) as stream:
+            if ending in (".jsonl", ".ndjson"):
+                yield from _json_records(path, stream, faults, limit, 0, None)
+            else:
+                yield from _csv_records(path, stream, None, "\t" if ending == ".tsv" else ",", faults, limit)
 
 
 def _texts(

@@ -1,26 +1,48 @@
-"""A sources file: the YAML that says which text to prepare, how it is cleaned, and where the work is done."""
+"""A sources file: the YAML that says which text to prepare, what is done to it, and where the work is done."""
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
+from tonsai_jax.corpus.decontaminate import Decontamination
 from tonsai_jax.corpus.duplicates import Deduplication
 from tonsai_jax.corpus.engine import Executor
+from tonsai_jax.corpus.faults import OnError
 from tonsai_jax.corpus.normalize import Normalization
+from tonsai_jax.corpus.redact import Redaction
+from tonsai_jax.corpus.rules import Quality
 from tonsai_jax.corpus.sources import Source, sources_of
 from tonsai_jax.errors import UserError, did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
-    """What a prepared dataset is made of, by the keys of a sources file."""
+class Settings:
+    """What is done to the text of all sources, by the keys of a sources file beside `sources`."""
 
-    sources: list[Source]
     normalize: Normalization = dataclasses.field(default_factory=Normalization)
+    redact: Redaction = dataclasses.field(default_factory=lambda: Redaction(email=False, phone=False))
+    quality: Quality = dataclasses.field(default_factory=Quality)
+    decontaminate: Decontamination = dataclasses.field(default_factory=Decontamination)
     deduplicate: Deduplication = dataclasses.field(default_factory=Deduplication)
     executor: Executor = dataclasses.field(default_factory=Executor)
+    on_error: OnError = "stop"  # what cannot be read: "stop" there, or "skip" it, count it and name sources left out
+    keep_dropped: bool = False  # write what the rules drop under `dropped` in the output
+
+    def __post_init__(self) -> None:
+        if self.on_error not in get_args(OnError):
+            raise UserError(f"on_error is {self.on_error!r}; it must be one of: {', '.join(get_args(OnError))}")
+        if not isinstance(self.keep_dropped, bool):
+            raise UserError(f"keep_dropped is {self.keep_dropped!r}; it must be true or false")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What a prepared dataset is made of."""
+
+    sources: list[Source]
+    settings: Settings = dataclasses.field(default_factory=Settings)
 
 
 def load_recipe(path: Path | str) -> Recipe:
@@ -28,19 +50,18 @@ def load_recipe(path: Path | str) -> Recipe:
     content = _read_yaml(path)
     if not isinstance(content, dict):
         content = {}  # `sources_of` says what is missing
-    known = [field.name for field in dataclasses.fields(Recipe)]
+    groups = {field.name: field.type for field in dataclasses.fields(Settings)}
+    known = ["sources", *groups]
     for key in content:
         if key not in known:
             raise UserError(f"{path}: unknown key {key!r}{did_you_mean(str(key), known)}")
-    executor = _group(content, "executor", path)
-    options = {key: executor.pop(key) for key in list(executor) if key not in ("kind", "workers")}
+    settings: dict[str, Any] = {}
     try:
-        return Recipe(
-            sources_of(content.get("sources"), path),
-            Normalization(**_known(_group(content, "normalize", path), Normalization, f"{path}: normalize")),
-            Deduplication(**_known(_group(content, "deduplicate", path), Deduplication, f"{path}: deduplicate")),
-            Executor(**executor, options=options),
-        )
+        for key, kind in groups.items():
+            if content.get(key) is None:
+                continue
+            settings[key] = _group(content[key], key, kind) if dataclasses.is_dataclass(kind) else content[key]
+        return Recipe(sources_of(content.get("sources"), path), Settings(**settings))
     except UserError as error:
         raise UserError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
 
@@ -56,18 +77,16 @@ def _read_yaml(path: Path | str) -> Any:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
 
 
-def _group(content: dict[str, Any], key: str, path: Path | str) -> dict[str, Any]:
-    group = content.get(key)
-    if group is None:
-        return {}
+def _group(group: Any, name: str, kind: Any) -> Any:
+    """The settings of one group of `key: value` lines."""
     if not isinstance(group, dict):
-        raise UserError(f"{path}: {key} must be a group of `key: value` lines, is {group!r}")
-    return dict(group)
-
-
-def _known(group: dict[str, Any], settings: type, where: str) -> dict[str, Any]:
-    names = [field.name for field in dataclasses.fields(settings)]
+        raise UserError(f"{name} must be a group of `key: value` lines, is {group!r}")
+    group = {key: tuple(value) if isinstance(value, list) else value for key, value in group.items()}
+    if kind is Executor:  # the other keys are those of the engine
+        options = {key: group.pop(key) for key in list(group) if key not in ("kind", "workers")}
+        return Executor(**group, options=options)
+    names = [field.name for field in dataclasses.fields(kind)]
     for key in group:
         if key not in names:
-            raise UserError(f"{where}: unknown key {key!r}{did_you_mean(str(key), names)}")
-    return group
+            raise UserError(f"{name}: unknown key {key!r}{did_you_mean(str(key), names)}")
+    return kind(**group)

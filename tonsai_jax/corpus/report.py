@@ -37,17 +37,26 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 details { margin-top: .8rem } summary { cursor: pointer; color: var(--faint) }
 blockquote { margin: .6rem 0; padding: .5rem .8rem; border-left: 3px solid var(--kept); background: var(--page);
   white-space: pre-wrap; overflow-wrap: anywhere; font-size: .9rem }
+details.dropped blockquote { border-left-color: var(--dropped) }
 blockquote small { display: block; color: var(--faint); margin-bottom: .2rem }
 """
 
 
-def write_report(path: Path, manifest: dict[str, Any], details: dict[str, Any], planned_tokens: float | None) -> None:
+def write_report(
+    path: Path,
+    manifest: dict[str, Any],
+    details: dict[str, Any],
+    clusters: dict[str, Any] | None,
+    planned_tokens: float | None,
+) -> None:
     """Writes the page.
 
     Args:
       manifest: of the dataset, with `sources`.
       details: {source: {"lengths": {floor(log2(characters)): documents}, "scripts": {name: characters},
-        "samples": [{"id", "text"}]}}, as `Statistics` gives them.
+        "scores": {floor(10 x score): documents}, "samples": [{"id", "text"}]}}, as `Statistics` gives them, and
+        "dropped": [{"id", "text", "rule"}].
+      clusters: of duplicates, as `describe_clusters` gives them; None where none were looked for.
       planned_tokens: tokens of the run to tell the epochs of, or None.
     """
     sources = manifest["sources"]
@@ -59,6 +68,7 @@ def write_report(path: Path, manifest: dict[str, Any], details: dict[str, Any], 
         "under the first rule that dropped it.</p>",
         _overview(sources, planned_tokens),
     ]
+    body += [_clusters(clusters)] if clusters else []
     body += [_source(name, entry, details[name]) for name, entry in sources.items()]
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
@@ -111,13 +121,15 @@ def _source(name: str, entry: dict[str, Any], details: dict[str, Any]) -> str:
     columns = (
         ("Documents by rule", _bars(kept + dropped, read)),
         ("Characters by script", _bars(scripts, sum(details["scripts"].values()))),
-        ("Length of documents, characters", _lengths(details["lengths"])),
+        ("Length of documents, characters", _powers(details["lengths"], "documents")),
+        ("Score of quality", _scores(details["scores"])),
     )
-    shown = "".join(f"<div><h3>{title}</h3>{chart}</div>" for title, chart in columns)
+    shown = "".join(f"<div><h3>{title}</h3>{chart}</div>" for title, chart in columns if chart)
     return (
         f'<section><h2>{_text(name)}</h2><p class="lead">{_text(entry["language"])}, {entry["documents"]:,} of {read:,} '
         f'documents kept, {entry["bytes"] / 1e6:,.2f} MB</p><div class="columns">{shown}</div>'
-        f"{_samples(details['samples'])}</section>"
+        f"{_changes(entry)}{_samples(details['samples'], 'kept', '')}"
+        f"{_samples(details['dropped'], 'dropped', 'dropped')}</section>"
     )
 
 
@@ -135,17 +147,57 @@ def _bars(rows: list[tuple[str, int, str]], total: int) -> str:
     return "".join(lines)
 
 
-def _lengths(lengths: dict[str, int]) -> str:
-    counts = {int(power): count for power, count in lengths.items()}
-    powers = range(min(counts), max(counts) + 1)
-    top = max(counts.values())
-    bars = "".join(
-        f'<div style="height:{100 * counts.get(power, 0) / top:.1f}%" title="{2**power:,} to {2 ** (power + 1) - 1:,}: '
-        f'{counts.get(power, 0):,} documents"></div>'
-        for power in powers
+def _changes(entry: dict[str, Any]) -> str:
+    said = [f"{count:,} {kind.replace('_', ' ')}" for kind, count in entry["changes"].items() if count]
+    reading = [entry["reading"]] if entry["reading"] else []
+    return f'<p class="lead">{_text("; ".join([*reading, *said]))}</p>' if reading or said else ""
+
+
+def _clusters(clusters: dict[str, Any]) -> str:
+    """The section about duplicates."""
+    lead = f"{clusters['clusters']:,} clusters hold {clusters['documents']:,} documents; the first of each stays"
+    names = sorted({name for row in clusters["between"].values() for name in row})
+    head = "".join(f'<th class="number">{_text(name)}</th>' for name in names)
+    rows = "".join(
+        f"<tr><td>{_text(source)}</td>"
+        + "".join(f'<td class="number">{row.get(name, 0):,}</td>' for name in names)
+        + "</tr>"
+        for source, row in clusters["between"].items()
     )
-    axis = "".join(f"<span>{_short(2**power)}</span>" for power in powers)
-    return f'<div class="lengths">{bars}</div><div class="axis">{axis}</div>'
+    table = (
+        f'<div class="wide"><table><tr><th>dropped from, for one of</th>{head}</tr>{rows}</table></div>' if rows else ""
+    )
+    sizes = f"<h3>Size of clusters</h3>{_powers(clusters['sizes'], 'clusters')}" if clusters["sizes"] else ""
+    largest = "".join(
+        f"<details><summary>{cluster['size']:,} documents</summary>{_quotes(cluster['documents'])}</details>"
+        for cluster in clusters["largest"]
+    )
+    return f'<section><h2>Duplicates</h2><p class="lead">{lead}</p>{table}{sizes}{largest}</section>'
+
+
+def _powers(counts: dict[str, int], what: str) -> str:
+    """Bars of counts by powers of two."""
+    by_power = {int(power): count for power, count in counts.items()}
+    powers = range(min(by_power), max(by_power) + 1)
+    bars = [(_short(2**power), f"{2**power:,} to {2 ** (power + 1) - 1:,}", by_power.get(power, 0)) for power in powers]
+    return _histogram(bars, what)
+
+
+def _scores(counts: dict[str, int]) -> str:
+    if not counts:
+        return ""
+    return _histogram([(f".{tenth}", f"from 0.{tenth}", counts.get(str(tenth), 0)) for tenth in range(10)], "documents")
+
+
+def _histogram(bars: list[tuple[str, str, int]], what: str) -> str:
+    """Upright bars, each (label, what it is of, count)."""
+    top = max(count for _, _, count in bars)
+    drawn = "".join(
+        f'<div style="height:{100 * count / max(top, 1):.1f}%" title="{title}: {count:,} {what}"></div>'
+        for _, title, count in bars
+    )
+    axis = "".join(f"<span>{label}</span>" for label, _, _ in bars)
+    return f'<div class="lengths">{drawn}</div><div class="axis">{axis}</div>'
 
 
 def _short(number: int) -> str:
@@ -155,11 +207,19 @@ def _short(number: int) -> str:
     return str(number)
 
 
-def _samples(samples: list[dict[str, str]]) -> str:
-    quotes = "".join(
-        f"<blockquote><small>{_text(sample['id'])}</small>{_text(sample['text'])}</blockquote>" for sample in samples
+def _samples(samples: list[dict[str, str]], what: str, kind: str) -> str:
+    if not samples:
+        return ""
+    summary = f"<summary>{len(samples)} documents {what}, at random</summary>"
+    return f'<details class="{kind}" open>{summary}{_quotes(samples)}</details>'
+
+
+def _quotes(samples: list[dict[str, str]]) -> str:
+    return "".join(
+        f"<blockquote><small>{_text(sample['id'])}{' · ' + _text(sample['rule']) if 'rule' in sample else ''}</small>"
+        f"{_text(sample['text'])}</blockquote>"
+        for sample in samples
     )
-    return f"<details open><summary>{len(samples)} documents, at random</summary>{quotes}</details>"
 
 
 def _text(text: str) -> str:

@@ -40,6 +40,7 @@ class Source:
     split: str = "train"  # Hugging Face only
     streaming: bool = True  # Hugging Face only: read over the network without storing the dataset first
     max_samples: int | None = None  # read at most this many documents
+    trusted: bool = False  # no rule of `quality` drops its documents
 
     def __post_init__(self) -> None:
         where = f"source {self.name!r}"

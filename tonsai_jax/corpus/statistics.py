@@ -2,14 +2,17 @@
 
 import hashlib
 import heapq
+import itertools
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from tonsai_jax.corpus.language import SCRIPT_RANGES
 
-SAMPLES = 20  # documents shown
+SAMPLES = 20  # documents shown of a source
+SAMPLES_OF_RULE = 5  # of a part of it, of those that a rule drops
 SAMPLE_CHARACTERS = 600
 # Code points: where a script's run ends, and its name. Letters and marks; what is in no run is "other".
 _SCRIPTS = (
@@ -42,6 +45,7 @@ class Statistics:
       documents, bytes: how many, and their UTF-8 bytes.
       lengths: documents by floor(log2(characters)).
       scripts: characters by the names of `SCRIPTS`.
+      scores: documents that have one by floor(10 x score).
     """
 
     def __init__(self) -> None:
@@ -49,9 +53,10 @@ class Statistics:
         self.bytes = 0
         self.lengths: Counter[int] = Counter()
         self.scripts: Counter[str] = Counter()
-        self._sample = Sample()
+        self.scores: Counter[int] = Counter()
+        self._sample = Sample(SAMPLES)
 
-    def add(self, document_id: str, text: str, size: int) -> None:
+    def add(self, document_id: str, text: str, size: int, score: float | None = None) -> None:
         """Counts one document; `size` is the number of UTF-8 bytes of `text`, which is not empty."""
         self.documents += 1
         self.bytes += size
@@ -60,6 +65,8 @@ class Statistics:
         counts = np.bincount(_TABLE[np.minimum(points, 0xFFFF)], minlength=len(SCRIPTS))
         for name, count in zip(SCRIPTS, counts.tolist(), strict=True):
             self.scripts[name] += count
+        if score is not None:
+            self.scores[min(int(10 * score), 9)] += 1
         self._sample.add(document_id, text)
 
     def as_json(self) -> dict[str, Any]:
@@ -68,26 +75,65 @@ class Statistics:
             "bytes": self.bytes,
             "lengths": {str(length): self.lengths[length] for length in sorted(self.lengths)},
             "scripts": {name: self.scripts[name] for name in SCRIPTS if self.scripts[name]},
+            "scores": {str(tenth): self.scores[tenth] for tenth in sorted(self.scores)},
             "samples": self._sample.as_json(),
         }
 
 
-class Sample:
-    """The `SAMPLES` documents whose ids have the smallest hashes: random, yet the same however the work was cut."""
+class DroppedStatistics:
+    """Documents that do not stay: counts by rule, and a random few of each rule."""
 
     def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._samples: dict[str, Sample] = {}
+
+    def add(self, document_id: str, text: str, rule: str) -> None:
+        """Counts one document that `rule` drops."""
+        self.counts[rule] += 1
+        if rule not in self._samples:
+            self._samples[rule] = Sample(SAMPLES_OF_RULE)
+        self._samples[rule].add(document_id, text)
+
+    def samples(self) -> dict[str, list[dict[str, str]]]:
+        """{rule: its sample}."""
+        return {rule: self._samples[rule].as_json() for rule in sorted(self._samples)}
+
+
+class Sample:
+    """The `size` documents whose ids have the smallest hashes: random, yet the same however the work was cut."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
         self._largest_first: list[tuple[int, str, dict[str, str]]] = []
 
     def add(self, document_id: str, text: str) -> None:
         """Offers a document."""
-        rank = -int.from_bytes(hashlib.blake2b(document_id.encode("utf-8"), digest_size=8).digest(), "big")
-        if len(self._largest_first) == SAMPLES and rank <= self._largest_first[0][0]:
+        rank = -_rank(document_id)
+        if len(self._largest_first) == self._size and rank <= self._largest_first[0][0]:
             return
         entry = (rank, document_id, {"id": document_id, "text": text[:SAMPLE_CHARACTERS]})
-        if len(self._largest_first) < SAMPLES:
+        if len(self._largest_first) < self._size:
             heapq.heappush(self._largest_first, entry)
         else:
             heapq.heapreplace(self._largest_first, entry)
 
     def as_json(self) -> list[dict[str, str]]:
         return [entry for _, _, entry in sorted(self._largest_first, key=lambda ranked: -ranked[0])]
+
+
+def merged_samples(samples: Sequence[dict[str, list[dict[str, str]]]]) -> list[dict[str, str]]:
+    """`SAMPLES` documents that rules have dropped, as {"id", "text", "rule"}, of each rule as many as of the others.
+
+    `samples` are those of parts of a source, as `DroppedStatistics.samples` gives them.
+    """
+    by_rule: dict[str, list[dict[str, str]]] = {}
+    for part in samples:
+        for rule, entries in part.items():
+            by_rule.setdefault(rule, []).extend({**entry, "rule": rule} for entry in entries)
+    ranked = [sorted(by_rule[rule], key=lambda entry: _rank(entry["id"]))[:SAMPLES] for rule in sorted(by_rule)]
+    in_turn = (entry for entries in itertools.zip_longest(*ranked) for entry in entries if entry)
+    return list(itertools.islice(in_turn, SAMPLES))
+
+
+def _rank(document_id: str) -> int:
+    return int.from_bytes(hashlib.blake2b(document_id.encode("utf-8"), digest_size=8).digest(), "big")
