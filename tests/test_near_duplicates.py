@@ -117,6 +117,11 @@ def test_a_document_goes_only_for_one_that_stays_and_is_alike() -> None:
     assert leader.tolist() == [0, 0, 2, 2, 4], "2 is alike to 1, which went; it is not alike to 0"
 
 
+def test_without_pairs_all_stay() -> None:
+    none = np.empty((0, 2), np.uint32)
+    assert leaders(none, np.arange(3, dtype=np.uint32), lambda *_: False).tolist() == [0, 1, 2]
+
+
 def test_exact_duplicates_of_a_near_duplicate_go_for_the_same() -> None:
     leader = leaders(np.array([[0, 1]], np.uint32), np.array([0, 1, 1], np.uint32), lambda *_: False)
     assert leader.tolist() == [0, 0, 0]

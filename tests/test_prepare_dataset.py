@@ -1,5 +1,6 @@
 """The command `scripts/prepare_dataset.py`: from arguments to files, and what bad input gives."""
 
+import contextlib
 import gzip
 import importlib.util
 import json
@@ -260,26 +261,34 @@ runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
     assert [path.name for path in tmp_path.iterdir()] == ["three.txt"]
 
 
-LINES = 20_000
+LINES = 3_000
 
 
 def write_sources(folder):
     """Four files of Khmer and English, large enough that a kill finds the work half done; and their recipe."""
     for number in range(2):
         for language, words in (("km", "ខែ្មរ ភាសា​ជា ស្រ្តី"), ("en", "the cafe\u0301 by the river")):
-            lines = [f"{words} {number} {line} {words} {line * 7}" for line in range(LINES)]
+            lines = [
+                " ".join(f"{words} {number} {line * prime}" for prime in (1, 7, 11, 13, 17)) for line in range(LINES)
+            ]
             (folder / f"{language}{number}.txt").write_text("\n".join(lines), encoding="utf-8")
     (folder / "recipe.yaml").write_text(
-        "executor: {workers: 2}\ndeduplicate: {exact: true}\nsources:\n"
+        "executor: {workers: 2}\ndeduplicate: {near: true, lines: 3}\nredact: {}\nquality: {min_score: 0.1}\n"
+        "keep_dropped: true\nsources:\n"
         "- {name: khmer, language: km, path: km*.txt}\n- {name: english, language: en, path: en*.txt}\n"
     )
 
 
-def finished_parts(folder):
-    return {path.name: path.stat().st_mtime_ns for path in folder.glob(".out.work/clean/*.json")}
+def finished_parts(folder, stage="*"):
+    parts = {}
+    for path in folder.glob(f".out.work/{stage}/*.json"):
+        with contextlib.suppress(FileNotFoundError):  # the folder goes away at the end
+            parts[str(path)] = path.stat().st_mtime_ns
+    return parts
 
 
-def test_a_killed_run_goes_on_and_gives_the_same_bytes(tmp_path, monkeypatch):
+@pytest.mark.parametrize("stage", ["clean", "matched", "written"])
+def test_a_killed_run_goes_on_and_gives_the_same_bytes(tmp_path, stage):
     write_sources(tmp_path)
     arguments = ["--config", "recipe.yaml", "--output-dir"]
     assert start([*arguments, "whole"], tmp_path).wait(timeout=120) == 0
@@ -292,7 +301,7 @@ runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
 """
     first = subprocess.Popen([sys.executable, "-c", small_parts], cwd=tmp_path, start_new_session=True)
     deadline = time.monotonic() + 60
-    while not finished_parts(tmp_path):
+    while not finished_parts(tmp_path, stage):
         assert time.monotonic() < deadline
         assert first.poll() is None, "it ended before it could be killed"
         time.sleep(0.01)
@@ -300,7 +309,8 @@ runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
     first.wait()
     before = finished_parts(tmp_path)
     assert not (tmp_path / "out").exists()
-    (tmp_path / "en1.txt").write_text((tmp_path / "en1.txt").read_text() + "\none more", encoding="utf-8")
+    with (tmp_path / "en1.txt").open("a") as file:
+        file.write("\none more")
     assert start([*arguments, "whole"], tmp_path).wait(timeout=120) == 0
 
     second = subprocess.Popen([sys.executable, "-c", small_parts], cwd=tmp_path, start_new_session=True)
@@ -316,10 +326,10 @@ runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: uv sync --extra ray")
 def test_ray_gives_the_same_documents(tmp_path):
-    (tmp_path / "a.txt").write_text("ខែ្មរ\nស្រ្តី\n", encoding="utf-8")
+    write_sources(tmp_path)
     for folder, extra in (("local", []), ("ray", ["--executor", "ray"])):
-        process = start(["--khmer", "a.txt", "--output-dir", folder, *extra], tmp_path)
-        out, err = process.communicate(timeout=120)
+        process = start(["--config", "recipe.yaml", "--output-dir", folder, *extra], tmp_path)
+        out, err = process.communicate(timeout=240)
         assert process.returncode == 0, out + err
     assert tree(tmp_path / "local") == tree(tmp_path / "ray")
 

@@ -213,21 +213,16 @@ def _run_on_ray(work: _Work, executor: Executor, log: str) -> None:
 
     options = dict(executor.options)
     address = options.pop("address", None)
-    started = not ray.is_initialized()
-    if started:
+    if not ray.is_initialized():  # for all stages: it ends with this process
         ray.init(address=address, log_to_driver=False, configure_logging=False, include_dashboard=False)
-    try:
-        RayPipelineExecutor(
-            [work],
-            tasks=len(work.tasks),
-            workers=executor.workers or -1,
-            logging_dir=log,
-            skip_completed=False,
-            **options,
-        ).run()
-    finally:
-        if started:
-            ray.shutdown()
+    RayPipelineExecutor(
+        [work],
+        tasks=len(work.tasks),
+        workers=executor.workers or -1,
+        logging_dir=log,
+        skip_completed=False,
+        **options,
+    ).run()
 
 
 def slurm_executor(work: Any, tasks: int, executor: Executor, log: str) -> Any:

@@ -149,11 +149,10 @@ def leaders(pairs: np.ndarray, exact: np.ndarray, alike: Callable[[int, int], bo
     """
     leader = np.array(exact)
     pairs = np.unique(pairs[:, [1, 0]], axis=0)  # by the later document, then by the earlier
-    begins = np.flatnonzero(np.diff(pairs[:, 0], prepend=-1))
-    for begin, end in zip(begins, np.append(begins[1:], len(pairs)), strict=True):
-        later = pairs[begin, 0]
-        stay = leader[pairs[begin:end, 1]]
-        direct = stay[stay == pairs[begin:end, 1]]
+    later_ones, begins = np.unique(pairs[:, 0], return_index=True)
+    for later, earlier in zip(later_ones, np.split(pairs[:, 1], begins[1:]), strict=False):
+        stay = leader[earlier]
+        direct = stay[stay == earlier]
         if len(direct):
             leader[later] = direct[0]
         else:

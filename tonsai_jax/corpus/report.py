@@ -29,6 +29,7 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(22rem, 1fr)); gap: 0 2.5rem }
 .row { display: grid; grid-template-columns: 7.5rem 1fr 7.5rem; gap: .6rem; align-items: center; font-size: .88rem;
   margin: .15rem 0 } .row span:last-child { text-align: right; font-variant-numeric: tabular-nums; color: var(--faint) }
+.lengths div, .axis span { max-width: 5rem }
 .bar { background: var(--bar); border-radius: .2rem; height: .8rem; overflow: hidden }
 .bar i { display: block; height: 100%; background: var(--kept) } .dropped .bar i { background: var(--dropped) }
 .lengths { display: flex; align-items: flex-end; gap: 2px; height: 6rem } .lengths div { flex: 1; background: var(--kept);
@@ -128,8 +129,8 @@ def _source(name: str, entry: dict[str, Any], details: dict[str, Any]) -> str:
     return (
         f'<section><h2>{_text(name)}</h2><p class="lead">{_text(entry["language"])}, {entry["documents"]:,} of {read:,} '
         f'documents kept, {entry["bytes"] / 1e6:,.2f} MB</p><div class="columns">{shown}</div>'
-        f"{_changes(entry)}{_samples(details['samples'], 'kept', '')}"
-        f"{_samples(details['dropped'], 'dropped', 'dropped')}</section>"
+        f'{_changes(entry)}<div class="columns">{_samples(details["samples"], "kept", "")}'
+        f"{_samples(details['dropped'], 'dropped', 'dropped')}</div></section>"
     )
 
 
