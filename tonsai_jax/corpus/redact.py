@@ -58,9 +58,9 @@ _ANNOUNCEMENT = re.compile(
 )
 # Beside it: the rest of a word, an address, a formula or a longer number; or a word that says that it is something else.
 _NOT_BEFORE = re.compile(
-    r"(?:[A-Za-z0-9_$€£¥៛#@&=%~^\\*]|\d[.,:/]|[A-Za-z0-9_.%&=~-]/|[A-Za-z]-|\b(?:ISBN|ISSN|DOI|IMEI|ID)\W{0,3})\Z"
+    r"(?:[A-Za-z0-9_$€£¥៛#@&=%~^\\*]|\d[.,:/]|[A-Za-z0-9_.%&=~-]/|[A-Za-z]-|\b(?:ISBN|ID)\W{0,3})\Z"
 )
-_NOT_AFTER = re.compile(r"[A-Za-z_$€£¥%°*^=]|[.,:]\d{1,2}(?!\d)|[-/][A-Za-z]| ?(?:៛|រៀល|ដុល្លារ)")
+_NOT_AFTER = re.compile(r"[A-Za-z_$€£¥%°*^=]|[.,:]\d{1,2}(?![\d(+])|[-/][A-Za-z]| ?(?:៛|រៀល|ដុល្លារ)")
 
 
 @dataclass(frozen=True)
