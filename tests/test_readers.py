@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from tonsai_jax.corpus.readers import Faults, file_format, find_files, read_file, read_span
+from tonsai_jax.corpus.readers import Faults, file_format, find_files, read_file, read_span, records
 from tonsai_jax.corpus.records import Reading
 from tonsai_jax.errors import UserError
 
@@ -137,6 +137,8 @@ def test_not_utf8_in_parquet_names_the_row(tmp_path):
         ("a.tsv", b'text\na\n"never closed\nb\n', "record at line 3 is not valid tsv", ["a"], {"broken": 1}),
         ("a.txt", b"", "the file is empty", [], {"empty_file": 1}),
         ("a.txt.gz", gzip.compress(b""), "the file is empty", [], {"empty_file": 1}),
+        ("a.jsonl.gz", b"", "the file is empty", [], {"empty_file": 1}),
+        ("a.parquet", b"", "the file is empty", [], {"empty_file": 1}),
     ],
 )
 def test_broken_input_is_named_or_counted(tmp_path, name, content, message, left, counts):
@@ -213,6 +215,29 @@ def test_a_file_that_disappears_is_named_or_counted(tmp_path):
     with pytest.raises(UserError, match=r"gone.txt: cannot be read .FileNotFoundError"):
         read(tmp_path / "gone.txt")
     assert read(tmp_path / "gone.txt", errors="skip") == ([], {"damaged_file": 1})
+
+
+@pytest.mark.parametrize(("ending", "first"), [(".jsonl", 0), (".csv", 2), (".tsv", 2), (".parquet", 0)])
+def test_the_records_of_a_file_come_whole_with_their_places(tmp_path, ending, first):
+    path = tmp_path / f"a{ending}"
+    path.write_bytes(encode(ending, TEXTS))
+    found = list(records(path, Faults()))
+    one = "1" if ending in (".csv", ".tsv") else 1
+    assert [record for _, _, record in found] == [{"n": one, "text": text} for text in TEXTS]
+    assert found[0][0] == first
+    assert found[0][1] == {".parquet": "row 1", ".jsonl": "line 1"}.get(ending, "line 2")
+
+
+@pytest.mark.parametrize(
+    ("content", "counts"), [(b"", {"empty_file": 1}), (b'{"n": 1}\n{"n"', {"broken": 1}), (None, {"damaged_file": 1})]
+)
+def test_what_is_wrong_with_a_file_of_records_is_counted(tmp_path, content, counts):
+    path = tmp_path / "a.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    faults = Faults("skip")
+    assert [record for _, _, record in records(path, faults)] == [{"n": 1}] * bool(content)
+    assert faults.counts == counts
 
 
 def limited(path, limit, boundary="line"):

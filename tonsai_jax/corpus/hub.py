@@ -2,12 +2,12 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from tonsai_jax.corpus.faults import Faults
-from tonsai_jax.corpus.records import MissingFieldError, Reading, Record, guess_reading
+from tonsai_jax.corpus.records import Reading, Record, texts_of
 from tonsai_jax.errors import UserError
 
 RETRIES = 4  # of ours, on top of the library's own for each request
@@ -69,24 +69,9 @@ class HubSplit:
             reading.check(self.where, columns)
             if reading.fields:
                 dataset = dataset.select_columns([name for name in columns if name in reading.fields])
-        first = True
-        for shard in range(first_shard, _shards(dataset) if end_shard is None else end_shard):
-            for row, record in self._records(dataset, shard):
-                where = f"{self.where}: row {row + 1}" + (f" of file {shard + 1}" if shard else "")
-                if first:
-                    reading = reading or guess_reading(record, self.where)
-                    reading.check(self.where, record)
-                assert reading is not None
-                try:
-                    text = reading.text(record, where, faults, limit)
-                except MissingFieldError as error:
-                    if first:
-                        raise UserError(f"{where}: {error}; set `template` in the sources file") from error
-                    faults.report("missing_field", f"{where}: {error}")
-                    continue
-                first = False
-                if text is not None:
-                    yield shard, row, text
+        shards = range(first_shard, _shards(dataset) if end_shard is None else end_shard)
+        for (shard, row), text in texts_of(self._records(dataset, shards), reading, self.where, faults, limit):
+            yield shard, row, text
 
     def _load(self) -> Any:
         with _library_errors(self.name):
@@ -109,7 +94,12 @@ class HubSplit:
                         raise
             raise AssertionError  # the last `_wait` says no
 
-    def _records(self, dataset: Any, shard: int) -> Iterator[tuple[int, Record]]:
+    def _records(self, dataset: Any, shards: Iterable[int]) -> Iterator[tuple[tuple[int, int], str, Record]]:
+        for shard in shards:
+            for row, record in enumerate(self._records_of_shard(dataset, shard)):
+                yield (shard, row), f"row {row + 1}" + (f" of file {shard + 1}" if shard else ""), record
+
+    def _records_of_shard(self, dataset: Any, shard: int) -> Iterator[Record]:
         row = retry = 0
         rest = dataset.shard(_shards(dataset), shard)
         records: Iterator[Record] | None = None
@@ -126,7 +116,7 @@ class HubSplit:
                     continue
             if record is None:
                 return
-            yield row, record
+            yield record
             row, retry = row + 1, 0
 
 

@@ -5,8 +5,10 @@ comes with its position in the file, which does not depend on where reading bega
 packed file), the row number of parquet, the line number of csv.
 """
 
+import contextlib
 import csv
 import glob
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -18,11 +20,21 @@ import pyarrow.parquet as pq
 
 from tonsai_jax.corpus.faults import Faults, OnError
 from tonsai_jax.corpus.lines import BUFFER_BYTES, COMPRESSIONS, Boundary, TooLong, blocks, lines, open_bytes
-from tonsai_jax.corpus.records import MissingFieldError, Reading, Record, guess_reading, report_too_long
+from tonsai_jax.corpus.records import Reading, Record, report_too_long, texts_of
 from tonsai_jax.corpus.warc import read_warc
 from tonsai_jax.errors import UserError
 
-__all__ = ["COMPRESSIONS", "Boundary", "Faults", "OnError", "file_format", "find_files", "read_file", "read_span"]
+__all__ = [
+    "COMPRESSIONS",
+    "Boundary",
+    "Faults",
+    "OnError",
+    "file_format",
+    "find_files",
+    "read_file",
+    "read_span",
+    "records",
+]
 
 WITH_FIELDS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 FORMATS = (".txt", ".wet", ".warc", *WITH_FIELDS)
@@ -97,32 +109,47 @@ def read_span(
     that is empty (`empty_file`) or cannot be read to its end (`damaged_file`), what comes before the damage given.
     """
     ending = file_format(path)
-    try:
-        if path.stat().st_size == 0:
-            faults.report("empty_file", f"{path}: the file is empty")
-        elif ending == ".parquet":
-            yield from _texts(path, reading, _parquet_records(path, reading, faults, start, end), faults, limit)
+    if ending in WITH_FIELDS:
+        located = records(path, faults, reading=reading, limit=limit, start=start, end=end)
+        yield from texts_of(located, reading, path, faults, limit)
+        return
+    with _file_faults(path, faults), _opened(path, start) as stream:
+        if ending in (".wet", ".warc"):
+            yield from read_warc(path, stream, limit, faults)
         else:
-            with open_bytes(path, start) as stream:
-                if not stream.peek(1):
-                    faults.report("empty_file", f"{path}: the file is empty")
-                elif ending == ".txt":
-                    for offset, raw in blocks(stream, boundary, limit, start, end):
-                        text = _decode(raw, path, offset, limit, faults)
-                        if text is not None:
-                            yield offset, text
-                elif ending in (".wet", ".warc"):
-                    yield from read_warc(path, stream, limit, faults)
-                elif ending in (".jsonl", ".ndjson"):
-                    records = _json_records(path, stream, faults, limit, start, end)
-                    yield from _texts(path, reading, records, faults, limit)
-                else:
-                    delimiter = "\t" if ending == ".tsv" else ","
-                    records = _csv_records(path, stream, reading, delimiter, faults, limit)
-                    yield from _texts(path, reading, records, faults, limit)
-    except (OSError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())[:200]
-        faults.report("damaged_file", f"{path}: cannot be read ({error.__class__.__name__}: {reason})")
+            for offset, raw in blocks(stream, boundary, limit, start, end):
+                text = _decode(raw, path, offset, limit, faults)
+                if text is not None:
+                    yield offset, text
+
+
+def records(
+    path: Path,
+    faults: Faults,
+    *,
+    reading: Reading | None = None,
+    limit: int = MAX_DOCUMENT_BYTES,
+    start: int = 0,
+    end: int | None = None,
+) -> Iterator[Located]:
+    """Gives (position, its name in a message, record) of a jsonl, csv, tsv or parquet file in order, or of a part of it.
+
+    `reading` says which fields are needed (None: all): only these are read where that is faster. `limit` is of the bytes
+    of a line or field. Otherwise as `read_span`.
+    """
+    ending = file_format(path)
+    with _file_faults(path, faults):
+        if ending == ".parquet":
+            if path.stat().st_size == 0:
+                raise _EmptyFileError
+            yield from _parquet_records(path, reading, faults, start, end)
+            return
+        with _opened(path, start) as stream:
+            if ending in (".jsonl", ".ndjson"):
+                yield from _json_records(path, stream, faults, limit, start, end)
+            else:
+                delimiter = "\t" if ending == ".tsv" else ","
+                yield from _csv_records(path, stream, reading, delimiter, faults, limit)
 
 
 def first_record(path: Path) -> Record | None:
@@ -130,63 +157,42 @@ def first_record(path: Path) -> Record | None:
 
     In parquet a text that is null there counts as an empty one: the schema says that it is a text.
     """
-    ending = file_format(path)
-    faults = Faults("skip")  # reading tells of them
+    if file_format(path) not in WITH_FIELDS:
+        return None
+    _, _, record = next(records(path, Faults("skip")), (0, "", None))  # reading tells of the faults
+    if record is None or file_format(path) != ".parquet":
+        return record
+    types = {field.name: field.type for field in pq.read_schema(path)}
+    return {
+        name: ""
+        if value is None and (pa.types.is_string(types[name]) or pa.types.is_large_string(types[name]))
+        else value
+        for name, value in record.items()
+    }
+
+
+class _EmptyFileError(Exception):
+    pass
+
+
+def _opened(path: Path, start: int) -> io.BufferedReader:
+    stream = open_bytes(path, start)
+    if not stream.peek(1):
+        stream.close()
+        raise _EmptyFileError
+    return stream
+
+
+@contextlib.contextmanager
+def _file_faults(path: Path, faults: Faults) -> Iterator[None]:
+    """Reports a file that is empty, or that cannot be read to its end."""
     try:
-        if ending == ".parquet":
-            with pq.ParquetFile(path) as file:
-                types = {field.name: field.type for field in file.schema_arrow}
-            _, _, record = next(_parquet_records(path, None, faults, 0, None))
-            return {
-                name: ""
-                if value is None and (pa.types.is_string(types[name]) or pa.types.is_large_string(types[name]))
-                else value
-                for name, value in record.items()
-            }
-        if ending in WITH_FIELDS:
-            with open_bytes(path) as stream:
-                if ending in (".jsonl", ".ndjson"):
-                    records = _json_records(path, stream, faults, MAX_DOCUMENT_BYTES, 0, None)
-                else:
-                    delimiter = "\t" if ending == ".tsv" else ","
-                    records = _csv_records(path, stream, None, delimiter, faults, MAX_DOCUMENT_BYTES)
-                return next(records)[2]
-    except (OSError, pa.ArrowException, StopIteration):
-        pass
-    return None
-
-
-def records(path: Path, faults: Faults, limit: int = MAX_DOCUMENT_BYTES) -> Iterator[Located]:
-    ending = file_format(path)
-    if ending == ".parquet":
-        yield from _parquet_records(path, None, faults, 0, None)
-    else:
-        with open_bytes(path) as stream:
-            if ending in (".jsonl", ".ndjson"):
-                yield from _json_records(path, stream, faults, limit, 0, None)
-            else:
-                yield from _csv_records(path, stream, None, "\t" if ending == ".tsv" else ",", faults, limit)
-
-
-def _texts(
-    path: Path, reading: Reading | None, records: Iterator[Located], faults: Faults, limit: int
-) -> Iterator[tuple[int, str]]:
-    first = True
-    for position, label, record in records:
-        if first:
-            reading = reading or guess_reading(record, path)
-            reading.check(path, record)
-        assert reading is not None
-        try:
-            text = reading.text(record, f"{path}: {label}", faults, limit)
-        except MissingFieldError as error:
-            if first:
-                raise UserError(f"{path}: {label}: {error}; set `template` in the sources file") from error
-            faults.report("missing_field", f"{path}: {label}: {error}")
-            continue
-        first = False
-        if text is not None:
-            yield position, text
+        yield
+    except _EmptyFileError:
+        faults.report("empty_file", f"{path}: the file is empty")
+    except (OSError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())[:200]
+        faults.report("damaged_file", f"{path}: cannot be read ({error.__class__.__name__}: {reason})")
 
 
 def _decode(raw: bytes | TooLong, path: Path, offset: int, limit: int, faults: Faults) -> str | None:

@@ -6,14 +6,15 @@ the answers. One blank line stands between two of them, and what is empty or mis
 """
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from tonsai_jax.corpus.faults import Faults
 from tonsai_jax.errors import UserError
 
 Record = Mapping[str, Any]
+Position = TypeVar("Position")
 
 _CHATS = ("messages", "conversations", "conversation")
 _TURN_TEXTS = ("content", "value")  # {role, content} as most write it; {from, value} as ShareGPT does
@@ -79,6 +80,32 @@ class Reading:
             report_too_long(where, size, limit, faults)
             return None
         return text
+
+
+def texts_of(
+    records: Iterable[tuple[Position, str, Record]], reading: Reading | None, where: object, faults: Faults, limit: int
+) -> Iterator[tuple[Position, str]]:
+    """Gives (position, text) of records, that come as (position, its name in a message, record) from one place, `where`.
+
+    Without a `reading`, one is guessed on the first record. A field that is not there raises `UserError`, in a later
+    record than the first it is a fault. `limit` is the greatest number of UTF-8 bytes of a text.
+    """
+    first = True
+    for position, label, record in records:
+        if first:
+            reading = reading or guess_reading(record, where)
+            reading.check(where, record)
+        assert reading is not None
+        try:
+            text = reading.text(record, f"{where}: {label}", faults, limit)
+        except MissingFieldError as error:
+            if first:
+                raise UserError(f"{where}: {label}: {error}; set `template` in the sources file") from error
+            faults.report("missing_field", f"{where}: {label}: {error}")
+            continue
+        first = False
+        if text is not None:
+            yield position, text
 
 
 def report_too_long(where: str, size: int, limit: int, faults: Faults) -> None:
