@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from tonsai_jax.corpus.engine import Executor
-from tonsai_jax.corpus.prepare import REPORT, prepare
+from tonsai_jax.corpus.output_folder import REPORT
+from tonsai_jax.corpus.prepare import prepare
 from tonsai_jax.corpus.recipe import Recipe, load_recipe
 from tonsai_jax.corpus.sources import source_at
 from tonsai_jax.corpus.summary import figures, table

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import os
 import re
 import shutil
 from collections import Counter
@@ -25,20 +24,19 @@ from tonsai_jax.corpus.documents import FORMAT, VERSION
 from tonsai_jax.corpus.duplicates import Leaders
 from tonsai_jax.corpus.engine import code_version
 from tonsai_jax.corpus.faults import Faults, OnError
+from tonsai_jax.corpus.output_folder import CONTAMINATED, REPORT, check_output, link_files
 from tonsai_jax.corpus.recipe import Settings
 from tonsai_jax.corpus.report import write_report
 from tonsai_jax.corpus.sources import Piece, Source, normalized_weights
 from tonsai_jax.corpus.stages import Stages, content_hash
 from tonsai_jax.corpus.statistics import merged_samples
-from tonsai_jax.corpus.writing import DROPPED, ToWrite, WriteSource
+from tonsai_jax.corpus.writing import ToWrite, WriteSource
 from tonsai_jax.errors import UserError
-from tonsai_jax.files import atomic_write, disk_errors, read_json, write_json
+from tonsai_jax.files import atomic_write, disk_errors, write_json
 from tonsai_jax.folders import atomic_folder
 
 PIECE_BYTES = 64 * 2**20  # of files, as they lie on the disk, that one task reads
 SMALL_BYTES = 16 * 2**20  # below this, processes take longer to start than to work
-REPORT = "report.html"
-CONTAMINATED = "contaminated.jsonl"
 
 
 def prepare(
@@ -67,7 +65,7 @@ def prepare(
             with _left_out(source, failed, settings.on_error):
                 _check_first_text(source, settings.on_error)
     sources = _without(sources, failed)
-    _check_output(output, sources)
+    check_output(output, sources)
 
     work = output.with_name(f".{output.name}.work")
     try:
@@ -133,14 +131,12 @@ def _prepare(
 
     tasks = [task for one in underway for task in zip(one.keys, one.pieces, strict=True)]
     results = iter(stages.run("clean", clean, tasks, "cleaning", stop=settings.on_error == "stop"))
-    cleaned = []
     for one in underway:
         one.results.append([next(results) for _ in one.pieces])
         one.stored = [Stored("clean", key) for key in one.keys]
         with _left_out(one.source, failed, settings.on_error):
             _check_cleaned(one)
-            cleaned.append(one)
-    _without(sources, failed)
+    cleaned = _still_there(underway, failed)
 
     if settings.deduplicate.lines:
         stripped = stages.strip_boilerplate([one.keys for one in cleaned], settings.deduplicate.lines)
@@ -150,12 +146,15 @@ def _prepare(
     leaders = Leaders(None, None, ())
     if settings.deduplicate.exact or settings.deduplicate.near:
         leaders = stages.find_duplicates([piece for one in cleaned for piece in one.stored], settings.deduplicate)
-    _write(cleaned, leaders, stages, settings)
-
     clusters = None
     if leaders.exact:
         stored = [piece for one in cleaned for piece in one.stored]
         clusters = describe_clusters(leaders, stored, [(one.source.name, len(one.stored)) for one in cleaned], work)
+    _write(cleaned, leaders, stages, settings)
+    for one in cleaned:
+        with _left_out(one.source, failed, settings.on_error):
+            _check_written(one)
+    cleaned = _still_there(cleaned, failed)
 
     manifest = _manifest(cleaned, settings)
     if clusters:
@@ -170,8 +169,7 @@ def _prepare(
     }
     with atomic_folder(output, manifest="manifest.json", format=FORMAT) as folder:
         for one in cleaned:
-            for name in one.written["files"] + one.written["dropped_files"]:
-                _link(Path(one.written["folder"]) / name, folder / name)
+            link_files(one.written["files"] + one.written["dropped_files"], Path(one.written["folder"]), folder)
         if settings.decontaminate.files:
             found = [hit for one in cleaned for hits in one.all_of("contaminated") for hit in hits]
             with (folder / CONTAMINATED).open("w", encoding="utf-8") as file:
@@ -200,10 +198,6 @@ def _write(cleaned: Sequence[_Underway], leaders: Leaders, stages: Stages, setti
         tasks.append((stages.key(dataclasses.asdict(source), leaders, settings.keep_dropped), source))
     task = WriteSource(leaders.exact, leaders.near, settings.quality.judges, settings.keep_dropped)
     for one, (key, _), result in zip(cleaned, tasks, stages.run("written", task, tasks, "writing"), strict=True):
-        if not result["files"]:
-            raise UserError(
-                f"source {one.source.name!r}: every document is a duplicate of an earlier one's; take it out of the sources"
-            )
         one.written = result | {"folder": str(stages.work / "written" / key)}
 
 
@@ -248,6 +242,11 @@ def _without(sources: Sequence[Source], failed: dict[str, str]) -> list[Source]:
     return left
 
 
+def _still_there(underway: Sequence[_Underway], failed: dict[str, str]) -> list[_Underway]:
+    left = [source.name for source in _without([one.source for one in underway], failed)]
+    return [one for one in underway if one.source.name in left]
+
+
 def _check_cleaned(one: _Underway) -> None:
     (results,) = one.results
     for result in results:
@@ -257,6 +256,14 @@ def _check_cleaned(one: _Underway) -> None:
         read = sum(result["read"] for result in results)
         raise UserError(
             f"source {one.source.name!r}: no document left of {read} read{_in_words(one.sum_of('filters'))}"
+        )
+
+
+def _check_written(one: _Underway) -> None:
+    if not one.written["files"]:
+        raise UserError(
+            f"source {one.source.name!r}: no document left{_in_words(one.sum_of('filters'))}: take it out of the sources, "
+            "or put it before those that have the same documents"
         )
 
 
@@ -283,37 +290,6 @@ def _on_disk(source: Source, work: Path) -> Source:
     if not path.stat().st_size:
         raise UserError(f"source {source.name!r}: no document given")
     return dataclasses.replace(source, documents=None, path=str(path), text_column="text")
-
-
-def _link(source: Path, target: Path) -> None:
-    """Puts a file in a second place without copying it, where the file system can."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
-def _check_output(output: Path, sources: Sequence[Source]) -> None:
-    if output.exists() and not output.is_dir():
-        raise UserError(f"{output}: is a file; --output-dir must be a folder")
-    for source in sources:
-        for file in source.files():
-            if output in file.absolute().parents:
-                raise UserError(f"{file}: source {source.name!r} reads from the output folder; choose another folder")
-    contents = {entry.name for entry in output.iterdir()} if output.exists() else set()
-    if not contents:
-        return
-    written: set[str] = set()
-    if "manifest.json" in contents:
-        manifest = read_json(output / "manifest.json")
-        if isinstance(manifest, dict) and manifest.get("format") == FORMAT:
-            written = {"manifest.json", REPORT, CONTAMINATED, DROPPED, *manifest["sources"]}
-    if contents - written:
-        raise UserError(
-            f"{output}: holds {min(contents - written)!r}, which this command did not write; "
-            "choose a new or empty folder (an earlier prepared dataset would be replaced)"
-        )
 
 
 def _check_first_text(source: Source, on_error: OnError) -> None:

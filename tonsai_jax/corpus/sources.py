@@ -17,6 +17,8 @@ from tonsai_jax.corpus.readers import FORMATS, find_files, first_record, read_sp
 from tonsai_jax.corpus.records import Reading, chosen_reading, guess_reading
 from tonsai_jax.errors import UserError, did_you_mean
 
+_RESERVED = ("manifest.json", "report.html", "contaminated.jsonl", "dropped")  # beside the sources in the output
+
 
 @dataclass(frozen=True)
 class Source:
@@ -44,8 +46,11 @@ class Source:
 
     def __post_init__(self) -> None:
         where = f"source {self.name!r}"
-        if not re.fullmatch(r"\w[\w.-]*", self.name) or self.name == "manifest.json":
-            raise UserError(f"{where}: the name becomes a folder: use letters, digits, `-`, `_` and `.` only")
+        if not re.fullmatch(r"\w[\w.-]*", self.name) or self.name in _RESERVED:
+            raise UserError(
+                f"{where}: the name becomes a folder: use letters, digits, `-`, `_` and `.` only, and not "
+                f"{', '.join(_RESERVED)}"
+            )
         if sum(place is not None for place in (self.path, self.hf, self.documents)) != 1:
             raise UserError(f"{where}: give either `path` (file, folder or glob) or `hf` (Hugging Face id)")
         if not re.fullmatch(r"[A-Za-z0-9-]+", self.language):

@@ -11,10 +11,9 @@ import numpy as np
 
 from tonsai_jax.corpus.cleaned import Stored, read_cleaned
 from tonsai_jax.corpus.documents import DocumentWriter, Extra
+from tonsai_jax.corpus.output_folder import DROPPED
 from tonsai_jax.corpus.statistics import DroppedStatistics, Statistics
 from tonsai_jax.files import disk_errors
-
-DROPPED = "dropped"  # the folder of what did not stay
 
 
 @dataclasses.dataclass(frozen=True)
