@@ -17,7 +17,10 @@ _LOCAL = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._%+-"
 _LONGEST_LOCAL = 64  # RFC 5321, 4.5.3.1.1
 # Labels, the last of letters: not a version (package@1.2.3-beta.rc), not the beginning of a word or of the next address.
 _DOMAIN = re.compile(r"@(?!\d+\.\d)(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,24}(?![A-Za-z0-9_@])")
-_NOBODYS = re.compile(r"@(?:.*\.)?(?:example(?:\.(?:com|net|org))?|invalid|localhost|test)", re.IGNORECASE)  # RFC 2606
+# Reserved by RFC 2606; and systemd's units.
+_NOBODYS = re.compile(
+    r"@(?:.*\.)?(?:example(?:\.(?:com|net|org))?|invalid|localhost|test|service|socket|timer)", re.IGNORECASE
+)
 _COMMANDS = ("git", "hg", "svn")  # git@github.com:owner/name
 
 # All that may be one number: at least 8 digits, between two of them at most a sign, a space or a bracket.
@@ -31,12 +34,14 @@ _PLAIN = str.maketrans("០១២៣៤៥៦៧៨៩‐‑‒–()", "01234567
 _CAMBODIAN = (  # Thailand, Laos and Vietnam write theirs alike
     r"(?:\+|00 ?)855[ .-]?(?:0[ .-]?)?[1-9](?:[ .-]?\d){7,8}"
     r"|855[ -][1-9]\d[ .-]\d{3}[ .-]?\d{3,4}"
-    r"|0[1-9]\d[ .-]?(?:\d{3}[ .-]?\d{3,4}|\d{2}[ .-]?\d{2}[ .-]?\d{2,3}|\d{3}[ .-]\d{2}[ .-]?\d{2}|\d{4}[ .-]\d{2,3})"
+    r"|0[1-9]\d{7,8}"
+    r"|0[1-9]\d[ .-](?:\d{3}[ .-]?\d{3,4}|\d{2}[ .-]\d{2}[ .-]\d{2,3}|\d{2,3}[ .-]\d{2,3}[ .-]\d{2}|\d{4}[ .-]\d{2,3})"
+    r"|0[1-9]\d[ .-]\d{2}[ .-]\d{3}[ .-]\d{3}"
     r"|0[1-9]\d[ -](?:\d{5}|\d{2}[ -]\d{3}|\d{3}[ -]\d{2})"
     r"|0[1-9]\d\d[ .-]\d{3}[ .-]\d{3}"
 )
 _CODE = (  # of countries (ITU-T E.164), other than 1 and 7, whose numbers all have ten digits, and 855
-    r"(?:2(?:[07]|[1-689]\d)|3(?:[0-469]|[578]\d)|4(?:[013-9]|2\d)|5(?:[1-8]|[09]\d)|6(?:[0-6]|[7-9]\d)"
+    r"(?:2(?:[07]|1[1-368]|[2-6]\d|9[01789])|3(?:[0-469]|[578]\d)|4(?:[013-9]|2\d)|5(?:[1-8]|[09]\d)|6(?:[0-6]|[7-9]\d)"
     r"|8(?:[1246]|5[0-46-9]|[078]\d)|9(?:[0-58]|[679]\d))"
 )
 _INTERNATIONAL = (
@@ -58,7 +63,7 @@ _ANNOUNCEMENT = re.compile(
 )
 # Beside it: the rest of a word, an address, a formula or a longer number; or a word that says that it is something else.
 _NOT_BEFORE = re.compile(
-    r"(?:[A-Za-z0-9_$€£¥៛#@&=%~^\\*]|\d[.,:/]|[A-Za-z0-9_.%&=~-]/|[A-Za-z]-|\b(?:ISBN|ID)\W{0,3})\Z"
+    r"(?:[A-Za-z0-9_$€£¥៛#@&=%~^\\*`]|\d[.,:/]|[A-Za-z]\.|[A-Za-z0-9_.%&=~-]/|[A-Za-z]-|\b(?:ISBN|ID)\W{0,3})\Z"
 )
 _NOT_AFTER = re.compile(r"[A-Za-z_$€£¥%°*^=]|[.,:]\d{1,2}(?![\d(+])|[-/][A-Za-z]| ?(?:៛|រៀល|ដុល្លារ)")
 
@@ -133,9 +138,9 @@ def _phones(text: str) -> Iterator[tuple[int, int]]:
         elif lead is not None and closed > 0:
             start, bracketed = start - 1, True
         in_list = done == start - 1 and text[done] in ",/"  # 012 345 678/098 765 432
-        if _is_phone(number, bracketed, _ANNOUNCEMENT.search(text, max(start - 40, 0), start) is not None) and (
-            (in_list or not _NOT_BEFORE.search(text, max(start - 8, 0), start)) and not _NOT_AFTER.match(text, end)
-        ):
+        announced = _ANNOUNCEMENT.search(text, max(start - 40, 0), start) is not None
+        alone = announced or in_list or not _NOT_BEFORE.search(text, max(start - 8, 0), start)
+        if alone and not _NOT_AFTER.match(text, end) and _is_phone(number, bracketed, announced):
             yield start, end
             done = end
 
