@@ -157,4 +157,4 @@ def test_hostile_text_takes_no_longer_than_other_text(piece: str) -> None:
     text = piece * (10**6 // len(piece))
     began = time.perf_counter()
     redact(text)
-    assert time.perf_counter() - began < 3, "seconds for 1 MB; it takes 0.1 to 0.5, and hours where time is not linear"
+    assert time.perf_counter() - began < 3, "seconds for 1 MB; less than 0.2 where time is linear"
