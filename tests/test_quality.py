@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from test_language import MODEL_WORDS, write_model
 
 from tonsai_jax.corpus.documents import read_documents, read_documents_manifest
 from tonsai_jax.corpus.prepare import prepare
@@ -106,6 +107,15 @@ def test_word_lists_count_phrases_of_whole_units(tmp_path: Path) -> None:
     assert rule(f"{text} badword, worsen, bad. Good word", quality=quality) is None
     assert rule(f"{KHMER[0]}អាក្រក់", "km", quality) == "max_listed"
     assert rule(KHMER[0], "km", quality) is None
+
+
+def test_a_language_model_tells_what_the_script_cannot(tmp_path: Path) -> None:
+    pytest.importorskip("fasttext", reason="needs fastText: uv sync --extra langid")
+    quality = Quality(
+        rules={"en": {"min_language": 0.9}}, language_model=str(write_model(tmp_path / "m.bin", MODEL_WORDS))
+    )
+    assert rule("hello there", "en", quality) is None
+    assert rule("moin moin", "en", quality) == "min_language", "Low German, in Latin letters too"
 
 
 def test_a_score_is_low_for_what_is_broken_and_can_cut() -> None:
