@@ -1,5 +1,7 @@
 """A tokenizer's folder, opened and checked: text to ids and back, exactly."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -10,6 +12,7 @@ from tokenizers import pre_tokenizers
 
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json, sha256_file
+from tonsai_jax.tokenizer.encoding import encoder_for
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -31,6 +34,8 @@ class Tokenizer:
         inner.no_truncation()
         inner.no_padding()
         inner.encode_special_tokens = True  # as text, that is: do not look for them
+        self._encode = encoder_for(folder, inner)
+        self._pool = ThreadPoolExecutor(os.cpu_count() or 1)
 
     @classmethod
     def from_folder(cls, path: str | Path) -> Self:
@@ -70,12 +75,11 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, without any special token."""
-        return self._inner.encode(text, add_special_tokens=False).ids
+        return self._encode(text)
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """Ids of each text, as `encode` gives them, on all cores."""
-        encodings = self._inner.encode_batch_fast(texts, add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+        return list(self._pool.map(self._encode, texts))
 
     def decode(self, ids: list[int]) -> str:
         """Text of `ids`; special tokens by name, U+FFFD for bytes that are not UTF-8 (a cut character)."""

@@ -1,0 +1,84 @@
+"""The fastest encoder for a tokenizer, with the ids of `tokenizer.json` exactly.
+
+tokenizer.json is what a tokenizer means: `tokenizers` reads it, and so does Hugging Face. But byte-level BPE is encoded five
+times faster by tiktoken, given the same merges and pattern, and Unigram by SentencePiece, given the model that
+tokenizer.json was made from (docs/tokenizer.md). What is neither goes through `tokenizers`.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+import tiktoken
+import tokenizers
+
+from tonsai_jax.files import read_json
+
+Encode = Callable[[str], list[int]]
+"""Ids of a text, without any special token; lets other threads run meanwhile."""
+
+
+def encoder_for(folder: Path, inner: tokenizers.Tokenizer) -> Encode:
+    """The encoder of the tokenizer in `folder`, of which `inner` is the tokenizer.json."""
+    content = read_json(folder / "tokenizer.json")
+    if _is_our_bpe(content):
+        return _tiktoken(content, inner)
+    if content["model"]["type"] == "Unigram" and (folder / "spm.model").exists():
+        return _sentencepiece(folder / "spm.model")
+    return lambda text: inner.encode(text, add_special_tokens=False).ids
+
+
+def _is_our_bpe(content: dict[str, Any]) -> bool:
+    steps = (content["pre_tokenizer"] or {}).get("pretokenizers", [])
+    return (
+        content["model"]["type"] == "BPE"
+        and content["normalizer"] is None
+        and [step["type"] for step in steps] == ["Split", "ByteLevel"]
+        and steps[0]["behavior"] == "Isolated"
+        and not steps[0]["invert"]
+        and "Regex" in steps[0]["pattern"]
+        and not steps[1]["add_prefix_space"]
+        and not steps[1]["use_regex"]
+    )
+
+
+def _tiktoken(content: dict[str, Any], inner: tokenizers.Tokenizer) -> Encode:
+    special = {token["content"] for token in content["added_tokens"]}
+    # Ids grow with the merges, so they are the ranks too.
+    ranks = {
+        bytes(map(_BYTES.__getitem__, token)): rank
+        for token, rank in content["model"]["vocab"].items()
+        if token not in special
+    }
+    pattern = content["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
+    encoding = tiktoken.Encoding("tokenizer.json", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+
+    def encode(text: str) -> list[int]:
+        if _LONG_SPACE.search(text):  # on which the regular expressions of tiktoken run out of stack
+            return inner.encode(text, add_special_tokens=False).ids
+        return encoding.encode_ordinary(text)
+
+    return encode
+
+
+def _sentencepiece(model: Path) -> Encode:
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    newline = processor.encode("\n")
+
+    def encode(text: str) -> list[int]:
+        # Line by line, as tokenizer.json says: the sums of scores stay exact, and time linear.
+        ids: list[int] = []
+        for number, line_ids in enumerate(processor.encode(text.split("\n"))):
+            ids += newline + line_ids if number else line_ids
+        return ids
+
+    return encode
+
+
+# Byte-level tokenizers spell each byte with one printable character: itself, or the next that is free from U+0100 on.
+_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
+_BYTES = {chr(byte): byte for byte in _PRINTABLE} | {chr(0x100 + place): byte for place, byte in enumerate(_OTHERS)}
+_LONG_SPACE = re.compile(r"\s{1000}")
