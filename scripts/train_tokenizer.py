@@ -36,7 +36,8 @@ def main() -> None:
         default="stop",
         help="at unreadable --input: stop, or leave it out",
     )
-    add("--model-type", default="bpe", help="kind of tokenizer (default, and so far only: bpe)")
+    add("--model-type", default="bpe", help="kind of tokenizer: bpe or unigram (default: bpe)")
+    add("--input-sentence-size", type=int, default=0, metavar="N", help="train Unigram on N lines (default: all)")
     add("--vocab-size", type=int, required=True, metavar="N", help="number of token ids wanted")
     add("--output-dir", required=True, metavar="DIR", help="folder for the tokenizer")
     add("--json", type=Path, metavar="FILE", help="write the figures here too")
@@ -53,6 +54,7 @@ def main() -> None:
         vocab_size=args.vocab_size,
         output_dir=args.output_dir,
         model_type=args.model_type,
+        sentences=args.input_sentence_size,
         progress=sys.stderr.isatty(),
     )
     width = max(len(label) for label in report["fertility"])

@@ -1,27 +1,33 @@
 """A tokenizer's folder, opened and checked: text to ids and back, exactly."""
 
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import tokenizers
-from tokenizers import pre_tokenizers
+from tokenizers import models, pre_tokenizers
 
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json, sha256_file
 from tonsai_jax.tokenizer.encoding import encoder_for
 
 END_OF_TEXT = "<|endoftext|>"
+UNKNOWN = "<unk>"  # of Unigram: never comes out, for every byte has its piece; the formats ask for it
+SPACE = "\u2581"  # what Unigram's pieces have for a space
+_CORES = os.cpu_count() or 1
+_BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")
 
 # Khmer with subscripts and a zero-width space, digits, an emoji of several code points, runs of space, NUL.
 _PROBE = "ខ្ញុំ\u200bស្រឡាញ់ភាសាខ្មែរ ១២៣៤  It's 2026!\r\n\n\t👩🏽‍🚀 é\u0000<|endoftext|> "
 
 
 class Tokenizer:
-    """A byte-level tokenizer: `decode(encode(text)) == text` for any text.
+    """A tokenizer, of byte-level BPE or Unigram: `decode(encode(text)) == text` for any text (but see `unigram.py`).
 
     Text is only ever text: a document that spells out "<|endoftext|>" gets the ids of those letters, never
     the end-of-text id. Special tokens are put in by id, by the code that means them.
@@ -35,7 +41,7 @@ class Tokenizer:
         inner.no_padding()
         inner.encode_special_tokens = True  # as text, that is: do not look for them
         self._encode = encoder_for(folder, inner)
-        self._pool = ThreadPoolExecutor(os.cpu_count() or 1)
+        self._pool = ThreadPoolExecutor(_CORES)
 
     @classmethod
     def from_folder(cls, path: str | Path) -> Self:
@@ -79,7 +85,9 @@ class Tokenizer:
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """Ids of each text, as `encode` gives them, on all cores."""
-        return list(self._pool.map(self._encode, texts))
+        size = -(-len(texts) // (4 * _CORES)) or 1  # some parts for each core, as texts are of all lengths
+        parts = [texts[start : start + size] for start in range(0, len(texts), size)]
+        return list(chain.from_iterable(self._pool.map(lambda part: list(map(self._encode, part)), parts)))
 
     def decode(self, ids: list[int]) -> str:
         """Text of `ids`; special tokens by name, U+FFFD for bytes that are not UTF-8 (a cut character)."""
@@ -87,13 +95,19 @@ class Tokenizer:
 
     def token_bytes(self) -> np.ndarray:
         """Number of UTF-8 bytes each id stands for: int32 (vocab_size,), 0 for special tokens."""
-        # Byte-level tokens are spelt with one printable character for each byte.
         sizes = np.zeros(self.vocab_size, np.int32)
         for token, id in self._inner.get_vocab(with_added_tokens=True).items():
-            sizes[id] = len(token)
+            if not self._is_unigram:
+                sizes[id] = len(token)  # spelt with one printable character for each byte
+            elif token != UNKNOWN:
+                sizes[id] = 1 if _BYTE_PIECE.fullmatch(token) else len(token.replace(SPACE, " ").encode())
         for id, added in self._inner.get_added_tokens_decoder().items():
             sizes[id] = 0 if added.special else len(added.content.encode())
         return sizes
+
+    @property
+    def _is_unigram(self) -> bool:
+        return isinstance(self._inner.model, models.Unigram)
 
 
 def _read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
@@ -103,12 +117,19 @@ def _read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
     except Exception as error:  # what the Rust side raises has no narrower type
         raise UserError(f"{path}: not a tokenizer this program can read ({error})") from None
     vocabulary = inner.get_vocab(with_added_tokens=True)
-    decoder: Any = value.get("decoder")
-    if not isinstance(decoder, dict) or decoder.get("type") != "ByteLevel":
-        raise UserError(f"{path}: only byte-level tokenizers can be used; train one with scripts/train_tokenizer.py")
+    if isinstance(inner.model, models.Unigram):
+        alphabet = [f"<0x{byte:02X}>" for byte in range(256)]
+    else:
+        decoder: Any = value.get("decoder")
+        if not isinstance(decoder, dict) or decoder.get("type") != "ByteLevel":
+            raise UserError(
+                f"{path}: only byte-level BPE and Unigram with byte fallback can be used; "
+                "train one with scripts/train_tokenizer.py"
+            )
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
     if set(vocabulary.values()) != set(range(len(vocabulary))):
         raise UserError(f"{path}: damaged, its ids are not 0 to {len(vocabulary) - 1}; train it again")
-    missing = [byte for byte in pre_tokenizers.ByteLevel.alphabet() if byte not in vocabulary]
+    missing = [byte for byte in alphabet if byte not in vocabulary]
     if missing:
         raise UserError(f"{path}: damaged, {len(missing)} of the 256 byte tokens are missing; train it again")
     return inner

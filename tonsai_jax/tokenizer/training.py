@@ -1,36 +1,21 @@
-"""Trains a byte-level BPE tokenizer that speaks Khmer, and says how well.
-
-What is unusual is the pattern that cuts text into words before merging. GPT-2's takes only letters for a
-word, but Khmer's vowel signs and subscripts are marks: it cuts every Khmer word into pieces of one or two
-characters, and no vocabulary, however large, can join them again. Here a word is letters with their marks.
-"""
+"""Trains a tokenizer that speaks Khmer, by byte-level BPE or as a Unigram model, and says how well it does."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import write_json
 from tonsai_jax.folders import atomic_folder
+from tonsai_jax.tokenizer import bpe, unigram
 from tonsai_jax.tokenizer.examples import Example
 from tonsai_jax.tokenizer.loading import END_OF_TEXT
 
 FORMAT = "tonsai_jax/tokenizer"
 VERSION = 1
-MODEL_TYPES = ("bpe",)
-SMALLEST_VOCABULARY = 256 + 1  # every byte, and the end-of-text token
-
-# English endings; a word, with one sign or space before it; up to three digits; signs; newlines; spaces.
-PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{M}\p{N}]?[\p{L}\p{M}]+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-# In bytes: 16 Khmer letters. Khmer has no spaces between words; without a limit, set phrases become tokens.
-MAX_TOKEN_LENGTH = 48
-# A pair seen once teaches nothing; its place in the vocabulary only costs the model parameters.
-MIN_FREQUENCY = 2
+MODEL_TYPES = ("bpe", "unigram")
 
 _SAMPLE_BYTES = 2_000_000  # of text per label kept for the report
 
@@ -41,6 +26,7 @@ def train_tokenizer(
     vocab_size: int,
     output_dir: str | Path,
     model_type: str = "bpe",
+    sentences: int = 0,
     progress: bool = False,
 ) -> dict[str, Any]:
     """Trains a tokenizer and writes its folder; the same examples give the same bytes.
@@ -49,7 +35,8 @@ def train_tokenizer(
       examples: texts, each with the label (a language or a file) under which the report counts it; read once.
       vocab_size: ids wanted, with the end-of-text token; a small corpus may give fewer.
       output_dir: the folder to write; a tokenizer trained before is replaced once the new one is whole.
-      model_type: "bpe".
+      model_type: "bpe" or "unigram".
+      sentences: of Unigram, on how many lines, chosen at random, it is trained; 0 is all.
       progress: show the trainer's own progress bars.
 
     Returns:
@@ -62,15 +49,23 @@ def train_tokenizer(
         `output_dir` is not ours to replace, or the disk is full.
     """
     if model_type not in MODEL_TYPES:
-        raise UserError(f"model type {model_type!r} is not there yet; use --model-type {MODEL_TYPES[0]}")
-    if vocab_size < SMALLEST_VOCABULARY:
+        raise UserError(f"model type {model_type!r} is not known; use one of: {', '.join(MODEL_TYPES)}")
+    least = bpe.SMALLEST_VOCABULARY if model_type == "bpe" else unigram.SMALLEST_VOCABULARY
+    if vocab_size < least:
         raise UserError(
-            f"vocab_size {vocab_size} is too small: 256 bytes and {END_OF_TEXT} need {SMALLEST_VOCABULARY}; "
+            f"vocab_size {vocab_size} is too small: 256 bytes and the special tokens need {least}; "
             "choose a larger one, 8000 for a first try"
         )
+    if sentences < 0 or (sentences and model_type != "unigram"):
+        raise UserError(f"--input-sentence-size {sentences}: a number of lines to train on, with --model-type unigram")
     with atomic_folder(output_dir, manifest="report.json", format=FORMAT) as folder:
         samples: dict[str, _EvenSample] = {}
-        tokenizer = _train_bpe(_record(examples, samples), vocab_size, progress)
+        texts = _record(examples, samples)
+        spm_model = None
+        if model_type == "bpe":
+            tokenizer = bpe.train_bpe(texts, vocab_size, progress)
+        else:
+            tokenizer, spm_model = unigram.train_unigram(texts, vocab_size, sentences)
         if not any(sample.bytes for sample in samples.values()):
             raise UserError("there is no text to train a tokenizer on; check the input files or the dataset")
         report = {
@@ -83,29 +78,8 @@ def train_tokenizer(
             "bytes": sum(sample.bytes for sample in samples.values()),
             "fertility": {label: _fertility(tokenizer, samples[label]) for label in sorted(samples)},
         }
-        _write_folder(folder, tokenizer, report)
+        _write_folder(folder, tokenizer, spm_model, report)
     return report
-
-
-def _train_bpe(texts: Iterator[str], vocab_size: int, progress: bool) -> Tokenizer:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(PATTERN), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        min_frequency=MIN_FREQUENCY,
-        special_tokens=[END_OF_TEXT],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        max_token_length=MAX_TOKEN_LENGTH,
-        show_progress=progress,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
 
 
 class _EvenSample:
@@ -148,7 +122,7 @@ def _fertility(tokenizer: Tokenizer, sample: _EvenSample) -> dict[str, Any]:
     }
 
 
-def _write_folder(folder: Path, tokenizer: Tokenizer, report: dict[str, Any]) -> None:
+def _write_folder(folder: Path, tokenizer: Tokenizer, spm_model: bytes | None, report: dict[str, Any]) -> None:
     special = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "pad_token": END_OF_TEXT}
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -157,6 +131,8 @@ def _write_folder(folder: Path, tokenizer: Tokenizer, report: dict[str, Any]) ->
         "model_max_length": 1_000_000_000,  # the model limits the length, the tokenizer does not
     }
     (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True) + "\n", encoding="utf-8")
+    if spm_model is not None:
+        (folder / "spm.model").write_bytes(spm_model)
     write_json(folder / "tokenizer_config.json", config)
     write_json(folder / "special_tokens_map.json", special)
     write_json(folder / "report.json", report)

@@ -1,0 +1,88 @@
+"""A Unigram model with byte fallback, trained by SentencePiece, that `tokenizers` encodes to the same ids.
+
+Both search for the cheapest cut of a line, but one adds scores in 32 bits and the other in 64, and on ties the rounding of
+long sums decides. So scores are rounded to multiples of 1/128, whose sums both hold exactly: up to 2^24 / 128 = 131,072, which
+a line reaches after some ten thousand pieces. What stands on a line is encoded by itself.
+
+Of a text only U+2581, which SentencePiece writes for the space, does not come back: it becomes a space.
+"""
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+from tonsai_jax.errors import UserError
+from tonsai_jax.tokenizer.loading import END_OF_TEXT, SPACE, UNKNOWN
+
+SMALLEST_VOCABULARY = 512  # bytes, special pieces, ASCII, and some letters
+SCORE_STEP = 128
+# In characters. Khmer has no spaces between words; without a limit, set phrases become pieces.
+MAX_PIECE_LENGTH = 16
+_LONGEST_LINE = 1 << 30  # bytes; by default SentencePiece drops lines above 4,192 without a word
+_ASCII = "".join(map(chr, range(0x21, 0x7F)))
+# `tokenizers` finds "<0x0A>" or "<unk>" in a text too, if that is cheaper than its characters: they all have a piece.
+_NEVER = -1024.0
+
+
+def train_unigram(texts: Iterator[str], vocab_size: int, sentences: int) -> tuple[Tokenizer, bytes]:
+    """Trains on the lines of `texts`, or on so many `sentences` of them at random; returns it as `tokenizers` and as spm.model.
+
+    Raises `UserError` where the text is too little for the vocabulary.
+    """
+    lines = (line for text in texts for line in text.split("\n") if line.strip())
+    trained = io.BytesIO()
+    sentencepiece.set_random_generator_seed(0)  # chooses the sentences
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=lines,
+            model_writer=trained,
+            model_type="unigram",
+            vocab_size=vocab_size,
+            hard_vocab_limit=False,  # a small corpus gives fewer pieces
+            byte_fallback=True,
+            normalization_rule_name="identity",  # the default makes a space of the zero-width one
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,
+            split_by_unicode_script=True,
+            split_by_number=True,
+            max_sentencepiece_length=MAX_PIECE_LENGTH,
+            max_sentence_length=_LONGEST_LINE,
+            character_coverage=0.9999,  # what is rarer is written in bytes
+            required_chars=_ASCII,
+            input_sentence_size=sentences,
+            shuffle_input_sentence=True,
+            num_threads=8,  # on any machine: each adds up its own sums, so their number is part of the result
+            control_symbols=[END_OF_TEXT],
+            unk_id=1,
+            unk_piece=UNKNOWN,
+            bos_id=-1,
+            eos_id=-1,
+            pad_id=-1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"SentencePiece cannot train on this text ({reason}); give it more, or ask for fewer ids"
+        ) from error
+    model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]  # made when it is imported
+    model.ParseFromString(trained.getvalue())
+    for piece in model.pieces:
+        if piece.type == piece.NORMAL:
+            piece.score = round(piece.score * SCORE_STEP) / SCORE_STEP
+    return _as_tokenizers(model), model.SerializeToString()
+
+
+def _as_tokenizers(model: Any) -> Tokenizer:
+    vocabulary = [(piece.piece, piece.score if piece.type == piece.NORMAL else _NEVER) for piece in model.pieces]
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=1, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Replace(" ", SPACE)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("\n", "isolated")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
+    return tokenizer
