@@ -100,7 +100,7 @@ def test_unigram_trains_on_long_lines_and_on_a_part_of_many(tmp_path: Path) -> N
     train_tokenizer([Example(line, "any")], vocab_size=600, output_dir=tmp_path / "a", model_type="unigram")
     assert len(Tokenizer.from_folder(tmp_path / "a").encode(line)) < len(line) / 2, "the line was read"
     lines = [Example(f"line {number} of many words", "any") for number in range(2000)]
-    part = train_tokenizer(lines, vocab_size=600, output_dir=tmp_path / "b", model_type="unigram", sentences=100)
+    part = train_tokenizer(lines, vocab_size=600, output_dir=tmp_path / "b", model_type="unigram", sentences=200)
     assert part["examples"] == 2000
 
 

@@ -240,7 +240,7 @@ def bad_commands(folder):
         "vocabulary too small": (given(vocab_size="256"), "256 is too small"),
         "unknown kind": (given(model_type="wordpiece"), "'wordpiece' is not known; use one of: bpe, unigram"),
         "unigram too small": (given(model_type="unigram"), "vocab_size 300 is too small: 256 bytes"),
-        "sentences of bpe": (given(input_sentence_size="9"), "with --model-type unigram"),
+        "sentences of bpe": (given(input_sentence_size="900"), "is for --model-type unigram"),
         "no examples wanted": (given(max_examples="0"), "--max-examples 0"),
         "no documents": (given(input=None, dataset_dir=folder / "none"), "none: no such folder"),
         "no such split": ([*documents, "--dataset-split", "test"], "no split 'test'"),

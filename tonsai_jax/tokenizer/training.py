@@ -56,8 +56,8 @@ def train_tokenizer(
             f"vocab_size {vocab_size} is too small: 256 bytes and the special tokens need {least}; "
             "choose a larger one, 8000 for a first try"
         )
-    if sentences < 0 or (sentences and model_type != "unigram"):
-        raise UserError(f"--input-sentence-size {sentences}: a number of lines to train on, with --model-type unigram")
+    if sentences and (model_type != "unigram" or sentences <= 100):
+        raise UserError(f"--input-sentence-size {sentences}: must be above 100, and is for --model-type unigram")
     with atomic_folder(output_dir, manifest="report.json", format=FORMAT) as folder:
         samples: dict[str, _EvenSample] = {}
         texts = _record(examples, samples)
