@@ -64,7 +64,8 @@ def main() -> None:
     tokens = sum(counts)
     speed = (tokens - 1) / max(time.monotonic() - started, 1e-9) if tokens > 1 else 0.0
     context = run.model_config.context_length
-    full = [n for n, prompt in enumerate(prompts) if 1 + len(run.tokenizer.encode(prompt)) + counts[n] == context]
+    given = run.tokenizer.encode_batch([run.tokenizer.normalize_prompt(prompt) for prompt in prompts])
+    full = [number for number, ids in enumerate(given) if 1 + len(ids) + counts[number] == context]
     if full:
         print(
             f"note: {len(full)} of {len(prompts)} ended where the model's context of {context:,} tokens is full",

@@ -5,10 +5,11 @@ import sys
 import time
 from pathlib import Path
 
+from tonsai_jax.corpus.normalize import DEFAULT
 from tonsai_jax.corpus.readers import Faults
 from tonsai_jax.errors import run_command
 from tonsai_jax.files import write_json
-from tonsai_jax.tokenizer.examples import dataset_examples, file_examples
+from tonsai_jax.tokenizer.examples import dataset_examples, dataset_normalization, file_examples
 from tonsai_jax.tokenizer.training import train_tokenizer
 
 EXAMPLES = """examples:
@@ -44,8 +45,9 @@ def main() -> None:
     args = parser.parse_args()
 
     start, name, count = time.monotonic(), args.text_column, args.max_examples
-    faults = Faults(args.on_error)
+    faults, normalization = Faults(args.on_error), DEFAULT
     if args.dataset_dir:
+        normalization = dataset_normalization(args.dataset_dir)
         examples = dataset_examples(args.dataset_dir, split=args.dataset_split, text_column=name, max_examples=count)
     else:
         examples = file_examples(args.input, text_column=name, faults=faults, max_examples=count)
@@ -55,6 +57,7 @@ def main() -> None:
         output_dir=args.output_dir,
         model_type=args.model_type,
         sentences=args.input_sentence_size,
+        normalization=normalization,
         progress=sys.stderr.isatty(),
     )
     width = max(len(label) for label in report["fertility"])

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tonsai_jax.corpus.normalize import Normalization
 from tonsai_jax.corpus.prepare import prepare
 from tonsai_jax.corpus.readers import Faults
+from tonsai_jax.corpus.recipe import Settings
 from tonsai_jax.corpus.sources import Source
 from tonsai_jax.errors import UserError
 from tonsai_jax.tokenizer.examples import (
@@ -220,6 +222,28 @@ def test_max_examples_takes_documents_from_the_whole_of_each_source(tmp_path):
     assert everything == [(text, "km") for text in khmer] + [(text, "en") for text in english]
     some = list(dataset_examples(tmp_path / "docs", max_examples=40))
     assert some == [(text, "km") for text in khmer[1::2]] + [(text, "en") for text in english[9::10]]
+
+
+def test_prompts_are_put_as_the_training_text_was(tmp_path):
+    kept = Normalization(zwsp="keep", digits="arabic")
+    train_tokenizer(EXAMPLES, vocab_size=300, output_dir=tmp_path / "kept", normalization=kept)
+    train_tokenizer(EXAMPLES, vocab_size=300, output_dir=tmp_path / "default")
+    prompt = "\nខែ្មរ\u200bភាសា ១ \n"
+    assert Tokenizer.from_folder(tmp_path / "default").normalize_prompt(prompt) == "\nខ្មែរភាសា ១ \n"
+    assert Tokenizer.from_folder(tmp_path / "kept").normalize_prompt(prompt) == "\nខ្មែរ\u200bភាសា 1 \n"
+    config = json.loads((tmp_path / "kept" / "tokenizer_config.json").read_text())
+    config["tonsai_normalization"]["khmr"] = True
+    (tmp_path / "kept" / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="tonsai_normalization is not understood"):
+        Tokenizer.from_folder(tmp_path / "kept")
+
+
+def test_the_settings_of_a_prepared_dataset_are_kept(tmp_path, monkeypatch, capsys):
+    settings = Settings(normalize=Normalization(quotes=True))
+    prepare([Source("a", "km", documents=KHMER * 9)], tmp_path / "docs", settings, progress=False)
+    arguments = ["--dataset-dir", tmp_path / "docs", "--vocab-size", "300", "--output-dir", tmp_path / "t"]
+    assert run_script(monkeypatch, capsys, *arguments)[0] == 0
+    assert Tokenizer.from_folder(tmp_path / "t").normalization == settings.normalize
 
 
 def bad_commands(folder):

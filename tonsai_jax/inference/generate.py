@@ -102,9 +102,10 @@ def stream_texts(
 ) -> Iterator[tuple[int, str]]:
     """Continues each prompt as the start of a document; gives one (prompt number, text) for every new token.
 
-    The text is what the token completes: empty while a character still lacks bytes, so no piece ever holds half a
-    character, and one cut off at the very end is left out. A continuation ends before the end-of-text token, after
-    `max_new_tokens`, or where the model's context is full. An empty prompt gives a document of the model's own.
+    Prompts are put as the text was that the tokenizer was trained on. The text that comes is what the token completes:
+    empty while a character still lacks bytes, so no piece ever holds half a character, and one cut off at the very end
+    is left out. A continuation ends before the end-of-text token, after `max_new_tokens`, or where
+    the model's context is full. An empty prompt gives a document of the model's own.
 
     Args:
       params: nested dict of float32 arrays, on any devices.
@@ -119,7 +120,8 @@ def stream_texts(
         except UnicodeEncodeError:  # what Python makes of other bytes on a command line
             raise UserError(f"prompt {number} is not UTF-8 text; set the terminal or the file to UTF-8") from None
     # Every document but the first of a row follows an end-of-text token: with it, a prompt is a document's start.
-    prompt_ids = [[tokenizer.end_of_text_id, *ids] for ids in tokenizer.encode_batch(list(prompts))]
+    normalized = [tokenizer.normalize_prompt(prompt) for prompt in prompts]
+    prompt_ids = [[tokenizer.end_of_text_id, *ids] for ids in tokenizer.encode_batch(normalized)]
     for start in range(0, len(prompts), ROWS_AT_A_TIME):
         rows = prompt_ids[start : start + ROWS_AT_A_TIME]
         texts = [_CharacterStream(tokenizer) for _ in rows]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tonsai_jax.corpus.documents import SCHEMA, read_documents, read_documents_manifest
-from tonsai_jax.corpus.normalize import normalize
+from tonsai_jax.corpus.normalize import Normalization, normalize
 from tonsai_jax.corpus.readers import Faults, find_files, read_file
 from tonsai_jax.errors import UserError
 
@@ -51,6 +51,11 @@ def dataset_examples(
         weights = {name: source["weight"] for name, source in sources.items()}
         shares = share_out(max_examples, sizes, weights)
     return _examples(dataset_dir, {name: source["language"] for name, source in sources.items()}, sizes, shares)
+
+
+def dataset_normalization(dataset_dir: str | Path) -> Normalization:
+    """What was done to the texts of a prepared dataset."""
+    return Normalization(**read_documents_manifest(dataset_dir)["normalize"])
 
 
 def file_examples(

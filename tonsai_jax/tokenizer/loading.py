@@ -1,5 +1,6 @@
 """A tokenizer's folder, opened and checked: text to ids and back, exactly."""
 
+import dataclasses
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +13,13 @@ import numpy as np
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
+from tonsai_jax.corpus.normalize import Normalization, normalize
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json, sha256_file
 from tonsai_jax.tokenizer.encoding import encoder_for
 
 END_OF_TEXT = "<|endoftext|>"
+NORMALIZATION = "tonsai_normalization"  # key of tokenizer_config.json: what was done to the text that it was trained on
 UNKNOWN = "<unk>"  # of Unigram: never comes out, for every byte has its piece; the formats ask for it
 SPACE = "\u2581"  # what Unigram's pieces have for a space
 _CORES = os.cpu_count() or 1
@@ -33,8 +36,11 @@ class Tokenizer:
     the end-of-text id. Special tokens are put in by id, by the code that means them.
     """
 
-    def __init__(self, folder: Path, inner: tokenizers.Tokenizer, end_of_text_id: int) -> None:
+    def __init__(
+        self, folder: Path, inner: tokenizers.Tokenizer, end_of_text_id: int, normalization: Normalization | None
+    ) -> None:
         self.folder = folder
+        self.normalization = normalization
         self.end_of_text_id = end_of_text_id
         self._inner = inner
         inner.no_truncation()
@@ -61,7 +67,7 @@ class Tokenizer:
                 f"{folder}: eos_token in tokenizer_config.json is {end_of_text!r}, which is not among the "
                 f"special tokens of tokenizer.json ({', '.join(special.values()) or 'none'}); train it again"
             )
-        tokenizer = cls(folder, inner, ids[0])
+        tokenizer = cls(folder, inner, ids[0], _normalization(folder, config))
         if tokenizer.decode(tokenizer.encode(_PROBE)) != _PROBE:
             raise UserError(
                 f"{folder / 'tokenizer.json'}: does not give back the text it encodes, so it is damaged or "
@@ -78,6 +84,15 @@ class Tokenizer:
     def hash(self) -> str:
         """SHA-256 of tokenizer.json, in hex."""
         return sha256_file(self.folder / "tokenizer.json")
+
+    def normalize_prompt(self, text: str) -> str:
+        """The beginning of a document as the documents were written that the tokenizer knows; white space stays.
+
+        Text is left as it is by a tokenizer of which nothing is known.
+        """
+        if self.normalization is None:
+            return text
+        return normalize(text, dataclasses.replace(self.normalization, whitespace=False))
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, without any special token."""
@@ -108,6 +123,16 @@ class Tokenizer:
     @property
     def _is_unigram(self) -> bool:
         return isinstance(self._inner.model, models.Unigram)
+
+
+def _normalization(folder: Path, config: dict[str, Any]) -> Normalization | None:
+    settings = config.get(NORMALIZATION)
+    try:
+        return None if settings is None else Normalization(**settings)
+    except (TypeError, UserError) as error:
+        raise UserError(
+            f"{folder / 'tokenizer_config.json'}: {NORMALIZATION} is not understood ({error}); train it again"
+        ) from None
 
 
 def _read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:

@@ -1,17 +1,19 @@
 """Trains a tokenizer that speaks Khmer, by byte-level BPE or as a Unigram model, and says how well it does."""
 
+import dataclasses
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
+from tonsai_jax.corpus.normalize import DEFAULT, Normalization
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import write_json
 from tonsai_jax.folders import atomic_folder
 from tonsai_jax.tokenizer import bpe, unigram
 from tonsai_jax.tokenizer.examples import Example
-from tonsai_jax.tokenizer.loading import END_OF_TEXT
+from tonsai_jax.tokenizer.loading import END_OF_TEXT, NORMALIZATION
 
 FORMAT = "tonsai_jax/tokenizer"
 VERSION = 1
@@ -27,6 +29,7 @@ def train_tokenizer(
     output_dir: str | Path,
     model_type: str = "bpe",
     sentences: int = 0,
+    normalization: Normalization = DEFAULT,
     progress: bool = False,
 ) -> dict[str, Any]:
     """Trains a tokenizer and writes its folder; the same examples give the same bytes.
@@ -37,6 +40,7 @@ def train_tokenizer(
       output_dir: the folder to write; a tokenizer trained before is replaced once the new one is whole.
       model_type: "bpe" or "unigram".
       sentences: of Unigram, on how many lines, chosen at random, it is trained; 0 is all.
+      normalization: what was done to the examples; kept, so that prompts go through the same.
       progress: show the trainer's own progress bars.
 
     Returns:
@@ -78,7 +82,7 @@ def train_tokenizer(
             "bytes": sum(sample.bytes for sample in samples.values()),
             "fertility": {label: _fertility(tokenizer, samples[label]) for label in sorted(samples)},
         }
-        _write_folder(folder, tokenizer, spm_model, report)
+        _write_folder(folder, tokenizer, spm_model, normalization, report)
     return report
 
 
@@ -122,13 +126,16 @@ def _fertility(tokenizer: Tokenizer, sample: _EvenSample) -> dict[str, Any]:
     }
 
 
-def _write_folder(folder: Path, tokenizer: Tokenizer, spm_model: bytes | None, report: dict[str, Any]) -> None:
+def _write_folder(
+    folder: Path, tokenizer: Tokenizer, spm_model: bytes | None, normalization: Normalization, report: dict[str, Any]
+) -> None:
     special = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "pad_token": END_OF_TEXT}
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **special,
         "clean_up_tokenization_spaces": False,
         "model_max_length": 1_000_000_000,  # the model limits the length, the tokenizer does not
+        NORMALIZATION: dataclasses.asdict(normalization),
     }
     (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True) + "\n", encoding="utf-8")
     if spm_model is not None:
