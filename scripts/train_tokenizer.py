@@ -3,13 +3,21 @@
 import argparse
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from tonsai_jax.corpus.normalize import DEFAULT
 from tonsai_jax.corpus.readers import Faults
 from tonsai_jax.errors import run_command
 from tonsai_jax.files import write_json
-from tonsai_jax.tokenizer.examples import dataset_examples, dataset_normalization, file_examples
+from tonsai_jax.tokenizer.balance import balanced, language_weights
+from tonsai_jax.tokenizer.examples import (
+    Example,
+    dataset_examples,
+    dataset_language_weights,
+    dataset_normalization,
+    file_examples,
+)
 from tonsai_jax.tokenizer.training import train_tokenizer
 
 EXAMPLES = """examples:
@@ -37,6 +45,11 @@ def main() -> None:
         default="stop",
         help="at unreadable --input: stop, or leave it out",
     )
+    add(
+        "--language-weights",
+        metavar="km=0.5,en=0.5",
+        help="shares of the bytes to train on (default: those of --dataset-dir's sources; of --input all)",
+    )
     add("--model-type", default="bpe", help="kind of tokenizer: bpe or unigram (default: bpe)")
     add("--input-sentence-size", type=int, default=0, metavar="N", help="train Unigram on N lines (default: all)")
     add("--vocab-size", type=int, required=True, metavar="N", help="number of token ids wanted")
@@ -46,13 +59,20 @@ def main() -> None:
 
     start, name, count = time.monotonic(), args.text_column, args.max_examples
     faults, normalization = Faults(args.on_error), DEFAULT
+    weights = language_weights(args.language_weights) if args.language_weights else {}
     if args.dataset_dir:
         normalization = dataset_normalization(args.dataset_dir)
-        examples = dataset_examples(args.dataset_dir, split=args.dataset_split, text_column=name, max_examples=count)
-    else:
-        examples = file_examples(args.input, text_column=name, faults=faults, max_examples=count)
+        if not weights and not count:
+            weights = dataset_language_weights(args.dataset_dir)
+
+    def examples() -> Iterator[Example]:
+        faults.counts.clear()  # it may be read twice
+        if args.dataset_dir:
+            return dataset_examples(args.dataset_dir, split=args.dataset_split, text_column=name, max_examples=count)
+        return file_examples(args.input, text_column=name, faults=faults, max_examples=count)
+
     report = train_tokenizer(
-        examples,
+        balanced(examples, weights) if len(weights) > 1 else examples(),
         vocab_size=args.vocab_size,
         output_dir=args.output_dir,
         model_type=args.model_type,

@@ -58,6 +58,14 @@ def dataset_normalization(dataset_dir: str | Path) -> Normalization:
     return Normalization(**read_documents_manifest(dataset_dir)["normalize"])
 
 
+def dataset_language_weights(dataset_dir: str | Path) -> dict[str, float]:
+    """How much of each language a prepared dataset is to have in training: the weights of its sources, added up."""
+    weights: dict[str, float] = {}
+    for source in read_documents_manifest(dataset_dir)["sources"].values():
+        weights[source["language"]] = weights.get(source["language"], 0.0) + source["weight"]
+    return weights
+
+
 def file_examples(
     inputs: Sequence[str],
     *,

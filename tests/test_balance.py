@@ -1,0 +1,68 @@
+"""Languages in the shares they shall have, by bytes, evenly from all of the text."""
+
+import itertools
+
+import pytest
+
+from tonsai_jax.errors import UserError
+from tonsai_jax.tokenizer.balance import balanced, language_weights
+from tonsai_jax.tokenizer.examples import Example
+
+KHMER = [Example(f"ភាសាខ្មែរ {number}", "texts/a.txt") for number in range(100)]
+ENGLISH = [Example(f"an English line, number {number}", "texts/b.txt") for number in range(1000)]
+
+
+def sizes(examples: list[Example]) -> dict[str, int]:
+    counted: dict[str, int] = {}
+    for text, label in examples:
+        counted[label] = counted.get(label, 0) + len(text.encode())
+    return counted
+
+
+@pytest.mark.parametrize("khmer", [0.5, 0.8, 0.2])
+def test_of_each_language_as_many_bytes_as_its_weight(khmer: float) -> None:
+    taken = list(balanced(lambda: [*KHMER, *ENGLISH], {"km": khmer, "en": 1 - khmer}))
+    counted = sizes(taken)
+    assert counted["texts/a.txt"] / sum(counted.values()) == pytest.approx(khmer, abs=0.02)
+    scarce = KHMER if khmer > 0.1 and counted["texts/a.txt"] == sizes(KHMER)["texts/a.txt"] else ENGLISH
+    assert [example for example in taken if example.label == scarce[0].label] == scarce, "the scarcest is taken whole"
+
+
+def test_what_is_taken_comes_evenly_from_all_of_the_text() -> None:
+    taken = [
+        int(text.split()[-1])
+        for text, label in balanced(lambda: [*KHMER, *ENGLISH], {"km": 1, "en": 1})
+        if label[-5] == "b"
+    ]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(taken)]
+    assert taken[0] < 20
+    assert taken[-1] > 980
+    assert max(gaps) <= 2 * min(gaps) + 2
+
+
+def test_a_label_that_is_a_language_is_believed_and_others_are_left_out() -> None:
+    taken = balanced(
+        lambda: [Example("bonjour", "fr"), Example("hello", "en"), Example("123", "?")], {"en": 1, "fr": 1}
+    )
+    assert [label for _, label in taken][:2] == ["fr", "en"]
+    assert list(
+        balanced(
+            lambda: [Example("привет", "?"), Example("hello you over there", "?"), Example("ខ្មែរ", "?")],
+            {"en": 1, "km": 1},
+        )
+    ) == [
+        Example("hello you over there", "?"),
+        Example("ខ្មែរ", "?"),
+    ]
+
+
+def test_a_language_without_text_is_named() -> None:
+    with pytest.raises(UserError, match="no text in 'km'"):
+        list(balanced(lambda: ENGLISH, {"km": 1, "en": 1}))
+
+
+@pytest.mark.parametrize("words", ["km", "km=", "km=x", "", "km=-1,en=2", "km=0,en=0"])
+def test_weights_that_are_none_are_refused(words: str) -> None:
+    with pytest.raises(UserError, match="write it as km="):
+        language_weights(words)
+    assert language_weights("km=0.5, en=0.5") == {"km": 0.5, "en": 0.5}

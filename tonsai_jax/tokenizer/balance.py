@@ -1,0 +1,59 @@
+"""Languages in the shares that they shall have: a tokenizer learns what it sees, and of Khmer there is always less."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+
+from tonsai_jax.corpus.language import script_share
+from tonsai_jax.errors import UserError
+from tonsai_jax.tokenizer.examples import Example
+
+
+def balanced(read: Callable[[], Iterable[Example]], weights: dict[str, float]) -> Iterator[Example]:
+    """Takes of each language as many bytes as `weights` say, and as much as the scarcest allows, evenly from all of its text.
+
+    `read` is called twice: to see how much there is, then to take from it. The language of a text is its label, or else the
+    one of `weights` in whose script most of its letters are. What is in none of them is left out.
+    Raises `UserError` where there is no text in one of the languages.
+    """
+    sizes: Counter[str] = Counter()
+    for text, label in read():
+        sizes[_language(text, label, weights)] += len(text.encode())
+    for language, weight in weights.items():
+        if weight and not sizes[language]:
+            raise UserError(f"--language-weights: there is no text in {language!r} to train on; leave it out")
+    unit = min(sizes[language] / weight for language, weight in weights.items() if weight)
+    wanted = {language: unit * weight / max(sizes[language], 1) for language, weight in weights.items()}
+    offered: Counter[str] = Counter()
+    taken: Counter[str] = Counter()
+    for example in read():
+        language = _language(example.text, example.label, weights)
+        if language not in weights:
+            continue
+        size = len(example.text.encode())
+        offered[language] += size
+        if offered[language] * wanted[language] >= taken[language] + size / 2:
+            taken[language] += size
+            yield example
+
+
+def language_weights(words: str) -> dict[str, float]:
+    """The weights in "km=0.5,en=0.5"; raises `UserError` for anything else."""
+    weights: dict[str, float] = {}
+    for word in words.split(","):
+        language, _, number = word.strip().partition("=")
+        try:
+            weights[language] = float(number)
+        except ValueError:
+            weights = {}
+            break
+    if not all(weight >= 0 for weight in weights.values()) or not sum(weights.values()):
+        raise UserError(f"--language-weights {words!r}: write it as km=0.5,en=0.5")
+    return weights
+
+
+def _language(text: str, label: str, weights: dict[str, float]) -> str:
+    if label in weights:
+        return label
+    shares = {language: script_share(text, language) for language in weights}
+    language = max(shares, key=lambda name: shares[name])
+    return language if shares[language] else ""
