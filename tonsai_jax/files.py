@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tonsai_jax.errors import UserError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -50,6 +52,12 @@ def write_json(path: Path, value: Any) -> None:
     """Writes `value` as readable UTF-8 JSON, whole or not at all."""
     with atomic_write(path) as partial:
         partial.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Writes an array for `np.load`, whole or not at all."""
+    with atomic_write(path) as partial, partial.open("wb") as file:
+        np.save(file, array)
 
 
 def read_json(path: Path) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 from tonsai_jax.corpus.cleaned import cleaned_file, read_cleaned
 from tonsai_jax.corpus.ngrams import text_hash
 from tonsai_jax.corpus.statistics import DroppedStatistics
-from tonsai_jax.files import atomic_write
+from tonsai_jax.files import write_array
 
 _PARTITION_LINES = 16_000_000  # kinds of lines counted together: some 500 MB
 
@@ -27,8 +27,7 @@ def count_lines(key: str, path: Path) -> dict[str, Any]:
     hashes = np.fromiter(counts.keys(), np.uint64, len(counts))
     numbers = np.fromiter(counts.values(), np.uint64, len(counts))
     order = np.argsort(hashes)
-    with atomic_write(path.with_suffix(".npy")) as partial, partial.open("wb") as file:
-        np.save(file, np.stack([hashes[order], numbers[order]]))
+    write_array(path.with_suffix(".npy"), np.stack([hashes[order], numbers[order]]))
     return {"lines": len(counts)}
 
 
@@ -54,8 +53,7 @@ class FindBoilerplate:
             kinds, places = np.unique(together[0], return_inverse=True)
             numbers = np.bincount(places, weights=together[1], minlength=len(kinds))
             found.append(kinds[numbers >= self.documents])
-        with atomic_write(path.with_suffix(".npy")) as partial, partial.open("wb") as file:
-            np.save(file, np.concatenate(found))
+        write_array(path.with_suffix(".npy"), np.concatenate(found))
         return {"lines": sum(map(len, found))}
 
 

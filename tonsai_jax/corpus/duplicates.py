@@ -8,7 +8,7 @@ import numpy as np
 
 from tonsai_jax.corpus.cleaned import read_hashes
 from tonsai_jax.errors import UserError
-from tonsai_jax.files import atomic_write
+from tonsai_jax.files import write_array
 
 _PARTITION_DOCUMENTS = 16_000_000  # looked at together: some 500 MB
 
@@ -74,6 +74,5 @@ class FindDuplicates:
             numbers = np.concatenate(taken_numbers)
             _, first, kinds = np.unique(np.concatenate(hashes), return_index=True, return_inverse=True)
             leader[numbers] = numbers[first[kinds]]
-        with atomic_write(path.with_suffix(".npy")) as partial, partial.open("wb") as file:
-            np.save(file, leader)
+        write_array(path.with_suffix(".npy"), leader)
         return {"starts": starts.tolist()}

@@ -15,7 +15,7 @@ import numpy as np
 
 from tonsai_jax.corpus.cleaned import read_cleaned
 from tonsai_jax.corpus.ngrams import hashed, ngrams, text_hash, units
-from tonsai_jax.files import atomic_write
+from tonsai_jax.files import write_array
 
 SHINGLE_UNITS = 5
 BANDS, ROWS = 20, 6  # a pair that is 0.8 alike shares a band with 1 - (1 - 0.8^6)^20 = 0.998, one that is 0.7 with 0.92
@@ -56,8 +56,7 @@ def sign(cleaned: tuple[str, str], path: Path) -> dict[str, Any]:
     bands = (table.astype(np.uint64) * _BAND_FACTORS).sum(axis=2, dtype=np.uint64)
     bands ^= bands >> np.uint64(31)
     for kind, array in (("bands", bands.T), ("sketch", (table & 0xFF).astype(np.uint8).reshape(-1, _ORDERS))):
-        with atomic_write(path.with_suffix(f".{kind}.npy")) as partial, partial.open("wb") as file:
-            np.save(file, np.ascontiguousarray(array))
+        write_array(path.with_suffix(f".{kind}.npy"), np.ascontiguousarray(array))
     return {"documents": len(table)}
 
 
@@ -118,8 +117,7 @@ class Match:
             keys.append(own[taken])
         pairs = _neighbors(np.concatenate(numbers), np.concatenate(keys))
         pairs = pairs[self.signed.alike(work / "signed", pairs) >= self.similarity]
-        with atomic_write(path.with_suffix(".npy")) as partial, partial.open("wb") as file:
-            np.save(file, pairs)
+        write_array(path.with_suffix(".npy"), pairs)
         return {"pairs": len(pairs)}
 
 
@@ -180,6 +178,5 @@ class Resolve:
             return bool(self.signed.alike(work / "signed", pair)[0] >= self.similarity)
 
         leader = leaders(pairs, np.load(work / "duplicates" / f"{self.exact}.npy"), alike)
-        with atomic_write(path.with_suffix(".npy")) as partial, partial.open("wb") as file:
-            np.save(file, leader)
+        write_array(path.with_suffix(".npy"), leader)
         return {}
