@@ -111,9 +111,7 @@ def test_word_lists_count_phrases_of_whole_units(tmp_path: Path) -> None:
 
 def test_a_language_model_tells_what_the_script_cannot(tmp_path: Path) -> None:
     pytest.importorskip("fasttext", reason="needs fastText: uv sync --extra langid")
-    quality = Quality(
-        rules={"en": {"min_language": 0.9}}, language_model=str(write_model(tmp_path / "m.bin", MODEL_WORDS))
-    )
+    quality = Quality(language_model=str(write_model(tmp_path / "m.bin", MODEL_WORDS)))
     assert rule("hello there", "en", quality) is None
     assert rule("moin moin", "en", quality) == "min_language", "Low German, in Latin letters too"
 

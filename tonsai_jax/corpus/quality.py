@@ -81,7 +81,7 @@ class Measured:
         if self._model is None:
             return self._in_script
         found, probability = self._model.predict(self._text)
-        return probability if found == self._language else 0.0
+        return probability if found.split("-")[0] == self._language.split("-")[0] else 0.0
 
     @cached_property
     def units(self) -> int:

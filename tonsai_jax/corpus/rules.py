@@ -161,7 +161,8 @@ class Quality:
 
     def for_language(self, language: str) -> Rules:
         """The rules for a language; raises `UserError` where they are not right."""
-        preset = _WEB.get(language, _ANY) if self.preset == "web" else Rules()
+        asked = Rules(min_language=0.5 if self.language_model else None)
+        preset = _WEB.get(language.split("-")[0], _ANY) if self.preset == "web" else asked
         own = self.rules.get(language) or {}
         if not isinstance(own, dict):
             raise UserError(f"quality: rules: {language} must be a group of `key: value` lines, is {own!r}")
