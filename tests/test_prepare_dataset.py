@@ -1,6 +1,7 @@
 """The command `scripts/prepare_dataset.py`: from arguments to files, and what bad input gives."""
 
 import contextlib
+import glob
 import gzip
 import importlib.util
 import json
@@ -281,9 +282,9 @@ def write_sources(folder):
 
 def finished_parts(folder, stage="*"):
     parts = {}
-    for path in folder.glob(f".out.work/{stage}/*.json"):
-        with contextlib.suppress(FileNotFoundError):  # the folder goes away at the end
-            parts[str(path)] = path.stat().st_mtime_ns
+    for path in glob.iglob(f"{folder}/.out.work/{stage}/*.json"):  # pathlib's glob fails where a folder goes away
+        with contextlib.suppress(FileNotFoundError):
+            parts[path] = os.stat(path).st_mtime_ns
     return parts
 
 
