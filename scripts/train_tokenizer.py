@@ -1,4 +1,4 @@
-"""Train a byte-level BPE tokenizer that speaks Khmer, from prepared documents or from raw text files."""
+"""Train a tokenizer that speaks Khmer, byte-level BPE or Unigram, from prepared documents or from raw text files."""
 
 import argparse
 import sys
@@ -18,6 +18,7 @@ from tonsai_jax.tokenizer.examples import (
     dataset_normalization,
     file_examples,
 )
+from tonsai_jax.tokenizer.special_tokens import SPECIAL_TOKENS, read_special_tokens
 from tonsai_jax.tokenizer.training import train_tokenizer
 
 EXAMPLES = """examples:
@@ -52,6 +53,7 @@ def main() -> None:
     )
     add("--model-type", default="bpe", help="kind of tokenizer: bpe or unigram (default: bpe)")
     add("--input-sentence-size", type=int, default=0, metavar="N", help="train Unigram on N lines (default: all)")
+    add("--special-tokens", metavar="FILE", help="YAML list of them, with ids from 0 (default: see docs/tokenizer.md)")
     add("--vocab-size", type=int, required=True, metavar="N", help="number of token ids wanted")
     add("--output-dir", required=True, metavar="DIR", help="folder for the tokenizer")
     add("--json", type=Path, metavar="FILE", help="write the figures here too")
@@ -71,11 +73,13 @@ def main() -> None:
             return dataset_examples(args.dataset_dir, split=args.dataset_split, text_column=name, max_examples=count)
         return file_examples(args.input, text_column=name, faults=faults, max_examples=count)
 
+    tokens = read_special_tokens(args.special_tokens) if args.special_tokens else SPECIAL_TOKENS
     report = train_tokenizer(
         balanced(examples, weights) if len(weights) > 1 else examples(),
         vocab_size=args.vocab_size,
         output_dir=args.output_dir,
         model_type=args.model_type,
+        special_tokens=tokens,
         sentences=args.input_sentence_size,
         normalization=normalization,
         progress=sys.stderr.isatty(),

@@ -82,7 +82,7 @@ def the_error(stderr: str) -> str:
         ("data.weights={'km': -1, 'en': 1}", "weight of source 'km' is -1; weights are numbers of at least 0"),
         ("data.weights={'km': 0, 'en': 0.0}", "are all zero; give at least one source a positive weight"),
         ("data.weights={'kn': 1}", "weights name source 'kn', which the token rows do not have; did you mean 'km'?"),
-        ("data.max_epochs=0.01", "would be read 0.7"),
+        ("data.max_epochs=0.01", "would be read 0.67"),
         ("stages=({'step': 3},)", "stages[0].step: no such key; did you mean 'steps'?"),
         ("optimizer.schedule=cosin", "optimizer.schedule='cosin' is no schedule; did you mean 'cosine'?"),
         (

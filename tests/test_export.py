@@ -75,7 +75,7 @@ def test_transformers_gives_our_logits_and_our_greedy_continuation(scan_layers, 
     assert theirs.num_parameters() == config.num_parameters
 
     random_ids = np.random.default_rng(0).integers(0, config.vocab_size, (3, 50))
-    khmer_ids = their_tokenizer([KHMER])["input_ids"]
+    khmer_ids = their_tokenizer([KHMER[:24]])["input_ids"]
     for ids in (random_ids, khmer_ids):
         with torch.no_grad():
             expected = theirs(torch.tensor(ids)).logits.numpy()

@@ -9,6 +9,7 @@ import numpy as np
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.tokenizer.examples import Example
 from tonsai_jax.tokenizer.loading import Tokenizer
+from tonsai_jax.tokenizer.special_tokens import END_OF_TEXT
 from tonsai_jax.tokenizer.training import train_tokenizer
 from tonsai_jax.training.state import init_params
 
@@ -35,5 +36,5 @@ def random_params(config: ModelConfig, seed: int = 0):
 def tiny_tokenizer(folder) -> Tokenizer:
     """288 ids, so few merges that many Khmer characters take several tokens."""
     examples = [Example(KHMER, "km"), Example(ENGLISH, "en")] * 5
-    train_tokenizer(examples, vocab_size=288, output_dir=folder)
+    train_tokenizer(examples, vocab_size=288, special_tokens=[END_OF_TEXT], output_dir=folder)
     return Tokenizer.from_folder(folder)

@@ -1,6 +1,8 @@
 """A user's mistake is told in one line; only a bug of ours shows a stack trace."""
 
 import difflib
+import logging
+import os
 import sys
 from collections.abc import Callable, Iterable
 
@@ -17,8 +19,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Runs a command: exit code 0 when `main` returns, 1 and one line on stderr when it raises `UserError`, 130 on Ctrl-C."""
+    """Runs a command: exit code 0 when `main` returns, 1 and one line on stderr when it raises `UserError`, 130 on Ctrl-C.
+
+    The environment's LOG_LEVEL says what it logs on stderr: WARNING (the default), INFO, or DEBUG.
+    """
     try:
+        _log_to_stderr(os.environ.get("LOG_LEVEL", "WARNING"))
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -28,3 +34,14 @@ def run_command(main: Callable[[], None]) -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)  # the reader (`| head`) went away: that is not a failure of ours
+
+
+def _log_to_stderr(level: str) -> None:
+    levels = ["DEBUG", "INFO", "WARNING", "ERROR"]
+    if level.upper() not in levels:
+        raise UserError(f"LOG_LEVEL={level}: not a level{did_you_mean(level.upper(), levels)}")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("tonsai_jax")
+    logger.handlers[:] = [handler]
+    logger.setLevel(level.upper())

@@ -2,6 +2,8 @@
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -48,4 +50,23 @@ class TextProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def counting(name: str, *, wanted: bool, total: int) -> Iterator[Callable[[int], None]]:
+    """Gives a function that shows how many of `total` are done; nothing where stderr is no terminal, or `wanted` is False."""
+    shown = wanted and sys.stderr.isatty()
+    last = time.monotonic()
+
+    def show(done: int) -> None:
+        nonlocal last
+        if shown and time.monotonic() - last >= _SECONDS_BETWEEN:
+            last = time.monotonic()
+            print(f"\r{name}: {done:,} of {total:,}\x1b[K", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield show
+    finally:
+        if shown:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)

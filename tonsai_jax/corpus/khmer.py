@@ -34,7 +34,7 @@ _HAS_INVISIBLE = re.compile(f"[{_INVISIBLE}]")
 _INVISIBLE_RUN = re.compile(f"[{_INVISIBLE}]+")
 _NOT_DIRECTIONS = re.compile(f"[^{_DIRECTIONS}]+")
 # A base and what hangs on it. NFC may have put ATTHACAN between a coeng and its consonant. A coeng without one ends it.
-_CLUSTER = re.compile(f"[{_BASES}](?:{_COENG}[{_COENG}{_ATTHACAN}]*[{_SUBSCRIPTS}]|[{_MARKS}{_ZWNJ}])*{_COENG}*")
+CLUSTER = re.compile(f"[{_BASES}](?:{_COENG}[{_COENG}{_ATTHACAN}]*[{_SUBSCRIPTS}]|[{_MARKS}{_ZWNJ}])*{_COENG}*")
 _CLUSTER_PARTS = re.compile(f"{_COENG}[{_COENG}{_ATTHACAN}]*[{_SUBSCRIPTS}]?|.")
 
 # Unicode's names list gives these preferred spellings. 17D3 stays: which of its two meanings was meant cannot be told.
@@ -100,7 +100,7 @@ def _canonical_text(text: str, zwsp: Zwsp, fold_coeng_da: bool) -> str:
         text = _DEPRECATED.sub(lambda match: _PREFERRED[match[0]], text)
     if _HAS_INVISIBLE.search(text):
         text = _INVISIBLE_RUN.sub(_kept_zwsp if zwsp == "keep" else _stripped_zwsp, text)
-    text = _CLUSTER.sub((_FOLDED if fold_coeng_da else _NOT_FOLDED).of, text)
+    text = CLUSTER.sub((_FOLDED if fold_coeng_da else _NOT_FOLDED).of, text)
     if _COENG + "\u17d4" in text or "\u17d4" + _COENG in text:
         text = _WAXING.sub(lambda match: chr(0x19E0 + int(match[1])), text)
         text = _WANING.sub(lambda match: chr(0x19F0 + int(match[1])), text)

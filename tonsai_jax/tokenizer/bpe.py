@@ -1,17 +1,22 @@
 """Byte-level BPE that speaks Khmer.
 
-What is unusual is the pattern that cuts text into words before merging. GPT-2's takes only letters for a
-word, but Khmer's vowel signs and subscripts are marks: it cuts every Khmer word into pieces of one or two
-characters, and no vocabulary, however large, can join them again. Here a word is letters with their marks.
+Two things are unusual. The pattern that cuts text into words: GPT-2's takes only letters for a word, but Khmer's vowel signs and
+subscripts are marks, so it cuts every Khmer word into pieces of one or two characters; here a word is letters with their marks.
+And pairs are made not of bytes but of characters and Khmer's clusters (`units.py`). docs/tokenizer.md has what both give.
 """
 
-from collections.abc import Iterator
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+import numpy as np
+import regex
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from tonsai_jax.tokenizer.loading import END_OF_TEXT
-
-SMALLEST_VOCABULARY = 256 + 1  # every byte, and the end-of-text token
+from tonsai_jax.text_progress import counting
+from tonsai_jax.tokenizer.encoding import LETTER_OF_BYTE
+from tonsai_jax.tokenizer.merging import learn_merges
+from tonsai_jax.tokenizer.units import BYTES, CutWords
 
 # English endings; a word, with one sign or space before it; up to three digits; signs; newlines; spaces.
 PATTERN = (
@@ -23,10 +28,55 @@ MAX_TOKEN_LENGTH = 48
 # A pair seen once teaches nothing; its place in the vocabulary only costs the model parameters.
 MIN_FREQUENCY = 2
 
+_logger = logging.getLogger(__name__)
 
-def train_bpe(texts: Iterator[str], vocab_size: int, progress: bool) -> Tokenizer:
-    """Trains on `texts`, which are read once; `progress` shows the trainer's own bars."""
-    tokenizer = Tokenizer(models.BPE())
+
+def train_bpe(texts: Iterable[str], vocab_size: int, special_tokens: Sequence[str], progress: bool) -> Tokenizer:
+    """Trains on `texts`, which are read once; the same texts give the same tokenizer, in whatever order they come.
+
+    The ids: special tokens, the 256 bytes, characters and clusters, then what pairs make, the most frequent first. Where the
+    text has too few pairs, there are fewer ids. `progress` shows on a terminal how far it is.
+    """
+    words = _count_words(texts)
+    cut = CutWords(words)
+    room = vocab_size - len(special_tokens) - len(BYTES)
+    made = BYTES + cut.frequent(room // 2)  # by symbol
+    _logger.info("%d kinds of words; %d tokens for characters and clusters", len(words), len(made) - len(BYTES))
+    del words
+    symbols, counts = cut.symbols(made)
+    del cut
+    sizes = np.array([len(token) for token in made], np.int32)
+    tokens = dict.fromkeys(made)  # by id: what two pairs make may be the same
+    merges = learn_merges(symbols, counts, sizes, max_size=MAX_TOKEN_LENGTH, min_count=MIN_FREQUENCY)
+    with counting("learning tokens", wanted=progress, total=vocab_size) as show:
+        while len(tokens) + len(special_tokens) < vocab_size and (merge := next(merges, None)):
+            left, right, count = merge
+            made.append(made[left] + made[right])
+            tokens[made[-1]] = None
+            _logger.debug("%r + %r: %d times", made[left].decode(), made[right].decode(), count)
+            show(len(tokens) + len(special_tokens))
+    return _as_tokenizers([*special_tokens], list(tokens))
+
+
+def _count_words(texts: Iterable[str]) -> Counter[str]:
+    find = regex.compile(PATTERN).findall
+    words: Counter[str] = Counter()
+    for text in texts:
+        words.update(find(text))
+    return words
+
+
+def _as_tokenizers(special_tokens: list[str], tokens: list[bytes]) -> Tokenizer:
+    spelt = {token: "".join(map(LETTER_OF_BYTE.__getitem__, token)) for token in tokens}
+    ids = {token: id for id, token in enumerate([*special_tokens, *spelt.values()])}
+    # Every way to make a token of two others, not just the one that was learnt: so it is read by all encoders alike.
+    merges = [
+        (spelt[token[:cut]], spelt[token[cut:]])
+        for token in tokens
+        for cut in range(1, len(token))
+        if token[:cut] in spelt and token[cut:] in spelt
+    ]
+    tokenizer = Tokenizer(models.BPE(ids, merges))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(PATTERN), behavior="isolated"),
@@ -34,13 +84,5 @@ def train_bpe(texts: Iterator[str], vocab_size: int, progress: bool) -> Tokenize
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        min_frequency=MIN_FREQUENCY,
-        special_tokens=[END_OF_TEXT],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        max_token_length=MAX_TOKEN_LENGTH,
-        show_progress=progress,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_special_tokens(special_tokens)
     return tokenizer

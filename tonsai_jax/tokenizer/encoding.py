@@ -19,6 +19,13 @@ from tonsai_jax.files import read_json
 Encode = Callable[[str], list[int]]
 """Ids of a text, without any special token; lets other threads run meanwhile."""
 
+# Byte-level tokenizers spell each byte with one printable character: itself, or the next that is free from U+0100 on.
+_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
+LETTER_OF_BYTE = {byte: chr(byte) for byte in _PRINTABLE} | {byte: chr(0x100 + n) for n, byte in enumerate(_OTHERS)}
+BYTE_OF_LETTER = {letter: byte for byte, letter in LETTER_OF_BYTE.items()}
+_LONG_SPACE = re.compile(r"\s{1000}")
+
 
 def encoder_for(folder: Path, inner: tokenizers.Tokenizer) -> Encode:
     """The encoder of the tokenizer in `folder`, of which `inner` is the tokenizer.json."""
@@ -48,7 +55,7 @@ def _tiktoken(content: dict[str, Any], inner: tokenizers.Tokenizer) -> Encode:
     special = {token["content"] for token in content["added_tokens"]}
     # Ids grow with the merges, so they are the ranks too.
     ranks = {
-        bytes(map(_BYTES.__getitem__, token)): rank
+        bytes(map(BYTE_OF_LETTER.__getitem__, token)): rank
         for token, rank in content["model"]["vocab"].items()
         if token not in special
     }
@@ -75,10 +82,3 @@ def _sentencepiece(model: Path) -> Encode:
         return ids
 
     return encode
-
-
-# Byte-level tokenizers spell each byte with one printable character: itself, or the next that is free from U+0100 on.
-_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-_OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
-_BYTES = {chr(byte): byte for byte in _PRINTABLE} | {chr(0x100 + place): byte for place, byte in enumerate(_OTHERS)}
-_LONG_SPACE = re.compile(r"\s{1000}")

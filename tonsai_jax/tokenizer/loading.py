@@ -17,10 +17,9 @@ from tonsai_jax.corpus.normalize import Normalization, normalize
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json, sha256_file
 from tonsai_jax.tokenizer.encoding import encoder_for
+from tonsai_jax.tokenizer.special_tokens import UNKNOWN
 
-END_OF_TEXT = "<|endoftext|>"
 NORMALIZATION = "tonsai_normalization"  # key of tokenizer_config.json: what was done to the text that it was trained on
-UNKNOWN = "<unk>"  # of Unigram: never comes out, for every byte has its piece; the formats ask for it
 SPACE = "\u2581"  # what Unigram's pieces have for a space
 _CORES = os.cpu_count() or 1
 _BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")

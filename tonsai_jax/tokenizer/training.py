@@ -1,7 +1,7 @@
 """Trains a tokenizer that speaks Khmer, by byte-level BPE or as a Unigram model, and says how well it does."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,17 @@ from tonsai_jax.files import write_json
 from tonsai_jax.folders import atomic_folder
 from tonsai_jax.tokenizer import bpe, unigram
 from tonsai_jax.tokenizer.examples import Example
-from tonsai_jax.tokenizer.loading import END_OF_TEXT, NORMALIZATION
+from tonsai_jax.tokenizer.loading import NORMALIZATION
+from tonsai_jax.tokenizer.special_tokens import (
+    CHAT_TEMPLATE,
+    END_OF_TEXT,
+    END_OF_TURN,
+    PAD,
+    ROLES,
+    SPECIAL_TOKENS,
+    check_special_tokens,
+)
+from tonsai_jax.tokenizer.units import BYTES
 
 FORMAT = "tonsai_jax/tokenizer"
 VERSION = 1
@@ -28,6 +38,7 @@ def train_tokenizer(
     vocab_size: int,
     output_dir: str | Path,
     model_type: str = "bpe",
+    special_tokens: Sequence[str] = SPECIAL_TOKENS,
     sentences: int = 0,
     normalization: Normalization = DEFAULT,
     progress: bool = False,
@@ -36,9 +47,10 @@ def train_tokenizer(
 
     Args:
       examples: texts, each with the label (a language or a file) under which the report counts it; read once.
-      vocab_size: ids wanted, with the end-of-text token; a small corpus may give fewer.
+      vocab_size: ids wanted, with the special tokens; a small corpus may give fewer.
       output_dir: the folder to write; a tokenizer trained before is replaced once the new one is whole.
       model_type: "bpe" or "unigram".
+      special_tokens: tokens that stand for no text; they have the ids 0 to n-1. The first is "<|endoftext|>".
       sentences: of Unigram, on how many lines, chosen at random, it is trained; 0 is all.
       normalization: what was done to the examples; kept, so that prompts go through the same.
       progress: show the trainer's own progress bars.
@@ -54,10 +66,11 @@ def train_tokenizer(
     """
     if model_type not in MODEL_TYPES:
         raise UserError(f"model type {model_type!r} is not known; use one of: {', '.join(MODEL_TYPES)}")
-    least = bpe.SMALLEST_VOCABULARY if model_type == "bpe" else unigram.SMALLEST_VOCABULARY
+    special_tokens = check_special_tokens(special_tokens)
+    least = len(special_tokens) + (len(BYTES) if model_type == "bpe" else unigram.SMALLEST_VOCABULARY)
     if vocab_size < least:
         raise UserError(
-            f"vocab_size {vocab_size} is too small: 256 bytes and the special tokens need {least}; "
+            f"vocab_size {vocab_size} is too small: bytes and {len(special_tokens)} special tokens need {least}; "
             "choose a larger one, 8000 for a first try"
         )
     if sentences and (model_type != "unigram" or sentences <= 100):
@@ -67,9 +80,9 @@ def train_tokenizer(
         texts = _record(examples, samples)
         spm_model = None
         if model_type == "bpe":
-            tokenizer = bpe.train_bpe(texts, vocab_size, progress)
+            tokenizer = bpe.train_bpe(texts, vocab_size, special_tokens, progress)
         else:
-            tokenizer, spm_model = unigram.train_unigram(texts, vocab_size, sentences)
+            tokenizer, spm_model = unigram.train_unigram(texts, vocab_size, special_tokens, sentences)
         if not any(sample.bytes for sample in samples.values()):
             raise UserError("there is no text to train a tokenizer on; check the input files or the dataset")
         report = {
@@ -82,7 +95,7 @@ def train_tokenizer(
             "bytes": sum(sample.bytes for sample in samples.values()),
             "fertility": {label: _fertility(tokenizer, samples[label]) for label in sorted(samples)},
         }
-        _write_folder(folder, tokenizer, spm_model, normalization, report)
+        _write_folder(folder, tokenizer, spm_model, special_tokens, normalization, report)
     return report
 
 
@@ -127,9 +140,15 @@ def _fertility(tokenizer: Tokenizer, sample: _EvenSample) -> dict[str, Any]:
 
 
 def _write_folder(
-    folder: Path, tokenizer: Tokenizer, spm_model: bytes | None, normalization: Normalization, report: dict[str, Any]
+    folder: Path,
+    tokenizer: Tokenizer,
+    spm_model: bytes | None,
+    special_tokens: Sequence[str],
+    normalization: Normalization,
+    report: dict[str, Any],
 ) -> None:
-    special = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "pad_token": END_OF_TEXT}
+    pad = PAD if PAD in special_tokens else END_OF_TEXT
+    special = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "pad_token": pad}
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **special,
@@ -140,6 +159,8 @@ def _write_folder(
     (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True) + "\n", encoding="utf-8")
     if spm_model is not None:
         (folder / "spm.model").write_bytes(spm_model)
+    if {*ROLES, END_OF_TURN} <= {*special_tokens}:
+        (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
     write_json(folder / "tokenizer_config.json", config)
     write_json(folder / "special_tokens_map.json", special)
     write_json(folder / "report.json", report)

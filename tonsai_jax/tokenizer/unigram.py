@@ -8,7 +8,8 @@ Of a text only U+2581, which SentencePiece writes for the space, does not come b
 """
 
 import io
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import sentencepiece
@@ -16,9 +17,10 @@ from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from tonsai_jax.errors import UserError
-from tonsai_jax.tokenizer.loading import END_OF_TEXT, SPACE, UNKNOWN
+from tonsai_jax.tokenizer.loading import SPACE
+from tonsai_jax.tokenizer.special_tokens import UNKNOWN
 
-SMALLEST_VOCABULARY = 512  # bytes, special pieces, ASCII, and some letters
+SMALLEST_VOCABULARY = 510  # bytes, ASCII, the unknown piece, and some letters
 SCORE_STEP = 128
 # In characters. Khmer has no spaces between words; without a limit, set phrases become pieces.
 MAX_PIECE_LENGTH = 16
@@ -27,8 +29,12 @@ _ASCII = "".join(map(chr, range(0x21, 0x7F)))
 # `tokenizers` finds "<0x0A>" or "<unk>" in a text too, if that is cheaper than its characters: they all have a piece.
 _NEVER = -1024.0
 
+_logger = logging.getLogger(__name__)
 
-def train_unigram(texts: Iterator[str], vocab_size: int, sentences: int) -> tuple[Tokenizer, bytes]:
+
+def train_unigram(
+    texts: Iterator[str], vocab_size: int, special_tokens: Sequence[str], sentences: int
+) -> tuple[Tokenizer, bytes]:
     """Trains on the lines of `texts`, or on so many `sentences` of them at random; returns it as `tokenizers` and as spm.model.
 
     Raises `UserError` where the text is too little for the vocabulary.
@@ -57,13 +63,13 @@ def train_unigram(texts: Iterator[str], vocab_size: int, sentences: int) -> tupl
             input_sentence_size=sentences,
             shuffle_input_sentence=True,
             num_threads=8,  # on any machine: each adds up its own sums, so their number is part of the result
-            control_symbols=[END_OF_TEXT],
-            unk_id=1,
+            control_symbols=[*special_tokens],
+            unk_id=len(special_tokens),
             unk_piece=UNKNOWN,
             bos_id=-1,
             eos_id=-1,
             pad_id=-1,
-            minloglevel=2,
+            minloglevel=0 if _logger.isEnabledFor(logging.INFO) else 2,
         )
     except RuntimeError as error:
         reason = " ".join(str(error).split())
@@ -75,14 +81,14 @@ def train_unigram(texts: Iterator[str], vocab_size: int, sentences: int) -> tupl
     for piece in model.pieces:
         if piece.type == piece.NORMAL:
             piece.score = round(piece.score * SCORE_STEP) / SCORE_STEP
-    return _as_tokenizers(model), model.SerializeToString()
+    return _as_tokenizers(model, special_tokens), model.SerializeToString()
 
 
-def _as_tokenizers(model: Any) -> Tokenizer:
+def _as_tokenizers(model: Any, special_tokens: Sequence[str]) -> Tokenizer:
     vocabulary = [(piece.piece, piece.score if piece.type == piece.NORMAL else _NEVER) for piece in model.pieces]
-    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=1, byte_fallback=True))
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=len(special_tokens), byte_fallback=True))
     tokenizer.normalizer = normalizers.Replace(" ", SPACE)
     tokenizer.pre_tokenizer = pre_tokenizers.Split("\n", "isolated")
     tokenizer.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
-    tokenizer.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special_tokens])
     return tokenizer
