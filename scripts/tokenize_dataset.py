@@ -1,4 +1,4 @@
-"""Turn prepared documents into rows of token ids, for training and for validation."""
+"""Turn prepared documents into token ids, for training and for validation."""
 
 import argparse
 import signal
@@ -6,7 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-from tonsai_jax.data.tokenize import figures, tokenize_dataset
+from tonsai_jax.data.streams import FILE_FORMATS
+from tonsai_jax.data.tokenize import figures, tokenize_dataset, tokenize_to_streams
 from tonsai_jax.errors import run_command
 from tonsai_jax.files import write_json
 
@@ -26,23 +27,27 @@ def main() -> None:
     add("--val-ratio", type=float, default=0.01, help="share of documents for validation (default: 0.01)")
     add("--seed", type=int, default=42, help="chooses the validation documents (default: 42)")
     add("--row-tokens", type=int, default=8192, help="a multiple of every seq_len to be used (default: 8192)")
-    add("--output-dir", required=True, metavar="DIR", help="folder for the rows")
+    add(
+        "--format",
+        choices=["arrayrecord", *FILE_FORMATS],
+        default="arrayrecord",
+        help="arrayrecord: rows, to train on here; the others are for other trainers (docs/formats.md)",
+    )
+    add("--output-dir", required=True, metavar="DIR", help="folder for the ids")
     add("--json", type=Path, metavar="FILE", help="write the figures here too")
     args = parser.parse_args()
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is half-written is cleared away
     start = time.monotonic()
-    manifest = tokenize_dataset(
-        args.dataset_dir,
-        args.tokenizer_dir,
-        args.output_dir,
-        val_ratio=args.val_ratio,
-        seed=args.seed,
-        row_tokens=args.row_tokens,
-    )
+    folders = (args.dataset_dir, args.tokenizer_dir, args.output_dir)
+    settings = {"val_ratio": args.val_ratio, "seed": args.seed}
+    if args.format == "arrayrecord":
+        sources = tokenize_dataset(*folders, **settings, row_tokens=args.row_tokens).sources
+    else:
+        sources = tokenize_to_streams(*folders, **settings, file_format=args.format)
     seconds = time.monotonic() - start
-    lines = figures(manifest)
-    width = max(6, *(len(name) for name in manifest.sources))
+    lines = figures(sources)
+    width = max(6, *(len(name) for name in sources))
     print(f"{'source':<{width}} {'split':<10} {'documents':>12} {'rows':>10} {'tokens':>16} {'bytes/token':>12}")
     for line in lines:
         print(
@@ -50,7 +55,7 @@ def main() -> None:
             f"{line['tokens']:>16,} {line['bytes_per_token']:>12.2f}"
         )
     for line in lines:
-        if line["split"] == "train" and line["tokens"] <= args.row_tokens:
+        if args.format == "arrayrecord" and line["split"] == "train" and line["tokens"] <= args.row_tokens:
             print(f"note: {line['source']} is smaller than a row of {args.row_tokens:,} tokens; it is padded")
     megabytes = sum(line["bytes"] for line in lines) / 1e6
     print(f"{args.output_dir}: {megabytes:,.1f} MB in {seconds:.1f} s, {megabytes / seconds:.1f} MB/s")

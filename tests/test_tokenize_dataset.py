@@ -1,5 +1,7 @@
 """Documents to token rows: nothing lost or moved, the same bytes every time, and whole or not at all."""
 
+import contextlib
+import glob
 import json
 import os
 import runpy
@@ -8,21 +10,24 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from tonsai_jax.corpus import documents
+from tonsai_jax.corpus.documents import read_documents_manifest
 from tonsai_jax.corpus.prepare import prepare
 from tonsai_jax.corpus.sources import Source
-from tonsai_jax.data import tokenize
+from tonsai_jax.data import encoded, tokenize
 from tonsai_jax.data.manifest import read_manifest
 from tonsai_jax.data.rows import open_rows
 from tonsai_jax.data.tokenize import figures, tokenize_dataset
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import sha256_file
-from tonsai_jax.tokenizer.examples import dataset_examples
+from tonsai_jax.tokenizer.examples import Example, dataset_examples
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.tokenizer.training import train_tokenizer
 
@@ -116,20 +121,30 @@ def test_the_manifest_counts_what_is_there(folder, tmp_path):
         assert sum(split.tokens for split in splits) == tokens
         assert sum(split.bytes for split in splits) == sum(len(text.encode()) for text in texts)
     assert read_manifest(tmp_path / "rows") == manifest
-    line = figures(manifest)[0]
+    line = figures(manifest.sources)[0]
     split = manifest.sources["khmer"].splits["train"]
     assert line["bytes_per_token"] == round(split.bytes / (split.tokens - split.documents), 3)
 
 
-def test_the_same_bytes_whatever_the_batch_and_the_number_of_cores(folder, tmp_path, monkeypatch):
+def small_pieces(monkeypatch):
+    """Documents in row groups, and rows in pieces, of some hundreds of bytes, each encoded in another process."""
+    monkeypatch.setattr(documents, "ROW_GROUP_BYTES", 500)
+    monkeypatch.setattr(encoded, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(encoded, "SMALL_BYTES", 0)
+
+
+def test_the_same_bytes_whatever_the_pieces_and_the_number_of_processes(folder, tmp_path, monkeypatch):
     make_rows(folder, tmp_path / "usual")
-    monkeypatch.setattr(tokenize, "_BATCH_CHARACTERS", 100)
-    make_rows(folder, tmp_path / "small")
-    command = [sys.executable, str(SCRIPT), "--dataset-dir", folder / "docs"]
-    command += ["--tokenizer-dir", folder / "tokenizer", "--val-ratio", "0.1", "--row-tokens", "64"]
-    command += ["--output-dir", tmp_path / "one core"]
-    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "RAYON_NUM_THREADS": "1"})
-    assert hashes(tmp_path / "usual") == hashes(tmp_path / "small") == hashes(tmp_path / "one core")
+    small_pieces(monkeypatch)
+    sources = read_documents_manifest(folder / "docs")["sources"]
+    again = [
+        Source(name=name, language=source["language"], weight=source["weight"], documents=DOCUMENTS[name])
+        for name, source in sources.items()
+    ]
+    prepare(again, tmp_path / "docs", progress=False)
+    assert pq.read_metadata(tmp_path / "docs" / "khmer" / "part-00000.parquet").num_row_groups > 10
+    tokenize_dataset(tmp_path / "docs", folder / "tokenizer", tmp_path / "small", val_ratio=0.1, seed=42, row_tokens=64)
+    assert hashes(tmp_path / "usual") == hashes(tmp_path / "small")
 
 
 @pytest.mark.parametrize(
@@ -223,7 +238,7 @@ def test_three_lines_work_end_to_end(tmp_path, monkeypatch, capsys):
     read = [read_documents_back(manifest, "tiny", split) for split in ("train", "validation")]
     assert sorted(map(len, read)) == [1, 2]
     assert sorted(read[0] + read[1]) == sorted(lines)
-    assert json.loads((tmp_path / "figures.json").read_text())["splits"] == figures(manifest)
+    assert json.loads((tmp_path / "figures.json").read_text())["splits"] == figures(manifest.sources)
 
 
 def test_rows_made_before_are_replaced(folder, tmp_path):
@@ -301,17 +316,120 @@ def test_a_full_disk_is_one_line_and_the_earlier_rows_stay_whole(folder, tmp_pat
     assert hashes(tmp_path) == before
 
 
-def test_a_run_that_is_ended_leaves_the_earlier_rows_and_nothing_else(folder, tmp_path):
+LONG = [f"Story {number}: " + "it rains in the rainy season. " * 40 for number in range(3000)]
+SLOW = """
+import runpy, sys
+import tonsai_jax.data.encoded as encoded
+encoded.PIECE_BYTES, encoded.SMALL_BYTES = 100_000, 0
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.fixture
+def long_run(folder, tmp_path, monkeypatch):
+    """A command that encodes some forty pieces in processes, beside rows that are there already."""
     make_rows(folder, tmp_path / "rows")
-    texts = ["It rains in the rainy season. " * 200] * 5000
-    prepare([Source(name="long", language="en", documents=texts)], tmp_path / "docs", progress=False)
-    before = hashes(tmp_path)
-    command = [sys.executable, str(SCRIPT), "--dataset-dir", tmp_path / "docs"]
-    command += ["--tokenizer-dir", folder / "tokenizer", "--output-dir", tmp_path / "rows"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        while not list(tmp_path.glob(".rows.partial-*/long")):
+    monkeypatch.setattr(documents, "ROW_GROUP_BYTES", 50_000)
+    prepare([Source(name="long", language="en", documents=LONG)], tmp_path / "docs", progress=False)
+    places = ("--dataset-dir", tmp_path / "docs", "--tokenizer-dir", folder / "tokenizer")
+    return [sys.executable, "-c", SLOW, SCRIPT, *places, "--row-tokens", "64", "--output-dir", tmp_path / "rows"]
+
+
+def finished_pieces(folder):
+    pieces = {}
+    for path in glob.iglob(f"{folder}/.rows.work/encoded/*.json"):
+        with contextlib.suppress(FileNotFoundError):
+            pieces[path] = os.stat(path).st_mtime_ns
+    return pieces
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize("moment", ["encoding", "writing"])
+def test_a_run_that_is_ended_goes_on_and_gives_the_same_bytes(long_run, tmp_path, number, code, moment):
+    earlier = hashes(tmp_path / "rows")
+    with subprocess.Popen(long_run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as process:
+        while not (
+            finished_pieces(tmp_path) if moment == "encoding" else glob.glob(f"{tmp_path}/.rows.partial-*/long")
+        ):
+            assert process.poll() is None, "it ended before it could be stopped"
+            time.sleep(0.001)
+        (os.killpg if number == signal.SIGKILL else os.kill)(process.pid, number)
+        assert process.wait(timeout=60) == code
+    assert hashes(tmp_path / "rows") == earlier
+    before = finished_pieces(tmp_path)
+    if number == signal.SIGTERM and moment == "encoding":
+        assert not before, "so little is not worth a hidden folder"
+    with subprocess.Popen(long_run, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        while process.poll() is None:
+            now = finished_pieces(tmp_path)
+            assert all(before[path] == now[path] for path in before.keys() & now.keys()), "a piece was made again"
             time.sleep(0.01)
-            assert process.poll() is None
-        process.terminate()
-        assert process.wait(timeout=30) == 143
-    assert hashes(tmp_path) == before
+    assert process.returncode == 0
+    assert sorted(os.listdir(tmp_path)) == ["docs", "rows"], "nothing is left of the first run"
+    subprocess.run([*long_run[:-1], tmp_path / "whole"], check=True, capture_output=True)
+    assert hashes(tmp_path / "rows") == hashes(tmp_path / "whole")
+
+
+def test_pieces_of_other_documents_or_another_tokenizer_are_not_taken(long_run, folder, tmp_path):
+    with subprocess.Popen(long_run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as process:
+        while not finished_pieces(tmp_path):
+            time.sleep(0.001)
+        os.killpg(process.pid, signal.SIGKILL)
+    train_tokenizer([Example(text, "en") for text in LONG[:50]], vocab_size=320, output_dir=tmp_path / "other")
+    changed = ["another" if index == 5 else text for index, text in enumerate(LONG)]
+    prepare([Source(name="long", language="en", documents=changed)], tmp_path / "docs", progress=False)
+    command = [tmp_path / "other" if part == folder / "tokenizer" else part for part in long_run]
+    subprocess.run(command, check=True, capture_output=True)
+    manifest = read_manifest(tmp_path / "rows")
+    assert manifest.tokenizer_hash == Tokenizer.from_folder(tmp_path / "other").hash
+    assert sorted(
+        text for split in ("train", "validation") for text in read_documents_back(manifest, "long", split)
+    ) == sorted(text.strip() for text in changed)
+
+
+@pytest.mark.parametrize("file_format", ["bin", "npy", "jsonl"])
+def test_other_formats_hold_the_ids_of_the_rows(folder, tmp_path, file_format, monkeypatch, capsys):
+    rows = make_rows(folder, tmp_path / "rows")
+    places = ("--dataset-dir", folder / "docs", "--tokenizer-dir", folder / "tokenizer", "--val-ratio", 0.1)
+    out = tmp_path / "ids"
+    code, printed, err = run_script(monkeypatch, capsys, *places, "--output-dir", out, "--format", file_format)
+    assert (code, err) == (0, "")
+    assert "khmer" in printed
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert (manifest["file_format"], manifest["dtype"], manifest["end_of_text_id"]) == (file_format, "uint16", 0)
+    for name in DOCUMENTS:
+        for split in ("train", "validation"):
+            described = manifest["sources"][name]["splits"][split]
+            info = rows.sources[name].splits[split]
+            assert described["tokens"] == info.tokens
+            assert (described["documents"], described["bytes"]) == (info.documents, info.bytes)
+            if not info.documents:
+                assert "file" not in described
+                continue
+            file = out / described["file"]
+            assert described["sha256"] == sha256_file(file)
+            tokenizer = Tokenizer.from_folder(out / "tokenizer")
+            if file_format == "jsonl":
+                documents = [json.loads(line)["ids"] for line in file.read_text().splitlines()]
+            else:
+                ids = np.load(file) if file_format == "npy" else np.memmap(file, "<u2", "r")
+                assert ids.dtype == np.uint16
+                documents = [part[:-1].tolist() for part in np.split(ids, np.flatnonzero(ids == 0) + 1)[:-1]]
+            texts = [tokenizer.decode(document) for document in documents]
+            assert texts == (read_documents_back(rows, name, split) if info.rows else ["one"])
+    with pytest.raises(UserError, match="not a folder of token rows"):
+        read_manifest(out)
+
+
+def test_a_document_of_any_length_has_the_ids_it_has_as_a_whole(folder, monkeypatch):
+    tokenizer = Tokenizer.from_folder(folder / "tokenizer")
+    monkeypatch.setattr("tonsai_jax.tokenizer.loading._PART_CHARACTERS", 50)
+    for text in ("\n".join([*KHMER, *ENGLISH]), "  ".join(ENGLISH), "word " * 300, "a\r\n\n b\n" * 100, ""):
+        parts = list(tokenizer.encode_in_parts(text))
+        assert len(parts) > 5 or not text
+        assert list(chain.from_iterable(parts)) == tokenizer.encode(text)
+    endless = "ក្តៅស្ត្រី" * 100
+    parts = [tokenizer.decode(ids) for ids in tokenizer.encode_in_parts(endless)]
+    assert "".join(parts) == endless
+    assert all(part[0] in "កស" for part in parts), "cut between clusters"

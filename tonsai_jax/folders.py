@@ -1,10 +1,13 @@
 """Folders that are either whole or absent: fill one beside the final name, then rename."""
 
+import glob
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import disk_errors, read_json
@@ -29,6 +32,7 @@ def atomic_folder(path: str | Path, *, manifest: str, format: str) -> Iterator[P
     earlier = path.with_name(f".{path.name}.earlier-{os.getpid()}")
     try:
         with disk_errors(path):
+            _remove_left_behind(path)
             _make(partial)
             yield partial
             if path.exists():
@@ -44,6 +48,14 @@ def atomic_folder(path: str | Path, *, manifest: str, format: str) -> Iterator[P
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(earlier, ignore_errors=True)
+
+
+def _remove_left_behind(path: Path) -> None:
+    """Removes what a process that was killed left beside `path`."""
+    for folder in path.parent.glob(f".{glob.escape(path.name)}.partial-*"):
+        process = folder.name.rpartition("-")[2]
+        if process.isdigit() and not psutil.pid_exists(int(process)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _has_format(manifest: Path, format: str) -> bool:

@@ -65,12 +65,18 @@ def read_documents(dataset_dir: Path | str, source: str) -> Iterator[list[str]]:
         raise UserError(f"{dataset_dir}: no source {source!r}; there are: {', '.join(manifest['sources'])}")
     for name in manifest["sources"][source]["files"]:
         path = Path(dataset_dir) / name
-        try:
-            with pq.ParquetFile(path) as file:
-                for group in range(file.num_row_groups):
-                    yield file.read_row_group(group, columns=["text"]).column("text").to_pylist()
-        except (pa.ArrowException, OSError) as error:
-            raise UserError(f"{path}: damaged ({error}); prepare the dataset again") from error
+        with parquet_errors(path), pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group, columns=["text"]).column("text").to_pylist()
+
+
+@contextlib.contextmanager
+def parquet_errors(path: Path) -> Iterator[None]:
+    """Turns what goes wrong while the block reads a file of documents into a `UserError` that names it."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: damaged ({error}); prepare the dataset again") from error
 
 
 class DocumentWriter:

@@ -80,11 +80,12 @@ def _as_json(value: Any) -> Any:
     raise TypeError(f"{value!r} cannot be part of a key")
 
 
-def code_version() -> str:
-    """A hash of the code that prepares text, so that results of another version of it are not taken for this one's."""
+def code_version(*parts: str) -> str:
+    """A hash of the code in these folders of the package, so that what another version made is not taken for this one's."""
     digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    for part in parts:
+        for file in sorted((Path(__file__).parents[1] / part).glob("*.py")):
+            digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:24]
 
 
@@ -96,12 +97,14 @@ def run_stage(
     *,
     stop_at_errors: bool = True,
     progress: str | None = None,
+    sizes: Sequence[int] | None = None,
 ) -> list[dict[str, Any]]:
     """Runs `task` for every (key, payload) whose result is not in `folder` yet; returns the results in order.
 
     A result is `{key}.json`, written when the task has ended. A task that ends with a `UserError` stops the stage with
     that error, or, without `stop_at_errors`, leaves {"error": its line} as its result, which is tried again next time.
-    `progress` names the stage in a line on stderr, where that is a terminal.
+    `progress` names the stage in a line on stderr, where that is a terminal; with the bytes of text of each task in `sizes` it
+    tells the time left.
     """
     folder.mkdir(parents=True, exist_ok=True)
     missing = [(key, payload) for key, payload in payloads if not (folder / f"{key}.json").exists()]
@@ -111,7 +114,7 @@ def run_stage(
         shutil.rmtree(folder / "engine", ignore_errors=True)
         work = _Work(folder, task, tuple(missing), stop_at_errors)
         try:
-            with _watched(work, progress):
+            with _watched(work, progress, dict(zip((key for key, _ in payloads), sizes or (), strict=False))):
                 _run(work, executor)
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
@@ -162,17 +165,25 @@ class _Work:
 
 
 @contextlib.contextmanager
-def _watched(work: _Work, name: str | None) -> Iterator[None]:
+def _watched(work: _Work, name: str | None, sizes: dict[str, int]) -> Iterator[None]:
     """Shows how many tasks have ended, for as long as the block takes."""
     if name is None or not sys.stderr.isatty():
         yield
         return
     ended = threading.Event()
+    start = time.monotonic()
 
     def watch() -> None:
         while not ended.wait(0.5):
-            done = sum((work.folder / f"{key}.json").exists() for key, _ in work.tasks)
-            print(f"\r{name}: {done} of {len(work.tasks)} parts\x1b[K", end="", file=sys.stderr, flush=True)
+            done = [key for key, _ in work.tasks if (work.folder / f"{key}.json").exists()]
+            line = f"{name}: {len(done)} of {len(work.tasks)} parts"
+            if sizes and done:
+                size, total = (sum(sizes[key] for key in keys) for keys in (done, [key for key, _ in work.tasks]))
+                rate = size / (time.monotonic() - start)
+                left = int((total - size) / rate)
+                line += f", {size / 1e6:,.0f} of {total / 1e6:,.0f} MB, {rate / 1e6:.1f} MB/s"
+                line += f", {left // 60}:{left % 60:02d} left"
+            print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()

@@ -119,7 +119,7 @@ def _prepare(
     with disk_errors(output):
         work.mkdir(parents=True, exist_ok=True)
         sources = [_on_disk(source, work) for source in sources]
-    stages = Stages(work, code_version(), settings.executor, progress)
+    stages = Stages(work, code_version("corpus"), settings.executor, progress)
     sets, set_texts = stages.index_sets(settings.decontaminate, settings.normalize)
     clean = Clean(settings.normalize, settings.redact, settings.quality, sets, settings.keep_dropped, settings.on_error)
     underway = []

@@ -1,8 +1,10 @@
 """Documents to token rows: encode every document once, so that training only reads numbers."""
 
+import re
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
 from random import Random
@@ -10,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from tonsai_jax.corpus.documents import read_documents, read_documents_manifest
+from tonsai_jax.corpus.documents import read_documents_manifest
+from tonsai_jax.data.encoded import count_documents, encode_sources, read_piece
 from tonsai_jax.data.manifest import (
     FORMAT,
     SPLITS,
@@ -22,13 +25,12 @@ from tonsai_jax.data.manifest import (
     write_manifest,
 )
 from tonsai_jax.data.rows import RowWriter
+from tonsai_jax.data.streams import FORMAT as STREAMS_FORMAT
+from tonsai_jax.data.streams import StreamWriter, write_streams_manifest
 from tonsai_jax.errors import UserError
+from tonsai_jax.files import disk_errors
 from tonsai_jax.folders import atomic_folder
-from tonsai_jax.text_progress import TextProgress
 from tonsai_jax.tokenizer.loading import Tokenizer
-
-# Encoded at once: enough to keep all cores busy, little enough to keep memory flat in the corpus size.
-_BATCH_CHARACTERS = 1_000_000
 
 _TOKENIZER_FOLDER = "tokenizer"
 _TOKENIZER_FILES = (
@@ -39,6 +41,9 @@ _TOKENIZER_FILES = (
     "chat_template.jinja",
     "spm.model",
 )
+_KEPT_BYTES = (
+    4 * 2**20
+)  # of ids: a run that ends early leaves what it has of them, so that the next one goes on from there
 
 
 def tokenize_dataset(
@@ -51,7 +56,9 @@ def tokenize_dataset(
     row_tokens: int = 8192,
     progress: bool = True,
 ) -> RowsManifest:
-    """Writes the token rows of prepared documents; the same input gives the same bytes on any machine.
+    """Writes the token rows of prepared documents, on all cores; the same input gives the same bytes on any machine.
+
+    What is encoded lies in a folder beside the output until the whole is written: a run that was killed goes on from there.
 
     Args:
       dataset_dir: prepared documents, as scripts/prepare_dataset.py writes them.
@@ -68,26 +75,11 @@ def tokenize_dataset(
     Raises:
       UserError: a value out of range, a folder that is missing, damaged or not ours to replace, a full disk.
     """
-    if not 0 <= val_ratio < 1:
-        raise UserError(f"val_ratio {val_ratio} is not in [0, 1); 0.01 keeps one document in a hundred for validation")
     if row_tokens < 1:
         raise UserError(f"row_tokens {row_tokens} must be at least 1; the usual value is 8192")
-    documents = read_documents_manifest(dataset_dir)["sources"]
-    if not any(source["documents"] for source in documents.values()):
-        raise UserError(f"{dataset_dir}: holds no documents; prepare the dataset again from files that have text")
-    if _TOKENIZER_FOLDER in documents:
-        raise UserError(
-            f"{dataset_dir}: a source may not be named {_TOKENIZER_FOLDER!r}, because token rows keep their "
-            "tokenizer in a folder of that name; prepare the dataset again with another name"
-        )
-    tokenizer = Tokenizer.from_folder(tokenizer_dir)
-    total_bytes = sum(source["bytes"] for source in documents.values())
-    with (
-        atomic_folder(output_dir, manifest="manifest.json", format=FORMAT) as folder,
-        TextProgress(Path(dataset_dir).name, wanted=progress, total_bytes=total_bytes) as meter,
-    ):
-        sources = {}
-        for name, source in documents.items():
+    with _encoded(dataset_dir, tokenizer_dir, output_dir, val_ratio, seed, progress, FORMAT) as (work, folder):
+        tokenizer, sources = work.tokenizer, {}
+        for name, source in work.sources.items():
             with ExitStack() as stack:
                 writers = {
                     split: stack.enter_context(
@@ -102,22 +94,13 @@ def tokenize_dataset(
                     )
                     for split in SPLITS
                 }
-                batches = _batches(read_documents(dataset_dir, name))
-                validation = _choose_validation(source["documents"], val_ratio, f"{seed}/{name}")
-                splits = _write_source(batches, validation, tokenizer, writers, meter)
-            found = sum(split.documents for split in splits.values())
-            if found != source["documents"]:
-                raise UserError(
-                    f"{dataset_dir}: source {name!r} has {found} documents, but the manifest says "
-                    f"{source['documents']}; prepare the dataset again"
-                )
+                splits = work.write(name, writers)
             sources[name] = SourceInfo(name, source["weight"], source["language"], splits, source["license"])
-        _copy_tokenizer(tokenizer.folder, folder / _TOKENIZER_FOLDER)
         write_manifest(
             RowsManifest(
                 directory=folder,
                 row_tokens=row_tokens,
-                dtype=dtype_for(tokenizer.vocab_size),
+                dtype=work.dtype,
                 vocab_size=tokenizer.vocab_size,
                 end_of_text_id=tokenizer.end_of_text_id,
                 tokenizer_hash=tokenizer.hash,
@@ -127,7 +110,132 @@ def tokenize_dataset(
     return read_manifest(output_dir)
 
 
-def figures(manifest: RowsManifest) -> list[dict[str, Any]]:
+def tokenize_to_streams(
+    dataset_dir: str | Path,
+    tokenizer_dir: str | Path,
+    output_dir: str | Path,
+    *,
+    file_format: str,
+    val_ratio: float,
+    seed: int,
+    progress: bool = True,
+) -> dict[str, SourceInfo]:
+    """Writes the ids of prepared documents for other trainers: one file for each source and split (docs/formats.md).
+
+    Arguments and errors are those of `tokenize_dataset`; `file_format` is "bin", "npy" or "jsonl". Returns what each source has.
+    """
+    with _encoded(dataset_dir, tokenizer_dir, output_dir, val_ratio, seed, progress, STREAMS_FORMAT) as (work, folder):
+        tokenizer, sources = work.tokenizer, {}
+        for name, source in work.sources.items():
+            with ExitStack() as stack:
+                writers = {
+                    split: stack.enter_context(
+                        StreamWriter(folder / name / split, file_format, work.dtype, tokenizer.end_of_text_id)
+                    )
+                    for split in SPLITS
+                }
+                splits = work.write(name, writers)
+            sources[name] = SourceInfo(name, source["weight"], source["language"], splits, source["license"])
+        write_streams_manifest(folder, file_format, work.dtype, tokenizer, sources)
+    return sources
+
+
+@dataclass(frozen=True)
+class _EncodedDataset:
+    """A dataset whose documents are ids by now.
+
+    Attributes:
+      sources: of the documents' manifest.
+      pieces: of each source, in order.
+      validation: of each source, whether each document is for validation; bool (documents,).
+    """
+
+    tokenizer: Tokenizer
+    dtype: np.dtype
+    sources: dict[str, Any]
+    pieces: dict[str, list[Path]]
+    validation: dict[str, np.ndarray]
+
+    def write(self, name: str, writers: dict[str, Any]) -> dict[str, SplitInfo]:
+        """Gives the documents of a source to the writers of their splits, each followed by the end-of-text id."""
+        documents = dict.fromkeys(SPLITS, 0)
+        text_bytes = dict.fromkeys(SPLITS, 0)
+        start = 0
+        for path in self.pieces[name]:
+            piece = read_piece(path, self.dtype)
+            is_validation = self.validation[name][start : start + len(piece.lengths)]
+            start += len(piece.lengths)
+            for split, chosen in (("train", ~is_validation), ("validation", is_validation)):
+                writers[split].write(piece.ids[np.repeat(chosen, piece.lengths)])
+                documents[split] += int(chosen.sum())
+                text_bytes[split] += int(piece.sizes[chosen].sum())
+        return {
+            split: writer.finish(documents=documents[split], text_bytes=text_bytes[split])
+            for split, writer in writers.items()
+        }
+
+
+@contextmanager
+def _encoded(
+    dataset_dir: str | Path,
+    tokenizer_dir: str | Path,
+    output_dir: str | Path,
+    val_ratio: float,
+    seed: int,
+    progress: bool,
+    format: str,
+) -> Iterator[tuple[_EncodedDataset, Path]]:
+    """The encoded dataset, and a folder that becomes `output_dir` with the tokenizer in it."""
+    if not 0 <= val_ratio < 1:
+        raise UserError(f"val_ratio {val_ratio} is not in [0, 1); 0.01 keeps one document in a hundred for validation")
+    sources = read_documents_manifest(dataset_dir)["sources"]
+    if not any(source["documents"] for source in sources.values()):
+        raise UserError(f"{dataset_dir}: holds no documents; prepare the dataset again from files that have text")
+    if _TOKENIZER_FOLDER in sources:
+        raise UserError(
+            f"{dataset_dir}: a source may not be named {_TOKENIZER_FOLDER!r}, because token rows keep their "
+            "tokenizer in a folder of that name; prepare the dataset again with another name"
+        )
+    tokenizer = Tokenizer.from_folder(tokenizer_dir)
+    dtype = dtype_for(tokenizer.vocab_size)
+    files = {name: [Path(dataset_dir) / file for file in source["files"]] for name, source in sources.items()}
+    output = Path(output_dir).absolute()
+    with (
+        _work_folder(output) as work,
+        atomic_folder(output, manifest="manifest.json", format=format) as folder,
+    ):
+        pieces = encode_sources(files, tokenizer, dtype, work, progress=progress)
+        validation = {}
+        for name, source in sources.items():
+            count, found = source["documents"], count_documents(pieces[name])
+            if found != count:
+                raise UserError(
+                    f"{dataset_dir}: source {name!r} has {found} documents, but the manifest says {count}; "
+                    "prepare the dataset again"
+                )
+            chosen = _choose_validation(count, val_ratio, f"{seed}/{name}")
+            validation[name] = np.fromiter((next(chosen) for _ in range(count)), bool, count)
+        yield _EncodedDataset(tokenizer, dtype, sources, pieces, validation), folder
+        _copy_tokenizer(tokenizer.folder, folder / _TOKENIZER_FOLDER)
+
+
+@contextmanager
+def _work_folder(output: Path) -> Iterator[Path]:
+    """The hidden folder beside `output`; it goes away at the end, or after an error if little is in it."""
+    work = output.with_name(f".{output.name}.work")
+    try:
+        with disk_errors(output):
+            yield work
+    except BaseException as error:
+        if sum(file.stat().st_size for file in work.glob("encoded/*.ids")) < _KEPT_BYTES:
+            shutil.rmtree(work, ignore_errors=True)
+        if isinstance(error, UserError):  # told of the folder that the user knows
+            raise UserError(re.sub(re.escape(str(work)) + r"[^\s:]*", str(output), str(error))) from error
+        raise
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def figures(sources: dict[str, SourceInfo]) -> list[dict[str, Any]]:
     """What each source and split holds, one dictionary a line of the table that the command prints."""
     return [
         {
@@ -140,7 +248,7 @@ def figures(manifest: RowsManifest) -> list[dict[str, Any]]:
             # End-of-text tokens stand for no text, so they are left out.
             "bytes_per_token": round(split.bytes / max(split.tokens - split.documents, 1), 3),
         }
-        for source in manifest.sources.values()
+        for source in sources.values()
         for name, split in source.splits.items()
     ]
 
@@ -159,49 +267,6 @@ def _choose_validation(count: int, val_ratio: float, seed: str) -> Iterator[bool
         wanted -= is_chosen
         yield is_chosen
     yield from repeat(False)  # more documents than promised: the caller counts them and says so
-
-
-def _batches(groups: Iterator[list[str]]) -> Iterator[list[str]]:
-    """Cuts groups of texts into lists of at most `_BATCH_CHARACTERS`, or of one text that is longer."""
-    for texts in groups:
-        start = size = 0
-        for index, text in enumerate(texts):
-            if size + len(text) > _BATCH_CHARACTERS and index > start:
-                yield texts[start:index]
-                start, size = index, 0
-            size += len(text)
-        if start < len(texts):
-            yield texts[start:]
-
-
-def _write_source(
-    batches: Iterator[list[str]],
-    validation: Iterator[bool],
-    tokenizer: Tokenizer,
-    writers: dict[str, RowWriter],
-    meter: TextProgress,
-) -> dict[str, SplitInfo]:
-    documents = dict.fromkeys(SPLITS, 0)
-    text_bytes = dict.fromkeys(SPLITS, 0)
-    for texts in batches:
-        stream: dict[str, list[int]] = {split: [] for split in SPLITS}
-        batch_bytes = 0
-        # `texts` comes first: zip stops there, and takes no more from `validation` than it uses.
-        for text, ids, is_validation in zip(texts, tokenizer.encode_batch(texts), validation, strict=False):
-            split = "validation" if is_validation else "train"
-            stream[split] += ids
-            stream[split].append(tokenizer.end_of_text_id)
-            size = len(text.encode())
-            documents[split] += 1
-            text_bytes[split] += size
-            batch_bytes += size
-        for split, writer in writers.items():
-            writer.write(np.array(stream[split], np.uint32))
-        meter.add(len(texts), batch_bytes)
-    return {
-        split: writer.finish(documents=documents[split], text_bytes=text_bytes[split])
-        for split, writer in writers.items()
-    }
 
 
 def _copy_tokenizer(source: Path, target: Path) -> None:

@@ -6,7 +6,7 @@ tokenizer.json was made from (docs/tokenizer.md). What is neither goes through `
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ _OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
 LETTER_OF_BYTE = {byte: chr(byte) for byte in _PRINTABLE} | {byte: chr(0x100 + n) for n, byte in enumerate(_OTHERS)}
 BYTE_OF_LETTER = {letter: byte for byte, letter in LETTER_OF_BYTE.items()}
 _LONG_SPACE = re.compile(r"\s{1000}")
+_WORD_END = re.compile(r"(?<=\S)(?= \S)|(?<=\n)(?=\S)")
+_CLUSTER_START = re.compile("[^\u17b4-\u17d3\u17dd\u0300-\u036f\u200b-\u200d\ufe00-\ufe0f](?<!\u17d2.)")
 
 
 def encoder_for(folder: Path, inner: tokenizers.Tokenizer) -> Encode:
@@ -35,6 +37,24 @@ def encoder_for(folder: Path, inner: tokenizers.Tokenizer) -> Encode:
     if content["model"]["type"] == "Unigram" and (folder / "spm.model").exists():
         return _sentencepiece(folder / "spm.model")
     return lambda text: inner.encode(text, add_special_tokens=False).ids
+
+
+def cut_where_words_end(text: str, length: int) -> Iterator[str]:
+    """Parts of at least `length` characters, cut where no token of ours goes across, so that their ids are those of the text.
+
+    That is before one space between two other characters, and behind a newline. Where there is neither for `length`
+    characters more, the cut is before a character that begins a cluster, or after all of them; there the ids may differ.
+    """
+    start = 0
+    while len(text) - start > 2 * length:
+        place = _WORD_END.search(text, start + length, start + 2 * length)
+        if place is None:
+            place = _CLUSTER_START.search(text, start + 2 * length)
+        end = place.start() if place else len(text)
+        yield text[start:end]
+        start = end
+    if start < len(text) or not text:
+        yield text[start:]
 
 
 def _is_our_bpe(content: dict[str, Any]) -> bool:

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import chain
@@ -16,12 +17,13 @@ from tokenizers import models, pre_tokenizers
 from tonsai_jax.corpus.normalize import Normalization, normalize
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json, sha256_file
-from tonsai_jax.tokenizer.encoding import encoder_for
+from tonsai_jax.tokenizer.encoding import cut_where_words_end, encoder_for
 from tonsai_jax.tokenizer.special_tokens import UNKNOWN
 
 NORMALIZATION = "tonsai_normalization"  # key of tokenizer_config.json: what was done to the text that it was trained on
 SPACE = "\u2581"  # what Unigram's pieces have for a space
 _CORES = os.cpu_count() or 1
+_PART_CHARACTERS = 1_000_000  # of a text that are encoded at once
 _BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")
 
 # Khmer with subscripts and a zero-width space, digits, an emoji of several code points, runs of space, NUL.
@@ -96,6 +98,13 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, without any special token."""
         return self._encode(text)
+
+    def encode_in_parts(self, text: str) -> Iterator[list[int]]:
+        """Ids of a text of any length, some millions at a time; together they are what `encode` gives.
+
+        But for a text that has neither a space nor a newline for a million characters: it is cut between two clusters there.
+        """
+        yield from map(self._encode, cut_where_words_end(text, _PART_CHARACTERS))
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """Ids of each text, as `encode` gives them, on all cores."""
