@@ -136,3 +136,10 @@ def test_hostile_texts_have_the_same_ids_too(folder: Path, text: str) -> None:
     tokenizer = Tokenizer.from_folder(folder)
     assert tokenizer.encode(text) == plain.encode(text, add_special_tokens=False).ids
     assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@pytest.mark.parametrize("space", [" " * 100_000, " " * 1100 + "\n" + "\t" * 3000, "\u3000" * 2000, "\n" * 5000])
+def test_spaces_by_the_thousand_are_encoded_too(folder: Path, space: str) -> None:
+    plain = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    for text in (space, f"word{space}ក្តៅ", f"{'a ' * 700}{space}b"):
+        assert Tokenizer.from_folder(folder).encode(text) == plain.encode(text, add_special_tokens=False).ids

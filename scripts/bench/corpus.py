@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -89,27 +90,25 @@ def prepare(folder: Path, recipe: str) -> tuple[float, float, float]:
         f"- {{name: {tag}, language: {tag}, path: '{folder}/{tag}*.jsonl'}}\n" for tag in DOCUMENT_CHARACTERS
     )
     (folder / "recipe.yaml").write_text(f"{recipe}sources:\n{sources}", encoding="utf-8")
+    command: list[Path | str] = [PREPARE, "--config", folder / "recipe.yaml", "--output-dir", folder / "out"]
+    seconds, memory = measured(command)
+    sources_entries = json.loads((folder / "out" / "manifest.json").read_text(encoding="utf-8"))["sources"].values()
+    kept = sum(entry["documents"] for entry in sources_entries)
+    dropped = sum(sum(entry["filters"].values()) for entry in sources_entries)
+    return seconds, memory, kept / (kept + dropped)
+
+
+def measured(command: Sequence[Path | str]) -> tuple[float, float]:
+    """Runs a Python script; returns seconds, and gigabytes of memory at most of all its processes together."""
     begin, memory = time.monotonic(), 0
-    command = [
-        sys.executable,
-        str(PREPARE),
-        "--config",
-        str(folder / "recipe.yaml"),
-        "--output-dir",
-        str(folder / "out"),
-    ]
-    process = psutil.Popen(command, stdout=subprocess.DEVNULL)
+    process = psutil.Popen([sys.executable, *map(str, command)], stdout=subprocess.DEVNULL)
     while process.poll() is None:
         with contextlib.suppress(psutil.Error):  # one has ended meanwhile
             memory = max(memory, sum(one.memory_info().rss for one in [process, *process.children(recursive=True)]))
         time.sleep(0.05)
-    seconds = time.monotonic() - begin
     if process.returncode:
         raise SystemExit(process.returncode)
-    sources_entries = json.loads((folder / "out" / "manifest.json").read_text(encoding="utf-8"))["sources"].values()
-    kept = sum(entry["documents"] for entry in sources_entries)
-    dropped = sum(sum(entry["filters"].values()) for entry in sources_entries)
-    return seconds, memory / 1e9, kept / (kept + dropped)
+    return time.monotonic() - begin, memory / 1e9
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from tonsai_jax.corpus.engine import Executor, code_version, content_key, run_st
 from tonsai_jax.files import atomic_write, sha256_file, write_array
 from tonsai_jax.tokenizer.loading import Tokenizer
 
-PIECE_BYTES = 32 * 2**20  # of text that one task encodes
+PIECE_BYTES = 16 * 2**20  # of text that one task encodes
 SMALL_BYTES = 16 * 2**20  # of text: below this, processes take longer to start than to work
 
 

@@ -24,7 +24,8 @@ _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
 LETTER_OF_BYTE = {byte: chr(byte) for byte in _PRINTABLE} | {byte: chr(0x100 + n) for n, byte in enumerate(_OTHERS)}
 BYTE_OF_LETTER = {letter: byte for byte, letter in LETTER_OF_BYTE.items()}
-_LONG_SPACE = re.compile(r"\s{1000}")
+_LONG_SPACE = 1000
+_TWO_SPACES = re.compile(r"\s(?=\s)")
 _WORD_END = re.compile(r"(?<=\S)(?= \S)|(?<=\n)(?=\S)")
 _CLUSTER_START = re.compile("[^\u17b4-\u17d3\u17dd\u0300-\u036f\u200b-\u200d\ufe00-\ufe0f](?<!\u17d2.)")
 
@@ -83,11 +84,20 @@ def _tiktoken(content: dict[str, Any], inner: tokenizers.Tokenizer) -> Encode:
     encoding = tiktoken.Encoding("tokenizer.json", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
 
     def encode(text: str) -> list[int]:
-        if _LONG_SPACE.search(text):  # on which the regular expressions of tiktoken run out of stack
+        if _has_long_space(text):  # on which the regular expressions of tiktoken run out of stack
             return inner.encode(text, add_special_tokens=False).ids
         return encoding.encode_ordinary(text)
 
     return encode
+
+
+def _has_long_space(text: str) -> bool:
+    """True where `_LONG_SPACE` white characters are in a row, perhaps where half as many are; looks at few of them."""
+    step = _LONG_SPACE // 2
+    return any(
+        text[step * match.start() : step * match.start() + step].isspace()
+        for match in _TWO_SPACES.finditer(text[::step])
+    )
 
 
 def _sentencepiece(model: Path) -> Encode:
