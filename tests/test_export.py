@@ -17,12 +17,15 @@ from safetensors.numpy import load_file
 from tiny_model import CONFIG, ENGLISH, KHMER, config_with, random_params, tiny_tokenizer
 
 from tonsai_jax.config import default_config
+from tonsai_jax.corpus.stories import stories
 from tonsai_jax.errors import UserError
 from tonsai_jax.huggingface.card import CardDetails, SourceDetails, details_of_run
 from tonsai_jax.huggingface.export import export
 from tonsai_jax.huggingface.hub import push_to_hub
 from tonsai_jax.inference.generate import generate_texts
+from tonsai_jax.tokenizer.examples import Example
 from tonsai_jax.tokenizer.loading import Tokenizer
+from tonsai_jax.tokenizer.training import train_tokenizer
 from tonsai_jax.training import run as run_module
 from tonsai_jax.training.run import Run
 from tonsai_jax.training.state import model_graph
@@ -106,6 +109,20 @@ def test_dropout_and_ids_reach_the_config(tokenizer, tmp_path, hf):
     assert (theirs.embd_pdrop, theirs.resid_pdrop, theirs.attn_pdrop) == (0.1, 0.1, 0.2)
     assert (theirs.vocab_size, theirs.n_positions, theirs.n_inner) == (300, 64, 48)
     assert theirs.eos_token_id == theirs.bos_token_id == tokenizer.end_of_text_id
+
+
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
+def test_the_chat_template_and_the_pad_token_come_along(model_type, tmp_path, hf):
+    texts = [Example(text, "any") for language in ("km", "en") for text in stories(language, 60, seed=1)]
+    train_tokenizer(texts, vocab_size=700, output_dir=tmp_path / "t", model_type=model_type)
+    trained = Tokenizer.from_folder(tmp_path / "t")
+    config = config_with(vocab_size=700)
+    folder = export(config, random_params(config), trained, tmp_path / "out")
+    theirs = hf[1].AutoTokenizer.from_pretrained(folder)
+    assert hf[1].AutoConfig.from_pretrained(folder).pad_token_id == theirs.pad_token_id == trained.pad_id == 3
+    written = theirs.apply_chat_template([{"role": "user", "content": KHMER}], tokenize=False)
+    assert written == f"<|endoftext|><|user|>{KHMER}<|end|>"
+    assert Tokenizer.from_folder(folder).encode(KHMER) == trained.encode(KHMER)
 
 
 def test_padding_rows_stay_at_home(folder):

@@ -61,7 +61,7 @@ def test_logits_and_loss_are_those_of_transformers(scan_layers):
     config = config_with(scan_layers=scan_layers)
     params = random_params(config)
     theirs = transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(**gpt2_config(config, end_of_text_id=END, dtype="float32"))
+        transformers.GPT2Config(**gpt2_config(config, end_of_text_id=END, pad_id=END, dtype="float32"))
     ).eval()
     state = {name: np.array(p if layer is None else p[layer]) for name, p, layer in named_tensors(config, params)}
     state["transformer.wte.weight"] = state["transformer.wte.weight"][: config.vocab_size]

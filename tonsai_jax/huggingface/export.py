@@ -57,9 +57,12 @@ def export(
         )
     details = details or CardDetails()
     end_of_text_id = tokenizer.end_of_text_id
-    special = {"bos_token_id": end_of_text_id, "eos_token_id": end_of_text_id, "pad_token_id": end_of_text_id}
+    special = {"bos_token_id": end_of_text_id, "eos_token_id": end_of_text_id, "pad_token_id": tokenizer.pad_id}
     with atomic_folder(output_dir, manifest="export.json", format=FORMAT) as folder, disk_errors(output_dir):
-        write_json(folder / "config.json", gpt2_config(model_config, end_of_text_id=end_of_text_id, dtype=dtype))
+        write_json(
+            folder / "config.json",
+            gpt2_config(model_config, end_of_text_id=end_of_text_id, pad_id=tokenizer.pad_id, dtype=dtype),
+        )
         write_json(folder / "generation_config.json", special)
         _write_tokenizer(folder, tokenizer, model_config.context_length)
         _write_weights(folder, model_config, params, dtype, max_shard_bytes)
@@ -72,7 +75,9 @@ def export(
 
 def _write_tokenizer(folder: Path, tokenizer: Tokenizer, context_length: int) -> None:
     """Copies the tokenizer; the copy puts the end-of-text token before a text, as generation does here."""
-    shutil.copyfile(tokenizer.folder / "special_tokens_map.json", folder / "special_tokens_map.json")
+    for name in ("special_tokens_map.json", "chat_template.jinja", "spm.model"):
+        if (tokenizer.folder / name).exists():
+            shutil.copyfile(tokenizer.folder / name, folder / name)
     config = read_json(tokenizer.folder / "tokenizer_config.json")
     write_json(folder / "tokenizer_config.json", config | {"model_max_length": context_length})
     inner = tokenizers.Tokenizer.from_file(str(tokenizer.folder / "tokenizer.json"))

@@ -45,7 +45,7 @@ def named_tensors(config: ModelConfig, params: Mapping[str, Any]) -> Iterator[tu
             yield name, ours[path], None
 
 
-def gpt2_config(config: ModelConfig, *, end_of_text_id: int, dtype: str) -> dict[str, Any]:
+def gpt2_config(config: ModelConfig, *, end_of_text_id: int, pad_id: int, dtype: str) -> dict[str, Any]:
     """The content of `config.json` for GPT2LMHeadModel; the vocabulary is the true one, without padding."""
     return {
         "architectures": ["GPT2LMHeadModel"],
@@ -67,7 +67,7 @@ def gpt2_config(config: ModelConfig, *, end_of_text_id: int, dtype: str) -> dict
         "initializer_range": 0.02,
         "bos_token_id": end_of_text_id,
         "eos_token_id": end_of_text_id,
-        "pad_token_id": end_of_text_id,
+        "pad_token_id": pad_id,
         "use_cache": True,
     }
 

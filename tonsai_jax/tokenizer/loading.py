@@ -38,11 +38,17 @@ class Tokenizer:
     """
 
     def __init__(
-        self, folder: Path, inner: tokenizers.Tokenizer, end_of_text_id: int, normalization: Normalization | None
+        self,
+        folder: Path,
+        inner: tokenizers.Tokenizer,
+        end_of_text_id: int,
+        pad_id: int,
+        normalization: Normalization | None,
     ) -> None:
         self.folder = folder
         self.normalization = normalization
         self.end_of_text_id = end_of_text_id
+        self.pad_id = pad_id
         self._inner = inner
         inner.no_truncation()
         inner.no_padding()
@@ -58,17 +64,15 @@ class Tokenizer:
             raise UserError(f"{folder}: no such tokenizer folder; train one with scripts/train_tokenizer.py")
         config = read_json(folder / "tokenizer_config.json")
         inner = _read_tokenizer_json(folder / "tokenizer.json")
-        end_of_text = config.get("eos_token") if isinstance(config, dict) else None
-        if isinstance(end_of_text, dict):  # transformers may write a token with its properties
-            end_of_text = end_of_text.get("content")
-        special = {id: token.content for id, token in inner.get_added_tokens_decoder().items() if token.special}
-        ids = [id for id, content in special.items() if content == end_of_text]
-        if not ids:
+        end_of_text, pad = _named(config, "eos_token"), _named(config, "pad_token")
+        special = {token.content: id for id, token in inner.get_added_tokens_decoder().items() if token.special}
+        if end_of_text not in special:
             raise UserError(
                 f"{folder}: eos_token in tokenizer_config.json is {end_of_text!r}, which is not among the "
-                f"special tokens of tokenizer.json ({', '.join(special.values()) or 'none'}); train it again"
+                f"special tokens of tokenizer.json ({', '.join(special) or 'none'}); train it again"
             )
-        tokenizer = cls(folder, inner, ids[0], _normalization(folder, config))
+        end_of_text_id = special[end_of_text]
+        tokenizer = cls(folder, inner, end_of_text_id, special.get(pad, end_of_text_id), _normalization(folder, config))
         if tokenizer.decode(tokenizer.encode(_PROBE)) != _PROBE:
             raise UserError(
                 f"{folder / 'tokenizer.json'}: does not give back the text it encodes, so it is damaged or "
@@ -131,6 +135,12 @@ class Tokenizer:
     @property
     def _is_unigram(self) -> bool:
         return isinstance(self._inner.model, models.Unigram)
+
+
+def _named(config: Any, key: str) -> Any:
+    token = config.get(key) if isinstance(config, dict) else None
+    # transformers may write a token with its properties
+    return token.get("content") if isinstance(token, dict) else token
 
 
 def _normalization(folder: Path, config: dict[str, Any]) -> Normalization | None:
