@@ -7,6 +7,7 @@ import random
 import runpy
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from tonsai_jax.corpus.readers import Faults
 from tonsai_jax.corpus.recipe import Settings
 from tonsai_jax.corpus.sources import Source
 from tonsai_jax.errors import UserError
+from tonsai_jax.tokenizer import bpe
 from tonsai_jax.tokenizer.examples import (
     Example,
     dataset_examples,
@@ -406,3 +408,11 @@ def test_real_khmer_takes_few_tokens(tmp_path):
         held_out = [text for text, label in languages[::20] if label == language]
         tokens = sum(len(ids) for ids in tokenizer.encode_batch(held_out))
         assert sum(len(text.encode()) for text in held_out) / tokens >= least
+
+
+def test_words_counted_in_many_batches_by_processes_are_the_same(monkeypatch):
+    texts = [text for text, _ in EXAMPLES]
+    whole = bpe._count_words(iter(texts))
+    monkeypatch.setattr(bpe, "_BATCH_CHARACTERS", 500)
+    assert bpe._count_words(iter(texts)) == whole
+    assert bpe._count_words(iter([])) == Counter()
