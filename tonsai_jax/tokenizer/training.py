@@ -45,6 +45,8 @@ def train_tokenizer(
 ) -> dict[str, Any]:
     """Trains a tokenizer and writes its folder; the same examples give the same bytes.
 
+    More than a few MB is counted by processes, so a script that calls this needs the usual `if __name__ == "__main__":`.
+
     Args:
       examples: texts, each with the label (a language or a file) under which the report counts it; read once.
       vocab_size: ids wanted, with the special tokens; a small corpus may give fewer.
