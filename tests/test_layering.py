@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "tonsai_jax"
 LEVELS = (
     ("errors",),
     ("files",),
-    ("folders", "text_progress"),
+    ("folders", "text_progress", "web_page"),
     ("corpus",),
     ("tokenizer",),
     ("data",),
@@ -28,14 +28,14 @@ LEVELS = (
 )
 # Some know less than their level lets them.
 ONLY = {
-    "corpus": {"errors", "files", "folders", "text_progress"},
+    "corpus": {"errors", "files", "folders", "text_progress", "web_page"},
     "model": {"errors"},
     "config": {"errors", "data", "model"},
     "training": {"errors", "files", "tokenizer", "data", "model", "config"},
 }
 # Text is prepared on machines without an accelerator; there JAX would only cost seconds and memory.
 WITHOUT_JAX = (
-    *(PACKAGE / name for name in ("errors.py", "files.py", "folders.py", "text_progress.py")),
+    *(PACKAGE / name for name in ("errors.py", "files.py", "folders.py", "text_progress.py", "web_page.py")),
     *(PACKAGE / name for name in ("data/manifest.py", "data/rows.py", "data/tokenize.py")),
     *PACKAGE.glob("corpus/*.py"),
     *PACKAGE.glob("tokenizer/*.py"),

@@ -132,7 +132,8 @@ def test_the_same_examples_give_the_same_bytes_on_one_core_and_on_all(folder, tm
         check=True,
         env={**os.environ, "RAYON_NUM_THREADS": "1"},
     )
-    names = ["chat_template.jinja", "report.json", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json"]
+    names = ["chat_template.jinja", "report.html", "report.json", "special_tokens_map.json"]
+    names += ["tokenizer.json", "tokenizer_config.json"]
     assert sorted(os.listdir(folder)) == names
     assert filecmp.cmpfiles(folder, tmp_path / "again", names, shallow=False) == (names, [], [])
 
@@ -149,7 +150,7 @@ def test_the_report_counts_bytes_per_token_by_language(folder, tokenizer):
 
 
 def test_the_reports_sample_is_bounded_and_even(monkeypatch, tmp_path):
-    monkeypatch.setattr("tonsai_jax.tokenizer.training._SAMPLE_BYTES", 1000)
+    monkeypatch.setattr("tonsai_jax.tokenizer.even_sample.SAMPLE_BYTES", 1000)
     examples = [Example(f"{index:010d}", "digits") for index in range(1000)]
     line = train_tokenizer(examples, vocab_size=300, output_dir=tmp_path / "t")["fertility"]["digits"]
     assert (line["examples"], line["bytes"], line["sample_bytes"]) == (1000, 10_000, 630)  # every 16th

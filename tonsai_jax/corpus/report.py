@@ -4,28 +4,13 @@ import html
 from pathlib import Path
 from typing import Any
 
-from tonsai_jax.files import atomic_write
+from tonsai_jax.web_page import write_page
 
 # Only to say how long a run would be: our byte-level BPE of 32,000 ids has 10.4 bytes of Khmer and 4.7 of English a token.
 BYTES_PER_TOKEN = {"km": 10.0}
 BYTES_PER_TOKEN_ELSE = 4.5
 
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1d2733; --faint: #66758a; --line: #d9dfe7; --page: #fbfcfd; --card: #fff;
-  --kept: #1f7a5c; --dropped: #c9793b; --bar: #e9edf2; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e4e9f0; --faint: #93a1b5; --line: #2c3642; --page: #12171d;
-  --card: #1a2129; --kept: #4cb58f; --dropped: #d9935b; --bar: #28313c; } }
-body { font: 16px/1.55 "Noto Sans Khmer", "Khmer OS", system-ui, sans-serif; color: var(--ink); background: var(--page);
-  max-width: 68rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
-h1 { font-size: 1.7rem; margin: 0 0 .25rem } h2 { margin: 2.5rem 0 .5rem; font-size: 1.25rem }
-h3 { font-size: .95rem; margin: 1.25rem 0 .4rem; color: var(--faint); font-weight: 600 }
-p.lead { color: var(--faint); margin: 0 0 1.5rem }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .92rem }
-.wide { overflow-x: auto }
-th { text-align: left; color: var(--faint); font-weight: 600 } td, th { padding: .35rem .7rem .35rem 0;
-  border-bottom: 1px solid var(--line); vertical-align: top } td.number, th.number { text-align: right }
-section { background: var(--card); border: 1px solid var(--line); border-radius: .6rem; padding: .25rem 1.25rem 1.25rem;
-  margin-top: 1.5rem } section h2 { margin-top: 1rem }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(22rem, 1fr)); gap: 0 2.5rem }
 .row { display: grid; grid-template-columns: 7.5rem 1fr 7.5rem; gap: .6rem; align-items: center; font-size: .88rem;
   margin: .15rem 0 } .row span:last-child { text-align: right; font-variant-numeric: tabular-nums; color: var(--faint) }
@@ -35,7 +20,6 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 .lengths { display: flex; align-items: flex-end; gap: 2px; height: 6rem } .lengths div { flex: 1; background: var(--kept);
   border-radius: 2px 2px 0 0; min-height: 1px } .axis { display: flex; gap: 2px; font-size: .72rem; color: var(--faint) }
 .axis span { flex: 1; text-align: center }
-details { margin-top: .8rem } summary { cursor: pointer; color: var(--faint) }
 blockquote { margin: .6rem 0; padding: .5rem .8rem; border-left: 3px solid var(--kept); background: var(--page);
   white-space: pre-wrap; overflow-wrap: anywhere; font-size: .9rem }
 details.dropped blockquote { border-left-color: var(--dropped) }
@@ -71,12 +55,7 @@ def write_report(
     ]
     body += [_clusters(clusters)] if clusters else []
     body += [_source(name, entry, details[name]) for name, entry in sources.items()]
-    page = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>Prepared text</title><style>{_STYLE}</style></head><body>{''.join(body)}</body></html>\n"
-    )
-    with atomic_write(path) as partial:
-        partial.write_text(page, encoding="utf-8")
+    write_page(path, title="Prepared text", style=_STYLE, body=body)
 
 
 def planned_epochs(sources: dict[str, Any], tokens: float) -> dict[str, float]:

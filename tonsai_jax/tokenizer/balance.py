@@ -1,7 +1,7 @@
 """Languages in the shares that they shall have: a tokenizer learns what it sees, and of Khmer there is always less."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from tonsai_jax.corpus.language import script_share
 from tonsai_jax.errors import UserError
@@ -17,7 +17,7 @@ def balanced(read: Callable[[], Iterable[Example]], weights: dict[str, float]) -
     """
     sizes: Counter[str] = Counter()
     for text, label in read():
-        sizes[_language(text, label, weights)] += len(text.encode())
+        sizes[language_of(text, label, weights)] += len(text.encode())
     for language, weight in weights.items():
         if weight and not sizes[language]:
             raise UserError(f"--language-weights: there is no text in {language!r} to train on; leave it out")
@@ -26,7 +26,7 @@ def balanced(read: Callable[[], Iterable[Example]], weights: dict[str, float]) -
     offered: Counter[str] = Counter()
     taken: Counter[str] = Counter()
     for example in read():
-        language = _language(example.text, example.label, weights)
+        language = language_of(example.text, example.label, weights)
         if language not in weights:
             continue
         size = len(example.text.encode())
@@ -51,9 +51,10 @@ def language_weights(words: str) -> dict[str, float]:
     return weights
 
 
-def _language(text: str, label: str, weights: dict[str, float]) -> str:
-    if label in weights:
+def language_of(text: str, label: str, languages: Collection[str]) -> str:
+    """The label where it is one of `languages`, else the one in whose script most of the text is; "" where it is in none."""
+    if label in languages:
         return label
-    shares = {language: script_share(text, language) for language in weights}
+    shares = {language: script_share(text, language) for language in languages}
     language = max(shares, key=lambda name: shares[name])
     return language if shares[language] else ""

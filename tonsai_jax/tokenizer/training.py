@@ -1,7 +1,7 @@
 """Trains a tokenizer that speaks Khmer, by byte-level BPE or as a Unigram model, and says how well it does."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,12 @@ from tonsai_jax.errors import UserError
 from tonsai_jax.files import write_json
 from tonsai_jax.folders import atomic_folder
 from tonsai_jax.tokenizer import bpe, unigram
+from tonsai_jax.tokenizer.any_tokenizer import AnyTokenizer
+from tonsai_jax.tokenizer.even_sample import SampledText
 from tonsai_jax.tokenizer.examples import Example
 from tonsai_jax.tokenizer.loading import NORMALIZATION
+from tonsai_jax.tokenizer.report import measure
+from tonsai_jax.tokenizer.report_page import write_report
 from tonsai_jax.tokenizer.special_tokens import (
     CHAT_TEMPLATE,
     END_OF_TEXT,
@@ -28,8 +32,6 @@ from tonsai_jax.tokenizer.units import BYTES
 FORMAT = "tonsai_jax/tokenizer"
 VERSION = 1
 MODEL_TYPES = ("bpe", "unigram")
-
-_SAMPLE_BYTES = 2_000_000  # of text per label kept for the report
 
 
 def train_tokenizer(
@@ -58,9 +60,8 @@ def train_tokenizer(
       progress: show the trainer's own progress bars.
 
     Returns:
-      The report, as written to `report.json`: "vocab_size" and "requested_vocab_size", "examples", "bytes"
-      (UTF-8) and "fertility", which gives per label the "examples" and "bytes" read, and "bytes_per_token" on
-      "sample_bytes" of them, taken evenly. It is measured on text the tokenizer has seen.
+      The report, as written to `report.json`, and for people to `report.html`: "vocab_size" and "requested_vocab_size",
+      "examples", "bytes" (UTF-8), and what `measure` says of the tokenizer on a sample of the text it has seen.
 
     Raises:
       UserError: the model type is not known, the vocabulary is smaller than the bytes need, there is no text,
@@ -78,67 +79,36 @@ def train_tokenizer(
     if sentences and (model_type != "unigram" or sentences <= 100):
         raise UserError(f"--input-sentence-size {sentences}: must be above 100, and is for --model-type unigram")
     with atomic_folder(output_dir, manifest="report.json", format=FORMAT) as folder:
-        samples: dict[str, _EvenSample] = {}
-        texts = _record(examples, samples)
+        text = SampledText()
+        texts = text.passing(examples)
         spm_model = None
         if model_type == "bpe":
             tokenizer = bpe.train_bpe(texts, vocab_size, special_tokens, progress)
         else:
             tokenizer, spm_model = unigram.train_unigram(texts, vocab_size, special_tokens, sentences)
-        if not any(sample.bytes for sample in samples.values()):
+        if not text.has_text:
             raise UserError("there is no text to train a tokenizer on; check the input files or the dataset")
+        opened = AnyTokenizer(tokenizer)
         report = {
             "format": FORMAT,
             "version": VERSION,
             "model_type": model_type,
             "vocab_size": tokenizer.get_vocab_size(),
             "requested_vocab_size": vocab_size,
-            "examples": sum(sample.examples for sample in samples.values()),
-            "bytes": sum(sample.bytes for sample in samples.values()),
-            "fertility": {label: _fertility(tokenizer, samples[label]) for label in sorted(samples)},
+            "examples": sum(sample.examples for sample in text.by_label.values()),
+            "bytes": sum(sample.bytes for sample in text.by_label.values()),
+            **measure(opened, text.by_label),
         }
         _write_folder(folder, tokenizer, spm_model, special_tokens, normalization, report)
+        write_report(
+            folder / "report.html",
+            title="Tokenizer",
+            lead="Measured on an even sample of the text that it was trained on: text it has not seen has fewer bytes a token.",
+            measured={model_type: report},
+            tokenizers={model_type: opened},
+            documents=text.documents,
+        )
     return report
-
-
-class _EvenSample:
-    """A bounded part of a stream of texts, taken evenly: every 2^n-th of them, n growing as needed."""
-
-    def __init__(self) -> None:
-        self.examples = 0
-        self.bytes = 0
-        self.texts: list[str] = []
-        self.text_bytes = 0
-        self._stride = 1
-
-    def add(self, text: str) -> None:
-        size = len(text.encode())
-        if self.examples % self._stride == 0:
-            self.texts.append(text)
-            self.text_bytes += size
-        self.examples += 1
-        self.bytes += size
-        while self.text_bytes > _SAMPLE_BYTES and len(self.texts) > 1:
-            self.texts = self.texts[::2]
-            self.text_bytes = sum(len(kept.encode()) for kept in self.texts)
-            self._stride *= 2
-
-
-def _record(examples: Iterable[Example], samples: dict[str, _EvenSample]) -> Iterator[str]:
-    for text, label in examples:
-        samples.setdefault(label, _EvenSample()).add(text)
-        yield text
-
-
-def _fertility(tokenizer: Tokenizer, sample: _EvenSample) -> dict[str, Any]:
-    tokens = sum(len(encoding) for encoding in tokenizer.encode_batch_fast(sample.texts))
-    return {
-        "examples": sample.examples,
-        "bytes": sample.bytes,
-        "sample_bytes": sample.text_bytes,
-        "sample_tokens": tokens,
-        "bytes_per_token": round(sample.text_bytes / max(tokens, 1), 4),
-    }
 
 
 def _write_folder(

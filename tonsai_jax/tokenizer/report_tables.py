@@ -1,0 +1,64 @@
+"""The figures of tokenizers side by side, for the terminal and for the page."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from tonsai_jax.tokenizer.any_tokenizer import KINDS
+
+
+class Table(NamedTuple):
+    """Cells as people read them; the first `names` columns are words, the others numbers."""
+
+    title: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    names: int
+
+
+def tables(measured: Mapping[str, dict[str, Any]]) -> list[Table]:
+    """Tables of {name of a tokenizer: what `measure` says of it, and under "parallel" `measure_parallel`}, where that is."""
+    figures = list(measured.values())
+    labels = list(figures[0]["fertility"])
+    text = [[label, name, *_of_text(each["fertility"][label])] for label in labels for name, each in measured.items()]
+    heads = ["text", "tokenizer", "bytes/token", "characters/token", "clusters/token"]
+    heads += ["ends in cluster", "parts of characters", "unknown"]
+    found = [Table("A token holds", heads, text, 2)]
+    if "parallel" in figures[0]:
+        names = figures[0]["parallel"]["tokens_per_sentence"]
+        rows = [[name, *_of_parallel(each["parallel"])] for name, each in measured.items()]
+        found.append(Table("Tokens for the same sentences", ["tokenizer", *names, "ratio"], rows, 1))
+    rows = [[name, *_of_vocabulary(each["vocabulary"])] for name, each in measured.items()]
+    return [*found, Table("Ids of the vocabulary", ["tokenizer", "in all", *KINDS, "not in the text"], rows, 1)]
+
+
+def as_text(table: Table) -> str:
+    """A table for the terminal."""
+    grid = [table.heads, *table.rows]
+    widths = [max(len(row[column]) for row in grid) for column in range(len(table.heads))]
+    lines = [
+        "  ".join(
+            f"{cell:{'<' if column < table.names else '>'}{width}}"
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in grid
+    ]
+    return "\n".join([table.title, *(f"  {line.rstrip()}" for line in lines)])
+
+
+def _of_text(figures: dict[str, Any]) -> list[str]:
+    each = [figures[f"{unit}_per_token"] for unit in ("bytes", "characters", "clusters")]
+    shares = [figures[name] for name in ("ends_in_cluster", "parts_of_characters", "unknown")]
+    return [_number(value, ".2f") for value in each] + [_number(value, ".1%") for value in shares]
+
+
+def _of_parallel(figures: dict[str, Any]) -> list[str]:
+    return [_number(value, ".2f") for value in (*figures["tokens_per_sentence"].values(), figures["ratio"])]
+
+
+def _of_vocabulary(figures: dict[str, Any]) -> list[str]:
+    counts = [figures["kinds"][kind] for kind in KINDS]
+    return [_number(value, ",") for value in (sum(counts), *counts, figures["unused"])]
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
