@@ -60,12 +60,12 @@ def evaluate_tokenizers(
         if parallel and pairs:
             measured[names[path]]["parallel"] = measure_parallel(tokenizer, pairs, parallel)
     evaluation = {"format": FORMAT, "version": VERSION, "tokenizers": measured, "samples": {"n": n, "seed": seed}}
-    sizes = ", ".join(f"{label} {each.sample_bytes / 1e6:,.2f}" for label, each in text.by_label.items())
+    sizes = ", ".join(f"{each.sample_bytes:,} of {label}" for label, each in text.by_label.items())
     write_json(Path(output_dir) / "evaluation.json", evaluation)
     write_report(
         Path(output_dir) / "evaluation.html",
         title="Tokenizers side by side",
-        lead=f"Measured on an even sample of the text, at most {SAMPLE_BYTES / 1e6:g} MB of each language; MB: {sizes}.",
+        lead=f"Measured on an even sample of the text, at most {SAMPLE_BYTES / 1e6:g} MB of each language: bytes, {sizes}.",
         measured=measured,
         tokenizers=opened,
         documents=text.documents,

@@ -11,7 +11,8 @@ from tonsai_jax.web_page import write_page
 
 _STYLE = """
 .tokens { margin: .1rem 0 .9rem; line-height: 2; overflow-wrap: anywhere }
-.tokens i { font-style: normal; padding: .2rem 0; border-radius: .2rem; white-space: pre-wrap }
+.tokens i { font-style: normal; padding: .2rem 0; margin-right: 1px; border-radius: .2rem; white-space: pre-wrap;
+  unicode-bidi: isolate } /* or marks would be drawn on the letter of the token before */
 .tokens i:nth-of-type(4n+1) { background: rgb(58 134 255 / .22) }
 .tokens i:nth-of-type(4n+2) { background: rgb(255 176 32 / .26) }
 .tokens i:nth-of-type(4n+3) { background: rgb(46 184 114 / .24) }
@@ -19,14 +20,16 @@ _STYLE = """
 .tokens i:hover { outline: 1px solid var(--ink) }
 .tokens u { text-decoration: none; color: var(--faint) } .tokens b { font: 600 .72em ui-monospace, monospace; padding: 0 .15em }
 .tokens b.special { color: var(--dropped) }
+h2 + p.lead { margin-bottom: .8rem }
 p.name { margin: .6rem 0 0; font-size: .85rem; color: var(--faint) }
 p.name strong { color: var(--ink) }
 .longest { display: grid; grid-template-columns: 9rem 1fr; gap: .3rem 1rem; align-items: baseline }
-.longest .tokens { margin: 0 } .longest i { margin-right: .5rem; padding: .1rem .3rem }
+.longest .tokens { margin: 0 } .longest i { display: inline-block; margin-right: .2rem;
+  padding: 0 .3rem; line-height: 1.7 }
 """
 # What is not to be seen, and what is shown for it; a line or paragraph still breaks there.
 _SEEN = {
-    " ": "<u>·</u>",
+    " ": "<u>·</u><wbr>",
     "\n": "<u>↵</u>\n",
     "\r": "<u>␍</u>",
     "\t": "<u>→</u>\t",
@@ -67,9 +70,11 @@ def _table(table: Table) -> str:
             for column, cell in enumerate(cells)
         )
 
+    head = f"<tr>{row('th', table.heads)}</tr>"
     rows = "".join(f"<tr>{row('td', cells)}</tr>" for cells in table.rows)
     return (
-        f'<h2>{_text(table.title)}</h2><div class="wide"><table><tr>{row("th", table.heads)}</tr>{rows}</table></div>'
+        f'<h2>{_text(table.title)}</h2><p class="lead">{_text(table.note)}</p>'
+        f'<div class="wide"><table>{head}{rows}</table></div>'
     )
 
 

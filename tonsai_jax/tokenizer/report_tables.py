@@ -5,11 +5,21 @@ from typing import Any, NamedTuple
 
 from tonsai_jax.tokenizer.any_tokenizer import KINDS
 
+_OF_TEXT = (
+    "A cluster is a Khmer consonant with all that hangs on it. The last three are shares of the tokens: those that end inside a "
+    "cluster, those that are no whole characters, and those that stand for text that the tokenizer cannot write."
+)
+_OF_SENTENCES = "The ratio is of the first to the second: below 1, the first language has fewer tokens."
+_OF_VOCABULARY = (
+    "By the script of a token's first letter. The last column: tokens of text that are nowhere in what was measured."
+)
+
 
 class Table(NamedTuple):
     """Cells as people read them; the first `names` columns are words, the others numbers."""
 
     title: str
+    note: str
     heads: Sequence[str]
     rows: Sequence[Sequence[str]]
     names: int
@@ -22,13 +32,18 @@ def tables(measured: Mapping[str, dict[str, Any]]) -> list[Table]:
     text = [[label, name, *_of_text(each["fertility"][label])] for label in labels for name, each in measured.items()]
     heads = ["text", "tokenizer", "bytes/token", "characters/token", "clusters/token"]
     heads += ["ends in cluster", "parts of characters", "unknown"]
-    found = [Table("A token holds", heads, text, 2)]
+    found = [Table("How texts are cut", _OF_TEXT, heads, text, 2)]
     if "parallel" in figures[0]:
         names = figures[0]["parallel"]["tokens_per_sentence"]
         rows = [[name, *_of_parallel(each["parallel"])] for name, each in measured.items()]
-        found.append(Table("Tokens for the same sentences", ["tokenizer", *names, "ratio"], rows, 1))
+        found.append(
+            Table("Tokens a sentence, of the same sentences", _OF_SENTENCES, ["tokenizer", *names, "ratio"], rows, 1)
+        )
     rows = [[name, *_of_vocabulary(each["vocabulary"])] for name, each in measured.items()]
-    return [*found, Table("Ids of the vocabulary", ["tokenizer", "in all", *KINDS, "not in the text"], rows, 1)]
+    return [
+        *found,
+        Table("Ids of the vocabulary", _OF_VOCABULARY, ["tokenizer", "in all", *KINDS, "not in the text"], rows, 1),
+    ]
 
 
 def as_text(table: Table) -> str:
