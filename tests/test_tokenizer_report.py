@@ -130,11 +130,24 @@ def test_texts_do_not_join_into_a_cluster():
     assert (line["sample_tokens"], line["clusters_per_token"], line["ends_in_cluster"]) == (3, round(1 / 3, 4), 0.0)
 
 
+def test_a_special_token_spelt_out_in_a_text_is_text():
+    measured = figures(byte_level(), "<|endoftext|>")
+    assert measured["fertility"]["any"]["sample_tokens"] == len("<|endoftext|>")
+
+
 def test_a_tokenizer_that_changes_the_text_is_measured_on_what_it_makes_of_it():
     tokenizer = unigram("▁", "ក", "\u17b6", byte_fallback=False)
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     line = figures(tokenizer, "កា")["fertility"]["any"]  # the space, ក, the vowel
     assert (line["sample_tokens"], line["bytes_per_token"], line["ends_in_cluster"]) == (3, 2.0, round(1 / 3, 4))
+
+
+def test_bytes_that_a_tokenizer_has_no_token_for_do_not_shift_what_comes_after():
+    content = json.loads(byte_level(KA[:2], KA).to_str())
+    del content["model"]["vocab"][LETTER_OF_BYTE[0x81]]
+    tokenizer = tokenizers.Tokenizer.from_str(json.dumps(content))
+    line = figures(tokenizer, "ខកា")["fertility"]["any"]  # two bytes of ខ without the third, ក, the vowel in two
+    assert (line["sample_tokens"], line["clusters_per_token"], line["ends_in_cluster"]) == (4, 0.25, 0.5)
 
 
 def test_tokens_a_sentence_of_parallel_text():
@@ -272,6 +285,16 @@ def test_folders_of_the_same_name_are_told_apart_and_the_same_folder_is_measured
     assert run_script(monkeypatch, capsys, *arguments)[0] == 0
     names = json.loads((tmp_path / "figures.json").read_text())["tokenizers"]
     assert list(names) == [str(folders / "ours"), str(tmp_path / "ours")]
+
+
+def test_lines_of_files_are_told_apart_by_their_script(folders, tmp_path, monkeypatch, capsys):
+    (tmp_path / "mixed.txt").write_text("ภาษา\nភាសា\nlanguage\n", encoding="utf-8")
+    arguments = ["--tokenizer-dir", folders / "ours", "--input", tmp_path / "mixed.txt", "--output-dir", tmp_path]
+    for languages, expected in ((None, ["en", "km", "other"]), ("th,km", ["km", "other", "th"])):
+        chosen = ["--languages", languages] if languages else []
+        assert run_script(monkeypatch, capsys, *arguments, *chosen)[0] == 0
+        found = json.loads((tmp_path / "evaluation.json").read_text())["tokenizers"]["ours"]["fertility"]
+        assert list(found) == expected
 
 
 def bad_commands(folders: Path, folder: Path):

@@ -45,7 +45,7 @@ def evaluate_tokenizers(
     """
     if n < 0:
         raise UserError(f"--n {n}: must be at least 0, how many documents to show")
-    tokenizers = {path: AnyTokenizer.from_path(path) for path in dict.fromkeys(paths)}
+    tokenizers = {path: AnyTokenizer.from_path(path) for path in paths}
     pairs = None if parallel is None else _pairs(*parallel)
     text = SampledText(n=n, seed=seed)
     for _ in text.passing(examples):
