@@ -94,7 +94,7 @@ def main() -> None:
     size, seconds = report["vocab_size"], time.monotonic() - start
     if size < args.vocab_size:
         print(f"note: this text gives {size:,} token ids, not {args.vocab_size:,}; more text gives more")
-    print(f"{args.output_dir}: {size:,} token ids, trained in {seconds:.1f} s")
+    print(f"{args.output_dir}: {size:,} token ids, trained in {seconds:.1f} s; report.html shows what it does")
     if args.json:
         write_json(args.json, report)
 

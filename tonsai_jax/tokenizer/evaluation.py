@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tonsai_jax.corpus.language import script_of
 from tonsai_jax.corpus.readers import Faults
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import write_json
@@ -74,7 +75,13 @@ def evaluate_tokenizers(
 
 
 def labelled(inputs: Sequence[str], languages: Sequence[str]) -> Iterator[Example]:
-    """Lines of raw text files, each with the language of `languages` in whose script it is, or "other"."""
+    """Lines of raw text files, each with the language of `languages` in whose script it is, or "other".
+
+    Raises `UserError` where the script of a language is not known.
+    """
+    for language in languages:
+        if script_of(language) is None:
+            raise UserError(f"--languages {language!r}: its script is not known; write it as km, en or sr-Cyrl")
     for text, _ in file_examples(inputs, faults=Faults()):
         yield Example(text, language_of(text, "", languages) or "other")
 

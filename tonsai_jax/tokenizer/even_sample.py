@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice, zip_longest
+from random import Random
 from typing import Generic, TypeVar
 
-from tonsai_jax.corpus.statistics import Sample
 from tonsai_jax.tokenizer.examples import Example
 
 SAMPLE_BYTES = 2_000_000  # of text that is measured, of each label
+SHOWN_CHARACTERS = 600  # of a document
 
 Item = TypeVar("Item")
 
@@ -19,6 +20,7 @@ class EvenSample(Generic[Item]):
       items: the part.
       sample_bytes: their UTF-8 bytes, at most `SAMPLE_BYTES` unless a single item has more.
       examples, bytes: how many items there were in all, and their UTF-8 bytes.
+      stride: the 2^n.
     """
 
     def __init__(self) -> None:
@@ -26,7 +28,7 @@ class EvenSample(Generic[Item]):
         self.bytes = 0
         self.sample_bytes = 0
         self._kept: list[tuple[Item, int]] = []
-        self._stride = 1
+        self.stride = 1
 
     @property
     def items(self) -> list[Item]:
@@ -34,7 +36,7 @@ class EvenSample(Generic[Item]):
 
     def add(self, item: Item, size: int) -> None:
         """Offers an item of `size` UTF-8 bytes."""
-        if self.examples % self._stride == 0:
+        if self.examples % self.stride == 0:
             self._kept.append((item, size))
             self.sample_bytes += size
         self.examples += 1
@@ -42,7 +44,7 @@ class EvenSample(Generic[Item]):
         while self.sample_bytes > SAMPLE_BYTES and len(self._kept) > 1:
             self._kept = self._kept[::2]
             self.sample_bytes = sum(kept_size for _, kept_size in self._kept)
-            self._stride *= 2
+            self.stride *= 2
 
 
 class SampledText:
@@ -54,16 +56,11 @@ class SampledText:
     def __init__(self, *, n: int = 10, seed: int = 42) -> None:
         self._n, self._seed = n, seed
         self._by_label: dict[str, EvenSample[str]] = {}
-        self._shown: dict[str, Sample] = {}
 
     def passing(self, examples: Iterable[Example]) -> Iterator[str]:
         """Gives the texts of `examples` as they are, having seen them."""
         for text, label in examples:
-            sample = self._by_label.setdefault(label, EvenSample())
-            sample.add(text, len(text.encode()))
-            if self._n:
-                shown = self._shown.setdefault(label, Sample(self._n))
-                shown.add(f"{label}, text {sample.examples:,} (seed {self._seed})", text)
+            self._by_label.setdefault(label, EvenSample()).add(text, len(text.encode()))
             yield text
 
     @property
@@ -77,6 +74,14 @@ class SampledText:
 
     @property
     def documents(self) -> list[dict[str, str]]:
-        """The documents to show, [{"id", "text"}], each cut at `SAMPLE_CHARACTERS`."""
-        in_turn = zip_longest(*(self._shown[label].as_json() for label in sorted(self._shown)))
+        """The documents to show, [{"id", "text"}], each cut at `SHOWN_CHARACTERS`."""
+        in_turn = zip_longest(*(self._chosen(label, sample) for label, sample in self.by_label.items()))
         return list(islice((document for document in chain.from_iterable(in_turn) if document), self._n))
+
+    def _chosen(self, label: str, sample: EvenSample[str]) -> list[dict[str, str]]:
+        texts = sample.items
+        places = Random(f"{self._seed} {label}").sample(range(len(texts)), min(self._n, len(texts)))
+        return [
+            {"id": f"{label}, text {1 + place * sample.stride:,}", "text": texts[place][:SHOWN_CHARACTERS]}
+            for place in places
+        ]
