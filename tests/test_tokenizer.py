@@ -5,6 +5,7 @@ import json
 import os
 import random
 import runpy
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -374,6 +375,23 @@ def test_a_mutilated_tokenizer_is_one_clear_line(case, tmp_path):
     with pytest.raises(UserError, match=expected) as caught:
         Tokenizer.from_folder(tmp_path / "t")
     assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("mutilate", "expected"),
+    [
+        (lambda model, other: os.truncate(model, 3000), "spm.model: damaged"),
+        (lambda model, other: model.write_bytes(b""), "spm.model: damaged"),
+        (lambda model, other: shutil.copyfile(other, model), "spm.model: has other pieces than tokenizer.json"),
+    ],
+)
+def test_a_mutilated_model_of_sentencepiece_is_one_clear_line(mutilate, expected, tmp_path):
+    for name, size in (("t", 545), ("other", 550)):
+        train_tokenizer(EXAMPLES, vocab_size=size, model_type="unigram", output_dir=tmp_path / name)
+    mutilate(tmp_path / "t" / "spm.model", tmp_path / "other" / "spm.model")
+    with pytest.raises(UserError, match=expected) as caught:
+        Tokenizer.from_folder(tmp_path / "t")
     assert "\n" not in str(caught.value)
 
 

@@ -14,6 +14,7 @@ import sentencepiece
 import tiktoken
 import tokenizers
 
+from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json
 
 Encode = Callable[[str], list[int]]
@@ -36,7 +37,7 @@ def encoder_for(folder: Path, inner: tokenizers.Tokenizer) -> Encode:
     if _is_our_bpe(content):
         return _tiktoken(content, inner)
     if content["model"]["type"] == "Unigram" and (folder / "spm.model").exists():
-        return _sentencepiece(folder / "spm.model")
+        return _sentencepiece(folder / "spm.model", inner)
     return lambda text: inner.encode(text, add_special_tokens=False).ids
 
 
@@ -100,8 +101,17 @@ def _has_long_space(text: str) -> bool:
     )
 
 
-def _sentencepiece(model: Path) -> Encode:
-    processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
+def _sentencepiece(model: Path, inner: tokenizers.Tokenizer) -> Encode:
+    try:
+        processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    except (RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{model}: damaged ({reason}); train the tokenizer again, or remove this file") from None
+    size = inner.get_vocab_size()
+    if processor.id_to_piece(list(range(processor.get_piece_size()))) != [inner.id_to_token(id) for id in range(size)]:
+        raise UserError(
+            f"{model}: has other pieces than tokenizer.json; train the tokenizer again, or remove this file"
+        )
     newline = processor.encode("\n")
 
     def encode(text: str) -> list[int]:

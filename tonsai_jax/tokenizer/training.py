@@ -1,7 +1,7 @@
 """Trains a tokenizer that speaks Khmer, by byte-level BPE or as a Unigram model, and says how well it does."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from tonsai_jax.corpus.normalize import DEFAULT, Normalization
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import write_json
 from tonsai_jax.folders import atomic_folder
+from tonsai_jax.text_progress import TextProgress
 from tonsai_jax.tokenizer import bpe, unigram
 from tonsai_jax.tokenizer.any_tokenizer import AnyTokenizer
 from tonsai_jax.tokenizer.even_sample import SampledText
@@ -57,7 +58,7 @@ def train_tokenizer(
       special_tokens: tokens that stand for no text; they have the ids 0 to n-1. The first is "<|endoftext|>".
       sentences: of Unigram, on how many lines, chosen at random, it is trained; 0 is all.
       normalization: what was done to the examples; kept, so that prompts go through the same.
-      progress: show the trainer's own progress bars.
+      progress: show on a terminal how far it is.
 
     Returns:
       The report, as written to `report.json`, and for people to `report.html`: "vocab_size" and "requested_vocab_size",
@@ -80,7 +81,7 @@ def train_tokenizer(
         raise UserError(f"--input-sentence-size {sentences}: must be above 100, and is for --model-type unigram")
     with atomic_folder(output_dir, manifest="report.json", format=FORMAT) as folder:
         text = SampledText()
-        texts = text.passing(examples)
+        texts = _shown(text.passing(examples), progress)
         spm_model = None
         if model_type == "bpe":
             tokenizer = bpe.train_bpe(texts, vocab_size, special_tokens, progress)
@@ -109,6 +110,13 @@ def train_tokenizer(
             documents=text.documents,
         )
     return report
+
+
+def _shown(texts: Iterable[str], progress: bool) -> Iterator[str]:
+    with TextProgress("reading text", wanted=progress) as meter:
+        for text in texts:
+            meter.add(1, len(text.encode()))
+            yield text
 
 
 def _write_folder(
