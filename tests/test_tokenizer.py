@@ -387,8 +387,8 @@ def test_a_mutilated_tokenizer_is_one_clear_line(case, tmp_path):
     ],
 )
 def test_a_mutilated_model_of_sentencepiece_is_one_clear_line(mutilate, expected, tmp_path):
-    for name, size in (("t", 545), ("other", 550)):
-        train_tokenizer(EXAMPLES, vocab_size=size, model_type="unigram", output_dir=tmp_path / name)
+    for name, examples in (("t", EXAMPLES), ("other", [Example(text, "en") for text in ENGLISH])):
+        train_tokenizer(examples, vocab_size=545, model_type="unigram", output_dir=tmp_path / name)
     mutilate(tmp_path / "t" / "spm.model", tmp_path / "other" / "spm.model")
     with pytest.raises(UserError, match=expected) as caught:
         Tokenizer.from_folder(tmp_path / "t")
