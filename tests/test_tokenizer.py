@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import regex
 
 from tonsai_jax.corpus.normalize import Normalization
 from tonsai_jax.corpus.prepare import prepare
@@ -427,6 +428,14 @@ def test_real_khmer_takes_few_tokens(tmp_path):
         held_out = [text for text, label in languages[::20] if label == language]
         tokens = sum(len(ids) for ids in tokenizer.encode_batch(held_out))
         assert sum(len(text.encode()) for text in held_out) / tokens >= least
+
+
+def test_words_counted_by_runs_are_those_of_the_pattern():
+    rng = random.Random(0)
+    letters = " " * 6 + "\n\n.ab'sក្ខា12\t\r\x1c\x85\u00a0\u200b\u3000"
+    texts = [*TEXTS, *("".join(rng.choices(letters, k=rng.randint(0, 12))) for _ in range(20_000))]
+    words = Counter(word for text in texts for word in regex.findall(bpe.PATTERN, text))
+    assert bpe._count(texts) == words
 
 
 def test_words_counted_in_many_batches_by_processes_are_the_same(monkeypatch):

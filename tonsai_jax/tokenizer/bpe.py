@@ -7,6 +7,7 @@ And pairs are made not of bytes but of characters and Khmer's clusters (`units.p
 
 import logging
 import os
+import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -32,6 +33,8 @@ MAX_TOKEN_LENGTH = 48
 # A pair seen once teaches nothing; its place in the vocabulary only costs the model parameters.
 MIN_FREQUENCY = 2
 
+# A word never goes across a plain space or a newline before a letter, so neither does a run; it holds other white space.
+_RUN = re.compile(r"(?: ?\S+|\s+\S*)(?:(?!\n*(?: ?\S|\Z))\s+\S*)*\n*")
 _BATCH_CHARACTERS = 4_000_000  # of which words are counted at once, in some tenths of a second
 _logger = logging.getLogger(__name__)
 
@@ -82,10 +85,15 @@ def _count_words(texts: Iterable[str]) -> Counter[str]:
 
 
 def _count(texts: list[str]) -> Counter[str]:
+    """How often each word occurs. Each kind of run is cut into words once: half as fast again."""
     find = regex.compile(PATTERN).findall
-    words: Counter[str] = Counter()
+    runs: Counter[str] = Counter()
     for text in texts:
-        words.update(find(text))
+        runs.update(_RUN.findall(text))
+    words: Counter[str] = Counter()
+    for run, count in runs.items():
+        for word in find(run):
+            words[word] += count
     return words
 
 
