@@ -17,7 +17,7 @@ from tonsai_jax.errors import UserError
 from tonsai_jax.evaluation.bits_per_byte import Evaluation, Score, evaluate, evaluate_run
 from tonsai_jax.files import sha256_file
 from tonsai_jax.tokenizer.loading import Tokenizer
-from tonsai_jax.training.mesh import BATCH_AXES
+from tonsai_jax.training.mesh import one_device_mesh
 from tonsai_jax.training.run import Run
 from tonsai_jax.training.state import model_graph
 from tonsai_jax.training.step import LossSettings, make_eval_step
@@ -85,7 +85,7 @@ def eval_step():
 
 
 def mesh() -> Mesh:
-    return Mesh(np.array(jax.devices()[:1]).reshape(1, 1), BATCH_AXES)
+    return one_device_mesh()
 
 
 def scored(eval_step, manifest, params, *, batch_size=4, max_batches=0, seq_len=SEQ_LEN) -> Evaluation:

@@ -15,7 +15,7 @@ from tiny_model import config_with
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json
 from tonsai_jax.training.checkpoint import SCORES_FILE, Checkpoints, KeepPolicy
-from tonsai_jax.training.mesh import BATCH_AXES, make_mesh
+from tonsai_jax.training.mesh import make_mesh, one_device_mesh
 from tonsai_jax.training.optimizer import adamw
 from tonsai_jax.training.state import TrainState, abstract_state
 
@@ -26,7 +26,7 @@ SMALL = TrainState(jnp.int32(0), {"kernel": jnp.arange(6.0)}, {"mu": jnp.ones(6)
 
 @functools.cache
 def one_device() -> Mesh:
-    return Mesh(np.array(jax.devices()[:1]).reshape(1, 1), BATCH_AXES)
+    return one_device_mesh()
 
 
 def random_state(mesh: Mesh) -> TrainState:

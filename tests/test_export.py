@@ -63,7 +63,7 @@ def hf():
 
 def our_logits(config, params, ids):
     model = nnx.merge(model_graph(config, "xla"), params)
-    return np.asarray(jax.jit(lambda ids: model.logits(model(ids)))(np.asarray(ids, np.int32)))
+    return np.asarray(jax.jit(lambda ids: model.logits(model(ids)[0]))(np.asarray(ids, np.int32)))
 
 
 @pytest.mark.parametrize("scan_layers", [True, False])

@@ -80,7 +80,7 @@ def test_greedy_takes_what_a_pass_over_the_whole_text_finds_likeliest():
 
     @jax.jit
     def next_id(tokens, length):
-        return jnp.argmax(model.logits(model(tokens))[0, length - 1])
+        return jnp.argmax(model.logits(model(tokens)[0])[0, length - 1])
 
     for _ in range(12):
         padded = np.zeros((1, 32), np.int32)

@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 from tonsai_jax.errors import UserError
 from tonsai_jax.training.mesh import REPLICATED_BELOW, accumulation_steps, make_mesh, partition_spec, put_batch
 
+FSDP = {"fsdp": 8, "expert": 1}
 LAYERS = 8  # divisible by every fsdp below: only the rule keeps that axis whole
 
 
@@ -40,18 +41,35 @@ LAYERS = 8  # divisible by every fsdp below: only the rule keeps that axis whole
     ],
 )
 def test_where_a_parameter_goes(path: str, shape: tuple[int, ...], fsdp: int, spec: P) -> None:
-    assert partition_spec(path, shape, fsdp) == spec
+    assert partition_spec(path, shape, {"fsdp": fsdp, "expert": 1}) == spec
 
 
 def test_an_array_is_small_below_a_number_of_elements() -> None:
-    assert partition_spec("params/token_embedding", (REPLICATED_BELOW // 8, 8), 8) == P("fsdp", None)
-    assert partition_spec("params/token_embedding", (REPLICATED_BELOW // 8 - 8, 8), 8) == P()
+    assert partition_spec("params/token_embedding", (REPLICATED_BELOW // 8, 8), FSDP) == P("fsdp", None)
+    assert partition_spec("params/token_embedding", (REPLICATED_BELOW // 8 - 8, 8), FSDP) == P()
+
+
+def test_experts_are_spread_over_their_axis_and_the_rest_is_not() -> None:
+    path, shape = "params/blocks/experts_up/kernel", (LAYERS, 8, 896, 5120)
+    assert partition_spec(path, shape, {"fsdp": 2, "expert": 4}) == P(None, "expert", "fsdp", None)
+    assert partition_spec(path, shape, {"fsdp": 1, "expert": 4}) == P(None, "expert", "fsdp", None)
+    assert partition_spec("params/blocks/qkv/kernel", (LAYERS, 896, 1152), {"fsdp": 1, "expert": 4}) == P(
+        None, "fsdp", None
+    )  # whole: that axis has one device
+    assert partition_spec("params/position_embedding", (2048, 768), {"fsdp": 1, "expert": 4}) == P()
 
 
 def check_meshes_of_eight_devices() -> None:
-    assert dict(make_mesh(-1, 1).shape) == {"data": 8, "fsdp": 1}
-    assert dict(make_mesh(-1, 4).shape) == {"data": 2, "fsdp": 4}
-    assert dict(make_mesh(2, 4).shape) == {"data": 2, "fsdp": 4}
+    assert dict(make_mesh(-1, 2, 4, num_experts=8).shape) == {"data": 1, "fsdp": 2, "expert": 4}
+    with pytest.raises(UserError, match=r"mesh\.expert=4 does not divide the model's experts \(model\.num_experts=6\)"):
+        make_mesh(-1, 2, 4, num_experts=6)
+    with pytest.raises(UserError, match=r"model\.num_experts=0"):
+        make_mesh(-1, 1, 2)
+    with pytest.raises(UserError, match=r"mesh\.fsdp=3 x mesh\.expert=2 does not divide the 8 devices"):
+        make_mesh(-1, 3, 2, num_experts=8)
+    assert dict(make_mesh(-1, 1).shape) == {"data": 8, "fsdp": 1, "expert": 1}
+    assert dict(make_mesh(-1, 4).shape) == {"data": 2, "fsdp": 4, "expert": 1}
+    assert dict(make_mesh(2, 4).shape) == {"data": 2, "fsdp": 4, "expert": 1}
     with pytest.raises(UserError, match=r"mesh\.fsdp=3 does not divide the 8 devices; choose a divisor of 8"):
         make_mesh(-1, 3)
     with pytest.raises(

@@ -52,7 +52,7 @@ def make_step(config=CONFIG, mesh=None, *, optimizer=ADAMW, schedule=COSINE, **c
 
 @functools.cache
 def one_device():
-    return Mesh(np.array(jax.local_devices()[:1]).reshape(1, 1), BATCH_AXES)
+    return Mesh(np.array(jax.local_devices()[:1]).reshape(1, 1, 1), BATCH_AXES)
 
 
 @functools.cache

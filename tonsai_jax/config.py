@@ -50,6 +50,29 @@ def default_config() -> ConfigDict:
     config.model.num_heads = 12
     config.model.d_model = 768  # width of the residual stream
     config.model.d_ff = 3072  # inner width of the feed-forward layers
+    # Which kind of decoder; config.model.update(preset("llama")) of tonsai_jax.model.presets sets these together.
+    config.model.norm = "layernorm"  # layernorm, rmsnorm
+    config.model.norm_epsilon = 1e-5
+    config.model.position = "learned"  # learned, rope
+    config.model.rope_theta = 10_000.0  # base of the rotations' wavelengths
+    config.model.rope_scaling = "none"  # none, linear, yarn, llama3: stretches rope over a longer context
+    config.model.rope_factor = 1.0  # by so much
+    config.model.rope_original_context = 0  # from this length; 0 is context_length / rope_factor
+    config.model.mlp = "gelu"  # gelu (two matrices), swiglu (three)
+    config.model.num_kv_heads = 0  # heads of keys and values, shared by groups of heads; 0 is num_heads
+    config.model.head_size = 0  # 0 is d_model / num_heads
+    config.model.qk_norm = False  # RMSNorm of each head's queries and keys
+    config.model.bias = True  # in linear layers
+    config.model.tie_embeddings = True  # one table for input and output
+
+    # Mixture of experts.
+    config.model.num_experts = 0  # in each layer; 0 is a dense model
+    config.model.experts_per_token = 2
+    config.model.router_temperature = 1.0  # divides the router's logits
+    config.model.capacity_factor = (
+        1.25  # tokens an expert takes, in even shares; more are dropped. 0 drops none, slowly
+    )
+
     config.model.dropout = 0.0  # share dropped of embeddings and residual branches
     config.model.attention_dropout = 0.0  # share dropped of attention probabilities
     config.model.dtype = "bfloat16"  # compute: bfloat16 or float32; masters and moments are always float32
@@ -60,11 +83,14 @@ def default_config() -> ConfigDict:
     config.model.scan_layers = (
         True  # True: compile one layer and loop; False: unroll (slower to compile, faster to run)
     )
-    config.model.remat = "none"  # kept for the backward pass: none (all), dots, qkv_mlp, full (nothing)
+    # Kept for the backward pass: none (all), dots, qkv_mlp, offload (the same, in the host's memory), full (nothing).
+    config.model.remat = "none"
 
     config.loss = ConfigDict()
     config.loss.chunk_tokens = 4096  # tokens per device whose logits exist at a time; 512 is faster on a CPU
     config.loss.z_loss = 0.0  # coefficient of log(Z)^2
+    config.loss.load_balance = 0.01  # of the experts' even use; counts only where there are experts
+    config.loss.router_z = 0.001  # of the routers' log(Z)^2; likewise
 
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 6e-4  # peak
@@ -80,8 +106,9 @@ def default_config() -> ConfigDict:
     config.optimizer.max_skipped_steps = 10  # stop the run after so many non-finite steps on end
 
     config.mesh = ConfigDict()
-    config.mesh.data = -1  # devices that hold the same parameters; -1 takes what fsdp leaves
+    config.mesh.data = -1  # devices that hold the same parameters; -1 takes what the others leave
     config.mesh.fsdp = 1  # devices over which parameters are split
+    config.mesh.expert = 1  # devices over which a layer's experts are spread
 
     config.log_every = 10  # steps between lines of metrics
 
@@ -189,8 +216,10 @@ def validate(config: ConfigDict) -> None:
         "device_batch_size": 0, "loss.chunk_tokens": 1, "log_every": 1, "checkpoint.every": 1,
         "checkpoint.keep_last": 1, "checkpoint.keep_every": 0, "checkpoint.keep_best": 0, "eval.every": 0,
         "eval.max_batches": 0, "sample.every": 0, "sample.max_new_tokens": 1, "sample.temperature": 0, "sample.top_k": 0,
-        "loss.z_loss": 0, "data.max_epochs": 0, "optimizer.warmup_steps": 0, "optimizer.decay_steps": 0,
-        "optimizer.weight_decay": 0, "optimizer.clip_norm": 0, "optimizer.max_skipped_steps": 1, "mesh.fsdp": 1, "seed": 0,
+        "loss.z_loss": 0, "loss.load_balance": 0, "loss.router_z": 0, "data.max_epochs": 0,
+        "optimizer.warmup_steps": 0, "optimizer.decay_steps": 0,
+        "optimizer.weight_decay": 0, "optimizer.clip_norm": 0, "optimizer.max_skipped_steps": 1, "mesh.fsdp": 1, "mesh.expert": 1,
+        "seed": 0,
     }  # fmt: skip
     for key, least in at_least.items():
         section, _, name = key.rpartition(".")
@@ -199,7 +228,7 @@ def validate(config: ConfigDict) -> None:
     require(
         config.mesh.data == -1 or config.mesh.data >= 1,
         "mesh.data",
-        "must be -1 (what fsdp leaves) or at least 1",
+        "must be -1 (what the others leave) or at least 1",
     )
     require(optimizer.learning_rate > 0, "optimizer.learning_rate", "must be above 0")
     require(optimizer.epsilon > 0, "optimizer.epsilon", "must be above 0")

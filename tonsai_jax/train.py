@@ -65,7 +65,7 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
     tokenizer = Tokenizer.from_folder(manifest.directory / "tokenizer")
 
     # Devices and the shape of the model.
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.expert, num_experts=config.model.num_experts)
     for stage in stages:
         accumulation_steps(mesh, stage.global_batch_size, config.device_batch_size)  # or the error, before any work
     shape = model_config(config, tokenizer.vocab_size)
@@ -94,7 +94,7 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
     end_step = max(end_step, start_step)  # config.steps may have been lowered since
 
     # State and steps.
-    graph = model_graph(shape, kernel)
+    graph = model_graph(shape, kernel, mesh)
     optimizer = adamw(
         beta1=config.optimizer.beta1,
         beta2=config.optimizer.beta2,
@@ -113,7 +113,7 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
         state = checkpoints.restore_state(start_step, abstract_state(shape, optimizer, mesh))
     else:
         state = init_state(shape, optimizer, mesh, config.seed)
-    loss = LossSettings(config.loss.chunk_tokens, config.loss.z_loss)
+    loss = LossSettings(**config.loss)
     train_step = make_train_step(
         graph,
         optimizer,
@@ -133,7 +133,8 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
         token_bytes=jnp.asarray(tokenizer.token_bytes()),
     )
 
-    say(f"model: {shape.num_parameters / 1e6:,.1f}M parameters, {shape.num_layers} layers, {shape.dtype}")
+    active = f" ({shape.num_active_parameters / 1e6:,.1f}M active)" if shape.num_experts else ""
+    say(f"model: {shape.num_parameters / 1e6:,.1f}M parameters{active}, {shape.num_layers} layers, {shape.dtype}")
     say(f"attention: {kernel} ({why_kernel})")
     say(f"devices: {mesh.size} x {jax.devices()[0].device_kind}, mesh {dict(mesh.shape)}")
     for name, epochs in mixture.epochs().items():

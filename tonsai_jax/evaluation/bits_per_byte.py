@@ -19,7 +19,7 @@ from tonsai_jax.data.manifest import RowsManifest
 from tonsai_jax.data.rows import open_rows, read_window, window_count
 from tonsai_jax.errors import UserError
 from tonsai_jax.model.attention import choose_kernel
-from tonsai_jax.training.mesh import BATCH_AXES, put_batch
+from tonsai_jax.training.mesh import one_device_mesh, put_batch
 from tonsai_jax.training.run import Run
 from tonsai_jax.training.state import model_graph
 from tonsai_jax.training.step import LossSettings, make_eval_step
@@ -130,7 +130,7 @@ def evaluate_run(
             f"{manifest.directory}: these rows were made with another tokenizer than the run's; tokenize the text again "
             f"with --tokenizer-dir {run.workdir / 'tokenizer'}"
         )
-    mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), BATCH_AXES)
+    mesh = one_device_mesh()
     kernel, _ = choose_kernel(run.model_config, jax.default_backend())
     eval_step = make_eval_step(
         model_graph(run.model_config, kernel),

@@ -8,8 +8,10 @@ from typing import Any
 
 from tonsai_jax.data.manifest import read_manifest
 from tonsai_jax.errors import UserError
+from tonsai_jax.huggingface.names import family_of
 from tonsai_jax.model.config import ModelConfig
 
+FAMILY_NAMES = {"gpt2": "GPT-2", "llama": "Llama", "qwen3": "Qwen3", "mixtral": "Mixtral"}
 LANGUAGE_NAMES = {"km": "Khmer", "en": "English"}
 
 
@@ -85,6 +87,7 @@ def _last_scores(path: Path, step: int) -> dict[str, float]:
 
 def model_card(name: str, config: ModelConfig, details: CardDetails) -> str:
     """README.md for the Hugging Face Hub: metadata, how to load, data, scores, limits."""
+    family = family_of(config)
     languages = [LANGUAGE_NAMES.get(code, code) for code in details.languages]
     spoken = " and ".join([", ".join(languages[:-1]), languages[-1]] if len(languages) > 1 else languages)
     metadata = ["---", *(["language:", *(f"- {code}" for code in details.languages)] if languages else [])]
@@ -92,10 +95,13 @@ def model_card(name: str, config: ModelConfig, details: CardDetails) -> str:
         "library_name: transformers",
         "pipeline_tag: text-generation",
         "tags:",
-        "- gpt2",
+        f"- {family}",
         "- tonsai-jax",
         "---",
     ]
+    counts = f"{config.num_parameters:,} parameters"
+    if config.num_experts:
+        counts += f" ({config.num_active_parameters:,} of them for each token)"
     steps = "" if details.step is None else f", trained for {details.step:,} steps"
     return "\n".join(
         [
@@ -103,7 +109,7 @@ def model_card(name: str, config: ModelConfig, details: CardDetails) -> str:
             "",
             f"# {name}",
             "",
-            f"A GPT-2 language model{f' for {spoken}' if spoken else ''} with {config.num_parameters:,} parameters"
+            f"A {FAMILY_NAMES[family]} language model{f' for {spoken}' if spoken else ''} with {counts}"
             f"{steps}, made with tonsai_jax.",
             "",
             "| layers | width | heads | inner width | context | vocabulary |",

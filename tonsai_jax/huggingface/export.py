@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import tokenizers
@@ -16,7 +17,7 @@ from tonsai_jax.errors import UserError
 from tonsai_jax.files import disk_errors, read_json, write_json
 from tonsai_jax.folders import atomic_folder
 from tonsai_jax.huggingface.card import CardDetails, model_card
-from tonsai_jax.huggingface.names import gpt2_config, named_tensors
+from tonsai_jax.huggingface.names import Tensor, config_json, flat, tensors
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.tokenizer.loading import Tokenizer
 
@@ -61,7 +62,7 @@ def export(
     with atomic_folder(output_dir, manifest="export.json", format=FORMAT) as folder, disk_errors(output_dir):
         write_json(
             folder / "config.json",
-            gpt2_config(model_config, end_of_text_id=end_of_text_id, pad_id=tokenizer.pad_id, dtype=dtype),
+            config_json(model_config, end_of_text_id=end_of_text_id, pad_id=tokenizer.pad_id, dtype=dtype),
         )
         write_json(folder / "generation_config.json", special)
         _write_tokenizer(folder, tokenizer, model_config.context_length)
@@ -93,35 +94,33 @@ def _write_tokenizer(folder: Path, tokenizer: Tokenizer, context_length: int) ->
 def _write_weights(
     folder: Path, config: ModelConfig, params: Mapping[str, Any], dtype: str, max_shard_bytes: int
 ) -> None:
-    shards: list[list[tuple[str, Any, int | None]]] = [[]]
+    by_path = flat(params)
+    shards: list[list[Tensor]] = [[]]
     shard_bytes = total_bytes = 0
-    for name, param, layer in named_tensors(config, params):
-        size = param.size // (1 if layer is None else config.num_layers) * jnp.dtype(dtype).itemsize
+    for tensor in tensors(config):
+        size = jax.eval_shape(tensor.of, by_path[tensor.path]).size * jnp.dtype(dtype).itemsize
         if shards[-1] and shard_bytes + size > max_shard_bytes:
             shards.append([])
             shard_bytes = 0
-        shards[-1].append((name, param, layer))
+        shards[-1].append(tensor)
         shard_bytes += size
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         file = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
-        tensors = {name: _tensor(name, param, layer, config, dtype) for name, param, layer in shard}
+        arrays = {tensor.name: _array(tensor.of(by_path[tensor.path]), dtype) for tensor in shard}
         try:
-            save_file(tensors, folder / file, metadata={"format": "pt"})
+            save_file(arrays, folder / file, metadata={"format": "pt"})
         except SafetensorError as error:  # also a full disk
             raise UserError(
                 f"{file} could not be written ({error}); free some space or choose another folder"
             ) from None
         shutil.copymode(folder / "config.json", folder / file)  # else only its owner could read it
-        weight_map |= dict.fromkeys(tensors, file)
-        total_bytes += sum(tensor.nbytes for tensor in tensors.values())
+        weight_map |= dict.fromkeys(arrays, file)
+        total_bytes += sum(array.nbytes for array in arrays.values())
     if len(shards) > 1:
         index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
         write_json(folder / "model.safetensors.index.json", index)
 
 
-def _tensor(name: str, param: Any, layer: int | None, config: ModelConfig, dtype: str) -> np.ndarray:
-    if name.endswith("wte.weight"):
-        param = param[: config.vocab_size]  # without the padding rows
-    value = np.asarray(param if layer is None else param[layer])
-    return np.ascontiguousarray(value.astype(jnp.dtype(dtype)))
+def _array(value: Any, dtype: str) -> np.ndarray:
+    return np.ascontiguousarray(np.asarray(value).astype(jnp.dtype(dtype)))

@@ -35,15 +35,13 @@ def _cudnn_obstacle(config: ModelConfig, backend: str) -> str | None:
         return f"it needs a head size that is a multiple of 8 up to 256, not {config.head_dim}"
     if config.attention_dropout:
         return "it has no dropout on attention probabilities (model.attention_dropout)"
-    if config.document_mask:
-        return "it has no document mask (model.document_mask)"
     return None
 
 
 def attention(
     q_BxTxHxDh: jax.Array,
-    k_BxSxHxDh: jax.Array,
-    v_BxSxHxDh: jax.Array,
+    k_BxSxKxDh: jax.Array,
+    v_BxSxKxDh: jax.Array,
     *,
     kernel: str,
     mask: jax.Array | None = None,
@@ -52,18 +50,23 @@ def attention(
 ) -> jax.Array:
     """Softmax attention scaled by 1/sqrt(head size); returns [B, T, H, Dh] in the dtype of `v`.
 
+    Each of the K heads of keys and values serves H / K heads of queries that stand side by side (arXiv:2305.13245).
+
     Args:
       kernel: "xla" or "cudnn", from `choose_kernel`.
       mask: boolean, [B or 1, 1, T, S], True where a query may look; None means causal (T == S).
       dropout: rate on the attention probabilities, applied only where `dropout_key` is given.
     """
     if kernel == "cudnn":
-        return jax.nn.dot_product_attention(q_BxTxHxDh, k_BxSxHxDh, v_BxSxHxDh, is_causal=True, implementation="cudnn")
-    q_BxHxTxDh, k_BxHxSxDh, v_BxHxSxDh = (x.transpose(0, 2, 1, 3) for x in (q_BxTxHxDh, k_BxSxHxDh, v_BxSxHxDh))
-    q_BxHxTxDh = q_BxHxTxDh * (1.0 / math.sqrt(q_BxHxTxDh.shape[-1]))
-    T = q_BxHxTxDh.shape[2]
+        return jax.nn.dot_product_attention(
+            q_BxTxHxDh, k_BxSxKxDh, v_BxSxKxDh, mask=mask, is_causal=mask is None, implementation="cudnn"
+        )
+    B, T, H, Dh = q_BxTxHxDh.shape
+    K = k_BxSxKxDh.shape[2]
+    q_BxKxGxTxDh = q_BxTxHxDh.reshape(B, T, K, H // K, Dh).transpose(0, 2, 3, 1, 4) * (1.0 / math.sqrt(Dh))
+    k_BxKxSxDh, v_BxKxSxDh = k_BxSxKxDh.transpose(0, 2, 1, 3), v_BxSxKxDh.transpose(0, 2, 1, 3)
     if mask is not None:
-        out_BxHxTxDh = _attend(q_BxHxTxDh, k_BxHxSxDh, v_BxHxSxDh, mask, dropout, dropout_key)
+        out_BxKxGxTxDh = _attend(q_BxKxGxTxDh, k_BxKxSxDh, v_BxKxSxDh, mask[:, :, None], dropout, dropout_key)
     else:
         # No query looks past its own block, so the keys after it are never multiplied: 3/8 of the work is saved.
         blocks = CAUSAL_BLOCKS if T % CAUSAL_BLOCKS == 0 else 1
@@ -72,33 +75,33 @@ def attention(
         for block, key in enumerate(keys):
             start, end = block * T // blocks, (block + 1) * T // blocks
             causal = jnp.arange(start, end)[:, None] >= jnp.arange(end)
-            part = (q_BxHxTxDh[:, :, start:end], k_BxHxSxDh[:, :, :end], v_BxHxSxDh[:, :, :end])
+            part = (q_BxKxGxTxDh[:, :, :, start:end], k_BxKxSxDh[:, :, :end], v_BxKxSxDh[:, :, :end])
             outs.append(_attend(*part, causal, dropout, key))
-        out_BxHxTxDh = jnp.concatenate(outs, axis=2)
-    return out_BxHxTxDh.transpose(0, 2, 1, 3)
+        out_BxKxGxTxDh = jnp.concatenate(outs, axis=3)
+    return out_BxKxGxTxDh.transpose(0, 3, 1, 2, 4).reshape(B, T, H, Dh)
 
 
 def _attend(
-    q_BxHxTxDh: jax.Array,
-    k_BxHxSxDh: jax.Array,
-    v_BxHxSxDh: jax.Array,
+    q_BxKxGxTxDh: jax.Array,
+    k_BxKxSxDh: jax.Array,
+    v_BxKxSxDh: jax.Array,
     mask: jax.Array,
     dropout: float,
     dropout_key: jax.Array | None,
 ) -> jax.Array:
     """Attention of queries that are scaled already; the softmax's sum divides the narrow output, not the wide weights."""
-    scores_BxHxTxS = jnp.einsum("bhtd,bhsd->bhts", q_BxHxTxDh, k_BxHxSxDh, preferred_element_type=jnp.float32)
-    scores_BxHxTxS = jnp.where(mask, scores_BxHxTxS, jnp.finfo(jnp.float32).min)
-    max_BxHxTx1 = jax.lax.stop_gradient(scores_BxHxTxS.max(axis=-1, keepdims=True))
-    weights_BxHxTxS = jnp.exp(scores_BxHxTxS - max_BxHxTx1)
-    sum_BxHxTx1 = weights_BxHxTxS.sum(axis=-1, keepdims=True)
+    scores_BxKxGxTxS = jnp.einsum("bkgtd,bksd->bkgts", q_BxKxGxTxDh, k_BxKxSxDh, preferred_element_type=jnp.float32)
+    scores_BxKxGxTxS = jnp.where(mask, scores_BxKxGxTxS, jnp.finfo(jnp.float32).min)
+    max_BxKxGxTx1 = jax.lax.stop_gradient(scores_BxKxGxTxS.max(axis=-1, keepdims=True))
+    weights_BxKxGxTxS = jnp.exp(scores_BxKxGxTxS - max_BxKxGxTx1)
+    sum_BxKxGxTx1 = weights_BxKxGxTxS.sum(axis=-1, keepdims=True)
     if dropout and dropout_key is not None:
-        keep = jax.random.bernoulli(dropout_key, 1.0 - dropout, weights_BxHxTxS.shape)
-        weights_BxHxTxS = jnp.where(keep, weights_BxHxTxS / (1.0 - dropout), 0)
-    out_BxHxTxDh = jnp.einsum(
-        "bhts,bhsd->bhtd", weights_BxHxTxS.astype(v_BxHxSxDh.dtype), v_BxHxSxDh, preferred_element_type=jnp.float32
+        keep = jax.random.bernoulli(dropout_key, 1.0 - dropout, weights_BxKxGxTxS.shape)
+        weights_BxKxGxTxS = jnp.where(keep, weights_BxKxGxTxS / (1.0 - dropout), 0)
+    out_BxKxGxTxDh = jnp.einsum(
+        "bkgts,bksd->bkgtd", weights_BxKxGxTxS.astype(v_BxKxSxDh.dtype), v_BxKxSxDh, preferred_element_type=jnp.float32
     )
-    return (out_BxHxTxDh / sum_BxHxTx1).astype(v_BxHxSxDh.dtype)
+    return (out_BxKxGxTxDh / sum_BxKxGxTx1).astype(v_BxKxSxDh.dtype)
 
 
 def document_mask(is_end_BxT: jax.Array) -> jax.Array:

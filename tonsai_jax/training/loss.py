@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from tonsai_jax.errors import UserError
+from tonsai_jax.training.mesh import BATCH_AXES
 
 
 def chunk_length(batch_size: int, seq_len: int, chunk_tokens: int) -> int:
@@ -46,7 +47,7 @@ def cross_entropy(
       weights_BxT: float32 weight of each target; 0 leaves it out.
       chunk: sequence positions done at a time; divides T.
       z_loss: coefficient of the second term.
-      mesh: devices over whose `data` and `fsdp` axes the batch is split; each sums its own part, then they add up once.
+      mesh: devices over whose axes the batch is split; each sums its own part, then they add up once.
     """
     loss, nll, _, _ = _over_mesh(x_BxTxD, table_VxD, targets_BxT, weights_BxT, vocab_size, chunk, z_loss, mesh, False)
     return loss, nll
@@ -82,18 +83,17 @@ def _over_mesh(
     local = partial(_local, vocab_size=vocab_size, chunk=chunk, z_loss=z_loss, with_gradients=with_gradients)
     if mesh is None or mesh.size == 1:
         return local(x_BxTxD, table_VxD, targets_BxT, weights_BxT)
-    batch_axes = ("data", "fsdp")
 
     def summed(*args: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None]:
         loss, nll, dx_BxTxD, dtable_VxD = local(*args)
-        loss, nll, dtable_VxD = jax.lax.psum((loss, nll, dtable_VxD), batch_axes)
+        loss, nll, dtable_VxD = jax.lax.psum((loss, nll, dtable_VxD), BATCH_AXES)
         return loss, nll, dx_BxTxD, dtable_VxD
 
     return jax.shard_map(
         summed,
         mesh=mesh,
-        in_specs=(P(batch_axes), P(), P(batch_axes), P(batch_axes)),
-        out_specs=(P(), P(), P(batch_axes), P()),
+        in_specs=(P(BATCH_AXES), P(), P(BATCH_AXES), P(BATCH_AXES)),
+        out_specs=(P(), P(), P(BATCH_AXES), P()),
         check_vma=False,
     )(x_BxTxD, table_VxD, targets_BxT, weights_BxT)
 

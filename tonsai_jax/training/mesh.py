@@ -15,33 +15,48 @@ from jax.sharding import PartitionSpec as P
 
 from tonsai_jax.errors import UserError
 
-BATCH_AXES = ("data", "fsdp")
+BATCH_AXES = ("data", "fsdp", "expert")  # every axis of the mesh: each device has rows of its own
 
 # (pattern in the parameter's path, mesh axis of each of its dimensions). Layers are stacked on the first dimension of
 # everything in "blocks"; that one is never split, since a layer is sliced out of it at each turn of the scan.
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-    (r"token_embedding", ("fsdp", None)),
+    (r"token_embedding|head$", ("fsdp", None)),
+    (r"blocks/experts_.*/kernel", (None, "expert", "fsdp", None)),
     (r"blocks/.*/kernel", (None, "fsdp", None)),
 )
 REPLICATED_BELOW = 2**16  # elements; gathering a small array costs more than keeping it
 
 
-def make_mesh(data: int, fsdp: int) -> Mesh:
-    """A mesh of all devices with axes `data` and `fsdp`; data=-1 takes what fsdp leaves.
+def make_mesh(data: int, fsdp: int, expert: int = 1, *, num_experts: int = 0) -> Mesh:
+    """A mesh of all devices with axes `data`, `fsdp` and `expert`; data=-1 takes what the others leave.
 
-    Raises `UserError` where the axes do not multiply to the devices.
+    Args:
+      num_experts: of the model; 0 for a dense one.
+
+    Raises `UserError` where the axes do not multiply to the devices, or the experts cannot be spread over theirs.
     """
     count = jax.device_count()
-    if data == -1:
-        if count % fsdp:
-            raise UserError(f"mesh.fsdp={fsdp} does not divide the {count} devices; choose a divisor of {count}")
-        data = count // fsdp
-    if data * fsdp != count:
+    others = f"mesh.fsdp={fsdp}" + (f" x mesh.expert={expert}" if expert > 1 else "")
+    if expert > 1 and (num_experts == 0 or num_experts % expert):
         raise UserError(
-            f"mesh.data={data} x mesh.fsdp={fsdp} is {data * fsdp}, but there are {count} devices; "
-            f"set mesh.data=-1 to take what mesh.fsdp leaves"
+            f"mesh.expert={expert} does not divide the model's experts (model.num_experts={num_experts}); "
+            f"choose a divisor of them, or 1"
         )
-    return jax.make_mesh((data, fsdp), BATCH_AXES, axis_types=(AxisType.Auto,) * 2)
+    if data == -1:
+        if count % (fsdp * expert):
+            raise UserError(f"{others} does not divide the {count} devices; choose a divisor of {count}")
+        data = count // (fsdp * expert)
+    if data * fsdp * expert != count:
+        raise UserError(
+            f"mesh.data={data} x {others} is {data * fsdp * expert}, but there are {count} devices; "
+            f"set mesh.data=-1 to take what {'mesh.fsdp leaves' if expert == 1 else 'the others leave'}"
+        )
+    return jax.make_mesh((data, fsdp, expert), BATCH_AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def one_device_mesh() -> Mesh:
+    """The first device alone, under the names that the step knows."""
+    return Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), BATCH_AXES)
 
 
 def accumulation_steps(mesh: Mesh, global_batch_size: int, device_batch_size: int) -> int:
@@ -71,20 +86,23 @@ def accumulation_steps(mesh: Mesh, global_batch_size: int, device_batch_size: in
 def shardings(tree: Any, mesh: Mesh) -> Any:
     """A `NamedSharding` for every array (or `ShapeDtypeStruct`) of `tree`, parameters or optimizer moments alike."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: NamedSharding(mesh, partition_spec(_path_name(path), leaf.shape, mesh.shape["fsdp"])),
+        lambda path, leaf: NamedSharding(mesh, partition_spec(_path_name(path), leaf.shape, mesh.shape)),
         tree,
     )
 
 
-def partition_spec(path: str, shape: tuple[int, ...], fsdp: int) -> P:
-    """Where the dimensions of the parameter at `path` go on a mesh whose `fsdp` axis has that many devices."""
-    if fsdp == 1 or np.prod(shape) < REPLICATED_BELOW:
+def partition_spec(path: str, shape: tuple[int, ...], mesh: Mapping[str, int]) -> P:
+    """Where the dimensions of the parameter at `path` go on a mesh with so many devices along each axis."""
+    fsdp = mesh["fsdp"]
+    if fsdp * mesh["expert"] == 1 or np.prod(shape) < REPLICATED_BELOW:
         return P()
     for pattern, axes in RULES:
-        if re.search(pattern, path) and all(size % fsdp == 0 for size, axis in zip(shape, axes, strict=True) if axis):
+        if re.search(pattern, path) and all(
+            size % mesh[axis] == 0 for size, axis in zip(shape, axes, strict=True) if axis
+        ):
             return P(*axes)
     candidates = [d for d in range(1 if "blocks/" in path else 0, len(shape)) if shape[d] % fsdp == 0]
-    if not candidates:
+    if fsdp == 1 or not candidates:
         return P()
     largest = max(candidates, key=lambda d: shape[d])
     return P(*("fsdp" if d == largest else None for d in range(len(shape))))

@@ -20,7 +20,10 @@ from tonsai_jax.training.checkpoint import Checkpoints
 from tonsai_jax.training.state import init_params
 
 # What a checkpoint's arrays depend on; the other keys of a model may change between two runs.
-SHAPE_FIELDS = ("vocab_size", "context_length", "num_layers", "num_heads", "d_model", "d_ff")
+SHAPE_FIELDS = (
+    "vocab_size", "num_layers", "num_heads", "kv_heads", "head_dim", "d_model", "d_ff", "norm", "position", "mlp",
+    "qk_norm", "bias", "tie_embeddings", "num_experts",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +48,9 @@ def changes_since(
 
     Raises `UserError` where the checkpoint is of a model of another shape or with another tokenizer.
     """
-    for field in SHAPE_FIELDS:
-        saved, wanted = progress["model"][field], getattr(shape, field)
+    before = ModelConfig(**progress["model"])
+    for field in (*SHAPE_FIELDS, *(("context_length",) if shape.position == "learned" else ())):
+        saved, wanted = getattr(before, field), getattr(shape, field)
         if saved != wanted:
             raise UserError(
                 f"{workdir}: its checkpoint is of another model (model.{field} is {saved} there, {wanted} in the "

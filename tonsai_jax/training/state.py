@@ -30,9 +30,9 @@ class TrainState:
     opt_state: Any
 
 
-def model_graph(config: ModelConfig, kernel: str) -> nnx.GraphDef:
-    """The model without its numbers: `nnx.merge(graph, params)` is the model. Allocates nothing."""
-    abstract = nnx.eval_shape(lambda: Transformer(config, kernel, rngs=nnx.Rngs(0)))
+def model_graph(config: ModelConfig, kernel: str, mesh: Mesh | None = None) -> nnx.GraphDef:
+    """The model without its numbers: `nnx.merge(graph, params)` is the model. Allocates nothing. See `Transformer`."""
+    abstract = nnx.eval_shape(lambda: Transformer(config, kernel, mesh, rngs=nnx.Rngs(0)))
     return nnx.split(abstract, nnx.Param)[0]
 
 

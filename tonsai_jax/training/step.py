@@ -12,6 +12,8 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from tonsai_jax.model.experts import Routing
+from tonsai_jax.model.transformer import output_table
 from tonsai_jax.training.loss import chunk_length, cross_entropy
 from tonsai_jax.training.mesh import BATCH_AXES, accumulation_steps
 from tonsai_jax.training.optimizer import Schedule
@@ -24,10 +26,13 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class LossSettings:
-    """How the loss is computed: tokens per device whose logits exist at a time, and the z-loss coefficient."""
+    """How the loss is computed: tokens per device whose logits exist at a time, and the coefficients of what is added to the
+    cross-entropy: z-loss, and of a mixture of experts the routers' load balance and z-loss (means over layers)."""
 
     chunk_tokens: int
     z_loss: float
+    load_balance: float = 0.0
+    router_z: float = 0.0
 
 
 def _targets(batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -61,18 +66,21 @@ def make_train_step(
 
     A step whose loss or gradient is not finite leaves parameters and moments as they were. Metrics are scalars on the
     device: loss and grad_norm (before clipping) in nats, learning_rate, tokens, skipped (0 or 1), and stop (the largest
-    of the batch's `stop` marks, by which all hosts agree to end).
+    of the batch's `stop` marks, by which all hosts agree to end); of a mixture of experts also `router/...`.
     """
 
-    def loss_of(params: Any, part: Batch, weight: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def loss_of(
+        params: Any, part: Batch, weight: jax.Array, share: float, key: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The loss to minimize and the metrics of a part of the batch; the parts' add up to those of the whole."""
         inputs_BxT, targets_BxT, real_BxT = _targets(part)
         model = nnx.merge(graph, params)
-        x_BxTxD = model(inputs_BxT, end_of_text_id=end_of_text_id, dropout_key=key)
+        x_BxTxD, routing = model(inputs_BxT, end_of_text_id=end_of_text_id, dropout_key=key, dropless=False)
         B, T = targets_BxT.shape
         chunk = chunk_length(max(1, B // mesh.size), T, loss.chunk_tokens)
-        return cross_entropy(
+        total, nll = cross_entropy(
             x_BxTxD,
-            params["token_embedding"],
+            output_table(params),
             targets_BxT,
             real_BxT * weight,
             model.config.vocab_size,
@@ -80,6 +88,12 @@ def make_train_step(
             loss.z_loss,
             mesh,
         )
+        metrics = {"loss": nll}
+        if routing is not None:
+            balance, z = routing.load_balance.mean(), routing.z.mean()
+            total += share * (loss.load_balance * balance + loss.router_z * z)
+            metrics |= jax.tree.map(lambda value: share * value, _router_metrics(routing))
+        return total, metrics
 
     @partial(jax.jit, donate_argnums=0, compiler_options=compiler_options())
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -92,15 +106,20 @@ def make_train_step(
         accumulation = accumulation_steps(mesh, batch["valid"].shape[0], device_batch_size)
 
         if accumulation == 1:
-            gradients, nll = gradient_of(state.params, batch, weight, key)
+            gradients, of_parts = gradient_of(state.params, batch, weight, 1.0, key)
         else:
 
+            def gradient_of_part(part: Batch, key: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
+                return gradient_of(state.params, part, weight, 1 / accumulation, key)
+
             def add_part(total: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
-                return jax.tree.map(jnp.add, total, gradient_of(state.params, part[0], weight, part[1])), None
+                return jax.tree.map(jnp.add, total, gradient_of_part(*part)), None
 
             parts = jax.tree.map(lambda rows: _cut(rows, accumulation, mesh), batch)
-            start = (jax.tree.map(jnp.zeros_like, state.params), jnp.zeros((), jnp.float32))
-            (gradients, nll), _ = jax.lax.scan(add_part, start, (parts, jax.random.split(key, accumulation)))
+            keys = jax.random.split(key, accumulation)
+            shapes = jax.eval_shape(gradient_of_part, jax.tree.map(lambda rows: rows[0], parts), key)
+            start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+            (gradients, of_parts), _ = jax.lax.scan(add_part, start, (parts, keys))
 
         grad_norm = optax.tree.norm(gradients)
         if clip_norm:
@@ -111,12 +130,12 @@ def make_train_step(
         params = jax.tree.map(lambda param, update: param - learning_rate * update, state.params, updates)
 
         # Select, do not multiply: 0 x NaN is NaN.
-        finite = jnp.isfinite(nll) & jnp.isfinite(grad_norm)
+        finite = jnp.isfinite(of_parts["loss"]) & jnp.isfinite(grad_norm)
         params, opt_state = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old), (params, opt_state), (state.params, state.opt_state)
         )
         metrics = {
-            "loss": nll,
+            **of_parts,
             "grad_norm": grad_norm,
             "learning_rate": learning_rate,
             "tokens": tokens,
@@ -144,12 +163,12 @@ def make_eval_step(
         inputs_BxT, targets_BxT, real_BxT = _targets(batch)
         real_BxT &= targets_BxT != end_of_text_id
         model = nnx.merge(graph, params)
-        x_BxTxD = model(inputs_BxT, end_of_text_id=end_of_text_id)
+        x_BxTxD, _ = model(inputs_BxT, end_of_text_id=end_of_text_id)
         B, T = targets_BxT.shape
         chunk = chunk_length(max(1, B // mesh.size), T, loss.chunk_tokens)
         _, nll = cross_entropy(
             x_BxTxD,
-            params["token_embedding"],
+            output_table(params),
             targets_BxT,
             real_BxT.astype(jnp.float32),
             model.config.vocab_size,
@@ -164,6 +183,19 @@ def make_eval_step(
         }
 
     return eval_step
+
+
+def _router_metrics(routing: Routing) -> dict[str, jax.Array]:
+    """Means over layers, the share of the choices that each expert got among them; `busiest` is the largest of those shares in
+    any layer, as a multiple of an even one."""
+    load_E = routing.load_E.mean(axis=0)
+    return {
+        "router/load_balance": routing.load_balance.mean(),
+        "router/dropped": routing.dropped.mean(),
+        "router/entropy": routing.entropy.mean(),
+        "router/busiest": load_E.size * routing.load_E.max(),
+        **{f"router/expert_{number}": share for number, share in enumerate(load_E)},
+    }
 
 
 def _cut(rows_Bx: jax.Array, parts: int, mesh: Mesh) -> jax.Array:

@@ -1,0 +1,195 @@
+"""Each family is the one of `transformers`: the same logits, loss and gradients, whatever its sizes and switches."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from tiny_model import random_params
+
+from tonsai_jax.errors import UserError
+from tonsai_jax.huggingface.names import config_json, family_of, flat, tensors
+from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.model.presets import PRESETS, preset
+from tonsai_jax.model.transformer import KVCache, output_table
+from tonsai_jax.training.loss import cross_entropy
+from tonsai_jax.training.state import init_params, model_graph
+
+SIZES = {"vocab_size": 300, "context_length": 64, "num_layers": 2, "num_heads": 4, "d_model": 32, "d_ff": 48}
+TOKENS = np.random.default_rng(0).integers(1, 300, (2, 64), dtype=np.int32)
+GQA = {"num_kv_heads": 2}
+STRETCHED = {"rope_factor": 4.0, "rope_original_context": 16}
+VARIANTS = {
+    "gpt2": ("gpt2", {}),
+    "gpt2, odd sizes": ("gpt2", {"num_heads": 2, "d_model": 24, "d_ff": 70, "num_layers": 3, "scan_layers": False}),
+    "llama": ("llama", {}),
+    "llama, GQA, tied": ("llama", GQA | {"tie_embeddings": True, "rope_theta": 500.0}),
+    "llama, one kv head, own head size": ("llama", {"num_kv_heads": 1, "head_size": 6}),
+    "llama, linear": ("llama", STRETCHED | {"rope_scaling": "linear"}),
+    "llama, yarn": ("llama", STRETCHED | {"rope_scaling": "yarn", "head_size": 16}),
+    "llama, llama3": ("llama", STRETCHED | {"rope_scaling": "llama3", "head_size": 16}),
+    "qwen3": ("qwen3", GQA | {"head_size": 12}),
+    "qwen3, tied": ("qwen3", {"tie_embeddings": True}),
+    "mixtral, top-2": ("mixtral", GQA | {"num_experts": 4, "rope_scaling": "yarn", **STRETCHED}),
+    "mixtral, top-1": ("mixtral", {"num_experts": 3, "experts_per_token": 1, "tie_embeddings": True}),
+    "mixtral, temperature": ("mixtral", {"num_experts": 4, "experts_per_token": 3, "router_temperature": 1.7}),
+}
+
+
+def config_of(variant) -> ModelConfig:
+    family, changes = VARIANTS[variant]
+    return ModelConfig(**(SIZES | preset(family) | changes))
+
+
+every_variant = pytest.mark.parametrize("variant", VARIANTS)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def logits_loss_and_gradients(config, params, tokens):
+    def loss(params):
+        model = nnx.merge(model_graph(config, "xla"), params)
+        x_BxTxD, _ = model(tokens)
+        weights = jnp.ones((2, 63)) / (2 * 63)
+        table = output_table(params)
+        nll, _ = cross_entropy(x_BxTxD[:, :-1], table, tokens[:, 1:], weights, config.vocab_size, 63)
+        return nll, model.logits(x_BxTxD)
+
+    (nll, logits), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+    return logits, nll, gradients
+
+
+@pytest.fixture(scope="module")
+def hf():
+    """torch and transformers."""
+    reason = "PyTorch and transformers are not installed; `uv sync --extra hf` brings them"
+    return pytest.importorskip("torch", reason=reason), pytest.importorskip("transformers", reason=reason)
+
+
+def theirs_with(params, config, hf):
+    """The model of `transformers` with our parameters, as a checkpoint of theirs is loaded."""
+    torch, transformers = hf
+    fields = config_json(config, end_of_text_id=0, pad_id=0, dtype="float32")
+    their_config = transformers.AutoConfig.for_model(**fields)
+    by_path = flat(params)
+    state = {t.name: torch.tensor(np.array(t.of(by_path[t.path]))) for t in tensors(config)}
+    model_class = getattr(transformers, fields["architectures"][0])
+    return model_class.from_pretrained(None, config=their_config, state_dict=state, attn_implementation="eager").eval()
+
+
+@every_variant
+def test_logits_loss_and_gradients_are_those_of_transformers(variant, hf):
+    torch, _ = hf
+    config = config_of(variant)
+    params = random_params(config)
+    theirs = theirs_with(params, config, hf)
+    assert theirs.num_parameters() == config.num_parameters
+    ids = torch.tensor(TOKENS, dtype=torch.long)
+    output = theirs(ids, labels=ids)
+    output.loss.backward()
+
+    logits, loss, gradients = logits_loss_and_gradients(config, params, TOKENS)
+    np.testing.assert_allclose(logits, output.logits.detach().numpy(), atol=1e-4, rtol=0)
+    assert float(loss) == pytest.approx(float(output.loss.detach()), abs=1e-5)
+    named = dict(theirs.named_parameters())
+    by_path = flat(gradients)
+    compared = 0
+    for tensor in tensors(config):
+        if tensor.name in named:  # the experts, which they stack, are below
+            their_gradient = named[tensor.name].grad.numpy() / tensor.factor
+            ours = tensor.of(by_path[tensor.path]) / tensor.factor
+            atol = 1e-3 * np.abs(their_gradient).max()
+            np.testing.assert_allclose(ours, their_gradient, atol=atol, rtol=1e-3, err_msg=tensor.name)
+            compared += 1
+    assert compared >= 2 + 6 * config.num_layers
+    for layer in range(config.num_layers if config.num_experts else 0):
+        experts = theirs.model.layers[layer].mlp.experts
+        for ours, gradient in (("experts_up", experts.gate_up_proj.grad), ("experts_down", experts.down_proj.grad)):
+            ours_ExIxO = np.asarray(gradients["blocks"][ours]["kernel"][layer])
+            np.testing.assert_allclose(ours_ExIxO.swapaxes(1, 2), gradient.numpy(), atol=1e-5, rtol=1e-3)
+
+
+@every_variant
+def test_the_counts_are_those_of_the_parameters_and_of_the_products(variant):
+    config = config_of(variant)
+    shapes = flat(jax.eval_shape(lambda: init_params(config, 0)))
+    padding = (config.padded_vocab_size - config.vocab_size) * config.d_model
+    padding *= 1 if config.tie_embeddings else 2
+    assert config.num_parameters == sum(leaf.size for leaf in shapes.values()) - padding
+    asleep = config.num_experts - config.experts_per_token if config.num_experts else 0
+    expert = sum(leaf.size // config.num_experts for path, leaf in shapes.items() if "experts_" in path)
+    assert config.num_active_parameters == config.num_parameters - asleep * expert
+    matrices = sum(leaf.size for path, leaf in shapes.items() if path.endswith("kernel")) - asleep * expert
+    head = config.padded_vocab_size * config.d_model
+    attention = config.num_layers * 10 * config.num_heads * config.head_dim
+    assert config.flops_per_token(10) == 6 * (matrices + head + attention)
+
+
+@pytest.mark.parametrize("variant", ["llama, yarn", "qwen3", "mixtral, top-2"])
+def test_a_cache_filled_in_parts_gives_what_one_pass_gives(variant):
+    config = config_of(variant)
+    params = random_params(config)
+    whole, _, _ = logits_loss_and_gradients(config, params, TOKENS)
+
+    @jax.jit
+    def decode(params, tokens, cache):
+        model = nnx.merge(model_graph(config, "xla"), params)
+        x_BxTxD, cache = model.decode(tokens, cache)
+        return model.logits(x_BxTxD), cache
+
+    first, cache = decode(params, TOKENS[:, :20], KVCache.empty(config, batch_size=2, max_length=64))
+    assert cache.k_LxBxSxKxDh.shape == (2, 2, 64, config.kv_heads, config.head_dim)
+    np.testing.assert_allclose(first, whole[:, :20], atol=1e-4)
+    for step in range(20, 24):
+        one, cache = decode(params, TOKENS[:, step : step + 1], cache)
+        np.testing.assert_allclose(one[:, 0], whole[:, step], atol=1e-4)
+
+
+def test_every_preset_is_its_own_family():
+    for family in PRESETS:
+        assert family_of(ModelConfig(**(SIZES | preset(family)))) == family
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "message"),
+    [
+        (
+            "llama",
+            {"bias": True},
+            "no Hugging Face family has model.norm=rmsnorm, model.position=rope, .*model.bias=True",
+        ),
+        ("mixtral", {"qk_norm": True}, "no Hugging Face family has .*model.qk_norm=True, model.num_experts=8"),
+        ("gpt2", {"tie_embeddings": False}, "Hugging Face's gpt2 has no model.tie_embeddings=False"),
+        ("gpt2", {"num_kv_heads": 2}, "Hugging Face's gpt2 has no model.num_kv_heads=2"),
+        ("gpt2", {"head_size": 16}, "Hugging Face's gpt2 has no model.head_size=16"),
+    ],
+)
+def test_a_model_without_a_family_is_refused_by_name(family, change, message):
+    with pytest.raises(UserError, match=message):
+        family_of(ModelConfig(**(SIZES | preset(family) | change)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_kv_heads": 3}, "model.num_kv_heads=3 does not divide model.num_heads=4"),
+        ({"head_size": 7}, "model.position='rope' needs an even head size, not 7"),
+        ({"position": "learned", "rope_scaling": "yarn"}, "model.rope_scaling='yarn' is for model.position=rope"),
+        ({"rope_scaling": "yarn", "rope_factor": 0.5}, "model.rope_factor=0.5 must be at least 1"),
+        ({"num_experts": 4, "mlp": "gelu"}, "model.mlp='gelu' is not for experts"),
+        (
+            {"num_experts": 4, "experts_per_token": 5},
+            "model.experts_per_token=5 must lie between 1 and .*num_experts=4",
+        ),
+        ({"norm": "layer_norm"}, "model.norm='layer_norm' is not known; did you mean 'layernorm'"),
+    ],
+)
+def test_switches_that_do_not_go_together_are_refused_by_name(change, message):
+    with pytest.raises(UserError, match=message):
+        ModelConfig(**(SIZES | preset("llama") | change))
+
+
+def test_an_unknown_preset_is_refused():
+    with pytest.raises(UserError, match="preset 'lama' is not known; did you mean 'llama'"):
+        preset("lama")

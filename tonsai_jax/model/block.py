@@ -1,0 +1,139 @@
+"""One layer of the decoder: x + attention(norm(x)), then x + feed_forward(norm(x)).
+
+Array names carry their shape: B batch, T sequence, S cache slots, D width, H heads, K heads of keys and values, Dh head size,
+F inner width.
+"""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import Mesh
+
+from tonsai_jax.model.attention import attention
+from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.model.experts import Routing, mixture_of_experts
+from tonsai_jax.model.linear import Kernel, Linear
+from tonsai_jax.model.rope import rotate
+
+INIT_STD = 0.02
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """Zeroes each element with probability `rate` and scales the others up; does nothing without a key."""
+    if rate == 0.0 or key is None:
+        return x
+    return jnp.where(jax.random.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), 0).astype(x.dtype)
+
+
+def make_norm(config: ModelConfig, size: int, rngs: nnx.Rngs) -> nnx.LayerNorm | nnx.RMSNorm:
+    """LayerNorm or RMSNorm over the last axis: statistics in float32, output in the compute dtype."""
+    norm = nnx.LayerNorm if config.norm == "layernorm" else nnx.RMSNorm
+    dtype = jnp.dtype(config.dtype)
+    return norm(size, epsilon=config.norm_epsilon, dtype=dtype, use_fast_variance=False, rngs=rngs)
+
+
+class Block(nnx.Module):
+    """A layer; `kernel` is the attention's, `mesh` the devices over which tokens and experts are spread."""
+
+    def __init__(self, config: ModelConfig, kernel: str, mesh: Mesh | None, *, rngs: nnx.Rngs):
+        residual_std = INIT_STD / math.sqrt(2 * config.num_layers)  # GPT-2: the residual stream keeps its variance
+        linear = partial(Linear, bias=config.bias, rngs=rngs)
+        D, H, K, Dh = config.d_model, config.num_heads, config.kv_heads, config.head_dim
+        up_columns = 2 * config.d_ff if config.mlp == "swiglu" else config.d_ff
+        self.config = config
+        self.kernel = kernel
+        self.mesh = mesh
+        self.attention_norm = make_norm(config, D, rngs)
+        self.qkv = linear(D, (H + 2 * K) * Dh, std=INIT_STD)
+        if config.qk_norm:
+            self.q_norm, self.k_norm = make_norm(config, Dh, rngs), make_norm(config, Dh, rngs)
+        self.attention_out = linear(H * Dh, D, std=residual_std)
+        self.mlp_norm = make_norm(config, D, rngs)
+        if config.num_experts:
+            E = config.num_experts
+            self.router = Kernel(D, E, std=INIT_STD, rngs=rngs)
+            self.experts_up = Kernel(E, D, up_columns, std=INIT_STD, rngs=rngs)
+            self.experts_down = Kernel(E, config.d_ff, D, std=residual_std, rngs=rngs)
+        else:
+            self.mlp_up = linear(D, up_columns, std=INIT_STD)
+            self.mlp_down = linear(config.d_ff, D, std=residual_std)
+
+    def __call__(
+        self,
+        x_BxTxD: jax.Array,
+        *,
+        mask: jax.Array | None,
+        rotation: tuple[jax.Array, jax.Array] | None,
+        key: jax.Array | None,
+        dropless: bool,
+        cached_kv: tuple[jax.Array, jax.Array] | None = None,
+        positions_BxT: jax.Array | None = None,
+    ) -> tuple[jax.Array, tuple[tuple[jax.Array, jax.Array] | None, Routing | None]]:
+        """Returns the layer's output and, where a cache was given, the cache with this call's keys and values in it, and,
+        where there are experts, what their router did."""
+        keys = (None, None, None) if key is None else tuple(jax.random.split(key, 3))
+        mixed_BxTxD, cached_kv = self._attend(
+            self.attention_norm(x_BxTxD), mask, rotation, keys[0], cached_kv, positions_BxT
+        )
+        x_BxTxD += dropout(mixed_BxTxD, self.config.dropout, keys[1])
+        fed_BxTxD, routing = self._feed_forward(self.mlp_norm(x_BxTxD), dropless)
+        return x_BxTxD + dropout(fed_BxTxD, self.config.dropout, keys[2]), (cached_kv, routing)
+
+    def _attend(
+        self,
+        x_BxTxD: jax.Array,
+        mask: jax.Array | None,
+        rotation: tuple[jax.Array, jax.Array] | None,
+        key: jax.Array | None,
+        cached_kv: tuple[jax.Array, jax.Array] | None,
+        positions_BxT: jax.Array | None,
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
+        B, T, _ = x_BxTxD.shape
+        H, K, Dh = self.config.num_heads, self.config.kv_heads, self.config.head_dim
+        qkv = checkpoint_name(self.qkv(x_BxTxD), "qkv").reshape(B, T, H + 2 * K, Dh)
+        q_BxTxHxDh, k_BxTxKxDh, v_BxTxKxDh = jnp.split(qkv, (H, H + K), axis=2)
+        if self.config.qk_norm:
+            q_BxTxHxDh, k_BxTxKxDh = self.q_norm(q_BxTxHxDh), self.k_norm(k_BxTxKxDh)
+        if rotation is not None:
+            q_BxTxHxDh, k_BxTxKxDh = rotate(q_BxTxHxDh, rotation), rotate(k_BxTxKxDh, rotation)
+        if cached_kv is None:
+            keys, values = k_BxTxKxDh, v_BxTxKxDh
+        else:
+            rows = jnp.arange(B)[:, None]
+            keys = cached_kv[0].at[rows, positions_BxT].set(k_BxTxKxDh)
+            values = cached_kv[1].at[rows, positions_BxT].set(v_BxTxKxDh)
+            cached_kv = (keys, values)
+        mixed_BxTxHxDh = attention(
+            q_BxTxHxDh,
+            keys,
+            values,
+            kernel=self.kernel,
+            mask=mask,
+            dropout=self.config.attention_dropout,
+            dropout_key=key,
+        )
+        return self.attention_out(mixed_BxTxHxDh.reshape(B, T, H * Dh)), cached_kv
+
+    def _feed_forward(self, x_BxTxD: jax.Array, dropless: bool) -> tuple[jax.Array, Routing | None]:
+        config = self.config
+        if config.num_experts:
+            return mixture_of_experts(
+                x_BxTxD,
+                self.router.kernel[...],
+                self.experts_up.kernel[...],
+                self.experts_down.kernel[...],
+                config=config,
+                mesh=self.mesh,
+                dropless=dropless,
+            )
+        hidden_BxTxF = checkpoint_name(self.mlp_up(x_BxTxD), "mlp_pre_activation")
+        if config.mlp == "gelu":
+            hidden_BxTxF = jax.nn.gelu(hidden_BxTxF, approximate=True)
+        else:
+            gate_BxTxF, values_BxTxF = jnp.split(hidden_BxTxF, 2, axis=-1)
+            hidden_BxTxF = jax.nn.silu(gate_BxTxF) * values_BxTxF
+        return self.mlp_down(hidden_BxTxF), None

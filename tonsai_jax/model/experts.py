@@ -1,0 +1,242 @@
+"""A mixture of experts: a router sends each token to a few of many feed-forward layers (arXiv:1701.06538, arXiv:2401.04088).
+
+An expert takes as many tokens as it has places. Tokens are gathered into the places, all experts run as one batched matrix
+product, and each token gathers what its experts made of it; both ways and both gradients are gathers, never scattered sums. A
+choice for which no place is left gives nothing, and is counted. First choices take places before second ones.
+
+Every device of the mesh gathers from its own tokens. Where experts are spread over the mesh's `expert` axis, the places
+travel to the device of their expert and back, an all-to-all each.
+
+Names: B batch, T sequence, D width, E experts, k choices of a token, N tokens of a device, C places of an expert, F inner width.
+"""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from tonsai_jax.model.config import ModelConfig
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Routing:
+    """What a router did with a batch; float32.
+
+    Attributes:
+      load_balance: E * sum over experts of (share of the choices * mean probability): 1 where all get the same, E where one
+        gets all (Switch Transformer, arXiv:2101.03961, equation 4, for k choices).
+      z: mean of log(Z)^2 of the router's logits, which keeps them small (ST-MoE, arXiv:2202.08906, equation 5).
+      load_E: share of the choices that each expert got, before any was dropped.
+      dropped: share of the choices for which there was no place.
+      entropy: of the router's probabilities, mean over tokens, in nats.
+    """
+
+    load_balance: jax.Array
+    z: jax.Array
+    load_E: jax.Array
+    dropped: jax.Array
+    entropy: jax.Array
+
+
+def places(tokens: int, config: ModelConfig) -> int:
+    """Places of an expert for so many tokens: `capacity_factor` times its even share, or one for every token."""
+    if config.capacity_factor == 0:
+        return tokens
+    share = tokens * config.experts_per_token / config.num_experts
+    return min(tokens, max(1, -int(-share * config.capacity_factor // 1)))
+
+
+def mixture_of_experts(
+    x_BxTxD: jax.Array,
+    router_DxE: jax.Array,
+    up_ExDxF: jax.Array,
+    down_ExFxD: jax.Array,
+    *,
+    config: ModelConfig,
+    mesh: Mesh | None,
+    dropless: bool,
+) -> tuple[jax.Array, Routing]:
+    """Routes each token to its experts and adds up what they make of it; [B, T, D] in the dtype of `x`.
+
+    The router's choice is Mixtral's: softmax over all experts, the k most probable, whose weights are made to sum to 1.
+
+    Args:
+      router_DxE, up_ExDxF, down_ExFxD: float32. The experts are SwiGLU, so `up` has 2 * d_ff columns, the gate's first.
+      mesh: devices over which tokens, and perhaps experts, are spread; None where all is on one, or left to the compiler.
+      dropless: give every expert a place for every token, at the price of the work of as many.
+    """
+    logits_BxTxE = jnp.einsum(
+        "btd,de->bte", x_BxTxD.astype(jnp.float32), router_DxE, precision=jax.lax.Precision.HIGHEST
+    )
+    logits_BxTxE /= config.router_temperature
+    probabilities_BxTxE = jax.nn.softmax(logits_BxTxE)
+    weights_BxTxk, experts_BxTxk = jax.lax.top_k(probabilities_BxTxE, config.experts_per_token)
+    weights_BxTxk /= weights_BxTxk.sum(axis=-1, keepdims=True)
+    run = partial(_run_experts, config=dataclasses.replace(config, capacity_factor=0.0) if dropless else config)
+    if mesh is not None and mesh.size > 1:
+        tokens, experts = P(mesh.axis_names), P("expert")
+        run = jax.shard_map(
+            partial(run, mesh=mesh),
+            mesh=mesh,
+            in_specs=(tokens, tokens, tokens, experts, experts),
+            out_specs=(tokens, P()),
+            check_vma=False,
+        )
+    y_BxTxD, dropped = run(x_BxTxD, experts_BxTxk, weights_BxTxk, up_ExDxF, down_ExFxD)
+    return y_BxTxD, _routing(logits_BxTxE, probabilities_BxTxE, experts_BxTxk, dropped)
+
+
+def _routing(
+    logits_BxTxE: jax.Array, probabilities_BxTxE: jax.Array, experts_BxTxk: jax.Array, dropped: jax.Array
+) -> Routing:
+    E = logits_BxTxE.shape[-1]
+    chosen_BxTxE = jax.nn.one_hot(experts_BxTxk, E, dtype=jnp.float32).mean(axis=2)
+    load_E = chosen_BxTxE.mean(axis=(0, 1))
+    log_z_BxT = jax.nn.logsumexp(logits_BxTxE, axis=-1)
+    entropy_BxT = log_z_BxT - (probabilities_BxTxE * logits_BxTxE).sum(axis=-1)
+    return Routing(
+        load_balance=E * jnp.sum(load_E * probabilities_BxTxE.mean(axis=(0, 1))),
+        z=jnp.mean(log_z_BxT**2),
+        load_E=load_E,
+        dropped=dropped,
+        entropy=entropy_BxT.mean(),
+    )
+
+
+def _run_experts(
+    x_BxTxD: jax.Array,
+    experts_BxTxk: jax.Array,
+    weights_BxTxk: jax.Array,
+    up_ExDxF: jax.Array,
+    down_ExFxD: jax.Array,
+    *,
+    config: ModelConfig,
+    mesh: Mesh | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """The work of one device: its tokens, all of their experts; returns their outputs and the share of choices dropped."""
+    B, T, D = x_BxTxD.shape
+    N, E, k = B * T, config.num_experts, config.experts_per_token
+    C = places(N, config)
+    x_NxD = x_BxTxD.reshape(N, D)
+    place_kN, choice_EC = _assign(experts_BxTxk.reshape(N, k).T, E, C)
+
+    gathered_ExCxD = _gather(x_NxD, choice_EC, place_kN).reshape(E, C, D)
+    spread = mesh is not None and mesh.shape["expert"] > 1
+    if spread:
+        gathered_ExCxD = jax.lax.all_to_all(gathered_ExCxD, "expert", split_axis=0, concat_axis=1, tiled=True)
+    hidden_ExCx2F = checkpoint_name(_batched_linear(gathered_ExCxD, up_ExDxF), "mlp_pre_activation")
+    gate_ExCxF, values_ExCxF = jnp.split(hidden_ExCx2F, 2, axis=-1)
+    out_ExCxD = _batched_linear(jax.nn.silu(gate_ExCxF) * values_ExCxF, down_ExFxD)
+    if spread:
+        out_ExCxD = jax.lax.all_to_all(out_ExCxD, "expert", split_axis=1, concat_axis=0, tiled=True)
+
+    y_NxD = _combine(out_ExCxD.reshape(E * C, D), weights_BxTxk.reshape(N, k).T, choice_EC, place_kN)
+    dropped = jnp.mean(place_kN == E * C, dtype=jnp.float32)
+    if mesh is not None:
+        dropped = jax.lax.pmean(dropped, mesh.axis_names)
+    return y_NxD.reshape(B, T, D), dropped
+
+
+def _assign(experts_kN: jax.Array, num_experts: int, num_places: int) -> tuple[jax.Array, jax.Array]:
+    """Which place each choice takes, and which choice each place holds.
+
+    Returns:
+      place_kN: int32 from 0 to E*C - 1, or E*C where the choice is dropped.
+      choice_EC: int32 from 0 to k*N - 1 (the choice j of token n is j*N + n), or k*N where the place is empty.
+    """
+    k, N = experts_kN.shape
+    expert_A = experts_kN.reshape(-1)  # in the order of being served
+    before_AxE = jnp.cumsum(jax.nn.one_hot(expert_A, num_experts, dtype=jnp.int32), axis=0)
+    rank_A = jnp.take_along_axis(before_AxE, expert_A[:, None], axis=1)[:, 0] - 1
+    total = num_experts * num_places
+    place_A = jnp.where(rank_A < num_places, expert_A * num_places + rank_A, total)
+    choice_EC = jnp.full(total, k * N, jnp.int32).at[place_A].set(jnp.arange(k * N, dtype=jnp.int32), mode="drop")
+    return place_A.reshape(k, N), choice_EC
+
+
+def _rows(x_NxD: jax.Array, index: jax.Array) -> jax.Array:
+    """Rows of `x` by number; zeros for a number past the last."""
+    return x_NxD.at[index].get(mode="fill", fill_value=0)
+
+
+def _no_gradient(integers: jax.Array) -> np.ndarray:
+    return np.zeros(integers.shape, jax.dtypes.float0)
+
+
+@jax.custom_vjp
+def _gather(x_NxD: jax.Array, choice_EC: jax.Array, place_kN: jax.Array) -> jax.Array:
+    """The token of each place, [E*C, D]; zeros where it is empty."""
+    k, N = place_kN.shape
+    return _rows(x_NxD, jnp.where(choice_EC < k * N, choice_EC % N, N))
+
+
+def _gather_forward(x_NxD: jax.Array, choice_EC: jax.Array, place_kN: jax.Array) -> tuple[jax.Array, Any]:
+    return _gather(x_NxD, choice_EC, place_kN), (choice_EC, place_kN)
+
+
+def _gather_backward(residuals: Any, dy_ECxD: jax.Array) -> tuple[jax.Array, np.ndarray, np.ndarray]:
+    choice_EC, place_kN = residuals
+    dx_NxD = sum(_rows(dy_ECxD, place_N).astype(jnp.float32) for place_N in place_kN)
+    return jnp.asarray(dx_NxD, dy_ECxD.dtype), _no_gradient(choice_EC), _no_gradient(place_kN)
+
+
+_gather.defvjp(_gather_forward, _gather_backward)
+
+
+@jax.custom_vjp
+def _combine(out_ECxD: jax.Array, weights_kN: jax.Array, choice_EC: jax.Array, place_kN: jax.Array) -> jax.Array:
+    """What the experts made of each token, weighted and added up in float32; [N, D] in the dtype of `out`."""
+    y_NxD = sum(
+        weight_N[:, None] * _rows(out_ECxD, place_N) for weight_N, place_N in zip(weights_kN, place_kN, strict=True)
+    )
+    return jnp.asarray(y_NxD, out_ECxD.dtype)
+
+
+def _combine_forward(
+    out_ECxD: jax.Array, weights_kN: jax.Array, choice_EC: jax.Array, place_kN: jax.Array
+) -> tuple[jax.Array, Any]:
+    return _combine(out_ECxD, weights_kN, choice_EC, place_kN), (out_ECxD, weights_kN, choice_EC, place_kN)
+
+
+def _combine_backward(residuals: Any, dy_NxD: jax.Array) -> tuple[jax.Array, jax.Array, np.ndarray, np.ndarray]:
+    out_ECxD, weights_kN, choice_EC, place_kN = residuals
+    N = dy_NxD.shape[0]
+    token_EC = jnp.where(choice_EC < weights_kN.size, choice_EC % N, N)
+    weight_EC = _rows(weights_kN.reshape(-1), choice_EC)
+    dout_ECxD = (weight_EC[:, None] * _rows(dy_NxD, token_EC)).astype(out_ECxD.dtype)
+    dweights_kN = jnp.stack(
+        [
+            jnp.einsum("nd,nd->n", dy_NxD, _rows(out_ECxD, place_N), preferred_element_type=jnp.float32)
+            for place_N in place_kN
+        ]
+    )
+    return dout_ECxD, dweights_kN, _no_gradient(choice_EC), _no_gradient(place_kN)
+
+
+_combine.defvjp(_combine_forward, _combine_backward)
+
+
+@jax.custom_vjp
+def _batched_linear(x_ExCxI: jax.Array, kernel_ExIxO: jax.Array) -> jax.Array:
+    """x @ kernel for each expert in the dtype of `x`; the gradient of the float32 kernel is a float32 sum."""
+    return jnp.einsum("eci,eio->eco", x_ExCxI, kernel_ExIxO.astype(x_ExCxI.dtype))
+
+
+def _batched_linear_forward(x_ExCxI: jax.Array, kernel_ExIxO: jax.Array) -> tuple[jax.Array, Any]:
+    return _batched_linear(x_ExCxI, kernel_ExIxO), (x_ExCxI, kernel_ExIxO)
+
+
+def _batched_linear_backward(residuals: Any, dy_ExCxO: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x_ExCxI, kernel_ExIxO = residuals
+    dx_ExCxI = jnp.einsum("eco,eio->eci", dy_ExCxO, kernel_ExIxO.astype(dy_ExCxO.dtype))
+    return dx_ExCxI, jnp.einsum("eci,eco->eio", x_ExCxI, dy_ExCxO, preferred_element_type=jnp.float32)
+
+
+_batched_linear.defvjp(_batched_linear_forward, _batched_linear_backward)
