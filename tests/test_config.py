@@ -23,8 +23,9 @@ from tonsai_jax.errors import UserError
 from tonsai_jax.sample_data import VOCAB_SIZE as SAMPLE_VOCAB_SIZE
 
 ROOT = Path(__file__).parents[1]
+VARIANTS = (("gpt2_500m", "exact"), ("moe_1b", "mixture"), ("moe_small", "t4"))
 CONFIGS = [(path, "") for path in sorted((ROOT / "configs").glob("*.py"))]
-CONFIGS.append((ROOT / "configs" / "gpt2_500m.py", "exact"))
+CONFIGS += [(ROOT / "configs" / f"{name}.py", variant) for name, variant in VARIANTS]
 every_config = pytest.mark.parametrize(
     ("path", "variant"), CONFIGS, ids=[path.stem + variant for path, variant in CONFIGS]
 )
@@ -173,7 +174,7 @@ def test_stages_that_cannot_be_are_refused(values: dict[str, object], message: s
         ({"eval__every": -1}, "eval.every=-1 must be at least 0"),
         ({"sample__top_p": 0.0}, r"sample.top_p=0.0 must lie in (0, 1]"),
         ({"sample__temperature": -1.0}, "sample.temperature=-1.0 must be at least 0"),
-        ({"mesh__data": 0}, "mesh.data=0 must be -1 (what fsdp leaves) or at least 1"),
+        ({"mesh__data": 0}, "mesh.data=0 must be -1 (what the others leave) or at least 1"),
         ({"mesh__fsdp": 0}, "mesh.fsdp=0 must be at least 1"),
         ({"seed": -1}, "seed=-1 must be at least 0"),
         ({"optimizer__learning_rate": 0.0}, "optimizer.learning_rate=0.0 must be above 0"),

@@ -9,7 +9,14 @@ from eight_devices import run_on_eight_devices
 from jax.sharding import PartitionSpec as P
 
 from tonsai_jax.errors import UserError
-from tonsai_jax.training.mesh import REPLICATED_BELOW, accumulation_steps, make_mesh, partition_spec, put_batch
+from tonsai_jax.training.mesh import (
+    REPLICATED_BELOW,
+    accumulation_steps,
+    make_mesh,
+    partition_spec,
+    put_batch,
+    sequences_held,
+)
 
 FSDP = {"fsdp": 8, "expert": 1}
 LAYERS = 8  # divisible by every fsdp below: only the rule keeps that axis whole
@@ -57,6 +64,12 @@ def test_experts_are_spread_over_their_axis_and_the_rest_is_not() -> None:
         None, "fsdp", None
     )  # whole: that axis has one device
     assert partition_spec("params/position_embedding", (2048, 768), {"fsdp": 1, "expert": 4}) == P()
+
+
+def test_of_longer_sequences_a_device_holds_fewer() -> None:
+    assert [sequences_held(16, 2048, length) for length in (1024, 2048, 8192, 65_536)] == [32, 16, 4, 1]
+    assert sequences_held(0, 2048, 8192) == 0
+    assert sequences_held(16, 0, 8192) == 16
 
 
 def check_meshes_of_eight_devices() -> None:

@@ -30,7 +30,8 @@ def default_config() -> ConfigDict:
     config.steps = 1000  # optimizer steps in the whole run
     config.seq_len = 1024  # tokens in a sequence
     config.global_batch_size = 32  # sequences in a step, over all devices
-    config.device_batch_size = 0  # sequences a device holds at a time, gradients accumulate; 0 is its whole share
+    # Sequences of seq_len tokens that a device holds at a time (of longer ones fewer), gradients accumulate; 0 is its share.
+    config.device_batch_size = 0
     # Several stages, one after the other: a tuple of dicts that name what differs from the keys above, for instance
     # ({"steps": 9000}, {"steps": 1000, "seq_len": 4096, "global_batch_size": 8, "weights": {"khmer": 1.0}}).
     config.stages = ()
@@ -52,7 +53,7 @@ def default_config() -> ConfigDict:
     config.model.d_ff = 3072  # inner width of the feed-forward layers
     # Which kind of decoder; config.model.update(preset("llama")) of tonsai_jax.model.presets sets these together.
     config.model.norm = "layernorm"  # layernorm, rmsnorm
-    config.model.norm_epsilon = 1e-5
+    config.model.norm_epsilon = 1e-5  # added to the variance
     config.model.position = "learned"  # learned, rope
     config.model.rope_theta = 10_000.0  # base of the rotations' wavelengths
     config.model.rope_scaling = "none"  # none, linear, yarn, llama3: stretches rope over a longer context
@@ -67,7 +68,7 @@ def default_config() -> ConfigDict:
 
     # Mixture of experts.
     config.model.num_experts = 0  # in each layer; 0 is a dense model
-    config.model.experts_per_token = 2
+    config.model.experts_per_token = 2  # that each token meets
     config.model.router_temperature = 1.0  # divides the router's logits
     config.model.capacity_factor = (
         1.25  # tokens an expert takes, in even shares; more are dropped. 0 drops none, slowly

@@ -29,7 +29,7 @@ from tonsai_jax.sample_data import build_sample_rows
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.training.checkpoint import Checkpoints, KeepPolicy
 from tonsai_jax.training.host_memory import host_memory_bytes, keep_freed_memory, return_freed_memory
-from tonsai_jax.training.mesh import accumulation_steps, make_mesh, put_batch
+from tonsai_jax.training.mesh import accumulation_steps, make_mesh, put_batch, sequences_held
 from tonsai_jax.training.metrics import MetricsWriter
 from tonsai_jax.training.optimizer import adamw, learning_rate_schedule
 from tonsai_jax.training.progress import Progress
@@ -67,7 +67,8 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
     # Devices and the shape of the model.
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.expert, num_experts=config.model.num_experts)
     for stage in stages:
-        accumulation_steps(mesh, stage.global_batch_size, config.device_batch_size)  # or the error, before any work
+        held = sequences_held(config.device_batch_size, config.seq_len, stage.seq_len)
+        accumulation_steps(mesh, stage.global_batch_size, held)  # or the error, before any work
     shape = model_config(config, tokenizer.vocab_size)
     kernel, why_kernel = choose_kernel(shape, jax.default_backend())
 
@@ -124,6 +125,7 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
         dropout_key=jax.random.key(config.seed + 1),
         clip_norm=config.optimizer.clip_norm,
         device_batch_size=config.device_batch_size,
+        at_seq_len=config.seq_len,
     )
     eval_step = make_eval_step(
         graph,

@@ -83,6 +83,13 @@ def accumulation_steps(mesh: Mesh, global_batch_size: int, device_batch_size: in
     return share // device_batch_size
 
 
+def sequences_held(device_batch_size: int, at_seq_len: int, seq_len: int) -> int:
+    """Sequences of `seq_len` tokens that a device holds at a time, where it holds `device_batch_size` of `at_seq_len` tokens."""
+    if device_batch_size == 0 or at_seq_len == 0:
+        return device_batch_size
+    return max(1, device_batch_size * at_seq_len // seq_len)
+
+
 def shardings(tree: Any, mesh: Mesh) -> Any:
     """A `NamedSharding` for every array (or `ShapeDtypeStruct`) of `tree`, parameters or optimizer moments alike."""
     return jax.tree_util.tree_map_with_path(

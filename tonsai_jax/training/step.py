@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from tonsai_jax.model.experts import Routing
 from tonsai_jax.model.transformer import output_table
 from tonsai_jax.training.loss import chunk_length, cross_entropy
-from tonsai_jax.training.mesh import BATCH_AXES, accumulation_steps
+from tonsai_jax.training.mesh import BATCH_AXES, accumulation_steps, sequences_held
 from tonsai_jax.training.optimizer import Schedule
 from tonsai_jax.training.runtime import compiler_options
 from tonsai_jax.training.state import TrainState
@@ -53,6 +53,7 @@ def make_train_step(
     dropout_key: jax.Array,
     clip_norm: float,
     device_batch_size: int = 0,
+    at_seq_len: int = 0,
 ) -> TrainStep:
     """The compiled step: (state, batch) -> (new state, metrics). The old state's memory is reused; do not touch it again.
 
@@ -63,6 +64,8 @@ def make_train_step(
       clip_norm: longest gradient, 0 for any length.
       device_batch_size: sequences a device holds at a time, 0 for all of its share; the gradients of the parts add up
         to those of the whole batch.
+      at_seq_len: the length of the sequences that `device_batch_size` counts; of longer ones a device holds fewer, as many
+        tokens. 0: it counts sequences of any length.
 
     A step whose loss or gradient is not finite leaves parameters and moments as they were. Metrics are scalars on the
     device: loss and grad_norm (before clipping) in nats, learning_rate, tokens, skipped (0 or 1), and stop (the largest
@@ -103,7 +106,8 @@ def make_train_step(
         weight = 1.0 / jnp.maximum(tokens, 1).astype(jnp.float32)
         key = jax.random.fold_in(dropout_key, state.step)
         gradient_of = jax.grad(loss_of, has_aux=True)
-        accumulation = accumulation_steps(mesh, batch["valid"].shape[0], device_batch_size)
+        B, T = batch["tokens"].shape[0], batch["tokens"].shape[1] - 1
+        accumulation = accumulation_steps(mesh, B, sequences_held(device_batch_size, at_seq_len, T))
 
         if accumulation == 1:
             gradients, of_parts = gradient_of(state.params, batch, weight, 1.0, key)

@@ -1,0 +1,70 @@
+"""The recipe's mixture of experts: 24 layers, width 896, 8 experts of which each token meets 2, vocabulary 96k, context 8k.
+
+    python -m tonsai_jax.train --config configs/moe_1b.py --workdir runs/moe --config.data.dir=data/tokens
+    python -m tonsai_jax.train --config configs/moe_1b.py:mixture --workdir runs/moe --config.data.dir=data/tokens
+
+It has 1537.5 M parameters, of which 546.6 M work for each token, and is exported as Hugging Face's Mixtral. The run has the three
+phases of the recipe: A the whole mixture, while the context grows from 2k to 4k to 8k tokens; B mostly the target
+language; C instructions. Each step has 524,288 tokens. Phases B and C name sources of the rows: `khmer`, `english` and
+`instructions`; set yours in PHASE_B and PHASE_C. `moe_1b.py:mixture` takes the rows' own weights in all three.
+
+Hardware: one GPU of 80 GB; 8 GPUs work as they are (--config.mesh.fsdp=8, or --config.mesh.expert=8 to spread the experts).
+21 B tokens. Time: not measured yet. Score: not measured yet.
+"""
+
+from ml_collections import ConfigDict
+
+from tonsai_jax.config import default_config
+from tonsai_jax.errors import UserError
+from tonsai_jax.model.presets import preset
+
+PHASE_B = {"khmer": 0.8, "english": 0.2}
+PHASE_C = {"instructions": 0.9, "khmer": 0.1}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    config = default_config()
+    config.seq_len = 2048
+    config.global_batch_size = 256
+    config.device_batch_size = 16
+    context_4k = {"seq_len": 4096, "global_batch_size": 128}
+    context_8k = {"seq_len": 8192, "global_batch_size": 64}
+    config.stages = (
+        {"steps": 24_000},
+        {"steps": 6_000, **context_4k},
+        {"steps": 2_000, **context_8k},
+        {"steps": 7_000, **context_8k, "weights": PHASE_B},
+        {"steps": 1_000, **context_8k, "weights": PHASE_C},
+    )
+
+    config.model.update(preset("mixtral"))
+    config.model.vocab_size = 96_000
+    config.model.context_length = 8192
+    config.model.num_layers = 24
+    config.model.d_model = 896
+    config.model.num_heads = 14
+    config.model.num_kv_heads = 2
+    config.model.d_ff = 2560
+    config.model.rope_theta = 10_000.0
+    config.model.rope_scaling = "yarn"
+    config.model.rope_factor = 4.0  # 2048 -> 8192
+    config.model.router_temperature = 1.2
+    config.model.remat = "qkv_mlp"
+    config.loss.load_balance = 0.01
+    config.loss.router_z = 0.001
+
+    config.optimizer.learning_rate = 3e-4
+    config.optimizer.warmup_steps = 800  # 2 %
+
+    config.checkpoint.every = 1000
+    config.checkpoint.keep_best = 1
+    config.eval.every = 1000
+    config.sample.every = 1000
+
+    if variant == "mixture":
+        config.stages = tuple(
+            {key: value for key, value in stage.items() if key != "weights"} for stage in config.stages
+        )
+    elif variant:
+        raise UserError(f"moe_1b.py:{variant}: no such variant; there is moe_1b.py:mixture")
+    return config
