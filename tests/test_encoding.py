@@ -1,6 +1,7 @@
 """One tokenizer, many encoders: the ids are those of tokenizer.json, whoever computes them."""
 
 import gzip
+import json
 import os
 import random
 from pathlib import Path
@@ -94,6 +95,18 @@ def test_the_same_examples_give_the_same_bytes(folder: Path, clean: list[str], t
         assert (again / file.name).read_bytes() == file.read_bytes()
 
 
+def test_merges_that_are_not_all_there_decide_too(clean: list[str], tmp_path: Path) -> None:
+    train_tokenizer([Example(text, "any") for text in clean], vocab_size=1000, output_dir=tmp_path / "t")
+    file = tmp_path / "t" / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["model"]["merges"] = content["model"]["merges"][:-500]
+    file.write_text(json.dumps(content))
+    plain = tokenizers.Tokenizer.from_file(str(file))
+    ours = Tokenizer.from_folder(tmp_path / "t")
+    for text in clean[:50]:
+        assert ours.encode(text) == plain.encode(text, add_special_tokens=False).ids
+
+
 def test_unigram_trains_on_long_lines_and_on_a_part_of_many(tmp_path: Path) -> None:
     line = " ".join(text.replace("\n", " ") for text in stories("en", 300, seed=1))
     assert len(line) > 4192, "above which SentencePiece leaves lines out unless told otherwise"
@@ -104,8 +117,8 @@ def test_unigram_trains_on_long_lines_and_on_a_part_of_many(tmp_path: Path) -> N
     assert part["examples"] == 2000
 
 
-def test_a_text_too_small_for_unigram_is_one_clear_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot train on this text"):
+def test_a_text_of_nothing_but_spaces_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no text to train a tokenizer on"):
         train_tokenizer([Example(" ", "any")], vocab_size=600, output_dir=tmp_path / "t", model_type="unigram")
     assert not (tmp_path / "t").exists()
 

@@ -7,6 +7,7 @@ tokenizer.json was made from (docs/tokenizer.md). What is neither goes through `
 
 import re
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,18 @@ def _is_our_bpe(content: dict[str, Any]) -> bool:
         and "Regex" in steps[0]["pattern"]
         and not steps[1]["add_prefix_space"]
         and not steps[1]["use_regex"]
+        and _has_all_merges(content["model"], {token["content"] for token in content["added_tokens"]})
     )
+
+
+def _has_all_merges(model: dict[str, Any], special: set[str]) -> bool:
+    """Whether any two tokens that make a third are merged, in the order of the ids: tiktoken knows no other merges."""
+    vocabulary = {token: id for token, id in model["vocab"].items() if token not in special}
+    ranks = [vocabulary.get("".join(merge if isinstance(merge, list) else merge.split(" "))) for merge in model["merges"]]
+    ways = sum(
+        token[:cut] in vocabulary and token[cut:] in vocabulary for token in vocabulary for cut in range(1, len(token))
+    )
+    return ways == len(ranks) and all(a is not None and b is not None and a <= b for a, b in pairwise(ranks))
 
 
 def _tiktoken(content: dict[str, Any], inner: tokenizers.Tokenizer) -> Encode:

@@ -10,6 +10,7 @@ Of a text only U+2581, which SentencePiece writes for the space, does not come b
 import io
 import logging
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import sentencepiece
@@ -40,11 +41,14 @@ def train_unigram(
     Raises `UserError` where the text is too little for the vocabulary.
     """
     lines = (line for text in texts for line in text.split("\n") if line.strip())
+    first = next(lines, None)
+    if first is None:
+        raise UserError("there is no text to train a tokenizer on; check the input files or the dataset")
     trained = io.BytesIO()
     sentencepiece.set_random_generator_seed(0)  # chooses the sentences
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=lines,
+            sentence_iterator=chain([first], lines),
             model_writer=trained,
             model_type="unigram",
             vocab_size=vocab_size,
