@@ -78,7 +78,8 @@ def test_ones_own_are_read_from_a_list_and_without_roles_there_is_no_chat_templa
         ([], "the first must be '<|endoftext|>'"),
         (["<|endoftext|>", " "], "one of them is empty"),
         (["<|endoftext|>", "<unk>"], "'<unk>' cannot be one"),
-        (["<|endoftext|>", "a"], "'a' cannot be one"),
+        (["<|endoftext|>", "<0x41>"], "'<0x41>' cannot be one"),
+        *((["<|endoftext|>", word], f"{word!r} cannot be told from text") for word in ("a", "the", "<x", "2026", "=>")),
     ],
 )
 def test_tokens_that_cannot_work_are_one_clear_line(tokens, expected):

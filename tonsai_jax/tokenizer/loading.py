@@ -137,10 +137,11 @@ class Tokenizer:
         return isinstance(self._inner.model, models.Unigram)
 
 
-def _named(config: Any, key: str) -> Any:
+def _named(config: Any, key: str) -> str | None:
     token = config.get(key) if isinstance(config, dict) else None
     # transformers may write a token with its properties
-    return token.get("content") if isinstance(token, dict) else token
+    token = token.get("content") if isinstance(token, dict) else token
+    return token if isinstance(token, str) else None
 
 
 def _normalization(folder: Path, config: dict[str, Any]) -> Normalization | None:

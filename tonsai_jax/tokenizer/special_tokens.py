@@ -4,6 +4,7 @@ They have the first ids of every tokenizer, in the order in which they are decla
 exported models may count on them. A tokenizer cannot be given more of them later, so some are kept in reserve.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def read_special_tokens(path: str | Path) -> tuple[str, ...]:
 
 
 def check_special_tokens(tokens: Sequence[str]) -> tuple[str, ...]:
-    """Returns them; raises `UserError` where one is empty or twice there, or the first does not open documents."""
+    """Returns them; raises `UserError` where one is empty, twice there or may be text, or the first does not open documents."""
     if not tokens or tokens[0] != END_OF_TEXT:
         raise UserError(f"special tokens: the first must be {END_OF_TEXT!r}, which opens every document")
     for token in tokens:
@@ -81,6 +82,9 @@ def check_special_tokens(tokens: Sequence[str]) -> tuple[str, ...]:
             raise UserError("special tokens: one of them is empty")
         if tokens.count(token) > 1:
             raise UserError(f"special tokens: {token!r} is declared {tokens.count(token)} times; once is enough")
-        if token == UNKNOWN or len(token) == 1:
+        if token == UNKNOWN or re.fullmatch("<0x[0-9A-Fa-f]{2}>", token):
             raise UserError(f"special tokens: {token!r} cannot be one, it has a meaning of its own; choose another")
+        # No piece of text is letters or digits between signs, so none can be learnt that is spelt like it.
+        if token[0].isalnum() or token[-1].isalnum() or not any(map(str.isalnum, token)):
+            raise UserError(f"special tokens: {token!r} cannot be told from text; write a word between signs, as {PAD!r}")
     return tuple(tokens)
