@@ -64,8 +64,9 @@ def main() -> None:
     weights = language_weights(args.language_weights) if args.language_weights else {}
     if args.dataset_dir:
         normalization = dataset_normalization(args.dataset_dir)
-        if not weights and not count:
-            weights = dataset_language_weights(args.dataset_dir)
+        of_dataset = dataset_language_weights(args.dataset_dir)
+        if not weights and not count and len(of_dataset) > 1:
+            weights = of_dataset
 
     def examples() -> Iterator[Example]:
         faults.counts.clear()  # it may be read twice
@@ -75,7 +76,7 @@ def main() -> None:
 
     tokens = read_special_tokens(args.special_tokens) if args.special_tokens else SPECIAL_TOKENS
     report = train_tokenizer(
-        balanced(examples, weights) if len(weights) > 1 else examples(),
+        balanced(examples, weights) if weights else examples(),
         vocab_size=args.vocab_size,
         output_dir=args.output_dir,
         model_type=args.model_type,

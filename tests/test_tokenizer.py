@@ -266,6 +266,9 @@ def bad_commands(folder):
         "no such input": (given(input=folder / "none.txt"), "none.txt"),
         "empty input": (given(input=folder / "empty.txt"), "empty.txt"),
         "blank input": (given(input=folder / "blank.txt"), "no text"),
+        "blank input of unigram": (given(input=folder / "blank.txt", model_type="unigram", vocab_size="600"), "no text"),
+        "no column of the input": (given(input=folder / "a.csv", text_column="b"), "there are: a; set `text_column`"),
+        "no text in the one language": (given(language_weights="km=1"), "there is no text in 'km'"),
         "not utf-8": (given(input=folder / "latin.txt"), "latin.txt: not UTF-8 at byte 3"),
         "vocabulary too small": (given(vocab_size="256"), "256 is too small"),
         "unknown kind": (given(model_type="wordpiece"), "'wordpiece' is not known; use one of: bpe, unigram"),
@@ -289,6 +292,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(case, tmp_path, monkeypatch, c
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "blank.txt").write_text("\n \n")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
+    (tmp_path / "a.csv").write_text("a\nhello\n")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     prepare([Source(name="a", language="km", documents=KHMER)], tmp_path / "docs", progress=False)
@@ -343,6 +347,10 @@ MUTILATIONS = {
     "other end of text": (
         lambda f: edit(f / "tokenizer_config.json", eos_token="</s>"),
         "eos_token in tokenizer_config.json is '</s>'",
+    ),
+    "end of text is a list": (
+        lambda f: edit(f / "tokenizer_config.json", eos_token=["<|endoftext|>"]),
+        "eos_token in tokenizer_config.json is None",
     ),
     "bytes missing": (
         lambda f: edit(f / "tokenizer.json", cut=lambda v: cut_vocabulary(v, range(1, 31))),

@@ -1,5 +1,6 @@
 """Languages in the shares that they shall have: a tokenizer learns what it sees, and of Khmer there is always less."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 
@@ -38,16 +39,14 @@ def balanced(read: Callable[[], Iterable[Example]], weights: dict[str, float]) -
 
 def language_weights(words: str) -> dict[str, float]:
     """The weights in "km=0.5,en=0.5"; raises `UserError` for anything else."""
-    weights: dict[str, float] = {}
-    for word in words.split(","):
-        language, _, number = word.strip().partition("=")
-        try:
-            weights[language] = float(number)
-        except ValueError:
-            weights = {}
-            break
-    if not all(weight >= 0 for weight in weights.values()) or not sum(weights.values()):
-        raise UserError(f"--language-weights {words!r}: write it as km=0.5,en=0.5")
+    pairs = [word.strip().partition("=") for word in words.split(",")]
+    try:
+        weights = {language: float(number) for language, _, number in pairs}
+    except ValueError:
+        weights = {}
+    finite = all(0 <= weight < math.inf for weight in weights.values())
+    if not finite or not sum(weights.values()) or len(weights) < len(pairs):
+        raise UserError(f"--language-weights {words!r}: write it as km=0.5,en=0.5, each language once")
     return weights
 
 
