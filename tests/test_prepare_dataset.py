@@ -130,7 +130,7 @@ BAD = {
         ["--khmer", "latin1.txt", "--on-error", "skip"],
         r"no document .*\(dropped: not_utf8 1\)",
     ),
-    "missing column": (["--config", "column.yaml"], "body.csv: no column 'txt'; there are: content, body"),
+    "missing column": (["--config", "column.yaml"], "body.csv: no column 'txt'; there are: content, body; set `text_column`"),
     "which column": (["--english", "body.csv"], "body.csv: .*content.*body"),
     "negative weight": (
         ["--khmer", "three.txt", "--khmer-weight", "-1"],
@@ -138,6 +138,8 @@ BAD = {
     ),
     "zero weights": (["--khmer", "three.txt", "--khmer-weight", "0"], "all weights are 0"),
     "no samples": (["--khmer", "three.txt", "--max-samples", "0"], "max_samples 0 must be at least 1"),
+    "no tokens planned": (["--khmer", "three.txt", "--tokens", "-5"], "--tokens -5: must be above 0"),
+    "semicolons": (["--english", "semicolons.csv"], "semicolons.csv: the first line has ';' between its fields"),
     "output is a file": (["--khmer", "three.txt", "--output-dir", "three.txt"], "three.txt: is a file"),
     "output below a file": (
         ["--khmer", "three.txt", "--output-dir", "three.txt/a"],
@@ -162,6 +164,7 @@ def test_bad_input_gives_one_line_and_leaves_nothing(command, tmp_path, argument
     (tmp_path / "latin.txt").write_bytes(b"fine\ncaf\xe9\n")
     (tmp_path / "latin1.txt").write_bytes(b"caf\xe9\n")
     (tmp_path / "body.csv").write_text("content,body\nnews,a\n")
+    (tmp_path / "semicolons.csv").write_text("id;body\n1;one, two\n")
     (tmp_path / "column.yaml").write_text("sources: [{name: a, language: en, path: body.csv, text_column: txt}]")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")

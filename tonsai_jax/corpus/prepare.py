@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import math
 import re
 import shutil
 from collections import Counter
@@ -57,6 +58,8 @@ def prepare(
     `output_dir` that holds anything but an earlier dataset.
     """
     settings = settings or Settings()
+    if planned_tokens is not None and not 0 < planned_tokens < math.inf:
+        raise UserError(f"--tokens {planned_tokens:g}: must be above 0, how many tokens a run is to train on")
     output = Path(output_dir).absolute()
     normalized_weights(list(sources))  # or the error
     failed: dict[str, str] = {}

@@ -40,6 +40,7 @@ WITH_FIELDS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 FORMATS = (".txt", ".wet", ".warc", *WITH_FIELDS)
 FORMATS_IN_WORDS = ".txt, .jsonl, .csv, .tsv, .wet, .warc (each also .gz or .zst) and .parquet"
 MAX_DOCUMENT_BYTES = 100 * 10**6
+_DELIMITERS = ",;\t|"  # that tables are written with; those read here are , in .csv and a tab in .tsv
 _BATCH_BYTES = 16 << 20  # of parquet, as far as its averages tell
 
 Located = tuple[int, str, Record]  # position, its name in a message, the record
@@ -264,6 +265,11 @@ def _csv_records(
             continue
         if header is None:
             header = row
+            other = next((sign for sign in _DELIMITERS if sign in header[0]), None) if len(header) == 1 else None
+            if other:
+                raise UserError(
+                    f"{path}: the first line has {other!r} between its fields; in a {file_format(path)} file it must be {delimiter!r}"
+                )
             if reading is not None:
                 reading.check(path, header, " (the first line of the file must name the columns)")
         elif damaged or not row:
