@@ -61,7 +61,9 @@ def test_a_language_without_text_is_named() -> None:
         list(balanced(lambda: ENGLISH, {"km": 1, "en": 1}))
 
 
-@pytest.mark.parametrize("words", ["km", "km=", "km=x", "", "km=-1,en=2", "km=0,en=0", "km=nan", "km=inf,en=1", "km=0.5,km=0.5"])
+@pytest.mark.parametrize(
+    "words", ["km", "km=", "km=x", "", "km=-1,en=2", "km=0,en=0", "km=nan", "km=inf,en=1", "km=0.5,km=0.5"]
+)
 def test_weights_that_are_none_are_refused(words: str) -> None:
     with pytest.raises(UserError, match="write it as km="):
         language_weights(words)

@@ -130,7 +130,10 @@ BAD = {
         ["--khmer", "latin1.txt", "--on-error", "skip"],
         r"no document .*\(dropped: not_utf8 1\)",
     ),
-    "missing column": (["--config", "column.yaml"], "body.csv: no column 'txt'; there are: content, body; set `text_column`"),
+    "missing column": (
+        ["--config", "column.yaml"],
+        "body.csv: no column 'txt'; there are: content, body; set `text_column`",
+    ),
     "which column": (["--english", "body.csv"], "body.csv: .*content.*body"),
     "negative weight": (
         ["--khmer", "three.txt", "--khmer-weight", "-1"],

@@ -266,7 +266,10 @@ def bad_commands(folder):
         "no such input": (given(input=folder / "none.txt"), "none.txt"),
         "empty input": (given(input=folder / "empty.txt"), "empty.txt"),
         "blank input": (given(input=folder / "blank.txt"), "no text"),
-        "blank input of unigram": (given(input=folder / "blank.txt", model_type="unigram", vocab_size="600"), "no text"),
+        "blank input of unigram": (
+            given(input=folder / "blank.txt", model_type="unigram", vocab_size="600"),
+            "no text",
+        ),
         "no column of the input": (given(input=folder / "a.csv", text_column="b"), "there are: a; set `text_column`"),
         "no text in the one language": (given(language_weights="km=1"), "there is no text in 'km'"),
         "not utf-8": (given(input=folder / "latin.txt"), "latin.txt: not UTF-8 at byte 3"),

@@ -268,7 +268,8 @@ def _csv_records(
             other = next((sign for sign in _DELIMITERS if sign in header[0]), None) if len(header) == 1 else None
             if other:
                 raise UserError(
-                    f"{path}: the first line has {other!r} between its fields; in a {file_format(path)} file it must be {delimiter!r}"
+                    f"{path}: the first line has {other!r} between its fields; "
+                    f"in a {file_format(path)} file it must be {delimiter!r}"
                 )
             if reading is not None:
                 reading.check(path, header, " (the first line of the file must name the columns)")

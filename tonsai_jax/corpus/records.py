@@ -119,7 +119,9 @@ def report_too_long(where: str, size: int, limit: int, faults: Faults) -> None:
 
 def no_such_column(where: object, column: str, there: Iterable[str], hint: str = "") -> NoReturn:
     """Raises the `UserError` for a field that is not there; `there` are those that are."""
-    raise UserError(f"{where}: no column {column!r}; {_there(there)}; set `text_column` (in the sources file, or --text-column){hint}")
+    raise UserError(
+        f"{where}: no column {column!r}; {_there(there)}; set `text_column` (in the sources file, or --text-column){hint}"
+    )
 
 
 def chosen_reading(text_column: str | None, template: str | None) -> Reading | None:

@@ -78,7 +78,9 @@ def _is_our_bpe(content: dict[str, Any]) -> bool:
 def _has_all_merges(model: dict[str, Any], special: set[str]) -> bool:
     """Whether any two tokens that make a third are merged, in the order of the ids: tiktoken knows no other merges."""
     vocabulary = {token: id for token, id in model["vocab"].items() if token not in special}
-    ranks = [vocabulary.get("".join(merge if isinstance(merge, list) else merge.split(" "))) for merge in model["merges"]]
+    ranks = [
+        vocabulary.get("".join(merge if isinstance(merge, list) else merge.split(" "))) for merge in model["merges"]
+    ]
     ways = sum(
         token[:cut] in vocabulary and token[cut:] in vocabulary for token in vocabulary for cut in range(1, len(token))
     )

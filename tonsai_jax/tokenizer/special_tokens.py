@@ -86,5 +86,7 @@ def check_special_tokens(tokens: Sequence[str]) -> tuple[str, ...]:
             raise UserError(f"special tokens: {token!r} cannot be one, it has a meaning of its own; choose another")
         # No piece of text is letters or digits between signs, so none can be learnt that is spelt like it.
         if token[0].isalnum() or token[-1].isalnum() or not any(map(str.isalnum, token)):
-            raise UserError(f"special tokens: {token!r} cannot be told from text; write a word between signs, as {PAD!r}")
+            raise UserError(
+                f"special tokens: {token!r} cannot be told from text; write a word between signs, as {PAD!r}"
+            )
     return tuple(tokens)
