@@ -72,7 +72,8 @@ class Tokenizer:
                 f"special tokens of tokenizer.json ({', '.join(special) or 'none'}); train it again"
             )
         end_of_text_id = special[end_of_text]
-        tokenizer = cls(folder, inner, end_of_text_id, special.get(pad, end_of_text_id), _normalization(folder, config))
+        pad_id = special.get(pad or "", end_of_text_id)
+        tokenizer = cls(folder, inner, end_of_text_id, pad_id, _normalization(folder, config))
         if tokenizer.decode(tokenizer.encode(_PROBE)) != _PROBE:
             raise UserError(
                 f"{folder / 'tokenizer.json'}: does not give back the text it encodes, so it is damaged or "
