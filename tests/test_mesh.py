@@ -41,6 +41,11 @@ LAYERS = 8  # divisible by every fsdp below: only the rule keeps that axis whole
         ("params/blocks/mlp_up/kernel", (LAYERS, 771, 3073), 8, P()),
         ("params/blocks/mlp_up/bias", (2**17, 3), 8, P()),
         ("params/token_embedding", (50_257, 769), 8, P()),
+        # moments with a dimension less than their parameter (Adafactor), or of a part of it (Muon)
+        ("opt_state/0/0/v_row/blocks/mlp_up/kernel", (LAYERS, 2**14), 8, P(None, "fsdp")),
+        ("opt_state/0/0/v_col/token_embedding", (2**17,), 8, P("fsdp")),
+        ("opt_state/0/0/v/token_embedding", (1,), 8, P()),
+        ("opt_state/0/inner_states/muon/0/mu/blocks/qkv/kernel/2", (LAYERS, 768, 768), 8, P(None, "fsdp", None)),
         # small, or nothing to split over
         ("params/blocks/mlp_up/kernel", (LAYERS, 64, 64), 8, P()),
         ("step", (), 8, P()),

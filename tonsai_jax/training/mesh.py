@@ -104,9 +104,9 @@ def partition_spec(path: str, shape: tuple[int, ...], mesh: Mapping[str, int]) -
     if fsdp * mesh["expert"] == 1 or np.prod(shape) < REPLICATED_BELOW:
         return P()
     for pattern, axes in RULES:
-        if re.search(pattern, path) and all(
-            size % mesh[axis] == 0 for size, axis in zip(shape, axes, strict=True) if axis
-        ):
+        if len(shape) != len(axes) or not re.search(pattern, path):
+            continue  # Adafactor's moments lack one of their parameter's dimensions
+        if all(size % mesh[axis] == 0 for size, axis in zip(shape, axes, strict=True) if axis):
             return P(*axes)
     candidates = [d for d in range(1 if "blocks/" in path else 0, len(shape)) if shape[d] % fsdp == 0]
     if fsdp == 1 or not candidates:

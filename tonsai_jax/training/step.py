@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from tonsai_jax.model.experts import Routing
 from tonsai_jax.model.transformer import output_table
 from tonsai_jax.training.loss import chunk_length, cross_entropy
-from tonsai_jax.training.mesh import BATCH_AXES, accumulation_steps, sequences_held
+from tonsai_jax.training.mesh import BATCH_AXES, accumulation_steps, sequences_held, shardings
 from tonsai_jax.training.optimizer import Schedule
 from tonsai_jax.training.runtime import compiler_options
 from tonsai_jax.training.state import TrainState
@@ -146,7 +146,9 @@ def make_train_step(
             "skipped": 1 - finite.astype(jnp.int32),
             "stop": stop,
         }
-        return TrainState(state.step + 1, params, opt_state), metrics
+        # Placed as it came: the compiler may find another placement good, and would compile again for it.
+        state = TrainState(state.step + 1, params, opt_state)
+        return jax.lax.with_sharding_constraint(state, shardings(state, mesh)), metrics
 
     return train_step
 
