@@ -86,6 +86,10 @@ def the_error(stderr: str) -> str:
         ("stages=({'step': 3},)", "stages[0].step: no such key; did you mean 'steps'?"),
         ("optimizer.schedule=cosin", "optimizer.schedule='cosin' is no schedule; did you mean 'cosine'?"),
         (
+            "optimizer.rate_of={'embedding': 0.5}",
+            "optimizer.rate_of='embedding': no parameter has that name; there are blocks/attention_norm/bias, blocks/",
+        ),
+        (
             "optimizer.warmup_steps=25",
             "optimizer.warmup_steps=25 and optimizer.decay_steps=0 together pass the run's 24",
         ),
@@ -191,6 +195,10 @@ def test_a_file_where_the_workdir_should_be(
         ),
         ("model.num_layers=1", "(model.num_layers is 2 there, 1 in the config)"),
         ("model.context_length=32", "(model.context_length is 64 there, 32 in the config)"),
+        (
+            "optimizer.name=muon",
+            "(optimizer.name is adamw there, muon in the config); add --config.optimizer.name=adamw, or give another",
+        ),
         ("seed=1", "seed was 0 when the checkpoint was written and is 1 now"),
     ],
 )

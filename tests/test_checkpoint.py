@@ -16,11 +16,11 @@ from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json
 from tonsai_jax.training.checkpoint import SCORES_FILE, Checkpoints, KeepPolicy
 from tonsai_jax.training.mesh import make_mesh, one_device_mesh
-from tonsai_jax.training.optimizer import adamw
+from tonsai_jax.training.optimizer import make_optimizer
 from tonsai_jax.training.state import TrainState, abstract_state
 
 CONFIG = config_with(vocab_size=512, d_model=128, d_ff=512)  # large enough for its matrices to be split over devices
-ADAMW = adamw(beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1)
+ADAMW = make_optimizer("adamw", beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1)
 SMALL = TrainState(jnp.int32(0), {"kernel": jnp.arange(6.0)}, {"mu": jnp.ones(6), "count": jnp.int32(3)})
 
 

@@ -190,7 +190,12 @@ def test_stages_that_cannot_be_are_refused(values: dict[str, object], message: s
             "optimizer.warmup_steps=100 and optimizer.decay_steps=0 together pass the run's 50 steps",
         ),
         ({"optimizer__schedule": "wsd"}, "optimizer.decay_steps=0 must be above 0 for optimizer.schedule=wsd"),
-        ({"optimizer__decay_steps": 9}, "optimizer.decay_steps=9 is for optimizer.schedule=wsd; the cosine ends with"),
+        ({"optimizer__decay_steps": 9}, "optimizer.decay_steps=9 is for optimizer.schedule=wsd; cosine falls until"),
+        ({"optimizer__name": "adam"}, "optimizer.name='adam' is no optimizer; did you mean 'adamw'?"),
+        ({"optimizer__momentum": 1.0}, "optimizer.momentum=1.0 must lie in [0, 1)"),
+        ({"optimizer__mu_dtype": "float16"}, "optimizer.mu_dtype='float16' is no dtype of a moment; did you mean"),
+        ({"optimizer__rate_of": 0.5}, "optimizer.rate_of=0.5 must be a dict such as {'token_embedding': 0.5}"),
+        ({"optimizer__rate_of": {"bias": -1}}, "optimizer.rate_of: factor of 'bias' is -1; factors are numbers of"),
     ],
 )
 def test_a_value_that_cannot_work_is_refused_by_its_key(values: dict[str, object], message: str) -> None:

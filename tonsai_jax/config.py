@@ -17,7 +17,9 @@ from tonsai_jax.data.mixture import Stage
 from tonsai_jax.errors import UserError, did_you_mean
 from tonsai_jax.model.config import ModelConfig
 
-SCHEDULES = ("cosine", "wsd")
+OPTIMIZERS = ("adamw", "muon", "lion", "adafactor")
+SCHEDULES = ("cosine", "wsd", "linear")
+MU_DTYPES = ("float32", "bfloat16")
 STAGE_KEYS = ("steps", "seq_len", "global_batch_size", "weights")
 
 
@@ -93,16 +95,21 @@ def default_config() -> ConfigDict:
     config.loss.load_balance = 0.01  # of the experts' even use; counts only where there are experts
     config.loss.router_z = 0.001  # of the routers' log(Z)^2; likewise
 
-    config.optimizer = ConfigDict()
+    config.optimizer = ConfigDict()  # docs/optimizers.md says which to choose
+    config.optimizer.name = "adamw"  # adamw, muon (AdamW beside the layers' matrices), lion or adafactor
     config.optimizer.learning_rate = 6e-4  # peak
-    config.optimizer.schedule = "cosine"  # cosine, or wsd: warm-up, stable, decay (1 - sqrt)
+    config.optimizer.rate_of = placeholder(object)  # {name in a parameter's path: factor}, {"token_embedding": 0.5}
+    config.optimizer.schedule = "cosine"  # cosine, linear, or wsd: warm-up, stable, decay (1 - sqrt)
     config.optimizer.warmup_steps = 100  # linear, from 0
     config.optimizer.decay_steps = 0  # wsd only: last steps, in which the rate falls
     config.optimizer.final_ratio = 0.1  # learning rate at the end, as a share of the peak
     config.optimizer.beta1 = 0.9
     config.optimizer.beta2 = 0.95
     config.optimizer.epsilon = 1e-8
+    config.optimizer.momentum = 0.95  # muon only, in place of beta1 and beta2 where it replaces AdamW
+    config.optimizer.mu_dtype = "float32"  # first moment as kept: float32 or bfloat16, half the memory
     config.optimizer.weight_decay = 0.1  # on matrices and embeddings only; not on biases and norms
+    config.optimizer.cautious_weight_decay = False  # True: only where the update, too, moves a weight towards 0
     config.optimizer.clip_norm = 1.0  # longest gradient; 0 is no clipping
     config.optimizer.max_skipped_steps = 10  # stop the run after so many non-finite steps on end
 
@@ -233,15 +240,17 @@ def validate(config: ConfigDict) -> None:
     )
     require(optimizer.learning_rate > 0, "optimizer.learning_rate", "must be above 0")
     require(optimizer.epsilon > 0, "optimizer.epsilon", "must be above 0")
-    for key in ("beta1", "beta2"):
+    for key in ("beta1", "beta2", "momentum"):
         require(0 <= optimizer[key] < 1, f"optimizer.{key}", "must lie in [0, 1)")
     require(0 <= optimizer.final_ratio <= 1, "optimizer.final_ratio", "must lie in [0, 1]")
     require(0 < config.sample.top_p <= 1, "sample.top_p", "must lie in (0, 1]")
-    require(
-        optimizer.schedule in SCHEDULES,
-        "optimizer.schedule",
-        f"is no schedule{did_you_mean(optimizer.schedule, SCHEDULES)}",
-    )
+    for key, what, known in (
+        ("name", "optimizer", OPTIMIZERS),
+        ("schedule", "schedule", SCHEDULES),
+        ("mu_dtype", "dtype of a moment", MU_DTYPES),
+    ):
+        require(optimizer[key] in known, f"optimizer.{key}", f"is no {what}{did_you_mean(optimizer[key], known)}")
+    _check_rate_of(optimizer.rate_of)
     require(
         optimizer.warmup_steps + optimizer.decay_steps <= total_steps,
         "optimizer.warmup_steps",
@@ -253,8 +262,18 @@ def validate(config: ConfigDict) -> None:
         require(
             optimizer.decay_steps == 0,
             "optimizer.decay_steps",
-            "is for optimizer.schedule=wsd; the cosine ends with the run",
+            f"is for optimizer.schedule=wsd; {optimizer.schedule} falls until the run ends",
         )
+
+
+def _check_rate_of(rate_of: Any) -> None:
+    if rate_of is None:
+        return
+    if not isinstance(rate_of, Mapping):
+        raise UserError(f"optimizer.rate_of={rate_of!r} must be a dict such as {{'token_embedding': 0.5}}")
+    for name, factor in rate_of.items():
+        if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 <= factor < float("inf"):
+            raise UserError(f"optimizer.rate_of: factor of {name!r} is {factor!r}; factors are numbers of at least 0")
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:

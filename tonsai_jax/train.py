@@ -31,7 +31,7 @@ from tonsai_jax.training.checkpoint import Checkpoints, KeepPolicy
 from tonsai_jax.training.host_memory import host_memory_bytes, keep_freed_memory, return_freed_memory
 from tonsai_jax.training.mesh import accumulation_steps, make_mesh, put_batch, sequences_held
 from tonsai_jax.training.metrics import MetricsWriter
-from tonsai_jax.training.optimizer import adamw, learning_rate_schedule
+from tonsai_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from tonsai_jax.training.progress import Progress
 from tonsai_jax.training.run import changes_since, open_workdir, progress_json
 from tonsai_jax.training.runtime import StopRequest, quiet_libraries, start_processes, total_peak_flops
@@ -71,6 +71,18 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
         accumulation_steps(mesh, stage.global_batch_size, held)  # or the error, before any work
     shape = model_config(config, tokenizer.vocab_size)
     kernel, why_kernel = choose_kernel(shape, jax.default_backend())
+    optimizer = make_optimizer(
+        config.optimizer.name,
+        beta1=config.optimizer.beta1,
+        beta2=config.optimizer.beta2,
+        epsilon=config.optimizer.epsilon,
+        weight_decay=config.optimizer.weight_decay,
+        momentum=config.optimizer.momentum,
+        cautious_weight_decay=config.optimizer.cautious_weight_decay,
+        mu_dtype=config.optimizer.mu_dtype,
+        rate_of=config.optimizer.rate_of,
+    )
+    abstract = abstract_state(shape, optimizer, mesh)  # or the error of a parameter that is not there
 
     # Where the run stands: at its last checkpoint, or at the beginning.
     keep = KeepPolicy(config.checkpoint.keep_last, config.checkpoint.keep_every, config.checkpoint.keep_best)
@@ -96,12 +108,6 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
 
     # State and steps.
     graph = model_graph(shape, kernel, mesh)
-    optimizer = adamw(
-        beta1=config.optimizer.beta1,
-        beta2=config.optimizer.beta2,
-        epsilon=config.optimizer.epsilon,
-        weight_decay=config.optimizer.weight_decay,
-    )
     schedule = learning_rate_schedule(
         config.optimizer.schedule,
         peak=config.optimizer.learning_rate,
@@ -111,7 +117,7 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
         final_ratio=config.optimizer.final_ratio,
     )
     if start_step:
-        state = checkpoints.restore_state(start_step, abstract_state(shape, optimizer, mesh))
+        state = checkpoints.restore_state(start_step, abstract)
     else:
         state = init_state(shape, optimizer, mesh, config.seed)
     loss = LossSettings(**config.loss)

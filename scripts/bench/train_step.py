@@ -139,7 +139,7 @@ def our_step(sizes: dict[str, int], *, unrolled: bool) -> Callable[[np.ndarray],
 
     from tonsai_jax.model.config import ModelConfig
     from tonsai_jax.training.mesh import make_mesh, put_batch
-    from tonsai_jax.training.optimizer import adamw, learning_rate_schedule
+    from tonsai_jax.training.optimizer import learning_rate_schedule, make_optimizer
     from tonsai_jax.training.state import init_state, model_graph
     from tonsai_jax.training.step import LossSettings, make_train_step
 
@@ -154,7 +154,7 @@ def our_step(sizes: dict[str, int], *, unrolled: bool) -> Callable[[np.ndarray],
         scan_layers=not unrolled,
     )
     mesh = make_mesh(-1, 1)
-    optimizer = adamw(beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1)
+    optimizer = make_optimizer("adamw", beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1)
     schedule = learning_rate_schedule(
         "cosine", peak=3e-4, total_steps=1000, warmup_steps=10, decay_steps=0, final_ratio=0.1
     )

@@ -1,14 +1,20 @@
-"""AdamW and the learning rate: which parameters decay, and how the rate rises and falls."""
+"""Optimizers and the learning rate: how a gradient becomes an update, which parameters decay, how the rate rises and falls.
 
-from collections.abc import Callable
+An optimizer here gives updates without the learning rate; the step multiplies it in: param - learning_rate * update.
+"""
+
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from tonsai_jax.errors import UserError
+from tonsai_jax.training.muon import scale_by_muon_and_adam
+
 Schedule = Callable[[jax.Array], jax.Array]
-DECAYED = ("kernel", "token_embedding", "position_embedding")  # matrices; biases and norms are left alone
+DECAYED = ("kernel", "token_embedding", "position_embedding", "head")  # matrices; biases and norms are left alone
 
 
 def learning_rate_schedule(
@@ -17,31 +23,110 @@ def learning_rate_schedule(
     """The learning rate of a step: linear warm-up from 0 (reaching `peak` at step `warmup_steps`), then
 
     "cosine": half a cosine from `peak` to `peak * final_ratio` at the end of the run (arXiv:1608.03983);
+    "linear": a straight line between the same two;
     "wsd": constant, then over the last `decay_steps` down to it as 1 - sqrt(progress) (arXiv:2405.18392).
     """
 
     def schedule(step: jax.Array) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
         warmup = (step + 1) / (warmup_steps + 1)
+        start = total_steps - decay_steps if name == "wsd" else warmup_steps  # of the fall
+        progress = jnp.clip((step - start) / max(1, total_steps - start), 0, 1)
         if name == "cosine":
-            progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-            share = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(progress, 0, 1)))
+            share = 0.5 * (1 + jnp.cos(jnp.pi * progress))
+        elif name == "linear":
+            share = 1 - progress
         else:
-            progress = (step - (total_steps - decay_steps)) / max(1, decay_steps)
-            share = 1 - jnp.sqrt(jnp.clip(progress, 0, 1))
+            share = 1 - jnp.sqrt(progress)
         return peak * jnp.minimum(warmup, final_ratio + (1 - final_ratio) * share)
 
     return schedule
 
 
-def adamw(*, beta1: float, beta2: float, epsilon: float, weight_decay: float) -> optax.GradientTransformation:
-    """AdamW (arXiv:1711.05101) without the learning rate, which the step multiplies in; moments are float32."""
-    return optax.chain(
-        optax.scale_by_adam(b1=beta1, b2=beta2, eps=epsilon),
-        optax.add_decayed_weights(weight_decay, mask=decay_mask),
-    )
+def make_optimizer(
+    name: str,
+    *,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    weight_decay: float,
+    momentum: float = 0.95,
+    cautious_weight_decay: bool = False,
+    mu_dtype: str = "float32",
+    rate_of: Mapping[str, float] | None = None,
+) -> optax.GradientTransformation:
+    """The optimizer of that name, with weight decay on matrices and embeddings, and rates by parameter.
+
+    "adamw": arXiv:1711.05101. "muon": `scale_by_muon_and_adam`. "lion": arXiv:2302.06675. "adafactor": arXiv:1804.04235
+    with absolute step sizes, updates clipped to a root mean square of 1, and momentum `beta1` (0 keeps none).
+
+    Args:
+      epsilon: Adam's.
+      momentum: Muon's.
+      cautious_weight_decay: see `cautious_decay`.
+      mu_dtype: "float32" or "bfloat16", the dtype in which the first moment is kept; second moments are float32.
+      rate_of: see `rate_factors`.
+
+    `init` raises `UserError` for a name in `rate_of` that no parameter has.
+    """
+    if name == "adamw":
+        direction = optax.scale_by_adam(b1=beta1, b2=beta2, eps=epsilon, mu_dtype=mu_dtype)
+    elif name == "muon":
+        direction = scale_by_muon_and_adam(
+            beta1=beta1, beta2=beta2, epsilon=epsilon, momentum=momentum, mu_dtype=mu_dtype
+        )
+    elif name == "lion":
+        direction = optax.scale_by_lion(b1=beta1, b2=beta2, mu_dtype=mu_dtype)
+    else:
+        direction = optax.chain(
+            optax.scale_by_factored_rms(),
+            optax.clip_by_block_rms(1.0),
+            optax.ema(beta1, debias=False, accumulator_dtype=mu_dtype) if beta1 else optax.identity(),
+        )
+    decay = cautious_decay(weight_decay) if cautious_weight_decay else optax.add_decayed_weights(weight_decay)
+    optimizer = optax.chain(direction, optax.masked(decay, decay_mask))
+
+    def init(params: Any) -> Any:
+        rate_factors(params, rate_of or {})  # or the error
+        return optimizer.init(params)
+
+    def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        updates, state = optimizer.update(gradients, state, params)
+        factors = rate_factors(updates, rate_of or {})
+        return jax.tree.map(lambda update, factor: update * factor, updates, factors), state
+
+    return optax.GradientTransformation(init, update)
 
 
 def decay_mask(params: Any) -> Any:
     """True for every parameter that decays."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in DECAYED, params)
+
+
+def cautious_decay(weight_decay: float) -> optax.GradientTransformation:
+    """Weight decay of those elements alone that the update, too, moves towards 0: update * param >= 0 (arXiv:2510.12402)."""
+    return optax.stateless_with_tree_map(
+        lambda update, param: update + jnp.where(update * param >= 0, weight_decay * param, 0)
+    )
+
+
+def rate_factors(params: Any, rate_of: Mapping[str, float]) -> Any:
+    """What each parameter's updates are multiplied by, decay included: the product of the factors of its names, or 1.
+
+    Args:
+      rate_of: {name: factor}; a name is one part of a parameter's path or several in a row, such as "token_embedding",
+        "blocks", "bias", "qkv/kernel".
+
+    Raises `UserError` for a name that no parameter has.
+    """
+    paths = [
+        jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree_util.tree_leaves_with_path(params)
+    ]
+    factors = dict.fromkeys(paths, 1.0)
+    for name, factor in rate_of.items():
+        named = [path for path in paths if f"/{name}/" in f"/{path}/"]
+        if not named:
+            raise UserError(f"optimizer.rate_of={name!r}: no parameter has that name; there are {', '.join(paths)}")
+        for path in named:
+            factors[path] *= factor
+    return jax.tree.unflatten(jax.tree.structure(params), factors.values())

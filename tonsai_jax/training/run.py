@@ -46,7 +46,7 @@ def changes_since(
     Args:
       progress: the JSON part of that checkpoint.
 
-    Raises `UserError` where the checkpoint is of a model of another shape or with another tokenizer.
+    Raises `UserError` where the checkpoint is of a model of another shape, with another tokenizer or another optimizer.
     """
     before = ModelConfig(**progress["model"])
     for field in (*SHAPE_FIELDS, *(("context_length",) if shape.position == "learned" else ())):
@@ -61,7 +61,22 @@ def changes_since(
             f"{workdir}: was trained with another tokenizer than that of {manifest.directory}; "
             f"give another --workdir, or the rows that began this run"
         )
+    check_optimizer(progress["config"], config, workdir)
     return differences(progress["config"], to_json(config))
+
+
+def check_optimizer(saved_config: Mapping[str, Any], config: ConfigDict, workdir: Path) -> None:
+    """Raises `UserError` where the state that was saved is not of the optimizer that the config asks for."""
+    saved, wanted = from_json(saved_config).optimizer, config.optimizer
+    keys = ["name"]
+    if wanted.name == "adafactor" and 0 in (saved.beta1, wanted.beta1):
+        keys.append("beta1")  # at 0 it keeps no first moment
+    for key in keys:
+        if saved[key] != wanted[key]:
+            raise UserError(
+                f"{workdir}: its checkpoint holds the state of another optimizer (optimizer.{key} is {saved[key]} there, "
+                f"{wanted[key]} in the config); add --config.optimizer.{key}={saved[key]}, or give another --workdir"
+            )
 
 
 def open_workdir(workdir: Path, config: ConfigDict, manifest: RowsManifest) -> None:

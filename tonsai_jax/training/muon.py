@@ -1,0 +1,89 @@
+"""Muon for the matrices of the layers, AdamW for everything else.
+
+Muon (https://kellerjordan.github.io/posts/muon/) replaces the momentum of a matrix by the nearest matrix whose singular
+values are all about 1. Here it is done to each matrix by itself: of each layer, of each expert, and of each part of a
+kernel that holds several side by side (q, k and v; the gate and the values of a gated MLP). Taken as one, a part with a long
+gradient would leave the others almost none of the update.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from optax.contrib import MuonDimensionNumbers, scale_by_muon
+
+UPDATE_RMS = 0.2  # what AdamW's updates have in practice (arXiv:2502.16982, section 2.2)
+# Kernels of several matrices side by side, and the kernel whose input is as wide as the first of them.
+FUSED = {"qkv": "attention_out", "mlp_up": "mlp_down", "experts_up": "experts_down"}
+
+
+def scale_by_muon_and_adam(
+    *, beta1: float, beta2: float, epsilon: float, momentum: float, mu_dtype: str
+) -> optax.GradientTransformation:
+    """Muon with Nesterov momentum for the kernels in "blocks" but the router's; Adam for all other parameters.
+
+    Muon's updates are scaled by 0.2 * sqrt(max(I, O)) for a matrix [I, O], which gives each element a root mean square of
+    0.2, as AdamW's have: so both take the same learning rate and weight decay (arXiv:2502.16982, equation 4).
+
+    Args:
+      beta1, beta2, epsilon: Adam's.
+      momentum: Muon's.
+      mu_dtype: dtype in which the first moment of both is kept.
+    """
+    muon = optax.chain(
+        scale_by_muon(beta=momentum, mu_dtype=mu_dtype, weight_dimension_numbers=_last_two_axes),
+        optax.stateless_with_tree_map(lambda update, _: UPDATE_RMS * math.sqrt(max(update.shape[-2:])) * update),
+    )
+    adam = optax.scale_by_adam(b1=beta1, b2=beta2, eps=epsilon, mu_dtype=mu_dtype)
+    by_matrix = optax.partition({"muon": muon, "adam": adam}, _labels)
+
+    def init(params: Any) -> Any:
+        return by_matrix.init(cut_fused(params))
+
+    def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        updates, state = by_matrix.update(cut_fused(gradients), state)
+        return _join_fused(updates), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def cut_fused(tree: Any) -> Any:
+    """The tree of parameters or gradients, with a tuple of matrices for every kernel that holds several.
+
+    A qkv kernel [..., D, (H + 2K) * Dh] becomes q [..., D, H * Dh], k and v [..., D, K * Dh]; an MLP's kernel
+    [..., D, 2F] becomes two of [..., D, F], and [..., D, F] stays as it is.
+    """
+    blocks = dict(tree["blocks"])
+    for name, following in FUSED.items():
+        if name not in blocks:
+            continue
+        kernel, first = blocks[name]["kernel"], blocks[following]["kernel"].shape[-2]
+        rest = kernel.shape[-1] - first
+        if rest:
+            ends = [first, first + rest // 2] if name == "qkv" else [first]
+            blocks[name] = blocks[name] | {"kernel": tuple(jnp.split(kernel, ends, axis=-1))}
+    return tree | {"blocks": blocks}
+
+
+def _join_fused(tree: Any) -> Any:
+    return jax.tree.map(
+        lambda node: jnp.concatenate(node, axis=-1) if isinstance(node, tuple) else node,
+        tree,
+        is_leaf=lambda node: isinstance(node, tuple),
+    )
+
+
+def _labels(tree: Any) -> Any:
+    def label(path: Any, _: Any) -> str:
+        names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+        is_matrix = names[0] == "blocks" and "kernel" in names and "router" not in names
+        return "muon" if is_matrix else "adam"
+
+    return jax.tree_util.tree_map_with_path(label, tree)
+
+
+def _last_two_axes(tree: Any) -> Any:
+    """All axes before these count matrices: layers, experts."""
+    return jax.tree.map(lambda _: MuonDimensionNumbers(reduction_axis=-2, output_axis=-1), tree)
