@@ -1,5 +1,6 @@
 """The whole train path through the real command: stopped, killed, resumed, on other devices, over stages."""
 
+import gzip
 import json
 import random
 import shutil
@@ -108,6 +109,18 @@ def test_steps_today_trains_that_many_and_saves(run: TinyRun, never_stopped: Tin
     assert list(run.losses()) == [1, 2, 3, 4, 5]
     run.train(steps_today=100)
     assert run.losses() == never_stopped.losses()
+
+
+def test_a_traced_run_is_the_same_run(run: TinyRun, never_stopped: TinyRun) -> None:
+    printed = run.train("profile.steps=2", "profile.start=3", steps_today=2)
+    assert "profile: nothing was traced, the session ended before step 4; lower profile.start" in printed
+    printed = run.train("profile.steps=2", "profile.start=3", steps_today=6)
+    assert f"--logdir {run.workdir / 'profile'}" in printed
+    (trace,) = run.workdir.glob("profile/plugins/profile/*/*.trace.json.gz")
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    steps = {event["args"]["step_num"] for event in events if event.get("name") == "train"}
+    assert steps == {"5", "6"}, "counted from 0; the session began with step 2"
+    assert run.losses() == {step: loss for step, loss in never_stopped.losses().items() if step <= 8}
 
 
 def test_a_complete_run_says_so_and_changes_nothing(run: TinyRun) -> None:

@@ -20,6 +20,7 @@ from tonsai_jax.model.config import ModelConfig
 OPTIMIZERS = ("adamw", "muon", "lion", "adafactor")
 SCHEDULES = ("cosine", "wsd", "linear")
 MU_DTYPES = ("float32", "bfloat16")
+OPTIMIZATION_LEVELS = ("auto", "default", "O0", "O1", "O2", "O3")
 STAGE_KEYS = ("steps", "seq_len", "global_batch_size", "weights")
 
 
@@ -117,6 +118,15 @@ def default_config() -> ConfigDict:
     config.mesh.data = -1  # devices that hold the same parameters; -1 takes what the others leave
     config.mesh.fsdp = 1  # devices over which parameters are split
     config.mesh.expert = 1  # devices over which a layer's experts are spread
+
+    config.runtime = ConfigDict()
+    config.runtime.compile_cache = "~/.cache/tonsai_jax/xla"  # folder of compiled programs (not a CPU's); "" keeps none
+    config.runtime.memory_fraction = 0.9  # share of each GPU's memory that is taken at the start
+    config.runtime.optimization_level = "auto"  # of XLA: O0 to O3, default (XLA's own); auto is O1 on several GPUs
+
+    config.profile = ConfigDict()
+    config.profile.steps = 0  # steps traced into WORKDIR/profile; 0 traces none
+    config.profile.start = 10  # steps of this session before the first one traced
 
     config.log_every = 10  # steps between lines of metrics
 
@@ -227,7 +237,7 @@ def validate(config: ConfigDict) -> None:
         "loss.z_loss": 0, "loss.load_balance": 0, "loss.router_z": 0, "data.max_epochs": 0,
         "optimizer.warmup_steps": 0, "optimizer.decay_steps": 0,
         "optimizer.weight_decay": 0, "optimizer.clip_norm": 0, "optimizer.max_skipped_steps": 1, "mesh.fsdp": 1, "mesh.expert": 1,
-        "seed": 0,
+        "seed": 0, "profile.steps": 0, "profile.start": 0,
     }  # fmt: skip
     for key, least in at_least.items():
         section, _, name = key.rpartition(".")
@@ -237,6 +247,12 @@ def validate(config: ConfigDict) -> None:
         config.mesh.data == -1 or config.mesh.data >= 1,
         "mesh.data",
         "must be -1 (what the others leave) or at least 1",
+    )
+    require(0 < config.runtime.memory_fraction <= 1, "runtime.memory_fraction", "must lie in (0, 1]")
+    require(
+        config.runtime.optimization_level in OPTIMIZATION_LEVELS,
+        "runtime.optimization_level",
+        f"is no level{did_you_mean(config.runtime.optimization_level, OPTIMIZATION_LEVELS)}",
     )
     require(optimizer.learning_rate > 0, "optimizer.learning_rate", "must be above 0")
     require(optimizer.epsilon > 0, "optimizer.epsilon", "must be above 0")

@@ -32,11 +32,13 @@ from tonsai_jax.training.host_memory import host_memory_bytes, keep_freed_memory
 from tonsai_jax.training.mesh import accumulation_steps, make_mesh, put_batch, sequences_held
 from tonsai_jax.training.metrics import MetricsWriter
 from tonsai_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from tonsai_jax.training.profile import StepProfile
 from tonsai_jax.training.progress import Progress
 from tonsai_jax.training.run import changes_since, open_workdir, progress_json
-from tonsai_jax.training.runtime import StopRequest, quiet_libraries, start_processes, total_peak_flops
+from tonsai_jax.training.runtime import StopRequest, check_dtype, quiet_libraries, start_processes, total_peak_flops
 from tonsai_jax.training.state import abstract_state, init_state, model_graph
 from tonsai_jax.training.step import LossSettings, make_eval_step, make_train_step
+from tonsai_jax.training.xla import set_environment, set_optimization_level, use_compile_cache
 
 
 def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> None:
@@ -70,6 +72,8 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
         held = sequences_held(config.device_batch_size, config.seq_len, stage.seq_len)
         accumulation_steps(mesh, stage.global_batch_size, held)  # or the error, before any work
     shape = model_config(config, tokenizer.vocab_size)
+    device = jax.devices()[0]
+    check_dtype(shape.dtype, device.device_kind, getattr(device, "compute_capability", None))
     kernel, why_kernel = choose_kernel(shape, jax.default_backend())
     optimizer = make_optimizer(
         config.optimizer.name,
@@ -83,6 +87,9 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
         rate_of=config.optimizer.rate_of,
     )
     abstract = abstract_state(shape, optimizer, mesh)  # or the error of a parameter that is not there
+    set_optimization_level(config.runtime.optimization_level, jax.default_backend(), mesh.size)
+    if no_cache := use_compile_cache(config.runtime.compile_cache, jax.default_backend()):
+        say(no_cache)
 
     # Where the run stands: at its last checkpoint, or at the beginning.
     keep = KeepPolicy(config.checkpoint.keep_last, config.checkpoint.keep_every, config.checkpoint.keep_best)
@@ -144,7 +151,7 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
     active = f" ({shape.num_active_parameters / 1e6:,.1f}M active)" if shape.num_experts else ""
     say(f"model: {shape.num_parameters / 1e6:,.1f}M parameters{active}, {shape.num_layers} layers, {shape.dtype}")
     say(f"attention: {kernel} ({why_kernel})")
-    say(f"devices: {mesh.size} x {jax.devices()[0].device_kind}, mesh {dict(mesh.shape)}")
+    say(f"devices: {mesh.size} x {device.device_kind}, mesh {dict(mesh.shape)}")
     for name, epochs in mixture.epochs().items():
         say(f"data: {name}, read {epochs:.2f} times over the whole run")
     say(
@@ -171,14 +178,24 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
         max_skipped_steps=config.optimizer.max_skipped_steps,
     )
 
+    profile = StepProfile(
+        workdir / "profile",
+        first_step=start_step + config.profile.start,
+        steps=config.profile.steps if is_first else 0,  # the other hosts do the same
+        paused=progress.paused,
+        say=say,
+    )
     between = BetweenSteps(config, workdir, stages, shape, manifest, tokenizer, mesh, eval_step, writer, say)
 
     for step, batch in enumerate(mixture.batches(start_step), start_step):
         asked_to_stop = np.full(len(batch["valid"]), stop_request.name is not None, np.int32)
-        state, metrics = train_step(state, put_batch(batch | {"stop": asked_to_stop}, mesh))
+        profile.before(step)
+        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+            state, metrics = train_step(state, put_batch(batch | {"stop": asked_to_stop}, mesh))
         if step == start_step:
             return_freed_memory()  # the compiler's
         stopping = progress.add(step, metrics)  # looks at the step before while the devices work on this one
+        profile.after(step)
         done = step + 1
         is_last = stopping or done == end_step
 
@@ -198,6 +215,7 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
             break
 
     progress.look()
+    profile.close()
     checkpoints.close()
     step = int(state.step)
     if step < total_steps:
@@ -221,6 +239,7 @@ def main() -> None:
     quiet_libraries()
     config, workdir, steps_today = parse_flags(sys.argv, __doc__ or "")
     keep_freed_memory()
+    set_environment(config.runtime.memory_fraction)
     start_processes()
     train(config, workdir, steps_today)
 
