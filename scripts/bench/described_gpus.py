@@ -39,7 +39,7 @@ LARGE = 1e6  # bytes; smaller messages are metrics and norms
 def described_mesh(num_devices: int) -> Mesh:
     """A mesh of H200s on one host, with all parameters split over them."""
     topology = topologies.get_topology_desc(platform="cuda", target_config=H200, topology=f"1x1x{num_devices}")
-    return Mesh(np.array(topology.devices).reshape(1, num_devices), BATCH_AXES)
+    return Mesh(np.array(topology.devices).reshape(1, num_devices, 1), BATCH_AXES)
 
 
 def recipe_step(mesh: Mesh, num_layers: int, scan_layers: bool) -> Any:
@@ -58,7 +58,7 @@ def recipe_step(mesh: Mesh, num_layers: int, scan_layers: bool) -> Any:
         "cosine", peak=1e-3, total_steps=100, warmup_steps=1, decay_steps=0, final_ratio=0.1
     )
     step: Any = make_train_step(
-        model_graph(shape, "cudnn"),
+        model_graph(shape, "cudnn", mesh),
         optimizer,
         schedule,
         mesh,
