@@ -21,7 +21,7 @@ LEVELS = (
     ("model",),
     ("config",),
     ("training",),
-    ("evaluation", "inference"),
+    ("evaluation", "inference", "planning"),
     ("huggingface",),
     ("sample_data", "completion", "between_steps", "command_line"),
     ("train",),
@@ -32,6 +32,7 @@ ONLY = {
     "model": {"errors"},
     "config": {"errors", "data", "model"},
     "training": {"errors", "files", "tokenizer", "data", "model", "config"},
+    "planning": {"errors", "files", "data", "model", "config", "training"},
 }
 # Text is prepared on machines without an accelerator; there JAX would only cost seconds and memory.
 WITHOUT_JAX = (

@@ -16,7 +16,6 @@ from tonsai_jax.errors import UserError
 from tonsai_jax.training import progress as progress_module
 from tonsai_jax.training.metrics import MetricsWriter
 from tonsai_jax.training.progress import Progress, format_count, format_seconds
-from tonsai_jax.training.runtime import peak_flops
 
 STAGES = (Stage(steps=20, seq_len=100, global_batch_size=10), Stage(steps=10, seq_len=200, global_batch_size=10))
 
@@ -261,28 +260,3 @@ def test_other_hosts_write_nothing(tmp_path: Path) -> None:
     quiet.write_text(1, "sample", "text")
     quiet.close()
     assert list(tmp_path.iterdir()) == []
-
-
-# Devices
-
-
-@pytest.mark.parametrize(
-    ("device", "tflops"),
-    [
-        ("NVIDIA H100 80GB HBM3", 989),
-        ("NVIDIA H100 PCIe", 756),
-        ("NVIDIA H200", 989),
-        ("NVIDIA A100-SXM4-80GB", 312),
-        ("NVIDIA A100 80GB PCIe", 312),
-        ("NVIDIA L4", 121),
-        ("NVIDIA L40S", 362),
-        ("Tesla T4", 65),
-        ("Tesla V100-SXM2-16GB", 125),
-        ("NVIDIA GeForce RTX 4090", 165),
-        ("NVIDIA GeForce RTX 3090", 71),
-        ("cpu", None),
-        ("NVIDIA L400", None),
-    ],
-)
-def test_the_peak_of_a_device_by_its_name(device: str, tflops: float | None) -> None:
-    assert peak_flops(device) == (tflops and tflops * 1e12)

@@ -25,6 +25,8 @@ from tonsai_jax.data.manifest import read_manifest
 from tonsai_jax.data.mixture import Mixture
 from tonsai_jax.errors import UserError, run_command
 from tonsai_jax.model.attention import choose_kernel
+from tonsai_jax.planning.hardware import total_peak_flops
+from tonsai_jax.planning.out_of_memory import explain_out_of_memory
 from tonsai_jax.sample_data import build_sample_rows
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.training.checkpoint import Checkpoints, KeepPolicy
@@ -35,7 +37,7 @@ from tonsai_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from tonsai_jax.training.profile import StepProfile
 from tonsai_jax.training.progress import Progress
 from tonsai_jax.training.run import changes_since, open_workdir, progress_json
-from tonsai_jax.training.runtime import StopRequest, check_dtype, quiet_libraries, start_processes, total_peak_flops
+from tonsai_jax.training.runtime import StopRequest, check_dtype, quiet_libraries, start_processes
 from tonsai_jax.training.state import abstract_state, init_state, model_graph
 from tonsai_jax.training.step import LossSettings, make_eval_step, make_train_step
 from tonsai_jax.training.xla import set_environment, set_optimization_level, use_compile_cache
@@ -241,7 +243,8 @@ def main() -> None:
     keep_freed_memory()
     set_environment(config.runtime.memory_fraction)
     start_processes()
-    train(config, workdir, steps_today)
+    with explain_out_of_memory(config):
+        train(config, workdir, steps_today)
 
 
 if __name__ == "__main__":

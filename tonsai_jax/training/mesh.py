@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from tonsai_jax.errors import UserError
@@ -27,15 +27,14 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 REPLICATED_BELOW = 2**16  # elements; gathering a small array costs more than keeping it
 
 
-def make_mesh(data: int, fsdp: int, expert: int = 1, *, num_experts: int = 0) -> Mesh:
-    """A mesh of all devices with axes `data`, `fsdp` and `expert`; data=-1 takes what the others leave.
+def mesh_sizes(data: int, fsdp: int, expert: int, *, count: int, num_experts: int = 0) -> dict[str, int]:
+    """Devices along each axis of a mesh of `count` devices; data=-1 takes what the others leave.
 
     Args:
       num_experts: of the model; 0 for a dense one.
 
     Raises `UserError` where the axes do not multiply to the devices, or the experts cannot be spread over theirs.
     """
-    count = jax.device_count()
     others = f"mesh.fsdp={fsdp}" + (f" x mesh.expert={expert}" if expert > 1 else "")
     if expert > 1 and (num_experts == 0 or num_experts % expert):
         raise UserError(
@@ -51,7 +50,13 @@ def make_mesh(data: int, fsdp: int, expert: int = 1, *, num_experts: int = 0) ->
             f"mesh.data={data} x {others} is {data * fsdp * expert}, but there are {count} devices; "
             f"set mesh.data=-1 to take what {'mesh.fsdp leaves' if expert == 1 else 'the others leave'}"
         )
-    return jax.make_mesh((data, fsdp, expert), BATCH_AXES, axis_types=(AxisType.Auto,) * 3)
+    return {"data": data, "fsdp": fsdp, "expert": expert}
+
+
+def make_mesh(data: int, fsdp: int, expert: int = 1, *, num_experts: int = 0) -> Mesh:
+    """A mesh of all devices; see `mesh_sizes`."""
+    sizes = mesh_sizes(data, fsdp, expert, count=jax.device_count(), num_experts=num_experts)
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
 
 
 def one_device_mesh() -> Mesh:
@@ -59,7 +64,7 @@ def one_device_mesh() -> Mesh:
     return Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), BATCH_AXES)
 
 
-def accumulation_steps(mesh: Mesh, global_batch_size: int, device_batch_size: int) -> int:
+def accumulation_steps(mesh: Mesh | AbstractMesh, global_batch_size: int, device_batch_size: int) -> int:
     """The parts that a step's batch is cut into so that no device holds more than `device_batch_size` sequences.
 
     Args:
@@ -90,7 +95,7 @@ def sequences_held(device_batch_size: int, at_seq_len: int, seq_len: int) -> int
     return max(1, device_batch_size * at_seq_len // seq_len)
 
 
-def shardings(tree: Any, mesh: Mesh) -> Any:
+def shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
     """A `NamedSharding` for every array (or `ShapeDtypeStruct`) of `tree`, parameters or optimizer moments alike."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: NamedSharding(mesh, partition_spec(_path_name(path), leaf.shape, mesh.shape)),

@@ -120,7 +120,8 @@ def rate_factors(params: Any, rate_of: Mapping[str, float]) -> Any:
     Raises `UserError` for a name that no parameter has.
     """
     paths = [
-        jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree_util.tree_leaves_with_path(params)
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, _ in jax.tree_util.tree_leaves_with_path(params)
     ]
     factors = dict.fromkeys(paths, 1.0)
     for name, factor in rate_of.items():

@@ -1,4 +1,4 @@
-"""The machine under a run: quiet start, many hosts, what the devices can do, memory in use, signals."""
+"""The machine under a run: quiet start, many hosts, memory in use, signals."""
 
 import logging
 import os
@@ -14,38 +14,6 @@ from typing import Any
 import jax
 
 from tonsai_jax.errors import UserError
-
-# Dense bfloat16 peak of one device, FLOP/s, from the makers' data sheets (float16 for T4, which has no bfloat16).
-# The first entry whose words are all in the device's name counts.
-PEAK_FLOPS: tuple[tuple[tuple[str, ...], float], ...] = (
-    (("B200",), 2250e12),
-    (("H200",), 989e12),
-    (("H100", "PCIe"), 756e12),
-    (("H100",), 989e12),
-    (("A100",), 312e12),
-    (("L40S",), 362e12),
-    (("L4",), 121e12),
-    (("A10G",), 70e12),
-    (("T4",), 65e12),
-    (("V100",), 125e12),
-    (("RTX 4090",), 165e12),
-    (("RTX 3090",), 71e12),
-)
-
-
-def peak_flops(device_kind: str) -> float | None:
-    """Peak dense FLOP/s of a device in the dtype that training uses, or None where the device is unknown."""
-    words = device_kind.replace("-", " ").split()
-    for wanted, flops in PEAK_FLOPS:
-        if all(set(part.split()) <= set(words) for part in wanted):
-            return flops
-    return None
-
-
-def total_peak_flops() -> float | None:
-    """Peak FLOP/s of all devices of the run together, or None where they are unknown."""
-    flops = peak_flops(jax.devices()[0].device_kind)
-    return flops and flops * jax.device_count()
 
 
 def quiet_libraries() -> None:

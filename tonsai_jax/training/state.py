@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.model.transformer import Transformer
@@ -41,8 +41,10 @@ def init_params(config: ModelConfig, seed: int) -> dict[str, Any]:
     return nnx.to_pure_dict(nnx.state(Transformer(config, rngs=nnx.Rngs(seed)), nnx.Param))
 
 
-def abstract_state(config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """Shapes, dtypes and shardings of the state, with no memory behind them."""
+def abstract_state(
+    config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh | AbstractMesh
+) -> TrainState:
+    """Shapes, dtypes and shardings of the state, with no memory behind them, on devices that need not be there."""
     shapes = jax.eval_shape(lambda: _init(config, optimizer, 0))
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),

@@ -1,0 +1,57 @@
+"""What a config needs and costs on GPUs that are not rented yet: memory, largest micro-batch, speed, hours, collectives."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from tonsai_jax.errors import run_command
+
+EXAMPLE = """examples:
+  python scripts/estimate.py --config configs/gpt2_500m.py --gpu h100 --num-gpus 8 --tokens 100e9 --price 2.5
+  python scripts/estimate.py --config configs/gpt2_500m.py --gpu h200 --config.mesh.fsdp=1 --config.device_batch_size=32
+
+Any key of the config can be set as --config.section.key=value. Where JAX's CUDA plugin is installed
+(pip install 'tonsai-jax[cuda13]'), the real training step is compiled for h100 and h200; no GPU is needed for that.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--config", required=True, metavar="FILE", help="config of the run, as for tonsai_jax.train")
+    add(
+        "--gpu",
+        required=True,
+        metavar="NAME",
+        help="as in tonsai_jax/planning/hardware.py: h100, a100-80gb, rtx4090 ...",
+    )
+    add("--num-gpus", type=int, default=1, metavar="N", help="of one machine (default: 1)")
+    add("--tokens", type=float, metavar="N", help="of the whole run (default: the config's steps)")
+    add("--price", type=float, metavar="X", help="of one GPU for an hour")
+    add("--data", metavar="DIR", help="token rows, to tell the epochs of each source (default: the config's data.dir)")
+    add("--no-compile", action="store_true", help="only the analytical figures: a second, not a minute")
+    add("--json", type=Path, metavar="FILE", help="also write the figures here")
+    args, keys = parser.parse_known_args()
+
+    os.environ["JAX_PLATFORMS"] = "cpu"  # a GPU that is here is left alone
+    from tonsai_jax.command_line import parse_flags
+    from tonsai_jax.files import write_json
+    from tonsai_jax.planning.estimate import estimate
+    from tonsai_jax.planning.hardware import gpu_named
+    from tonsai_jax.planning.report import as_text
+
+    gpu = gpu_named(args.gpu)
+    config, _, _ = parse_flags([sys.argv[0], f"--config={args.config}", *keys], "")
+    if args.data:
+        config.data.dir, config.data.sample_corpus = args.data, False
+    figures = estimate(config, gpu, args.num_gpus, tokens=args.tokens, price=args.price, compiles=not args.no_compile)
+    print(as_text(figures))
+    if args.json:
+        write_json(args.json, figures)
+
+
+if __name__ == "__main__":
+    run_command(main)

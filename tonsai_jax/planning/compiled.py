@@ -1,0 +1,78 @@
+"""The training step as XLA compiles it for a GPU that is not there: its memory, its collectives, nothing timed."""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from tonsai_jax.data.manifest import dtype_for
+from tonsai_jax.planning.collectives import Collectives, read_collectives
+from tonsai_jax.planning.described_gpu import cudnn_attention_without_a_gpu, described_mesh
+from tonsai_jax.planning.hardware import Gpu
+from tonsai_jax.planning.step_plan import StepPlan
+from tonsai_jax.training.mesh import BATCH_AXES
+from tonsai_jax.training.state import abstract_state, model_graph
+from tonsai_jax.training.step import LossSettings, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledStep:
+    """What the compiled program says of itself, for each GPU.
+
+    Attributes:
+      state_bytes: what comes in, parameters and moments, whose memory the new state takes.
+      scratch_bytes: what the program allocates beside: activations, gradients, all else.
+      collectives: of one step, by kind.
+      seconds: that compiling took.
+    """
+
+    state_bytes: int
+    scratch_bytes: int
+    collectives: Mapping[str, Collectives]
+    seconds: float
+
+    @property
+    def peak_bytes(self) -> int:
+        return self.state_bytes + self.scratch_bytes
+
+
+def compile_step(plan: StepPlan, gpu: Gpu) -> CompiledStep:
+    """Compiles the very step that `tonsai_jax.train` runs; takes from seconds (scanned layers) to minutes (unrolled).
+
+    Needs JAX's CUDA plugin (`described_gpu.no_plugin_reason`), no driver and no GPU. XLA does not try kernels out here, as
+    it does on a real GPU, so those that it chooses there may need more or less scratch space.
+    """
+    begin = time.monotonic()
+    mesh = described_mesh(gpu, plan.mesh_sizes)
+    step = make_train_step(
+        model_graph(plan.shape, plan.kernel),
+        plan.optimizer,
+        lambda step: jnp.float32(plan.config.optimizer.learning_rate),  # which rate it is changes no array
+        mesh,
+        loss=LossSettings(plan.config.loss.chunk_tokens, plan.config.loss.z_loss),
+        end_of_text_id=0,
+        dropout_key=jax.random.key(0),
+        clip_norm=plan.config.optimizer.clip_norm,
+        device_batch_size=plan.config.device_batch_size,
+    )
+    by_row = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    rows, dtype = plan.stage.global_batch_size, dtype_for(plan.shape.vocab_size)
+    batch = {
+        "tokens": jax.ShapeDtypeStruct((rows, plan.stage.seq_len + 1), dtype, sharding=by_row),
+        "valid": jax.ShapeDtypeStruct((rows,), np.int32, sharding=by_row),
+        "stop": jax.ShapeDtypeStruct((rows,), np.int32, sharding=by_row),
+    }
+    with cudnn_attention_without_a_gpu():
+        state = abstract_state(plan.shape, plan.optimizer, mesh)
+        compiled = step.lower(state, batch).compile()  # type: ignore[attr-defined]  # it is jitted
+    memory = compiled.memory_analysis()
+    return CompiledStep(
+        state_bytes=memory.argument_size_in_bytes,
+        scratch_bytes=memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        collectives=read_collectives(compiled.as_text()),
+        seconds=time.monotonic() - begin,
+    )

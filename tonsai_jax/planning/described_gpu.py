@@ -1,0 +1,81 @@
+"""GPUs that are not there: enough of a description for JAX to trace, and for XLA to compile, what would run on them.
+
+Reaches into JAX (0.10 to 0.12): the checks of its fused attention ask a live device, which there is none of.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh
+
+from tonsai_jax.planning.hardware import Gpu
+
+CUDNN_VERSION = 91900  # 9.19, as the library itself numbers it
+# What XLA's cost models and code generators ask of a Hopper; the bandwidth and the memory are the table's.
+_HOPPER = """
+gpu_device_info {{
+  cuda_compute_capability {{ major: 9 }}
+  core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98 l2_cache_size: 62914560
+  threads_per_warp: 32 threads_per_block_limit: 1024 threads_per_core_limit: 2048
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+  shared_memory_per_block: 49152 shared_memory_per_block_optin: 232448 shared_memory_per_core: 233472
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  memory_bandwidth: {bandwidth:.0f} device_memory_size: {memory}
+}}
+platform_name: "CUDA"
+device_description_str: "NVIDIA {name}"
+dnn_version_info {{ major: 9 minor: 19 }}
+runtime_version {{ major: 13 }}
+"""
+DESCRIBED = ("h100", "h200")
+
+
+@contextlib.contextmanager
+def cudnn_attention_without_a_gpu() -> Iterator[None]:
+    """Lets fused attention be traced for a GPU of the Hopper kind on a machine that has none."""
+    import jax._src.cudnn.fused_attention_stablehlo as fused_attention  # private: a run must start without it
+
+    answers = {
+        "check_cudnn_version": lambda: CUDNN_VERSION,
+        "check_compute_capability": lambda capability: True,
+        "is_cuda_compute_capability_equal": lambda capability: False,
+    }
+    before = {name: getattr(fused_attention, name) for name in answers}
+    try:
+        for name, answer in answers.items():
+            setattr(fused_attention, name, answer)
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(fused_attention, name, function)
+
+
+def no_plugin_reason(gpu: Gpu) -> str | None:
+    """Why a program cannot be compiled for that GPU here, or None where it can."""
+    if gpu.name not in DESCRIBED:
+        return f"only {' and '.join(DESCRIBED)} are described for the compiler, not {gpu.name}"
+    os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")  # there is no driver whose version it could check
+    try:
+        described_mesh(gpu, {"data": 1})
+    except Exception as error:  # which one differs by version of JAX, and by what of CUDA is missing
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        return f"JAX's CUDA plugin is not installed, pip install 'tonsai-jax[cuda13]' ({first_line[:120]})"
+    return None
+
+
+def described_mesh(gpu: Gpu, mesh_sizes: Mapping[str, int]) -> Mesh:
+    """A mesh of described GPUs of one machine. Needs JAX's CUDA plugin, no driver and no GPU."""
+    target = _HOPPER.format(bandwidth=gpu.memory_bandwidth, memory=gpu.memory_bytes, name=gpu.name.upper())
+    sizes = tuple(mesh_sizes.values())
+    topology = topologies.get_topology_desc(
+        platform="cuda", target_config=target, topology=f"1x1x{int(np.prod(sizes))}"
+    )
+    return jax.sharding.Mesh(
+        np.array(topology.devices).reshape(sizes),
+        tuple(mesh_sizes),
+        axis_types=(jax.sharding.AxisType.Auto,) * len(sizes),
+    )

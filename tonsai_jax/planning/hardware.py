@@ -1,0 +1,103 @@
+"""What the GPUs can do: one table, from the makers' data sheets, with what was measured where it was."""
+
+import dataclasses
+import os
+
+import jax
+
+from tonsai_jax.errors import UserError, did_you_mean
+
+# Of the peak of its matrix units an H200 reached 788 TFLOP/s in large bfloat16 matrix products, and 4.3 of 4.8 TB/s in
+# copies. The other GPUs were not measured: the same shares are assumed for them.
+MATMUL_SHARE = 788 / 989
+COPY_SHARE = 4.3 / 4.8
+MEMORY_FRACTION = 0.75  # of a GPU's memory is what JAX takes when XLA_PYTHON_CLIENT_MEM_FRACTION is not set
+
+
+@dataclasses.dataclass(frozen=True)
+class Gpu:
+    """One GPU.
+
+    Attributes:
+      words: all of them stand in the device's name as the driver tells it.
+      memory_bytes: as sold (GB are 10^9 bytes).
+      peak_flops: dense bfloat16 FLOP/s with float32 sums, without sparsity (float16 where there is no bfloat16).
+      memory_bandwidth: bytes/s.
+      link_bandwidth: bytes/s to the other GPUs of the machine in one direction: NVLink, else PCIe.
+      float32_flops: FLOP/s of float32 products, of TF32 where there is TF32.
+      has_bfloat16: whether the matrix units take bfloat16.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    memory_bytes: int
+    peak_flops: float
+    memory_bandwidth: float
+    link_bandwidth: float
+    float32_flops: float
+    has_bfloat16: bool = True
+
+    def flops_for(self, dtype: str) -> float:
+        """Peak FLOP/s of matrix products of `dtype`, "bfloat16" or "float32"; 0 where the GPU has no such units."""
+        if dtype == "float32":
+            return self.float32_flops
+        return self.peak_flops if self.has_bfloat16 else 0.0
+
+
+# The first entry whose words are all in the device's name counts, so a longer name stands before a shorter one.
+GPUS = (
+    Gpu("b200", ("B200",), 180 * 10**9, 2250e12, 8.0e12, 900e9, 1125e12),
+    Gpu("h200", ("H200",), 141 * 10**9, 989e12, 4.8e12, 450e9, 494e12),
+    Gpu("h100-pcie", ("H100", "PCIe"), 80 * 10**9, 756e12, 2.0e12, 64e9, 378e12),
+    Gpu("h100", ("H100",), 80 * 10**9, 989e12, 3.35e12, 450e9, 494e12),
+    Gpu("a100-80gb", ("A100", "80GB"), 80 * 10**9, 312e12, 2.039e12, 300e9, 156e12),
+    Gpu("a100-40gb", ("A100",), 40 * 10**9, 312e12, 1.555e12, 300e9, 156e12),
+    Gpu("l40s", ("L40S",), 48 * 10**9, 362e12, 864e9, 32e9, 183e12),
+    Gpu("l4", ("L4",), 24 * 10**9, 121e12, 300e9, 32e9, 60e12),
+    Gpu("a10g", ("A10G",), 24 * 10**9, 70e12, 600e9, 32e9, 35e12),
+    Gpu("t4", ("T4",), 16 * 10**9, 65e12, 320e9, 16e9, 8.1e12, has_bfloat16=False),
+    Gpu("v100", ("V100",), 16 * 10**9, 125e12, 900e9, 150e9, 15.7e12, has_bfloat16=False),
+    Gpu("rtx4090", ("RTX", "4090"), 24 * 10**9, 165e12, 1008e9, 32e9, 83e12),
+    Gpu("rtx3090", ("RTX", "3090"), 24 * 10**9, 71e12, 936e9, 32e9, 36e12),
+)
+
+
+def gpu_named(name: str) -> Gpu:
+    """The GPU of that name in the table; raises `UserError` where there is none."""
+    names = {gpu.name: gpu for gpu in GPUS}
+    if name.lower() not in names:
+        raise UserError(f"--gpu {name}: not in the table{did_you_mean(name.lower(), names)}")
+    return names[name.lower()]
+
+
+def gpu_of(device_kind: str) -> Gpu | None:
+    """The GPU that a driver calls by that name, or None."""
+    words = set(device_kind.replace("-", " ").split())
+    return next((gpu for gpu in GPUS if set(gpu.words) <= words), None)
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Peak dense FLOP/s of a device in the dtype that training uses, or None where the device is unknown."""
+    gpu = gpu_of(device_kind)
+    return None if gpu is None else gpu.peak_flops
+
+
+def total_peak_flops() -> float | None:
+    """Peak FLOP/s of all devices of the run together, or None where they are unknown."""
+    flops = peak_flops(jax.devices()[0].device_kind)
+    return flops and flops * jax.device_count()
+
+
+def usable_bytes(gpu: Gpu) -> int:
+    """The part of a GPU's memory that JAX takes: XLA_PYTHON_CLIENT_MEM_FRACTION, 0.75 where it is not set.
+
+    Raises `UserError` where that is no share.
+    """
+    text = os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", str(MEMORY_FRACTION))
+    try:
+        fraction = float(text)
+    except ValueError:
+        fraction = 0.0
+    if not 0 < fraction <= 1:
+        raise UserError(f"XLA_PYTHON_CLIENT_MEM_FRACTION={text}: must be a share above 0 and at most 1, such as 0.9")
+    return int(gpu.memory_bytes * fraction)

@@ -1,0 +1,57 @@
+"""A run that does not fit on its devices ends with one line: what needs the memory, and which micro-batch would fit."""
+
+import contextlib
+from collections.abc import Iterator
+
+import jax
+import psutil
+from ml_collections import ConfigDict
+
+from tonsai_jax.data.manifest import read_manifest
+from tonsai_jax.errors import UserError
+from tonsai_jax.planning.step_plan import plan_steps
+
+GIB = 2**30
+
+
+@contextlib.contextmanager
+def explain_out_of_memory(config: ConfigDict) -> Iterator[None]:
+    """Turns XLA's RESOURCE_EXHAUSTED, at compilation or in a step, into a `UserError` with `out_of_memory_advice`."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        # A CPU tells it as INTERNAL where the step was dispatched already.
+        if not any(words in str(error) for words in ("RESOURCE_EXHAUSTED", "Out of memory")):
+            raise
+        device = jax.local_devices()[0]
+        vocab_size = config.model.vocab_size or read_manifest(config.data.dir).vocab_size
+        usable = (device.memory_stats() or {}).get("bytes_limit", psutil.virtual_memory().total)
+        advice = out_of_memory_advice(config, vocab_size, jax.device_count(), jax.default_backend(), usable)
+        raise UserError(f"out of memory on {device.device_kind}, {usable / GIB:.1f} GiB usable: {advice}") from error
+
+
+def out_of_memory_advice(config: ConfigDict, vocab_size: int, num_devices: int, backend: str, usable_bytes: int) -> str:
+    """What the fullest stage's step needs by part, and what to set; in one line.
+
+    Args:
+      usable_bytes: memory of one device that the run can have.
+    """
+    plans = plan_steps(config, vocab_size=vocab_size, num_devices=num_devices, backend=backend)
+    plan = max(plans, key=lambda each: sum(each.memory().values()))
+    parts = plan.memory()
+    told = ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items() if size >= GIB / 20)
+    needs = (
+        f"a step with {plan.micro_batch} sequences of {plan.stage.seq_len} tokens at a time needs about "
+        f"{sum(parts.values()) / GIB:.1f} GiB ({told})"
+    )
+    fits = plan.largest_micro_batch(usable_bytes)
+    if fits >= plan.micro_batch:
+        return (
+            f"{needs}, which should fit; see whether another program holds memory there (nvidia-smi), let JAX take more "
+            f"of it (XLA_PYTHON_CLIENT_MEM_FRACTION=0.95), or set device_batch_size to less than {plan.micro_batch}"
+        )
+    if fits:
+        return (
+            f"{needs}; set device_batch_size={fits}, which needs about {sum(plan.memory(fits).values()) / GIB:.1f} GiB"
+        )
+    return f"{needs}; not even one sequence fits: set model.remat=full, a larger mesh.fsdp or a shorter seq_len"

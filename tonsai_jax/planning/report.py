@@ -1,0 +1,83 @@
+"""An estimate as people read it: a few tables for the terminal."""
+
+from collections.abc import Sequence
+from typing import Any
+
+GIB, GB = 2**30, 10**9
+
+
+def as_text(figures: dict[str, Any]) -> str:
+    """Tables of what `estimate` found."""
+    gpu, run = figures["gpu"], figures["run"]
+    flops = figures["flops_per_token"]
+    model = sum(size for name, size in flops.items() if name != "recomputed")
+    head = [
+        ("GPUs", f"{figures['num_gpus']} x {gpu['name']}, mesh {figures['mesh']}"),
+        ("parameters", f"{figures['parameters'] / 1e6:,.1f} M, {figures['dtype']}, attention {figures['attention']}"),
+        ("FLOPs per token", f"{model / 1e9:.3f} G, and {flops['recomputed'] / 1e9:.3f} G done again"),
+    ]
+    blocks = [_rows(head)]
+    for number, stage in enumerate(figures["stages"], 1):
+        title = f"stage {number}: " if len(figures["stages"]) > 1 else ""
+        blocks += [f"{title}{stage['global_batch_size']} sequences of {stage['seq_len']} tokens a step"]
+        blocks += [_memory(stage, figures["usable_bytes"]), _speed(stage), _collectives(stage)]
+    total = [("tokens", f"{run['tokens'] / 1e9:,.2f} B in {run['steps']:,} steps"), ("hours", f"{run['hours']:,.1f}")]
+    total += [("GPU-hours", f"{run['gpu_hours']:,.1f}")]
+    total += [("cost", f"{run['cost']:,.0f}")] if "cost" in run else []
+    total += [(f"epochs of {name}", f"{epochs:.2f}") for name, epochs in (figures["epochs"] or {}).items()]
+    blocks += ["The run, at that speed", _rows(total)]
+    return "\n\n".join(block for block in blocks if block)
+
+
+def _memory(stage: dict[str, Any], usable: int) -> str:
+    rows = [(name, f"{size / GIB:8.2f} GiB") for name, size in stage["memory"].items()]
+    verdict = "fits" if stage["fits"] else "does not fit"
+    peak = sum(stage["memory"].values()) / GIB
+    rows += [("together", f"{peak:8.2f} GiB, of {usable / GIB:.2f} that JAX takes: {verdict}")]
+    if stage["compiled"]:
+        rows += [("as compiled", f"{stage['compiled']['peak_bytes'] / GIB:8.2f} GiB")]
+    rows += [("largest micro-batch", f"{stage['largest_micro_batch']:8d}")]
+    rows += [("device_batch_size", f"{stage['device_batch_size']:8d} at most, a divisor of a GPU's share")]
+    return (
+        f"Memory of a GPU, {stage['micro_batch']} sequences at a time, {stage['accumulation']} times a step\n"
+        + _rows(rows)
+    )
+
+
+def _speed(stage: dict[str, Any]) -> str:
+    rows = [(name, f"{1e3 * seconds:8.1f} ms") for name, seconds in stage["seconds"].items() if seconds]
+    rows += [("step", f"{1e3 * sum(stage['seconds'].values()):8.1f} ms")]
+    rows += [("speed", f"{stage['tokens_per_second']:,.0f} tokens/s, MFU {100 * stage['mfu']:.1f} %")]
+    return "Speed at best: a roofline, nothing was timed\n" + _rows(rows)
+
+
+def _collectives(stage: dict[str, Any]) -> str:
+    least, compiled = stage["least_bytes"], stage["compiled"]
+    found = compiled["collectives"] if compiled else {}
+    kinds = [kind for kind in least if least[kind] or kind in found]
+    if not kinds:
+        return ""
+    grid = [["", "at least GB", *(["compiled GB", "count", "overlapped"] if compiled else [])]]
+    for kind in kinds:
+        row = [kind, f"{least[kind] / GB:.3f}"]
+        if compiled:
+            each = found.get(kind, {"num_bytes": 0, "count": 0, "overlapped_bytes": 0})
+            share = each["overlapped_bytes"] / max(1, each["num_bytes"])
+            row += [f"{each['num_bytes'] / GB:.3f}", str(each["count"]), f"{100 * share:.0f} %"]
+        grid.append(row)
+    line = f"scaling with none overlapped {100 * stage['scaling']:.1f} %"
+    if compiled:
+        line = f"scaling, overlapped as compiled, {100 * compiled['scaling']:.1f} %; {line}, at the least bytes"
+    return "Collectives of a step\n" + _grid(grid) + f"\n  {line}"
+
+
+def _rows(rows: Sequence[tuple[str, str]]) -> str:
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
+
+
+def _grid(grid: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in grid) for column in range(len(grid[0]))]
+    return "\n".join(
+        "  " + "  ".join(f"{cell:{'<' if n == 0 else '>'}{widths[n]}}" for n, cell in enumerate(row)) for row in grid
+    )

@@ -1,0 +1,70 @@
+"""The time of a training step from what its parts must compute and move, at the speeds a GPU can reach.
+
+Not a measurement and no promise: parts follow each other, nothing waits, every matrix product runs as fast as a large one.
+A run comes near these figures from below. The shares of the peak are in `hardware.py`; those of attention are assumed.
+"""
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+
+from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.planning.hardware import COPY_SHARE, MATMUL_SHARE, Gpu
+
+ATTENTION_SHARE = 0.27  # of the peak, for fused causal attention forward and backward with heads of 64: assumed
+
+
+def flops_by_part(shape: ModelConfig, seq_len: int) -> dict[str, float]:
+    """FLOPs of a training step per token, by part; recomputation is apart from what the model needs.
+
+    Returns:
+      gemm (layers), head, attention: together `ModelConfig.flops_per_token`; recomputed: what the remat policy does again.
+    """
+    head = 6.0 * shape.padded_vocab_size * shape.d_model
+    gemm = shape.flops_per_token(0) - head
+    attention = shape.flops_per_token(seq_len) - shape.flops_per_token(0)
+    # Of a layer's forward pass, a third of the training FLOPs: "qkv_mlp" does the attention's output projection again,
+    # the others all of it. ("dots" does, too: the products are inside a function with gradients of its own, which the
+    # policy does not look into.)
+    projection = 2.0 * shape.num_layers * shape.d_model * shape.num_heads * shape.head_dim
+    recomputed = {"none": 0.0, "qkv_mlp": projection}.get(shape.remat, (gemm + attention) / 3)
+    return {"gemm": gemm, "head": head, "attention": attention, "recomputed": recomputed}
+
+
+def seconds_by_part(
+    shape: ModelConfig, gpu: Gpu, *, tokens: int, seq_len: int, local_parameters: int, wire_seconds: float
+) -> dict[str, float]:
+    """Seconds of one step on each GPU, by part.
+
+    Args:
+      tokens: of one GPU in one step.
+      local_parameters: elements of the parameters that one GPU keeps and updates.
+      wire_seconds: that the collectives take, none of them overlapped.
+    """
+    flops = flops_by_part(shape, seq_len)
+    matmul = gpu.flops_for(shape.dtype) * MATMUL_SHARE
+    fused = gpu.flops_for(shape.dtype) * ATTENTION_SHARE
+    bandwidth = gpu.memory_bandwidth * COPY_SHARE
+    width = jnp.dtype(shape.dtype).itemsize
+    # Elements read and written by norms, residual sums, the activation and the reordering of heads in a forward pass of
+    # a layer; twice as many in the backward pass, and again what is recomputed.
+    elements = 16 * shape.d_model + 2 * shape.d_ff
+    passes = 3 if shape.remat == "none" else 4
+    # AdamW reads parameter, gradient and two moments and writes three of them; the norm of the gradient reads it once more.
+    optimizer_bytes = 8 * 4 * local_parameters
+    return {
+        "gemm": tokens * flops["gemm"] / matmul,
+        "head": tokens * flops["head"] / matmul,
+        "attention": tokens * flops["attention"] / fused,
+        "recomputed": tokens * flops["recomputed"] / matmul,
+        "elementwise": tokens * passes * shape.num_layers * elements * width / bandwidth,
+        "optimizer": optimizer_bytes / bandwidth,
+        "collectives": wire_seconds,
+    }
+
+
+def run_cost(total_tokens: float, tokens_per_second: float, num_gpus: int, price: float | None) -> Mapping[str, float]:
+    """Hours of a run, GPU-hours, and what they cost at a price per GPU-hour (none without a price)."""
+    hours = total_tokens / tokens_per_second / 3600
+    cost = {"hours": hours, "gpu_hours": hours * num_gpus}
+    return cost if price is None else cost | {"cost": cost["gpu_hours"] * price}

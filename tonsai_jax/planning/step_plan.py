@@ -1,0 +1,100 @@
+"""The training step that a config asks for, stage by stage, on GPUs that need not be there."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import optax
+from jax.sharding import AbstractMesh
+from ml_collections import ConfigDict
+
+from tonsai_jax.config import model_config, stages_of, validate
+from tonsai_jax.data.mixture import Stage
+from tonsai_jax.model.attention import choose_kernel
+from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.planning.memory import largest_micro_batch, memory_by_part
+from tonsai_jax.training.mesh import accumulation_steps, mesh_sizes
+from tonsai_jax.training.optimizer import adamw
+
+
+@dataclasses.dataclass(frozen=True)
+class StepPlan:
+    """One stage's step.
+
+    Attributes:
+      mesh_sizes: devices along each axis of the mesh.
+      share: sequences of a GPU in a step.
+      accumulation: parts in which it does them.
+    """
+
+    config: ConfigDict
+    stage: Stage
+    shape: ModelConfig
+    optimizer: optax.GradientTransformation
+    kernel: str
+    mesh_sizes: Mapping[str, int]
+    share: int
+    accumulation: int
+
+    @property
+    def micro_batch(self) -> int:
+        """Sequences that a GPU holds at a time."""
+        return self.share // self.accumulation
+
+    def memory(self, micro_batch: int | None = None) -> dict[str, int]:
+        """`memory_by_part`, with this many sequences at a time or with the config's."""
+        size = micro_batch or self.micro_batch
+        return memory_by_part(**self._settings(), micro_batch=size, accumulates=size < self.share)
+
+    def largest_micro_batch(self, usable_bytes: int) -> int:
+        """The largest `device_batch_size` that fits and divides a GPU's share of the batch; 0 where none does."""
+        return largest_micro_batch(usable_bytes, share=self.share, **self._settings())
+
+    def largest_batch_of_any_size(self, usable_bytes: int) -> int:
+        """The most sequences that fit at a time, whatever the batch; 0 where not even one does."""
+        return largest_micro_batch(usable_bytes, **self._settings())
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "shape": self.shape,
+            "optimizer": self.optimizer,
+            "kernel": self.kernel,
+            "mesh_sizes": self.mesh_sizes,
+            "seq_len": self.stage.seq_len,
+            "chunk_tokens": self.config.loss.chunk_tokens,
+        }
+
+
+def plan_steps(config: ConfigDict, *, vocab_size: int, num_devices: int, backend: str) -> tuple[StepPlan, ...]:
+    """The step of each stage.
+
+    Args:
+      vocab_size: the tokenizer's, for a config that does not set one.
+      backend: "gpu" or "cpu"; it decides which attention kernel "auto" is.
+
+    Raises `UserError` for a config that cannot be trained on so many devices.
+    """
+    validate(config)
+    shape = model_config(config, vocab_size)
+    kernel, _ = choose_kernel(shape, backend)
+    sizes = mesh_sizes(config.mesh.data, config.mesh.fsdp, num_devices)
+    mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
+    optimizer = adamw(
+        beta1=config.optimizer.beta1,
+        beta2=config.optimizer.beta2,
+        epsilon=config.optimizer.epsilon,
+        weight_decay=config.optimizer.weight_decay,
+    )
+    return tuple(
+        StepPlan(
+            config=config,
+            stage=stage,
+            shape=shape,
+            optimizer=optimizer,
+            kernel=kernel,
+            mesh_sizes=sizes,
+            accumulation=accumulation_steps(mesh, stage.global_batch_size, config.device_batch_size),
+            share=stage.global_batch_size // num_devices,
+        )
+        for stage in stages_of(config)
+    )
