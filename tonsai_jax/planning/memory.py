@@ -24,9 +24,11 @@ from tonsai_jax.planning.described_gpu import cudnn_attention_without_a_gpu
 from tonsai_jax.training.loss import chunk_length
 from tonsai_jax.training.state import TrainState, abstract_state, init_params, model_graph
 
-# Of what a layer without remat would keep, so much is live at once while its backward pass runs. Fitted to the programs
-# that XLA compiles for a Hopper (docs/estimate.md), which fuse most of it away.
-WORKSPACE_SHARE = 0.4
+# Fitted to the programs that XLA compiles for a Hopper (docs/estimate.md). Of what a layer without remat would keep, so
+# much is live at once while its backward pass runs, by attention kernel; fusions spare the rest.
+WORKSPACE_SHARE = {"cudnn": 0.4, "xla": 0.9}
+# Of what "none" keeps in layers that are scanned, unrolled ones keep so much: XLA computes the rest again by itself.
+UNROLLED_SHARE = 0.45
 
 
 def memory_by_part(
@@ -73,7 +75,7 @@ def memory_by_part(
     at_end = {
         "gradients": parameters * (2 if accumulates else 1),
         "logits": 0,
-        "workspace": round(WORKSPACE_SHARE * layer * micro_batch) + (table * 4 if split else 0),  # the head's gradient
+        "workspace": round(WORKSPACE_SHARE[kernel] * layer * micro_batch) + (table * 4 if split else 0),  # the head's gradient
     }
     fullest = max(at_loss, at_end, key=lambda moment: sum(moment.values()))
     return {
@@ -161,4 +163,6 @@ def _kept_per_sequence(shape: ModelConfig, kernel: str, seq_len: int) -> tuple[i
     with cudnn_attention_without_a_gpu():
         whole = kept(shape, 2) - kept(shape, 1)
         plain = replace(shape, remat="none")
+        if shape.remat == "none" and not shape.scan_layers:
+            whole = round(UNROLLED_SHARE * whole)
         return whole, (kept(plain, 2) - kept(plain, 1)) // shape.num_layers
