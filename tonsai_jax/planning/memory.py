@@ -75,7 +75,8 @@ def memory_by_part(
     at_end = {
         "gradients": parameters * (2 if accumulates else 1),
         "logits": 0,
-        "workspace": round(WORKSPACE_SHARE[kernel] * layer * micro_batch) + (table * 4 if split else 0),  # the head's gradient
+        "workspace": round(WORKSPACE_SHARE[kernel] * layer * micro_batch)
+        + (table * 4 if split else 0),  # the head's gradient
     }
     fullest = max(at_loss, at_end, key=lambda moment: sum(moment.values()))
     return {
