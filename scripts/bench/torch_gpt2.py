@@ -1,6 +1,6 @@
-"""A plain PyTorch GPT-2 and its training step, written the way most people would: the yardstick of train_step.py."""
+"""A plain PyTorch GPT-2 and its training step, written the way most people would: the yardstick of the benchmarks here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -51,18 +51,35 @@ class GPT2(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
+def adamw(model: nn.Module, rate: float, *, fused: bool) -> torch.optim.Optimizer:
+    """AdamW as our step has it: matrices decay, biases and norms do not."""
+    decayed = [parameter for parameter in model.parameters() if parameter.dim() == 2]
+    others = [parameter for parameter in model.parameters() if parameter.dim() != 2]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=fused)
+
+
+def load_ours(model: nn.Module, params: Mapping[str, np.ndarray]) -> None:
+    """Gives `model` our parameters, named as in "blocks.qkv.kernel"; every one of both must have its counterpart."""
+    theirs = {}
+    for path, array in params.items():
+        module, _, leaf = path.rpartition(".")
+        name = f"{module or leaf}.{'bias' if leaf == 'bias' else 'weight'}"
+        if not path.startswith("blocks."):
+            theirs[name] = array
+            continue
+        for layer, slice_of_layer in enumerate(array):  # a linear layer is stored [out, in] over there
+            theirs[name.replace("blocks.", f"blocks.{layer}.")] = (
+                slice_of_layer.T if leaf == "kernel" else slice_of_layer
+            )
+    model.load_state_dict({name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in theirs.items()})
+
+
 def make_step(variant: str, shape: dict[str, int]) -> Callable[[np.ndarray], float]:
     """A function that takes tokens [B, T + 1], trains one step on them and returns the loss."""
     torch.manual_seed(0)
     model = GPT2(shape["vocab_size"], shape["seq_len"], shape["num_layers"], shape["num_heads"], shape["d_model"])
-    decayed = [parameter for parameter in model.parameters() if parameter.dim() == 2]
-    others = [parameter for parameter in model.parameters() if parameter.dim() != 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
-        lr=3e-4,
-        betas=(0.9, 0.95),
-        fused="fused" in variant,
-    )
+    optimizer = adamw(model, rate=3e-4, fused="fused" in variant)
     forward = torch.compile(model) if "compile" in variant else model
 
     def step(tokens: np.ndarray) -> float:

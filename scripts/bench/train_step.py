@@ -135,13 +135,9 @@ def torch_step(variant: str, sizes: dict[str, int]) -> Callable[[np.ndarray], fl
 
 def our_step(sizes: dict[str, int], *, unrolled: bool) -> Callable[[np.ndarray], float]:
     """The training step that `tonsai_jax.train` takes, with everything in it."""
-    import jax
+    from our_step import device_batch, make_step
 
     from tonsai_jax.model.config import ModelConfig
-    from tonsai_jax.training.mesh import make_mesh, put_batch
-    from tonsai_jax.training.optimizer import learning_rate_schedule, make_optimizer
-    from tonsai_jax.training.state import init_state, model_graph
-    from tonsai_jax.training.step import LossSettings, make_train_step
 
     keep_freed_memory()
     config = ModelConfig(
@@ -153,27 +149,11 @@ def our_step(sizes: dict[str, int], *, unrolled: bool) -> Callable[[np.ndarray],
         d_ff=4 * sizes["d_model"],
         scan_layers=not unrolled,
     )
-    mesh = make_mesh(-1, 1)
-    optimizer = make_optimizer("adamw", beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1)
-    schedule = learning_rate_schedule(
-        "cosine", peak=3e-4, total_steps=1000, warmup_steps=10, decay_steps=0, final_ratio=0.1
-    )
-    train_step = make_train_step(
-        model_graph(config, "xla"),
-        optimizer,
-        schedule,
-        mesh,
-        loss=LossSettings(chunk_tokens=512, z_loss=0.0),
-        end_of_text_id=0,
-        dropout_key=jax.random.key(0),
-        clip_norm=1.0,
-    )
-    state = init_state(config, optimizer, mesh, seed=0)
-    rows = {"valid": np.full(sizes["batch"], sizes["seq_len"], np.int32), "stop": np.zeros(sizes["batch"], np.int32)}
+    state, train_step, mesh = make_step(config, chunk_tokens=512)
 
     def step(tokens: np.ndarray) -> float:
         nonlocal state
-        state, metrics = train_step(state, put_batch(rows | {"tokens": tokens}, mesh))
+        state, metrics = train_step(state, device_batch(tokens, mesh))
         return float(metrics["loss"])
 
     return step

@@ -1,0 +1,41 @@
+"""The training step that `tonsai_jax.train` takes, made without a config file or data: what the benchmarks here time."""
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from tonsai_jax.model.attention import choose_kernel
+from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.training.mesh import make_mesh, put_batch
+from tonsai_jax.training.optimizer import adamw, learning_rate_schedule
+from tonsai_jax.training.state import TrainState, init_state, model_graph
+from tonsai_jax.training.step import Batch, LossSettings, TrainStep, make_train_step
+
+
+def make_step(
+    config: ModelConfig, *, chunk_tokens: int, learning_rate: float = 3e-4
+) -> tuple[TrainState, TrainStep, Mesh]:
+    """A fresh state, its compiled step (AdamW, constant rate, clipping at 1) and the mesh of all devices."""
+    mesh = make_mesh(-1, 1)
+    optimizer = adamw(beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1)
+    schedule = learning_rate_schedule(
+        "cosine", peak=learning_rate, total_steps=1, warmup_steps=0, decay_steps=0, final_ratio=1.0
+    )
+    step = make_train_step(
+        model_graph(config, choose_kernel(config, jax.default_backend())[0]),
+        optimizer,
+        schedule,
+        mesh,
+        loss=LossSettings(chunk_tokens=chunk_tokens, z_loss=0.0),
+        end_of_text_id=0,
+        dropout_key=jax.random.key(0),
+        clip_norm=1.0,
+    )
+    return init_state(config, optimizer, mesh, seed=0), step, mesh
+
+
+def device_batch(tokens_BxT1: np.ndarray, mesh: Mesh) -> Batch:
+    """The batch of a step, on the devices, of whole windows of uint16 tokens."""
+    B, T1 = tokens_BxT1.shape
+    rows = {"tokens": tokens_BxT1, "valid": np.full(B, T1 - 1, np.int32), "stop": np.zeros(B, np.int32)}
+    return put_batch(rows, mesh)
