@@ -1,5 +1,6 @@
 """The PyTorch half of gpu.py, started by it: the same products, losses and steps, by a plain GPT-2 and by Transformers."""
 
+import os
 import subprocess
 import time
 from collections.abc import Callable
@@ -63,7 +64,7 @@ def _clocks(product: dict[str, Any]) -> dict[str, Any]:
     left, right = _normal(product["left"]), _normal(product["right"])
     for _ in range(500):
         torch.einsum(product["equation"], left, right)
-    query = ["nvidia-smi", "-i", "0", f"--query-gpu={','.join(CLOCKS)}", "--format=csv,noheader"]
+    query = ["nvidia-smi", "-i", os.environ.get("CUDA_VISIBLE_DEVICES", "0"), f"--query-gpu={','.join(CLOCKS)}", "--format=csv,noheader"]
     told = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
     synchronize()
     return {"under_load": dict(zip(CLOCKS, (word.strip() for word in told.splitlines()[0].split(",")), strict=True))}
