@@ -25,10 +25,10 @@ from tonsai_jax.planning.out_of_memory import explain_out_of_memory, out_of_memo
 from tonsai_jax.planning.report import as_text
 from tonsai_jax.planning.roofline import flops_by_part, run_cost
 from tonsai_jax.planning.step_plan import plan_steps
-from tonsai_jax.training.optimizer import adamw
+from tonsai_jax.training.optimizer import make_optimizer
 from tonsai_jax.training.state import init_params, model_graph
 
-ADAMW = adamw(beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1)
+ADAMW = make_optimizer("adamw", beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1)
 SHAPE = config_with(vocab_size=1280, num_layers=3, num_heads=4, d_model=256, d_ff=1024)
 SCRIPT = Path(__file__).parents[1] / "scripts" / "estimate.py"
 CONFIG = "configs/gpt2_500m.py"

@@ -209,6 +209,22 @@ def model_config(config: ConfigDict, tokenizer_vocab_size: int) -> ModelConfig:
     return ModelConfig(**values)
 
 
+def optimizer_settings(config: ConfigDict) -> dict[str, Any]:
+    """The keys that say which optimizer it is, as `make_optimizer` takes them; the others say how fast it goes."""
+    names = (
+        "name",
+        "beta1",
+        "beta2",
+        "epsilon",
+        "momentum",
+        "mu_dtype",
+        "weight_decay",
+        "cautious_weight_decay",
+        "rate_of",
+    )
+    return {name: config.optimizer[name] for name in names}
+
+
 def validate(config: ConfigDict) -> None:
     """Raises `UserError` for a value that cannot work, before any data is read or device touched."""
     stages = stages_of(config)

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from tonsai_jax.between_steps import BetweenSteps
 from tonsai_jax.command_line import parse_flags
 from tonsai_jax.completion import complete_run, describe_complete_run
-from tonsai_jax.config import model_config, stages_of, to_json, validate
+from tonsai_jax.config import model_config, optimizer_settings, stages_of, to_json, validate
 from tonsai_jax.data.manifest import read_manifest
 from tonsai_jax.data.mixture import Mixture
 from tonsai_jax.errors import UserError, run_command
@@ -77,17 +77,7 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
     device = jax.devices()[0]
     check_dtype(shape.dtype, device.device_kind, getattr(device, "compute_capability", None))
     kernel, why_kernel = choose_kernel(shape, jax.default_backend())
-    optimizer = make_optimizer(
-        config.optimizer.name,
-        beta1=config.optimizer.beta1,
-        beta2=config.optimizer.beta2,
-        epsilon=config.optimizer.epsilon,
-        weight_decay=config.optimizer.weight_decay,
-        momentum=config.optimizer.momentum,
-        cautious_weight_decay=config.optimizer.cautious_weight_decay,
-        mu_dtype=config.optimizer.mu_dtype,
-        rate_of=config.optimizer.rate_of,
-    )
+    optimizer = make_optimizer(**optimizer_settings(config))
     abstract = abstract_state(shape, optimizer, mesh)  # or the error of a parameter that is not there
     set_optimization_level(config.runtime.optimization_level, jax.default_backend(), mesh.size)
     if no_cache := use_compile_cache(config.runtime.compile_cache, jax.default_backend()):

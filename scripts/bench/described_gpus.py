@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from tonsai_jax.config import default_config, model_config
 from tonsai_jax.training.mesh import BATCH_AXES
-from tonsai_jax.training.optimizer import adamw, learning_rate_schedule
+from tonsai_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from tonsai_jax.training.state import abstract_state, model_graph
 from tonsai_jax.training.step import LossSettings, make_train_step
 
@@ -53,7 +53,7 @@ def recipe_step(mesh: Mesh, num_layers: int, scan_layers: bool) -> Any:
     )
     config.model.scan_layers = scan_layers
     shape = model_config(config, tokenizer_vocab_size=50_048)
-    optimizer = adamw(beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1)
+    optimizer = make_optimizer("adamw", beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1)
     schedule = learning_rate_schedule(
         "cosine", peak=1e-3, total_steps=100, warmup_steps=1, decay_steps=0, final_ratio=0.1
     )

@@ -64,7 +64,13 @@ def _clocks(product: dict[str, Any]) -> dict[str, Any]:
     left, right = _normal(product["left"]), _normal(product["right"])
     for _ in range(500):
         torch.einsum(product["equation"], left, right)
-    query = ["nvidia-smi", "-i", os.environ.get("CUDA_VISIBLE_DEVICES", "0"), f"--query-gpu={','.join(CLOCKS)}", "--format=csv,noheader"]
+    query = [
+        "nvidia-smi",
+        "-i",
+        os.environ.get("CUDA_VISIBLE_DEVICES", "0"),
+        f"--query-gpu={','.join(CLOCKS)}",
+        "--format=csv,noheader",
+    ]
     told = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
     synchronize()
     return {"under_load": dict(zip(CLOCKS, (word.strip() for word in told.splitlines()[0].split(",")), strict=True))}

@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 from tonsai_jax.model.attention import choose_kernel
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.training.mesh import make_mesh, put_batch
-from tonsai_jax.training.optimizer import adamw, learning_rate_schedule
+from tonsai_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from tonsai_jax.training.state import TrainState, init_state, model_graph
 from tonsai_jax.training.step import Batch, LossSettings, TrainStep, make_train_step
 
@@ -17,7 +17,7 @@ def make_step(
 ) -> tuple[TrainState, TrainStep, Mesh]:
     """A fresh state, its compiled step (AdamW, constant rate, clipping at 1) and the mesh of all devices."""
     mesh = make_mesh(-1, 1)
-    optimizer = adamw(beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1)
+    optimizer = make_optimizer("adamw", beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1)
     schedule = learning_rate_schedule(
         "cosine", peak=learning_rate, total_steps=1, warmup_steps=0, decay_steps=0, final_ratio=1.0
     )

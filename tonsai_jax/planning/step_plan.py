@@ -8,13 +8,13 @@ import optax
 from jax.sharding import AbstractMesh
 from ml_collections import ConfigDict
 
-from tonsai_jax.config import model_config, stages_of, validate
+from tonsai_jax.config import model_config, optimizer_settings, stages_of, validate
 from tonsai_jax.data.mixture import Stage
 from tonsai_jax.model.attention import choose_kernel
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.planning.memory import largest_micro_batch, memory_by_part
-from tonsai_jax.training.mesh import accumulation_steps, mesh_sizes
-from tonsai_jax.training.optimizer import adamw
+from tonsai_jax.training.mesh import accumulation_steps, mesh_sizes, sequences_held
+from tonsai_jax.training.optimizer import make_optimizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,12 +79,7 @@ def plan_steps(config: ConfigDict, *, vocab_size: int, num_devices: int, backend
     kernel, _ = choose_kernel(shape, backend)
     sizes = mesh_sizes(config.mesh.data, config.mesh.fsdp, num_devices)
     mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
-    optimizer = adamw(
-        beta1=config.optimizer.beta1,
-        beta2=config.optimizer.beta2,
-        epsilon=config.optimizer.epsilon,
-        weight_decay=config.optimizer.weight_decay,
-    )
+    optimizer = make_optimizer(**optimizer_settings(config))
     return tuple(
         StepPlan(
             config=config,
@@ -93,7 +88,11 @@ def plan_steps(config: ConfigDict, *, vocab_size: int, num_devices: int, backend
             optimizer=optimizer,
             kernel=kernel,
             mesh_sizes=sizes,
-            accumulation=accumulation_steps(mesh, stage.global_batch_size, config.device_batch_size),
+            accumulation=accumulation_steps(
+                mesh,
+                stage.global_batch_size,
+                sequences_held(config.device_batch_size, config.seq_len, stage.seq_len),
+            ),
             share=stage.global_batch_size // num_devices,
         )
         for stage in stages_of(config)
