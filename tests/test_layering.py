@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "tonsai_jax"
 LEVELS = (
     ("errors",),
     ("files",),
-    ("folders", "text_progress", "web_page"),
+    ("folders", "tables", "text_progress", "web_page"),
     ("corpus",),
     ("tokenizer",),
     ("data",),
@@ -25,6 +25,7 @@ LEVELS = (
     ("huggingface",),
     ("sample_data", "completion", "between_steps", "command_line"),
     ("train",),
+    ("ablation",),
 )
 # Some know less than their level lets them.
 ONLY = {
@@ -33,10 +34,14 @@ ONLY = {
     "config": {"errors", "data", "model"},
     "training": {"errors", "files", "tokenizer", "data", "model", "config"},
     "planning": {"errors", "files", "data", "model", "config", "training"},
+    "ablation": {"errors", "files", "tables", "web_page", "data", "config", "training", "command_line"},
 }
 # Text is prepared on machines without an accelerator; there JAX would only cost seconds and memory.
 WITHOUT_JAX = (
-    *(PACKAGE / name for name in ("errors.py", "files.py", "folders.py", "text_progress.py", "web_page.py")),
+    *(
+        PACKAGE / name
+        for name in ("errors.py", "files.py", "folders.py", "tables.py", "text_progress.py", "web_page.py")
+    ),
     *(PACKAGE / name for name in ("data/manifest.py", "data/rows.py", "data/tokenize.py")),
     *PACKAGE.glob("corpus/*.py"),
     *PACKAGE.glob("tokenizer/*.py"),

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tonsai_jax.tables import as_html
 from tonsai_jax.tokenizer.any_tokenizer import SPECIAL, AnyTokenizer, is_text
-from tonsai_jax.tokenizer.report_tables import Table, tables
+from tonsai_jax.tokenizer.report_tables import tables
 from tonsai_jax.web_page import write_page
 
 _STYLE = """
@@ -57,25 +58,10 @@ def write_report(
       documents: to show, [{"id", "text"}].
     """
     body = [f"<h1>{_text(title)}</h1>", f'<p class="lead">{_text(lead)}</p>']
-    body += [_table(table) for table in tables(measured)]
+    body += [as_html(table) for table in tables(measured)]
     body += [_documents(tokenizers, documents)] if documents else []
     body += [_longest(name, figures["vocabulary"]["longest"]) for name, figures in measured.items()]
     write_page(path, title=title, style=_STYLE, body=body)
-
-
-def _table(table: Table) -> str:
-    def row(tag: str, cells: Sequence[str]) -> str:
-        return "".join(
-            f"<{tag}{'' if column < table.names else ' class=number'}>{_text(cell)}</{tag}>"
-            for column, cell in enumerate(cells)
-        )
-
-    head = f"<tr>{row('th', table.heads)}</tr>"
-    rows = "".join(f"<tr>{row('td', cells)}</tr>" for cells in table.rows)
-    return (
-        f'<h2>{_text(table.title)}</h2><p class="lead">{_text(table.note)}</p>'
-        f'<div class="wide"><table>{head}{rows}</table></div>'
-    )
 
 
 def _documents(tokenizers: Mapping[str, AnyTokenizer], documents: Sequence[Mapping[str, str]]) -> str:

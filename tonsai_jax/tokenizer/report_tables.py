@@ -1,8 +1,9 @@
 """The figures of tokenizers side by side, for the terminal and for the page."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
+from tonsai_jax.tables import Table
 from tonsai_jax.tokenizer.any_tokenizer import KINDS
 
 _OF_TEXT = (
@@ -13,16 +14,6 @@ _OF_SENTENCES = "The ratio is of the first to the second: below 1, the first lan
 _OF_VOCABULARY = (
     "By the script of a token's first letter. The last column: tokens of text that are nowhere in what was measured."
 )
-
-
-class Table(NamedTuple):
-    """Cells as people read them; the first `names` columns are words, the others numbers."""
-
-    title: str
-    note: str
-    heads: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    names: int
 
 
 def tables(measured: Mapping[str, dict[str, Any]]) -> list[Table]:
@@ -44,20 +35,6 @@ def tables(measured: Mapping[str, dict[str, Any]]) -> list[Table]:
         *found,
         Table("Ids of the vocabulary", _OF_VOCABULARY, ["tokenizer", "in all", *KINDS, "not in the text"], rows, 1),
     ]
-
-
-def as_text(table: Table) -> str:
-    """A table for the terminal."""
-    grid = [table.heads, *table.rows]
-    widths = [max(len(row[column]) for row in grid) for column in range(len(table.heads))]
-    lines = [
-        "  ".join(
-            f"{cell:{'<' if column < table.names else '>'}{width}}"
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in grid
-    ]
-    return "\n".join([table.title, *(f"  {line.rstrip()}" for line in lines)])
 
 
 def _of_text(figures: dict[str, Any]) -> list[str]:

@@ -1,0 +1,30 @@
+"""The peak learning rate of the quickstart's model, beside half of it and twice as much.
+
+    python scripts/ablate.py --config configs/ablations/learning_rate.py --workdir runs/ablations/learning_rate --seeds 3
+
+Hardware: 2 CPU cores. Time: not measured yet.
+"""
+
+from tonsai_jax.ablation.plan import Ablation
+
+
+def get_ablation() -> Ablation:
+    return Ablation(
+        base="../quickstart.py",
+        overrides={
+            "steps": 150,
+            "optimizer.warmup_steps": 15,
+            "log_every": 2,
+            "checkpoint.every": 150,
+            "checkpoint.keep_last": 1,
+            "eval.every": 150,
+            "sample.every": 0,
+            "sample.max_new_tokens": 8,
+            "export": False,
+        },
+        variants={
+            "lr_2e-3": {},
+            "lr_1e-3": {"optimizer.learning_rate": 1e-3},
+            "lr_4e-3": {"optimizer.learning_rate": 4e-3},
+        },
+    )

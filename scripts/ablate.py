@@ -1,0 +1,48 @@
+"""Trains variants of a config one after the other, on the same data in the same order, and compares them."""
+
+import argparse
+from pathlib import Path
+
+from tonsai_jax.errors import UserError, run_command
+
+EXAMPLE = """example:
+  python scripts/ablate.py --config configs/ablations/learning_rate.py --workdir runs/ablations/learning_rate --seeds 3
+  python scripts/ablate.py --config configs/ablations/schedule.py --workdir runs/ablations/schedule \\
+      --config.data.dir=data/tokens
+
+A key of the config for all variants is set as in training, --config.section.key=value. The same command goes on where it
+was stopped, skips what is complete and tries again what failed. It writes report.html and results.json into the workdir.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--config", required=True, type=Path, metavar="FILE", help="the ablation, see configs/ablations/")
+    add("--workdir", type=Path, metavar="DIR", help="where runs and report go (default: runs/ablations/NAME)")
+    add("--seeds", type=int, default=1, metavar="N", help="train each variant so often (default: 1, no spread)")
+    add("--json", type=Path, metavar="FILE", help="write the figures here too")
+    args, flags = parser.parse_known_args()
+
+    from tonsai_jax.ablation.ablate import ablate
+    from tonsai_jax.ablation.summary import tables
+    from tonsai_jax.files import write_json
+    from tonsai_jax.tables import as_text
+
+    workdir = args.workdir or Path("runs", "ablations", args.config.stem)
+    summary = ablate(args.config, workdir, num_seeds=args.seeds, flags=flags)
+    print("\n" + "\n\n".join(map(as_text, tables(summary))))
+    print(f"\n{workdir / 'report.html'}: the same, with the curves")
+    if args.json:
+        write_json(args.json, summary)
+    failed = [f"{run['variant']}, seed {run['seed']}" for run in summary["runs"] if run["failure"]]
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {len(summary['runs'])} runs failed: {'; '.join(failed)}; see train.log in their folders"
+        )
+
+
+if __name__ == "__main__":
+    run_command(main)

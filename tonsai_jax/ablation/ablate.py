@@ -1,0 +1,35 @@
+"""From an ablation's file to its report: plan, train what is missing, and after every run tell what is known."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tonsai_jax.ablation.plan import load_ablation, plan_runs
+from tonsai_jax.ablation.report_page import write_report
+from tonsai_jax.ablation.results import read_result
+from tonsai_jax.ablation.running import run_all
+from tonsai_jax.ablation.summary import summarize
+from tonsai_jax.files import write_json
+
+
+def ablate(file: Path, workdir: Path, *, num_seeds: int, flags: Sequence[str] = ()) -> dict[str, Any]:
+    """Trains what is not complete, and writes `workdir/results.json` and `workdir/report.html` after every run.
+
+    Args:
+      file: that defines the ablation.
+      flags: for all variants, "--config.key=value".
+
+    Returns the figures, as `summarize` gives them; those of what has been trained where it was asked to stop.
+    Raises `UserError` for a mistake in any variant, before anything is trained.
+    """
+    ablation, about = load_ablation(file)
+    runs = plan_runs(file, ablation, workdir, num_seeds=num_seeds, flags=flags)
+
+    def report(failures: Mapping[Path, str]) -> dict[str, Any]:
+        results = {run.workdir: read_result(run) for run in runs}
+        summary = summarize(file.stem, ablation, runs, results, failures)
+        write_json(workdir / "results.json", summary)
+        write_report(workdir / "report.html", about=about, summary=summary, runs=runs, results=results)
+        return summary
+
+    return report(run_all(runs, workdir, say=lambda line: print(line, flush=True), after_each=report))

@@ -1,0 +1,163 @@
+"""An ablation: a base config and variants of it that each set a few keys; checked as a whole before anything runs."""
+
+import re
+import runpy
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from os.path import normpath
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from tonsai_jax.command_line import parse_flags
+from tonsai_jax.config import differences, from_json, stages_of, to_json, validate
+from tonsai_jax.errors import UserError
+from tonsai_jax.files import read_json
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What the `get_ablation()` of a file in configs/ablations/ returns.
+
+    Attributes:
+      base: a config file as that of `tonsai_jax.train`, seen from the ablation's own folder: "../quickstart.py".
+      variants: {name: {key: value}}, a key written as on the command line of training, "optimizer.learning_rate".
+        The first is the baseline, which the others are compared with.
+      overrides: keys that every variant shares.
+    """
+
+    base: str
+    variants: Mapping[str, Mapping[str, Any]]
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One variant with one seed.
+
+    Attributes:
+      config: as training will see it.
+      command: that trains it, and goes on with it.
+    """
+
+    variant: str
+    seed: int
+    workdir: Path
+    config: ConfigDict
+    command: tuple[str, ...]
+
+    @property
+    def total_steps(self) -> int:
+        return sum(stage.steps for stage in stages_of(self.config))
+
+
+def load_ablation(file: Path) -> tuple[Ablation, str]:
+    """What the file's `get_ablation()` returns, and the first paragraph of its docstring.
+
+    Raises `UserError` where there is no such file or function, or the file does not load.
+    """
+    if not file.is_file():
+        raise UserError(f"--config {file}: no such file; there are some in configs/ablations/")
+    try:
+        module = runpy.run_path(str(file))
+        ablation = module["get_ablation"]()
+    except SyntaxError as error:
+        raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}") from error
+    except Exception as error:  # a config file is a program: anything can go wrong in it
+        frames = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+        if not frames:
+            raise UserError(f"{file}: has no get_ablation(); see those in configs/ablations/") from error
+        raise UserError(f"{file}, line {frames[-1]}: {type(error).__name__}: {error}") from error
+    if not isinstance(ablation, Ablation):
+        raise UserError(f"{file}: get_ablation() returns {type(ablation).__name__}; it must return an Ablation")
+    return ablation, " ".join((module["__doc__"] or "").split("\n\n")[0].split())
+
+
+def plan_runs(
+    file: Path, ablation: Ablation, workdir: Path, *, num_seeds: int, flags: Sequence[str] = ()
+) -> list[PlannedRun]:
+    """The runs in the order in which they are trained: all variants with one seed, then all with the next.
+
+    Args:
+      file: of the ablation.
+      num_seeds: so many, counted up from the `seed` of the base config.
+      flags: for all variants, "--config.key=value".
+
+    Raises `UserError` for a key, value or name that cannot work, in any variant; two variants that are the same run;
+    a run in `workdir` that was trained with other values.
+    """
+    if num_seeds < 1:
+        raise UserError(f"--seeds {num_seeds} must be at least 1")
+    if not ablation.variants:
+        raise UserError(f"{file}: has no variants; give some, the baseline first")
+    for flag in flags:
+        if not re.match(r"--config\.[\w.]+=", flag):
+            raise UserError(f"{flag!r} is not a flag; a key for all variants is written --config.section.key=value")
+    configs: dict[str, ConfigDict] = {}
+    words: dict[str, list[str]] = {}
+    for name, overrides in ablation.variants.items():
+        if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name):
+            raise UserError(f"{file}: variant {name!r} names a folder; use letters, digits and . _ + - only")
+        try:
+            words[name] = _words(file, ablation, overrides, flags)
+            configs[name] = _config(words[name])
+        except UserError as error:
+            raise UserError(f"{file}: variant {name!r}: {error}") from error
+        for other in words.keys() - {name}:
+            if to_json(configs[other]) == to_json(configs[name]):
+                raise UserError(f"{file}: variants {other!r} and {name!r} are the same run; remove one of them")
+    first_seed = next(iter(configs.values())).seed
+    runs = []
+    for seed in range(first_seed, first_seed + num_seeds):
+        for name in ablation.variants:
+            own = [*words[name], f"--config.seed={seed}"]
+            if configs[name].wandb.project:
+                own.append(f"--config.wandb.name={file.stem}-{name}-seed-{seed}")  # else every run there is "seed-0"
+            run_dir = workdir / name / f"seed-{seed}"
+            command = (sys.executable, "-m", "tonsai_jax.train", *own, f"--workdir={run_dir}")
+            runs.append(PlannedRun(name, seed, run_dir, _config(own), command))
+    for run in runs:
+        _check_begun(run)
+    return runs
+
+
+def _words(file: Path, ablation: Ablation, overrides: Mapping[str, Any], flags: Sequence[str]) -> list[str]:
+    """The config file and keys of a variant as flags of training; what stands later wins."""
+    if not isinstance(overrides, Mapping):
+        raise UserError(f"{overrides!r} must be a dict such as {{'optimizer.learning_rate': 1e-3}}")
+    for keys in (ablation.overrides, overrides):
+        if "seed" in keys:
+            raise UserError("seed is set by the ablation itself; set it in the base config, and --seeds N for more")
+    both = {flag.partition("=")[0].removeprefix("--config.") for flag in flags} & overrides.keys()
+    if both:
+        raise UserError(f"sets {', '.join(sorted(both))}, which a flag sets for all variants; remove the flag")
+    shared = [f"--config.{key}={value}" for key, value in ablation.overrides.items()]
+    own = [f"--config.{key}={value}" for key, value in overrides.items()]
+    return [f"--config={normpath(file.parent / ablation.base)}", *shared, *flags, *own]
+
+
+def _config(words: Sequence[str]) -> ConfigDict:
+    config, _, _ = parse_flags(["train", *words], "")
+    validate(config)
+    return config
+
+
+def _check_begun(run: PlannedRun) -> None:
+    """Refuses to go on with a checkpoint of other values: the result would belong to no variant."""
+    saved = run.workdir / "config.json"
+    checkpoints = run.workdir / "checkpoints"
+    if (
+        not saved.is_file()
+        or not checkpoints.is_dir()
+        or not any(path.name.isdigit() for path in checkpoints.iterdir())
+    ):
+        return
+    changes = differences(to_json(from_json(read_json(saved))), to_json(run.config))
+    if changes:
+        raise UserError(
+            f"{run.workdir}: was trained with other values ({'; '.join(changes)}); "
+            f"give another --workdir, or remove this folder to train it again"
+        )

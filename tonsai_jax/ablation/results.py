@@ -1,0 +1,121 @@
+"""What a run of an ablation came to, read from its folder: the curve, and the figures at the end."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tonsai_jax.ablation.plan import PlannedRun
+from tonsai_jax.ablation.running import is_complete
+from tonsai_jax.config import stages_of
+from tonsai_jax.data.mixture import Stage
+from tonsai_jax.files import read_json
+
+FINAL_SHARE = 0.1  # of the steps: the final loss is the mean over the last ones, since the loss of one batch is noisy
+
+
+@dataclass(frozen=True)
+class Point:
+    """A line of metrics.jsonl: loss (None where it was not finite) after so many steps, tokens and seconds of training."""
+
+    step: int
+    tokens: int
+    seconds: float
+    loss: float | None
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Figures of a run.
+
+    Attributes:
+      curve: as far as it has come.
+      loss: the mean over the last tenth of the steps; None where the run is not complete, or no loss there is finite.
+      bits_per_byte: on held-out text after the last step, by language; empty where it was not evaluated.
+      mean_bits_per_byte: the mean over languages; None where it was not evaluated.
+      tokens_per_second: over the whole run; None where no step was timed.
+      peak_gib: of the fullest device, or of the process on a CPU.
+    """
+
+    complete: bool
+    curve: tuple[Point, ...]
+    loss: float | None
+    bits_per_byte: dict[str, float]
+    mean_bits_per_byte: float | None
+    tokens_per_second: float | None
+    peak_gib: float | None
+
+
+def read_result(run: PlannedRun) -> RunResult:
+    """Reads what the run has written so far; nothing is no error."""
+    rows = _training_rows(run.workdir / "metrics.jsonl")
+    curve = tuple(read_curve(rows, stages_of(run.config)))
+    complete = is_complete(run) and bool(curve)
+    scores = read_json(run.workdir / "complete.json")["scores"] if complete else {}
+    prefix = "eval/bits_per_byte/"
+    by_language = {
+        name.removeprefix(prefix): value
+        for name, value in scores.items()
+        if name.startswith(prefix) and not name.startswith(f"{prefix}source/")
+    }
+    return RunResult(
+        complete=complete,
+        curve=curve,
+        loss=final_loss(curve, run.total_steps) if complete else None,
+        bits_per_byte=by_language,
+        mean_bits_per_byte=scores.get("eval/bits_per_byte"),
+        tokens_per_second=curve[-1].tokens / curve[-1].seconds if curve and curve[-1].seconds else None,
+        peak_gib=max((row["memory/peak_gib"] for row in rows), default=None),
+    )
+
+
+def read_curve(rows: Sequence[dict[str, Any]], stages: Sequence[Stage]) -> list[Point]:
+    """The lines of metrics.jsonl that training wrote, with the tokens and seconds of training up to each.
+
+    A line's speed is that of the steps since the line before; compiling, evaluating, saving and the time between two
+    processes are not in it. The first step of a process is not timed: it, and the steps since the line before it, count
+    at the speed of the next line.
+    """
+    speeds = [row.get("speed/tokens_per_second") for row in rows]
+    following = None
+    for number in reversed(range(len(rows))):
+        following = speeds[number] = speeds[number] or following
+    curve: list[Point] = []
+    tokens, seconds, speed = 0, 0.0, None
+    for row, own_speed in zip(rows, speeds, strict=True):
+        before, tokens = tokens, tokens_after(row["step"], stages)
+        speed = own_speed or speed
+        seconds += (tokens - before) / speed if speed else 0.0
+        curve.append(Point(row["step"], tokens, seconds, row["train/loss"]))
+    return curve
+
+
+def tokens_after(step: int, stages: Sequence[Stage]) -> int:
+    """Tokens of the batches of the first `step` steps, padding included."""
+    tokens = 0
+    for stage in stages:
+        steps = min(step, stage.steps)
+        tokens += steps * stage.seq_len * stage.global_batch_size
+        step -= steps
+    return tokens
+
+
+def final_loss(curve: Sequence[Point], total_steps: int) -> float | None:
+    """The mean of the finite losses among the lines of the last tenth of the steps."""
+    losses = [point.loss for point in curve if point.step > (1 - FINAL_SHARE) * total_steps and point.loss is not None]
+    return sum(losses) / len(losses) if losses else None
+
+
+def _training_rows(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # the last line of a killed run
+        if "train/loss" in row:
+            rows.append(row)
+    return rows

@@ -1,0 +1,150 @@
+"""The figures of an ablation: of every run and, over the seeds, of every variant beside the baseline; and their tables."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tonsai_jax.ablation.plan import Ablation, PlannedRun
+from tonsai_jax.ablation.results import RunResult
+from tonsai_jax.ablation.statistics import Spread, paired_difference, spread
+from tonsai_jax.tables import Table
+from tonsai_jax.training.progress import format_seconds
+
+_HOW_WELL = (
+    "Mean ± standard deviation over the seeds. Loss: of training, the mean over the last tenth of the steps; bits per byte: "
+    "of held-out text after the last step. Differences are to the baseline, the first line, paired by seed, ± half of the "
+    "95 % confidence interval; “within chance” where 0 lies inside it. One seed tells nothing of chance."
+)
+_WHAT_IT_COSTS = (
+    "Time is that of the training steps: compiling, evaluating, saving and pauses are left out. It means something where "
+    "nothing else ran on the machine. Memory is of the fullest device, or of the process on a CPU."
+)
+
+
+def summarize(
+    name: str,
+    ablation: Ablation,
+    runs: Sequence[PlannedRun],
+    results: Mapping[Path, RunResult],
+    failures: Mapping[Path, str],
+) -> dict[str, Any]:
+    """The figures of all runs and of all variants, as JSON values; what is not known yet is None.
+
+    Args:
+      results, failures: what a run came to and why it failed, by its workdir.
+    """
+    of_seed: dict[str, dict[int, RunResult]] = {variant: {} for variant in ablation.variants}
+    for run in runs:
+        if results[run.workdir].complete:
+            of_seed[run.variant][run.seed] = results[run.workdir]
+    baseline = of_seed[next(iter(of_seed))]
+    variants = {}
+    for variant, complete in of_seed.items():
+        variants[variant] = {
+            "overrides": {key: str(value) for key, value in ablation.variants[variant].items()},
+            "complete_seeds": list(complete),
+            "loss": _spread(complete, lambda result: result.loss),
+            "loss_difference": _difference(complete, baseline, lambda result: result.loss),
+            "bits_per_byte": _by_language(complete),
+            "bits_per_byte_difference": _difference(complete, baseline, lambda result: result.mean_bits_per_byte),
+            "tokens": _spread(complete, lambda result: result.curve[-1].tokens),
+            "tokens_per_second": _spread(complete, lambda result: result.tokens_per_second),
+            "seconds": _spread(complete, lambda result: result.curve[-1].seconds or None),
+            "peak_gib": _spread(complete, lambda result: result.peak_gib),
+        }
+    return {
+        "ablation": name,
+        "base": ablation.base,
+        "baseline": next(iter(of_seed)),
+        "seeds": sorted({run.seed for run in runs}),
+        "variants": variants,
+        "runs": [_run(run, results[run.workdir], failures.get(run.workdir)) for run in runs],
+    }
+
+
+def tables(summary: Mapping[str, Any]) -> list[Table]:
+    """What `summarize` found, for people: how well the variants do, and what they cost."""
+    variants = summary["variants"]
+    languages = sorted({language for figures in variants.values() for language in figures["bits_per_byte"]})
+    heads = ["variant", "seeds", "loss", "difference"]
+    heads += [f"bits/byte {language}" for language in languages] + (["difference of the mean"] if languages else [])
+    well, cost = [], []
+    for variant, figures in variants.items():
+        seeds = f"{len(figures['complete_seeds'])} of {len(summary['seeds'])}"
+        is_baseline = variant == summary["baseline"]
+        row = [variant, seeds, _mean(figures["loss"], ".4f"), _compared(figures["loss_difference"], is_baseline)]
+        row += [_mean(figures["bits_per_byte"].get(language), ".4f") for language in languages]
+        row += [_compared(figures["bits_per_byte_difference"], is_baseline)] if languages else []
+        well.append(row)
+        numbers = [_mean(figures["tokens"], ",.0f", with_spread=False), _mean(figures["tokens_per_second"], ",.0f")]
+        time = "-" if figures["seconds"] is None else format_seconds(figures["seconds"]["mean"])
+        cost.append([variant, *numbers, time, _mean(figures["peak_gib"], ".2f", with_spread=False)])
+    return [
+        Table("How well", _HOW_WELL, heads, well, 1),
+        Table("What it costs", _WHAT_IT_COSTS, ["variant", "tokens", "tokens/s", "time", "GiB"], cost, 1),
+    ]
+
+
+def _by_language(results: Mapping[int, RunResult]) -> dict[str, dict[str, float | None] | None]:
+    scores: dict[str, list[float]] = {}
+    for result in results.values():
+        for language, value in sorted(result.bits_per_byte.items()):
+            scores.setdefault(language, []).append(value)
+    return {language: _as_json(spread(values)) for language, values in scores.items()}
+
+
+def _spread(
+    results: Mapping[int, RunResult], value_of: Callable[[RunResult], float | None]
+) -> dict[str, float | None] | None:
+    return _as_json(spread(list(_values(results, value_of).values())))
+
+
+def _as_json(found: Spread | None) -> dict[str, float | None] | None:
+    return found._asdict() if found else None
+
+
+def _difference(
+    results: Mapping[int, RunResult],
+    baseline: Mapping[int, RunResult],
+    value_of: Callable[[RunResult], float | None],
+) -> dict[str, Any] | None:
+    found = paired_difference(_values(results, value_of), _values(baseline, value_of))
+    return found._asdict() | {"beyond_chance": found.beyond_chance} if found else None
+
+
+def _values(results: Mapping[int, RunResult], value_of: Callable[[RunResult], float | None]) -> dict[int, float]:
+    values = {seed: value_of(result) for seed, result in results.items()}
+    return {seed: value for seed, value in values.items() if value is not None}
+
+
+def _run(run: PlannedRun, result: RunResult, failure: str | None) -> dict[str, Any]:
+    return {
+        "variant": run.variant,
+        "seed": run.seed,
+        "workdir": str(run.workdir),
+        "complete": result.complete,
+        "failure": failure,
+        "steps": result.curve[-1].step if result.curve else 0,
+        "loss": result.loss,
+        "bits_per_byte": result.bits_per_byte,
+        "tokens_per_second": result.tokens_per_second,
+        "seconds": result.curve[-1].seconds if result.curve else 0.0,
+    }
+
+
+def _mean(found: Mapping[str, Any] | None, form: str, with_spread: bool = True) -> str:
+    if found is None:
+        return "-"
+    mean = format(found["mean"], form)
+    return f"{mean} ± {format(found['deviation'], form)}" if with_spread and found["deviation"] is not None else mean
+
+
+def _compared(found: Mapping[str, Any] | None, is_baseline: bool) -> str:
+    if is_baseline:
+        return "baseline"
+    if found is None:
+        return "-"
+    if found["margin"] is None:
+        return f"{found['mean']:+.4f}"
+    verdict = ("higher" if found["mean"] > 0 else "lower") if found["beyond_chance"] else "within chance"
+    return f"{found['mean']:+.4f} ± {found['margin']:.4f} {verdict}"
