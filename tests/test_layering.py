@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "tonsai_jax"
 LEVELS = (
     ("errors",),
     ("files",),
-    ("folders", "tables", "text_progress", "web_page"),
+    ("folders", "readable_numbers", "tables", "text_progress", "web_page"),
     ("corpus",),
     ("tokenizer",),
     ("data",),
@@ -35,12 +35,22 @@ ONLY = {
     "training": {"errors", "files", "tokenizer", "data", "model", "config"},
     "planning": {"errors", "files", "data", "model", "config", "training"},
     "ablation": {"errors", "files", "tables", "web_page", "data", "config", "training", "command_line"},
+    "training": {"errors", "files", "readable_numbers", "tokenizer", "data", "model", "config"},
+    "ablation": {"errors", "files", "readable_numbers", "tables", "web_page", "data", "config", "command_line"},
 }
 # Text is prepared on machines without an accelerator; there JAX would only cost seconds and memory.
 WITHOUT_JAX = (
     *(
         PACKAGE / name
-        for name in ("errors.py", "files.py", "folders.py", "tables.py", "text_progress.py", "web_page.py")
+        for name in (
+            "errors.py",
+            "files.py",
+            "folders.py",
+            "readable_numbers.py",
+            "tables.py",
+            "text_progress.py",
+            "web_page.py",
+        )
     ),
     *(PACKAGE / name for name in ("data/manifest.py", "data/rows.py", "data/tokenize.py")),
     *PACKAGE.glob("corpus/*.py"),

@@ -2,7 +2,8 @@
 
     python scripts/ablate.py --config configs/ablations/learning_rate.py --workdir runs/ablations/learning_rate --seeds 3
 
-Hardware: 2 CPU cores. Time: not measured yet.
+Hardware: 2 CPU cores.
+Time: not measured yet.
 """
 
 from tonsai_jax.ablation.plan import Ablation

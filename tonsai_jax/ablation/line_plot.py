@@ -8,7 +8,7 @@ from typing import NamedTuple
 WIDTH, HEIGHT = 860, 380
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 14, 44
 NUM_COLORS = 8
-# Told apart by most colour-blind readers (after Okabe and Ito), each once for light pages and once for dark ones.
+# After the palette of Okabe and Ito for colour-blind readers, darkened for light pages and lightened for dark ones.
 _LIGHT = ("#0072b2", "#d55e00", "#008f68", "#b8478f", "#8a6d00", "#2f9fd0", "#6b4bb5", "#55606e")
 _DARK = ("#5aaee8", "#ff9257", "#35c99c", "#ec8cc6", "#e0c040", "#8ad3f7", "#a98cf0", "#a9b4c2")
 STYLE = (
@@ -17,16 +17,14 @@ STYLE = (
     f"{' '.join(f'--line{number}: {color};' for number, color in enumerate(_DARK))} }} }}"
     """
 .plot svg { width: 100%; min-width: 34rem; height: auto; display: block; font: 12px system-ui, sans-serif }
-.plot polyline { fill: none; stroke-width: 2; stroke-linejoin: round } .plot polyline.light { stroke-width: 1; opacity: .3 }
-.plot polyline:hover { stroke-width: 3.5 }
+.plot polyline { fill: none; stroke: var(--color); stroke-width: 2; stroke-linejoin: round }
+.plot polyline.light { stroke-width: 1; opacity: .45 } .plot polyline.dashed { stroke-dasharray: 6 4 }
+.plot polyline:hover { stroke-width: 3.5; opacity: 1 }
 .plot text { fill: var(--faint) } .plot .grid { stroke: var(--line) }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; margin: .3rem 0 .6rem; font-size: .92rem }
-.legend i { display: inline-block; width: 1.4rem; height: 0; border-top: 3px solid; margin-right: .4rem; vertical-align: .25em }
-"""
-    + " ".join(
-        f".color{number} {{ stroke: var(--line{number}); border-color: var(--line{number}) }}"
-        for number in range(NUM_COLORS)
-    )
+.legend i { display: inline-block; width: 1.4rem; height: 0; margin-right: .4rem; vertical-align: .25em;
+  border-top: 3px solid var(--color) } .legend i.dashed { border-top-style: dashed }
+""" + " ".join(f".color{number} {{ --color: var(--line{number}) }}" for number in range(NUM_COLORS))
 )
 
 
@@ -73,7 +71,7 @@ def line_plot(lines: Sequence[Line], *, x_label: str, y_label: str) -> str:
     parts.append(f'<svg {inner} viewBox="{box}" style="min-width:0">')
     for line in sorted(lines, key=lambda line: not line.light):
         path = " ".join("{:.1f},{:.1f}".format(*at(x, y)) for x, y in line.points)
-        kind = f"color{line.color % NUM_COLORS}{' light' if line.light else ''}"
+        kind = _color(line.color) + (" light" if line.light else "")
         parts.append(f'<polyline class="{kind}" points="{path}"><title>{html.escape(line.name)}</title></polyline>')
     parts.append("</svg>")
     label = html.escape(f"{y_label} against {x_label}")
@@ -82,10 +80,7 @@ def line_plot(lines: Sequence[Line], *, x_label: str, y_label: str) -> str:
 
 def legend(names: Sequence[str]) -> str:
     """The names beside their colours, the first name being colour 0."""
-    entries = (
-        f'<span><i class="color{number % NUM_COLORS}"></i>{html.escape(name)}</span>'
-        for number, name in enumerate(names)
-    )
+    entries = (f'<span><i class="{_color(number)}"></i>{html.escape(name)}</span>' for number, name in enumerate(names))
     return f'<div class="legend">{"".join(entries)}</div>'
 
 
@@ -97,6 +92,11 @@ def ticks(low: float, high: float) -> list[float]:
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [number * step for number in range(first, max(last, first + 1) + 1)]
+
+
+def _color(number: int) -> str:
+    """The classes of a name; the colours come again, dashed, when they are used up."""
+    return f"color{number % NUM_COLORS}{' dashed' if number >= NUM_COLORS else ''}"
 
 
 def _number(value: float, among: Sequence[float]) -> str:

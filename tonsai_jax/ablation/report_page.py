@@ -46,13 +46,14 @@ def write_report(
     variants = list(summary["variants"])
     body = [f"<h1>{_text(summary['ablation'])}</h1>", f'<p class="lead">{_text(about)}</p>']
     body += [as_html(table) for table in tables(summary)]
-    body += [f'<h2>Curves</h2><p class="lead">{_text(_CURVES)}</p>', legend(variants)]
+    body += [f'<h2>Curves</h2><p class="lead">{_text(_CURVES)}</p>']
     for x_label, x_of in _AXES:
         lines = [
             line for number, variant in enumerate(variants) for line in _lines(number, variant, runs, results, x_of)
         ]
         plot = line_plot(lines, x_label=x_label, y_label="loss")
-        body.append(f'<section class="plot"><h3>Loss against {x_label}</h3><div class="wide">{plot}</div></section>')
+        title = f"<h3>Loss against {x_label}</h3>{legend(variants)}"
+        body.append(f'<section class="plot">{title}<div class="wide">{plot}</div></section>')
     body += [as_html(_settings(summary))]
     failed = [run for run in summary["runs"] if run["failure"]]
     if failed:

@@ -8,6 +8,7 @@ import jax
 
 from tonsai_jax.data.mixture import Stage
 from tonsai_jax.errors import UserError
+from tonsai_jax.readable_numbers import format_count, format_seconds
 from tonsai_jax.training.metrics import MetricsWriter
 from tonsai_jax.training.runtime import peak_memory_bytes
 
@@ -144,23 +145,3 @@ class Progress:
             flops += steps * stage.seq_len * stage.global_batch_size * self._flops_per_token(stage.seq_len)
             first += stage.steps
         return flops * self._seconds_per_flop
-
-
-def format_seconds(seconds: float) -> str:
-    """'45s', '3m 05s', '2h 10m', '4d 03h'."""
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m {whole % 60:02d}s"
-    if whole < 86400:
-        return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
-    return f"{whole // 86400}d {whole % 86400 // 3600:02d}h"
-
-
-def format_count(count: float) -> str:
-    """'853', '9.4k', '124M', '1.5B'."""
-    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= size:
-            return f"{count / size:.0f}{unit}" if count >= 100 * size else f"{count / size:.1f}{unit}"
-    return f"{count:.0f}"

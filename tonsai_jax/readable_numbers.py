@@ -1,0 +1,21 @@
+"""Numbers as people read them on a terminal."""
+
+
+def format_seconds(seconds: float) -> str:
+    """'45s', '3m 05s', '2h 10m', '4d 03h'."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    if whole < 86400:
+        return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d {whole % 86400 // 3600:02d}h"
+
+
+def format_count(count: float) -> str:
+    """'853', '9.4k', '124M', '1.5B'."""
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= size:
+            return f"{count / size:.0f}{unit}" if count >= 100 * size else f"{count / size:.1f}{unit}"
+    return f"{count:.0f}"
