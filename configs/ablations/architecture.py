@@ -1,0 +1,37 @@
+"""What parts of Llama, one at a time, do to GPT-2 small over 1 B tokens; and all of them together.
+
+    python scripts/ablate.py --config configs/ablations/architecture.py --workdir runs/ablations/architecture --seeds 3 \
+        --config.data.dir=data/tokens
+
+SwiGLU has three matrices where GELU has two, so its inner width is two thirds, for as many parameters.
+
+Hardware: one GPU of 80 GB.
+Time: not measured yet. Score: not measured yet.
+"""
+
+from tonsai_jax.ablation.plan import Ablation
+
+ROPE = {"model.position": "rope"}
+RMSNORM = {"model.norm": "rmsnorm"}
+SWIGLU = {"model.mlp": "swiglu", "model.d_ff": 2048}
+
+
+def get_ablation() -> Ablation:
+    return Ablation(
+        base="../gpt2_124m.py",
+        overrides={
+            "steps": 2000,
+            "optimizer.warmup_steps": 200,
+            "checkpoint.every": 500,
+            "checkpoint.keep_last": 1,
+            "checkpoint.keep_best": 0,
+            "sample.every": 0,
+        },
+        variants={
+            "gpt2": {},
+            "rope": ROPE,
+            "rmsnorm": RMSNORM,
+            "swiglu": SWIGLU,
+            "all": {**ROPE, **RMSNORM, **SWIGLU, "model.bias": False},
+        },
+    )
