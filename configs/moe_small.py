@@ -3,9 +3,9 @@
     python -m tonsai_jax.train --config configs/moe_small.py --workdir runs/moe_small --config.data.dir=data/tokens
     python -m tonsai_jax.train --config configs/moe_small.py:t4 --workdir runs/moe_small --config.data.dir=data/tokens
 
-With a tokenizer of `--vocab-size 32000` it has 175.3 M parameters, of which 62.1 M work for each token. `moe_small.py:t4`
-computes in float32, for the T4 and other GPUs without bfloat16: their faster float16 is not supported, so count on a fraction of their
-peak.
+With a tokenizer of `--vocab-size 32000` it has 175.3 M parameters, of which 62.1 M work for each token. The variant
+`moe_small.py:t4` computes in float32, for the T4 and other GPUs without bfloat16: their faster float16 is not supported, so
+count on a fraction of their peak.
 
 On a CPU, to see that it learns: add --config.data.dir=data/quickstart --config.data.sample_corpus=True
 --config.global_batch_size=4 --config.seq_len=256 --config.steps=50 --config.optimizer.warmup_steps=5.

@@ -32,9 +32,7 @@ ONLY = {
     "corpus": {"errors", "files", "folders", "text_progress", "web_page"},
     "model": {"errors"},
     "config": {"errors", "data", "model"},
-    "training": {"errors", "files", "tokenizer", "data", "model", "config"},
     "planning": {"errors", "files", "data", "model", "config", "training"},
-    "ablation": {"errors", "files", "tables", "web_page", "data", "config", "training", "command_line"},
     "training": {"errors", "files", "readable_numbers", "tokenizer", "data", "model", "config"},
     "ablation": {"errors", "files", "readable_numbers", "tables", "web_page", "data", "config", "command_line"},
 }

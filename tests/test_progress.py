@@ -16,9 +16,7 @@ from tonsai_jax.errors import UserError
 from tonsai_jax.readable_numbers import format_count, format_seconds
 from tonsai_jax.training import progress as progress_module
 from tonsai_jax.training.metrics import MetricsWriter
-from tonsai_jax.training.progress import Progress, format_count, format_seconds
 from tonsai_jax.training.progress import Progress
-from tonsai_jax.training.runtime import peak_flops
 
 STAGES = (Stage(steps=20, seq_len=100, global_batch_size=10), Stage(steps=10, seq_len=200, global_batch_size=10))
 

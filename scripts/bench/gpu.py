@@ -30,7 +30,7 @@ from gpu_worker import RESULT, one_line  # noqa: E402
 from tonsai_jax.errors import UserError, run_command  # noqa: E402
 from tonsai_jax.files import write_json  # noqa: E402
 from tonsai_jax.model.config import ModelConfig  # noqa: E402
-from tonsai_jax.training.runtime import peak_flops  # noqa: E402
+from tonsai_jax.planning.hardware import peak_flops  # noqa: E402
 
 EXAMPLE = """examples:
   python scripts/bench/gpu.py --json gpu.json
