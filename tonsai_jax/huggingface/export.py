@@ -95,9 +95,12 @@ def _write_weights(
     folder: Path, config: ModelConfig, params: Mapping[str, Any], dtype: str, max_shard_bytes: int
 ) -> None:
     by_path = flat(params)
+    wanted = tensors(config)
+    if strangers := by_path.keys() ^ {tensor.path for tensor in wanted}:
+        raise KeyError(f"parameters without a name in the table, or the reverse: {sorted(strangers)}")
     shards: list[list[Tensor]] = [[]]
     shard_bytes = total_bytes = 0
-    for tensor in tensors(config):
+    for tensor in wanted:
         size = jax.eval_shape(tensor.of, by_path[tensor.path]).size * jnp.dtype(dtype).itemsize
         if shards[-1] and shard_bytes + size > max_shard_bytes:
             shards.append([])
