@@ -49,11 +49,11 @@ def compile_step(plan: StepPlan, gpu: Gpu) -> CompiledStep:
     begin = time.monotonic()
     mesh = described_mesh(gpu, plan.mesh_sizes)
     step = make_train_step(
-        model_graph(plan.shape, plan.kernel),
+        model_graph(plan.shape, plan.kernel, mesh),
         plan.optimizer,
         lambda step: jnp.float32(plan.config.optimizer.learning_rate),  # which rate it is changes no array
         mesh,
-        loss=LossSettings(plan.config.loss.chunk_tokens, plan.config.loss.z_loss),
+        loss=LossSettings(**plan.config.loss),
         end_of_text_id=0,
         dropout_key=jax.random.key(0),
         clip_norm=plan.config.optimizer.clip_norm,

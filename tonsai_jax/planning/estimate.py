@@ -70,6 +70,7 @@ def estimate(
         "mesh": dict(plans[0].mesh_sizes),
         "usable_bytes": usable_bytes(gpu),
         "parameters": shape.num_parameters,
+        "active_parameters": shape.num_active_parameters,
         "dtype": shape.dtype,
         "attention": plans[0].kernel,
         "flops_per_token": flops_by_part(shape, longest),

@@ -153,9 +153,10 @@ def _kept_per_sequence(shape: ModelConfig, kernel: str, seq_len: int) -> tuple[i
         def backward_pass(params: Any, tokens_BxT: jax.Array) -> Any:
             def forward(params: Any) -> Any:
                 key = jax.random.key(0)
-                return nnx.merge(graph, params)(tokens_BxT, end_of_text_id=0, dropout_key=key)
+                return nnx.merge(graph, params)(tokens_BxT, end_of_text_id=0, dropout_key=key, dropless=False)
 
-            return jax.vjp(forward, params)[1]  # a pytree, whose leaves are what it keeps
+            kept = jax.tree.leaves(jax.vjp(forward, params)[1])
+            return [leaf for leaf in kept if jax.typeof(leaf).memory_space != jax.memory.Space.Host]
 
         tokens = jax.ShapeDtypeStruct((sequences, seq_len), np.int32)
         leaves = jax.tree.leaves(jax.eval_shape(backward_pass, params, tokens))

@@ -13,7 +13,8 @@ def as_text(figures: dict[str, Any]) -> str:
     model = sum(size for name, size in flops.items() if name != "recomputed")
     head = [
         ("GPUs", f"{figures['num_gpus']} x {gpu['name']}, mesh {figures['mesh']}"),
-        ("parameters", f"{figures['parameters'] / 1e6:,.1f} M, {figures['dtype']}, attention {figures['attention']}"),
+        ("parameters", f"{figures['parameters'] / 1e6:,.1f} M, {figures['active_parameters'] / 1e6:,.1f} M active"),
+        ("compute", f"{figures['dtype']}, attention {figures['attention']}"),
         ("FLOPs per token", f"{model / 1e9:.3f} G, and {flops['recomputed'] / 1e9:.3f} G done again"),
     ]
     blocks = [_rows(head)]

@@ -27,7 +27,7 @@ def flops_by_part(shape: ModelConfig, seq_len: int) -> dict[str, float]:
     # the others all of it. ("dots" does, too: the products are inside a function with gradients of its own, which the
     # policy does not look into.)
     projection = 2.0 * shape.num_layers * shape.d_model * shape.num_heads * shape.head_dim
-    recomputed = {"none": 0.0, "qkv_mlp": projection}.get(shape.remat, (gemm + attention) / 3)
+    recomputed = {"none": 0.0, "qkv_mlp": projection, "offload": projection}.get(shape.remat, (gemm + attention) / 3)
     return {"gemm": gemm, "head": head, "attention": attention, "recomputed": recomputed}
 
 
@@ -48,7 +48,8 @@ def seconds_by_part(
     width = jnp.dtype(shape.dtype).itemsize
     # Elements read and written by norms, residual sums, the activation and the reordering of heads in a forward pass of
     # a layer; twice as many in the backward pass, and again what is recomputed.
-    elements = 16 * shape.d_model + 2 * shape.d_ff
+    # A token meets only its own experts.
+    elements = 16 * shape.d_model + 2 * shape.d_ff * (shape.experts_per_token if shape.num_experts else 1)
     passes = 3 if shape.remat == "none" else 4
     # AdamW reads parameter, gradient and two moments and writes three of them; the norm of the gradient reads it once more.
     optimizer_bytes = 8 * 4 * local_parameters

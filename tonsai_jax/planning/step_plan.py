@@ -77,7 +77,8 @@ def plan_steps(config: ConfigDict, *, vocab_size: int, num_devices: int, backend
     validate(config)
     shape = model_config(config, vocab_size)
     kernel, _ = choose_kernel(shape, backend)
-    sizes = mesh_sizes(config.mesh.data, config.mesh.fsdp, num_devices)
+    axes = config.mesh
+    sizes = mesh_sizes(axes.data, axes.fsdp, axes.expert, count=num_devices, num_experts=shape.num_experts)
     mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
     optimizer = make_optimizer(**optimizer_settings(config))
     return tuple(
