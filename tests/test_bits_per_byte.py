@@ -125,7 +125,7 @@ def test_the_score_is_the_log_probability_of_the_text(eval_step, manifest) -> No
     ids = stream("news")
     padded = np.pad(ids, (0, -(len(ids) - 1) % SEQ_LEN))
     inputs = padded[:-1].reshape(-1, SEQ_LEN)
-    log_p = np.asarray(jax.nn.log_softmax(model.logits(model(inputs, end_of_text_id=END)))).reshape(
+    log_p = np.asarray(jax.nn.log_softmax(model.logits(model(inputs, end_of_text_id=END)[0]))).reshape(
         -1, CONFIG.vocab_size
     )
     wanted = ids[1:]

@@ -328,7 +328,7 @@ def loss_and_gradient():
 
     def loss(params):
         model = nnx.merge(graph, params)
-        logits = model.logits(model(tokens[:, :-1]))
+        logits = model.logits(model(tokens[:, :-1])[0])
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]), where=real)
 
     return jax.jit(jax.value_and_grad(loss))
