@@ -15,10 +15,11 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 from test_step import BIG, assert_same, batch_of, make_step
-from tiny_model import CONFIG
+from tiny_model import CONFIG, config_with
 
 from tonsai_jax.config import OPTIMIZERS, default_config, to_json
 from tonsai_jax.errors import UserError
+from tonsai_jax.model.presets import preset
 from tonsai_jax.training.checkpoint import Checkpoints
 from tonsai_jax.training.mesh import make_mesh, put_batch, shardings
 from tonsai_jax.training.muon import cut_fused
@@ -289,11 +290,25 @@ def test_a_long_gradient_of_the_values_leaves_queries_and_keys_their_update():
         assert not name.startswith("qkv") or np.sqrt(np.mean(np.square(update))) > 0.12
 
 
-def test_the_model_of_today_is_cut_where_it_cuts_its_kernels():
-    shapes = jax.eval_shape(lambda: cut_fused(init_params(CONFIG, 0)))["blocks"]
-    width = CONFIG.d_model
-    assert [part.shape for part in shapes["qkv"]["kernel"]] == [(CONFIG.num_layers, width, width)] * 3
-    assert shapes["mlp_up"]["kernel"].shape == (CONFIG.num_layers, width, CONFIG.d_ff)
+def test_a_models_kernels_are_cut_where_the_model_cuts_them():
+    def matrices(**changes):
+        config = config_with(**changes)
+        cut = jax.eval_shape(lambda: cut_fused(init_params(config, 0)))["blocks"]
+        return {name: jax.tree.map(jnp.shape, cut[name]["kernel"]) for name in PARTS if name in cut}
+
+    L, D, F = CONFIG.num_layers, CONFIG.d_model, CONFIG.d_ff
+    assert matrices() == {
+        "qkv": ((L, D, D),) * 3,
+        "attention_out": (L, D, D),
+        "mlp_up": (L, D, F),
+        "mlp_down": (L, F, D),
+    }
+    assert matrices(**preset("mixtral") | {"num_kv_heads": 1, "num_experts": 4}) == {
+        "qkv": ((L, D, D), (L, D, D // 2), (L, D, D // 2)),
+        "attention_out": (L, D, D),
+        "experts_up": ((L, 4, D, F),) * 2,
+        "experts_down": (L, 4, F, D),
+    }
 
 
 # The first moment in bfloat16
