@@ -19,11 +19,13 @@ from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.training.checkpoint import Checkpoints
 from tonsai_jax.training.state import init_params
 
-# What a checkpoint's arrays depend on; the other keys of a model may change between two runs.
-SHAPE_FIELDS = (
-    "vocab_size", "num_layers", "num_heads", "kv_heads", "head_dim", "d_model", "d_ff", "norm", "position", "mlp",
-    "qk_norm", "bias", "tie_embeddings", "num_experts",
+# What a checkpoint's arrays depend on, by the names of keys; the other keys of a model may change between two runs.
+SHAPE_KEYS = (
+    "vocab_size", "num_layers", "num_heads", "d_model", "d_ff", "norm", "position", "mlp", "qk_norm", "bias",
+    "tie_embeddings", "num_experts", "num_kv_heads", "head_size",
 )  # fmt: skip
+# Those of which 0 stands for another value.
+RESOLVED = {"num_kv_heads": "kv_heads", "head_size": "head_dim"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,11 +51,11 @@ def changes_since(
     Raises `UserError` where the checkpoint is of a model of another shape, with another tokenizer or another optimizer.
     """
     before = ModelConfig(**progress["model"])
-    for field in (*SHAPE_FIELDS, *(("context_length",) if shape.position == "learned" else ())):
-        saved, wanted = getattr(before, field), getattr(shape, field)
+    for key in (*SHAPE_KEYS, *(("context_length",) if shape.position == "learned" else ())):
+        saved, wanted = (getattr(model, RESOLVED.get(key, key)) for model in (before, shape))
         if saved != wanted:
             raise UserError(
-                f"{workdir}: its checkpoint is of another model (model.{field} is {saved} there, {wanted} in the "
+                f"{workdir}: its checkpoint is of another model (model.{key} is {saved} there, {wanted} in the "
                 f"config); give another --workdir, or the config that began this run"
             )
     if progress["tokenizer_hash"] != manifest.tokenizer_hash:
