@@ -198,6 +198,8 @@ def test_the_fastest_of_our_cases_is_profiled() -> None:
 
 def test_a_worker_sees_one_card_and_the_code_of_this_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4")
+    monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", "0.5")  # JAX refuses both names of it together
     seen = gpu.environment(tmp_path)
+    assert "XLA_CLIENT_MEM_FRACTION" not in seen
     assert seen["CUDA_VISIBLE_DEVICES"] == "3"
     assert seen["PYTHONPATH"].split(os.pathsep)[0] == str(ROOT)

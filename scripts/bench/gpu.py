@@ -31,6 +31,7 @@ from tonsai_jax.errors import UserError, run_command  # noqa: E402
 from tonsai_jax.files import write_json  # noqa: E402
 from tonsai_jax.model.config import ModelConfig  # noqa: E402
 from tonsai_jax.planning.hardware import peak_flops  # noqa: E402
+from tonsai_jax.training.xla import MEMORY_FRACTION  # noqa: E402
 
 EXAMPLE = """examples:
   python scripts/bench/gpu.py --json gpu.json
@@ -177,10 +178,11 @@ def run_worker(part: Part, folder: Path, seconds: float) -> tuple[list[Row], str
 
 def environment(folder: Path) -> dict[str, str]:
     """One card; almost all of its memory for JAX; compiled programs kept for this run alone, so that it starts cold."""
-    return os.environ | {
+    theirs = {name: value for name, value in os.environ.items() if name not in MEMORY_FRACTION}
+    return theirs | {
         "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0],
         "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
-        "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92",
+        MEMORY_FRACTION[1]: "0.92",
         "JAX_COMPILATION_CACHE_DIR": str(folder / "jax_cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "TORCHINDUCTOR_CACHE_DIR": str(folder / "torch_cache"),
