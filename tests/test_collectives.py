@@ -7,7 +7,7 @@ from tiny_model import config_with
 
 from tonsai_jax.planning.collectives import least_bytes, read_collectives, seconds_on_the_wire
 from tonsai_jax.planning.memory import described_state
-from tonsai_jax.training.optimizer import adamw
+from tonsai_jax.training.optimizer import make_optimizer
 
 ASYNC = """
 HloModule step, is_scheduled=true
@@ -91,7 +91,7 @@ def test_the_reader_on_a_real_program() -> None:
 
 def test_the_least_that_a_sharding_must_send() -> None:
     shape = config_with(vocab_size=1280, num_layers=2, d_model=256, d_ff=512)
-    optimizer = adamw(beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1)
+    optimizer = make_optimizer("adamw", beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1)
 
     def least(data: int, fsdp: int, accumulation: int = 1) -> dict[str, int]:
         sizes = {"data": data, "fsdp": fsdp}
