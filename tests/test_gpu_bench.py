@@ -68,6 +68,13 @@ def test_the_main_case_is_the_recipes_model() -> None:
     assert MAIN[0].options["remat"] == recipe.model.remat
 
 
+def test_the_mixture_of_experts_is_the_recipes() -> None:
+    from configs.moe_1b import get_config
+
+    recipe = get_config().model
+    assert {name: recipe[name] for name in MODELS["moe_1b"]} == MODELS["moe_1b"]
+
+
 @dataclass
 class ToyRun:
     """Both halves of everything that gpu.py measures: what was printed, and the JSON."""

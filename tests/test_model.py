@@ -187,7 +187,7 @@ def test_the_kernel_is_chosen_once_and_a_wish_that_cannot_be_met_is_refused():
         ({"num_heads": 5}, "model.d_model=32 is not divisible by model.num_heads=5"),
         ({"dropout": 1.0}, r"model.dropout=1.0 must lie in \[0, 1\)"),
         ({"num_layers": 0}, "model.num_layers=0 must be at least 1"),
-        ({"remat": "dot"}, "model.remat='dot' is not known; did you mean 'dots'"),
+        ({"remat": "ful"}, "model.remat='ful' is not known; did you mean 'full'"),
         ({"dtype": "float16"}, "model.dtype='float16' is not known; did you mean 'bfloat16'"),
     ],
 )

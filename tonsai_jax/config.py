@@ -87,7 +87,7 @@ def default_config() -> ConfigDict:
     config.model.scan_layers = (
         True  # True: compile one layer and loop; False: unroll (slower to compile, faster to run)
     )
-    # Kept for the backward pass: none (all), dots, qkv_mlp, offload (the same, in the host's memory), full (nothing).
+    # Kept for the backward pass: none (all), qkv_mlp, offload (the same, in the host's memory), full (nothing).
     config.model.remat = "none"
 
     config.loss = ConfigDict()

@@ -9,11 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.model.presets import preset
 
 GPT2_BASE = {"vocab_size": 50_304, "dtype": "bfloat16"}
 MODELS: dict[str, dict[str, Any]] = {
     "gpt2_500m": GPT2_BASE | {"context_length": 2048, "num_layers": 24, "num_heads": 24, "d_model": 1536, "d_ff": 6144},
     "gpt2_124m": GPT2_BASE | {"context_length": 1024, "num_layers": 12, "num_heads": 12, "d_model": 768, "d_ff": 3072},
+    "moe_1b": {
+        **preset("mixtral"),
+        "vocab_size": 96_000,
+        "dtype": "bfloat16",
+        "context_length": 8192,
+        "num_layers": 24,
+        "num_heads": 14,
+        "num_kv_heads": 2,
+        "d_model": 896,
+        "d_ff": 2560,
+        "rope_theta": 10_000.0,
+        "rope_scaling": "yarn",
+        "rope_factor": 4.0,
+        "router_temperature": 1.2,
+    },
 }
 TOY = {"vocab_size": 256, "context_length": 32, "num_layers": 1, "num_heads": 2, "d_model": 64, "d_ff": 256}
 LOSSES: dict[str, Any] = {"model": "gpt2_124m", "micro_batch": 8, "seq_len": 1024, "steps": 20, "rate": 1e-3}
@@ -65,6 +81,8 @@ VARIANTS = (
     Case("unrolled, remat qkv_mlp", "ours", 32, {"scan_layers": False, "remat": "qkv_mlp"}),
     Case("scanned, remat qkv_mlp", "ours", 16, {"scan_layers": True, "remat": "qkv_mlp"}),
     Case("unrolled, no remat", "ours", 32, {"scan_layers": False, "remat": "none"}),
+    Case("unrolled, remat qkv_mlp", "ours", 16, {"scan_layers": False, "remat": "qkv_mlp"}, 240, "moe_1b"),
+    Case("unrolled, remat qkv_mlp", "ours", 4, {"scan_layers": False, "remat": "qkv_mlp"}, 240, "moe_1b", 8192),
     Case("compile, SDPA cuDNN, fused AdamW", "PyTorch", 16, CUDNN),
     Case("compile, SDPA flash, fused AdamW", "PyTorch", 32, FLASH),
     Case("scanned, no remat", "ours", 16, {"scan_layers": True, "remat": "none"}),

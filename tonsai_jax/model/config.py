@@ -5,7 +5,7 @@ import dataclasses
 from tonsai_jax.errors import UserError, did_you_mean
 
 VOCAB_MULTIPLE = 128  # embedding rows are padded to it: even tiles for the matrix units, even shards for FSDP
-REMAT_POLICIES = ("none", "dots", "qkv_mlp", "offload", "full")
+REMAT_POLICIES = ("none", "qkv_mlp", "offload", "full")
 ATTENTION_KERNELS = ("auto", "xla", "cudnn")
 CHOICES = {
     "norm": ("layernorm", "rmsnorm"),

@@ -11,14 +11,13 @@ WIDE = ["qkv", "mlp_pre_activation"]  # the widest matrix products of a layer, b
 def remat_policy(name: str) -> Callable[..., Any]:
     """The policy for `jax.checkpoint`; "none" is not a policy but no remat.
 
-    "full" keeps nothing; "dots" every matrix product; "qkv_mlp" the widest matrix products and the fused attention, which
-    must be named by its primitive, else its forward runs twice; "offload" the same, but in the host's memory.
+    "full" keeps nothing; "qkv_mlp" the widest matrix products and the fused attention, which must be named by its primitive,
+    else its forward runs twice; "offload" the same, but the products in the host's memory. (JAX's policies for all matrix
+    products keep none here: ours are in functions with gradients of their own, into which those policies do not look.)
     """
     policies = jax.checkpoint_policies
     if name == "full":
         return policies.nothing_saveable
-    if name == "dots":
-        return policies.dots_with_no_batch_dims_saveable
     if name == "offload":
         wide = policies.save_and_offload_only_these_names(
             names_which_can_be_saved=[],

@@ -24,8 +24,7 @@ def flops_by_part(shape: ModelConfig, seq_len: int) -> dict[str, float]:
     gemm = shape.flops_per_token(0) - head
     attention = shape.flops_per_token(seq_len) - shape.flops_per_token(0)
     # Of a layer's forward pass, a third of the training FLOPs: "qkv_mlp" does the attention's output projection again,
-    # the others all of it. ("dots" does, too: the products are inside a function with gradients of its own, which the
-    # policy does not look into.)
+    # "full" all of it.
     projection = 2.0 * shape.num_layers * shape.d_model * shape.num_heads * shape.head_dim
     recomputed = {"none": 0.0, "qkv_mlp": projection, "offload": projection}.get(shape.remat, (gemm + attention) / 3)
     return {"gemm": gemm, "head": head, "attention": attention, "recomputed": recomputed}
