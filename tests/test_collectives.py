@@ -94,11 +94,11 @@ def test_the_least_that_a_sharding_must_send() -> None:
     optimizer = make_optimizer("adamw", beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1)
 
     def least(data: int, fsdp: int, accumulation: int = 1) -> dict[str, int]:
-        sizes = {"data": data, "fsdp": fsdp}
+        sizes = {"data": data, "fsdp": fsdp, "expert": 1}
         found = least_bytes(described_state(shape, optimizer, sizes), sizes, accumulation, "bfloat16")
         return {kind: size for kind, size in found.items() if size}
 
-    params = described_state(shape, optimizer, {"data": 1, "fsdp": 1}).params
+    params = described_state(shape, optimizer, {"data": 1, "fsdp": 1, "expert": 1}).params
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     kernels = sum(leaf.size for path, leaf in jax.tree_util.tree_leaves_with_path(params) if path[-1].key == "kernel")
     table = shape.padded_vocab_size * shape.d_model

@@ -36,7 +36,7 @@ GIB = 2**30
 
 
 def memory(shape: ModelConfig = SHAPE, **changes) -> dict[str, int]:
-    settings = {"kernel": "xla", "mesh_sizes": {"data": 1, "fsdp": 1}, "micro_batch": 4, "seq_len": 64}
+    settings = {"kernel": "xla", "mesh_sizes": {"data": 1, "fsdp": 1, "expert": 1}, "micro_batch": 4, "seq_len": 64}
     return memory_by_part(shape, ADAMW, **settings | {"chunk_tokens": 128} | changes)
 
 
@@ -109,11 +109,11 @@ def test_a_layer_kept_by_remat_full_is_its_input() -> None:
 
 
 def test_fsdp_splits_what_is_kept_and_not_the_activations() -> None:
-    whole, split = memory(), memory(mesh_sizes={"data": 1, "fsdp": 8})
+    whole, split = memory(), memory(mesh_sizes={"data": 1, "fsdp": 8, "expert": 1})
     for part in ("parameters", "moments", "gradients"):
         assert 1 / 8 <= split[part] / whole[part] < 0.15  # small arrays stay whole
     assert split["activations"] == whole["activations"]
-    assert memory(mesh_sizes={"data": 8, "fsdp": 1}) == whole
+    assert memory(mesh_sizes={"data": 8, "fsdp": 1, "expert": 1}) == whole
 
 
 def test_a_large_vocabulary_is_fullest_at_the_loss() -> None:
@@ -123,7 +123,7 @@ def test_a_large_vocabulary_is_fullest_at_the_loss() -> None:
 
 
 def test_the_largest_micro_batch_fits_and_the_next_does_not() -> None:
-    settings = {"shape": SHAPE, "optimizer": ADAMW, "kernel": "xla", "mesh_sizes": {"data": 1, "fsdp": 1}}
+    settings = {"shape": SHAPE, "optimizer": ADAMW, "kernel": "xla", "mesh_sizes": {"data": 1, "fsdp": 1, "expert": 1}}
     settings |= {"seq_len": 64, "chunk_tokens": 128}
     usable = 2 * sum(memory(micro_batch=1).values())
     largest = largest_micro_batch(usable, **settings)
