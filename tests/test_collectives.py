@@ -115,6 +115,18 @@ def test_the_least_that_a_sharding_must_send() -> None:
     assert least(2, 4)["all-reduce"] == 4 * ((kernels + table) // 4 + rest)
 
 
+def test_experts_on_devices_of_their_own_are_not_gathered_from_the_others() -> None:
+    shape = config_with(vocab_size=128, num_layers=2, d_model=256, d_ff=512, mlp="swiglu", num_experts=8, bias=False)
+    optimizer = make_optimizer("adamw", beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1)
+    sizes = {"data": 1, "fsdp": 1, "expert": 8}
+    state = described_state(shape, optimizer, sizes)
+    least = least_bytes(state, sizes, 1, "bfloat16")
+    params = jax.tree_util.tree_leaves_with_path(state.params)
+    others = sum(leaf.size for path, leaf in params if "experts" not in jax.tree_util.keystr(path))
+    assert least["all-gather"] == least["reduce-scatter"] == 0
+    assert least["all-reduce"] == 4 * others
+
+
 def test_time_on_the_wire() -> None:
     assert seconds_on_the_wire({"all-gather": 800}, 8, 100.0) == 7.0
     assert seconds_on_the_wire({"all-reduce": 800}, 8, 100.0) == 14.0

@@ -86,7 +86,8 @@ def least_bytes(state: Any, mesh_sizes: Mapping[str, int], accumulation: int, co
     A parameter of the layers that is split is gathered in the compute dtype for the forward and again for the backward
     pass of every part of the batch; one outside the layers (embeddings, looked up in float32) once, as it is. Gradients
     are float32: those of split parameters are scattered once for each part of the batch, since the sum of the parts is
-    kept split; then all are summed once over the devices that hold the same piece.
+    kept split; then all are summed once over the devices that hold the same piece. What is sent to experts on other
+    devices (all-to-all) depends on the tokens and is not counted.
 
     Args:
       state: from `abstract_state`.
@@ -96,11 +97,14 @@ def least_bytes(state: Any, mesh_sizes: Mapping[str, int], accumulation: int, co
     devices = int(np.prod(list(mesh_sizes.values())))
     for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
         split = leaf.size // int(np.prod(leaf.sharding.shard_shape(leaf.shape)))
+        # Experts stay where they are: a device gathers the pieces of its own ones alone.
+        experts = mesh_sizes["expert"] if "expert" in leaf.sharding.spec else 1
+        size = leaf.size // experts
         in_layers = any(getattr(key, "key", None) == "blocks" for key in path)
-        if split > 1:
+        if split > experts:
             width = jnp.dtype(compute_dtype).itemsize if in_layers else leaf.dtype.itemsize
-            least["all-gather"] += leaf.size * width * (2 if in_layers else 1) * accumulation
-            least["reduce-scatter"] += leaf.size * leaf.dtype.itemsize * accumulation
+            least["all-gather"] += size * width * (2 if in_layers else 1) * accumulation
+            least["reduce-scatter"] += size * leaf.dtype.itemsize * accumulation
         if split < devices:
             least["all-reduce"] += leaf.size // split * leaf.dtype.itemsize
     return least
