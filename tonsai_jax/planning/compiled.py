@@ -58,6 +58,7 @@ def compile_step(plan: StepPlan, gpu: Gpu) -> CompiledStep:
         dropout_key=jax.random.key(0),
         clip_norm=plan.config.optimizer.clip_norm,
         device_batch_size=plan.config.device_batch_size,
+        at_seq_len=plan.config.seq_len,
     )
     by_row = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
     rows, dtype = plan.stage.global_batch_size, dtype_for(plan.shape.vocab_size)
