@@ -14,12 +14,13 @@ from flax import nnx
 from tiny_model import config_with
 from tiny_run import TinyRun, make_rows
 
+from configs.gpt2_500m import get_config
 from tonsai_jax.config import default_config
 from tonsai_jax.errors import UserError, run_command
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.planning.described_gpu import no_plugin_reason
 from tonsai_jax.planning.estimate import estimate
-from tonsai_jax.planning.hardware import GPUS, gpu_named, peak_flops, usable_bytes
+from tonsai_jax.planning.hardware import GPUS, gpu_named, peak_flops
 from tonsai_jax.planning.memory import largest_micro_batch, memory_by_part
 from tonsai_jax.planning.out_of_memory import explain_out_of_memory, out_of_memory_advice
 from tonsai_jax.planning.report import as_text
@@ -200,15 +201,12 @@ def test_every_gpu_is_found_by_its_own_words() -> None:
     assert all(gpu_named(gpu.name.upper()) is gpu for gpu in GPUS)
 
 
-def test_the_memory_that_jax_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
-    assert usable_bytes(gpu_named("h100")) == 60 * 10**9
-    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.9")
-    assert usable_bytes(gpu_named("h100")) == 72 * 10**9
-    for wrong in ("much", "0", "1.5"):
-        monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", wrong)
-        with pytest.raises(UserError, match=f"MEM_FRACTION={wrong}: must be a share"):
-            usable_bytes(gpu_named("h100"))
+def test_the_memory_that_jax_takes_is_the_configs_share() -> None:
+    config = get_config()
+    for fraction in (0.9, 0.5):
+        config.runtime.memory_fraction = fraction
+        plan = plan_steps(config, vocab_size=50_000, num_devices=1, backend="gpu")[0]
+        assert plan.usable_bytes(gpu_named("h100")) == int(fraction * 80e9)
 
 
 # Mistakes

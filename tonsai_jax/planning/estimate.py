@@ -14,7 +14,7 @@ from tonsai_jax.errors import UserError
 from tonsai_jax.planning.collectives import KINDS, least_bytes, seconds_on_the_wire
 from tonsai_jax.planning.compiled import CompiledStep, compile_step
 from tonsai_jax.planning.described_gpu import no_plugin_reason
-from tonsai_jax.planning.hardware import Gpu, usable_bytes
+from tonsai_jax.planning.hardware import Gpu
 from tonsai_jax.planning.memory import described_state, local_parameters
 from tonsai_jax.planning.roofline import flops_by_part, run_cost, seconds_by_part
 from tonsai_jax.planning.step_plan import StepPlan, plan_steps
@@ -68,7 +68,7 @@ def estimate(
         "gpu": dataclasses.asdict(gpu),
         "num_gpus": num_gpus,
         "mesh": dict(plans[0].mesh_sizes),
-        "usable_bytes": usable_bytes(gpu),
+        "usable_bytes": plans[0].usable_bytes(gpu),
         "parameters": shape.num_parameters,
         "active_parameters": shape.num_active_parameters,
         "dtype": shape.dtype,
@@ -92,7 +92,7 @@ def _compile(plan: StepPlan, gpu: Gpu, say: Callable[[str], None]) -> CompiledSt
 
 
 def _stage(plan: StepPlan, gpu: Gpu, compiled: CompiledStep | None) -> dict[str, Any]:
-    usable, memory = usable_bytes(gpu), plan.memory()
+    usable, memory = plan.usable_bytes(gpu), plan.memory()
     devices = math.prod(plan.mesh_sizes.values())
     state = described_state(plan.shape, plan.optimizer, plan.mesh_sizes)
     least = least_bytes(state, plan.mesh_sizes, plan.accumulation, plan.shape.dtype)

@@ -1,7 +1,6 @@
 """What the GPUs can do: one table, from the makers' data sheets, with what was measured where it was."""
 
 import dataclasses
-import os
 
 import jax
 
@@ -11,7 +10,6 @@ from tonsai_jax.errors import UserError, did_you_mean
 # copies. The other GPUs were not measured: the same shares are assumed for them.
 MATMUL_SHARE = 788 / 989
 COPY_SHARE = 4.3 / 4.8
-MEMORY_FRACTION = 0.75  # of a GPU's memory is what JAX takes when XLA_PYTHON_CLIENT_MEM_FRACTION is not set
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,18 +84,3 @@ def total_peak_flops() -> float | None:
     """Peak FLOP/s of all devices of the run together, or None where they are unknown."""
     flops = peak_flops(jax.devices()[0].device_kind)
     return flops and flops * jax.device_count()
-
-
-def usable_bytes(gpu: Gpu) -> int:
-    """The part of a GPU's memory that JAX takes: XLA_PYTHON_CLIENT_MEM_FRACTION, 0.75 where it is not set.
-
-    Raises `UserError` where that is no share.
-    """
-    text = os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", str(MEMORY_FRACTION))
-    try:
-        fraction = float(text)
-    except ValueError:
-        fraction = 0.0
-    if not 0 < fraction <= 1:
-        raise UserError(f"XLA_PYTHON_CLIENT_MEM_FRACTION={text}: must be a share above 0 and at most 1, such as 0.9")
-    return int(gpu.memory_bytes * fraction)

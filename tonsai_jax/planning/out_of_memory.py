@@ -48,7 +48,7 @@ def out_of_memory_advice(config: ConfigDict, vocab_size: int, num_devices: int, 
     if fits >= plan.micro_batch:
         return (
             f"{needs}, which should fit; see whether another program holds memory there (nvidia-smi), let JAX take more "
-            f"of it (XLA_PYTHON_CLIENT_MEM_FRACTION=0.95), or set device_batch_size to less than {plan.micro_batch}"
+            f"of it (runtime.memory_fraction=0.95), or set device_batch_size to less than {plan.micro_batch}"
         )
     if fits:
         return (

@@ -12,6 +12,7 @@ from tonsai_jax.config import model_config, optimizer_settings, stages_of, valid
 from tonsai_jax.data.mixture import Stage
 from tonsai_jax.model.attention import choose_kernel
 from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.planning.hardware import Gpu
 from tonsai_jax.planning.memory import largest_micro_batch, memory_by_part
 from tonsai_jax.training.mesh import accumulation_steps, mesh_sizes, sequences_held
 from tonsai_jax.training.optimizer import make_optimizer
@@ -53,6 +54,10 @@ class StepPlan:
     def largest_batch_of_any_size(self, usable_bytes: int) -> int:
         """The most sequences that fit at a time, whatever the batch; 0 where not even one does."""
         return largest_micro_batch(usable_bytes, **self._settings())
+
+    def usable_bytes(self, gpu: Gpu) -> int:
+        """The part of a GPU's memory that JAX takes."""
+        return int(gpu.memory_bytes * self.config.runtime.memory_fraction)
 
     def _settings(self) -> dict[str, Any]:
         return {
