@@ -175,7 +175,9 @@ def test_the_kernel_is_chosen_once_and_a_wish_that_cannot_be_met_is_refused():
     assert choose_kernel(config_with(attention="auto"), "cpu")[0] == "xla"
     assert choose_kernel(config_with(attention="auto", dtype="bfloat16"), "gpu")[0] == "cudnn"
     assert choose_kernel(config_with(attention="auto", dtype="bfloat16", document_mask=True), "gpu")[0] == "cudnn"
-    for change in ({}, {"dtype": "bfloat16", "attention_dropout": 0.1}):
+    half = config_with(attention="auto", dtype="bfloat16")
+    assert choose_kernel(half, "gpu", [512, 511]) == ("xla", "not cudnn: it needs sequences of an even length, not 511")
+    for change in ({}, {"dtype": "bfloat16", "attention_dropout": 0.1}, {"dtype": "bfloat16", "head_size": 12}):
         assert choose_kernel(config_with(attention="auto", **change), "gpu")[0] == "xla"
         with pytest.raises(UserError, match=r"model\.attention=cudnn cannot be used"):
             choose_kernel(config_with(attention="cudnn", **change), "gpu")

@@ -76,7 +76,7 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
     shape = model_config(config, tokenizer.vocab_size)
     device = jax.devices()[0]
     check_dtype(shape.dtype, device.device_kind, getattr(device, "compute_capability", None))
-    kernel, why_kernel = choose_kernel(shape, jax.default_backend())
+    kernel, why_kernel = choose_kernel(shape, jax.default_backend(), [stage.seq_len for stage in stages])
     optimizer = make_optimizer(**optimizer_settings(config))
     abstract = abstract_state(shape, optimizer, mesh)  # or the error of a parameter that is not there
     set_optimization_level(config.runtime.optimization_level, jax.default_backend(), mesh.size)

@@ -1,6 +1,7 @@
 """Attention, behind one function: which kernel runs is chosen once, said aloud, and never changed silently."""
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +12,17 @@ from tonsai_jax.model.config import ModelConfig
 CAUSAL_BLOCKS = 4  # parts of the queries, each of which is given only the keys that it may see
 
 
-def choose_kernel(config: ModelConfig, backend: str) -> tuple[str, str]:
+def choose_kernel(config: ModelConfig, backend: str, seq_lens: Sequence[int] = ()) -> tuple[str, str]:
     """The attention kernel for `backend` ("cpu", "gpu", "tpu") and why: ("xla" or "cudnn", reason to print).
+
+    Args:
+      seq_lens: lengths of the sequences that the model is trained on.
 
     Raises `UserError` when the kernel asked for cannot run there with these settings.
     """
     if config.attention == "xla":
         return "xla", "asked for by model.attention"
-    obstacle = _cudnn_obstacle(config, backend)
+    obstacle = _cudnn_obstacle(config, backend, seq_lens)
     if obstacle is None:
         return "cudnn", "fused attention of the GPU"
     if config.attention == "cudnn":
@@ -26,13 +30,15 @@ def choose_kernel(config: ModelConfig, backend: str) -> tuple[str, str]:
     return "xla", f"not cudnn: {obstacle}"
 
 
-def _cudnn_obstacle(config: ModelConfig, backend: str) -> str | None:
+def _cudnn_obstacle(config: ModelConfig, backend: str, seq_lens: Sequence[int]) -> str | None:
     if backend != "gpu":
         return f"it needs an NVIDIA GPU and this run is on {backend}"
     if config.dtype != "bfloat16":
         return f"it needs model.dtype=bfloat16, not {config.dtype}"
     if config.head_dim > 256 or config.head_dim % 8:
         return f"it needs a head size that is a multiple of 8 up to 256, not {config.head_dim}"
+    if odd := [length for length in seq_lens if length % 2]:
+        return f"it needs sequences of an even length, not {odd[0]}"
     if config.attention_dropout:
         return "it has no dropout on attention probabilities (model.attention_dropout)"
     return None

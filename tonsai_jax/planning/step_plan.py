@@ -81,7 +81,7 @@ def plan_steps(config: ConfigDict, *, vocab_size: int, num_devices: int, backend
     """
     validate(config)
     shape = model_config(config, vocab_size)
-    kernel, _ = choose_kernel(shape, backend)
+    kernel, _ = choose_kernel(shape, backend, [stage.seq_len for stage in stages_of(config)])
     axes = config.mesh
     sizes = mesh_sizes(axes.data, axes.fsdp, axes.expert, count=num_devices, num_experts=shape.num_experts)
     mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
