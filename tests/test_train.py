@@ -77,7 +77,7 @@ def test_other_devices_go_on_with_the_same_curve(run: TinyRun, never_stopped: Ti
     run.train(steps_today=8, devices=1)
     run.train("mesh.fsdp=2", steps_today=8, devices=4)
     printed = run.train("mesh.fsdp=4", steps_today=8, devices=8)
-    assert "mesh {'data': 2, 'fsdp': 4}" in printed
+    assert "mesh {'data': 2, 'fsdp': 4, 'expert': 1}" in printed
     assert "config changed since step 16: mesh.fsdp: 2 -> 4" in printed
     for step, loss in never_stopped.losses().items():
         assert run.losses()[step] == pytest.approx(loss, abs=1e-4), step
