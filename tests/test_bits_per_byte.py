@@ -1,5 +1,6 @@
 """Bits per byte: each byte of held-out text counts once, whatever the batch, the tokenizer's padding or the number of sources."""
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 from jax.sharding import Mesh
 from tiny_model import CONFIG, config_with, random_params, tiny_tokenizer
 
-from tonsai_jax.config import default_config
+from tonsai_jax.between_steps import BetweenSteps
+from tonsai_jax.config import default_config, stages_of
 from tonsai_jax.data.manifest import RowsManifest, SourceInfo, SplitInfo, dtype_for, read_manifest, write_manifest
 from tonsai_jax.data.rows import RowWriter
 from tonsai_jax.errors import UserError
@@ -18,6 +20,7 @@ from tonsai_jax.evaluation.bits_per_byte import Evaluation, Score, evaluate, eva
 from tonsai_jax.files import sha256_file
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.training.mesh import one_device_mesh
+from tonsai_jax.training.metrics import MetricsWriter
 from tonsai_jax.training.run import Run
 from tonsai_jax.training.state import model_graph
 from tonsai_jax.training.step import LossSettings, make_eval_step
@@ -88,9 +91,9 @@ def mesh() -> Mesh:
     return one_device_mesh()
 
 
-def scored(eval_step, manifest, params, *, batch_size=4, max_batches=0, seq_len=SEQ_LEN) -> Evaluation:
+def scored(eval_step, manifest, params, *, batch_size=4, max_windows=0, seq_len=SEQ_LEN) -> Evaluation:
     return evaluate(
-        eval_step, params, manifest, mesh(), seq_len=seq_len, global_batch_size=batch_size, max_batches=max_batches
+        eval_step, params, manifest, mesh(), seq_len=seq_len, batch_size=batch_size, max_windows=max_windows
     )
 
 
@@ -133,8 +136,8 @@ def test_the_score_is_the_log_probability_of_the_text(eval_step, manifest) -> No
     assert scored(eval_step, manifest, PARAMS).sources["news"].nats == pytest.approx(nats, rel=1e-5)
 
 
-def test_a_limit_of_batches_takes_a_part_spread_over_the_text(eval_step, manifest) -> None:
-    part = scored(eval_step, manifest, PARAMS, batch_size=2, max_batches=3).sources
+def test_a_limit_of_windows_takes_a_part_spread_over_the_text(eval_step, manifest) -> None:
+    part = scored(eval_step, manifest, PARAMS, batch_size=2, max_windows=6).sources
     assert part["news"] == scored(eval_step, manifest, PARAMS, batch_size=2).sources["news"]  # only 5 windows
     count = -(-(LENGTHS["wiki"] - 1) // SEQ_LEN)
     windows = np.linspace(0, count - 1, 6).astype(int)
@@ -158,6 +161,35 @@ def test_sources_of_a_language_add_up_and_languages_count_alike(eval_step, manif
     assert scalars["eval/bits_per_byte/km"] == languages["km"].bits_per_byte
     assert scalars["eval/bits_per_byte/source/wiki"] == sources["wiki"].bits_per_byte
     assert "language km" in evaluation.table()
+
+
+def test_between_steps_no_device_holds_more_windows_than_in_training(eval_step, manifest, tmp_path) -> None:
+    """Else a run whose batch is done in parts would have no memory to evaluate; the text is that of whole batches."""
+    config = default_config()
+    config.seq_len, config.global_batch_size, config.device_batch_size, config.eval.max_batches = SEQ_LEN, 4, 2, 2
+    held = set()
+
+    def watched(params, batch):
+        held.add(len(batch["tokens"]))
+        return eval_step(params, batch)
+
+    between = BetweenSteps(
+        config=config,
+        workdir=tmp_path,
+        stages=stages_of(config),
+        shape=CONFIG,
+        manifest=manifest,
+        tokenizer=None,  # only for samples
+        mesh=mesh(),
+        eval_step=watched,
+        writer=MetricsWriter(tmp_path, start_step=0, active=False, wandb_project="", wandb_name="", config={}),
+        say=print,
+    )
+    evaluation = between.evaluate(1, PARAMS)
+    assert held == {2}
+    for name, whole in scored(eval_step, manifest, PARAMS, batch_size=4, max_windows=8).sources.items():
+        assert evaluation.sources[name].tokens == whole.tokens
+        assert evaluation.sources[name].nats == pytest.approx(whole.nats, rel=1e-6)
 
 
 def test_a_score_is_bits_by_bytes() -> None:
@@ -204,3 +236,10 @@ def test_rows_without_validation_text_are_refused(tokenizer, manifest) -> None:
 def test_a_sequence_longer_than_the_context_is_refused(tokenizer, manifest) -> None:
     with pytest.raises(UserError, match="seq_len 128 is longer than the model's context of 64"):
         evaluate_run(run_with(tokenizer), manifest, seq_len=128, batch_size=8, max_batches=0)
+
+
+def test_a_length_that_the_attention_asked_for_cannot_take_is_refused(tokenizer, manifest, monkeypatch) -> None:
+    run = dataclasses.replace(run_with(tokenizer), model_config=config_with(attention="cudnn", dtype="bfloat16"))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with pytest.raises(UserError, match="model.attention=cudnn cannot be used: .* even length, not 7; set model"):
+        evaluate_run(run, manifest, seq_len=7, batch_size=8, max_batches=0)

@@ -16,6 +16,7 @@ from tonsai_jax.files import atomic_write
 from tonsai_jax.inference.generate import generate_texts
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.tokenizer.loading import Tokenizer
+from tonsai_jax.training.mesh import accumulation_steps, sequences_held
 from tonsai_jax.training.metrics import MetricsWriter
 
 
@@ -37,6 +38,8 @@ class BetweenSteps:
     def evaluate(self, step: int, params: Any) -> Evaluation | None:
         """Bits per byte after `step` steps, said and written; None where it failed or there is no validation text."""
         stage = self.stage_before(step)
+        held = sequences_held(self.config.device_batch_size, self.config.seq_len, stage.seq_len)
+        parts = accumulation_steps(self.mesh, stage.global_batch_size, held)
         try:
             evaluation = evaluate(
                 self.eval_step,
@@ -44,8 +47,8 @@ class BetweenSteps:
                 self.manifest,
                 self.mesh,
                 seq_len=stage.seq_len,
-                global_batch_size=stage.global_batch_size,
-                max_batches=self.config.eval.max_batches,
+                batch_size=stage.global_batch_size // parts,  # no device holds more at a time than in training
+                max_windows=self.config.eval.max_batches * stage.global_batch_size,
             )
         except Exception as error:
             self.say(f"step {step}: the evaluation failed, training goes on ({type(error).__name__}: {error})")

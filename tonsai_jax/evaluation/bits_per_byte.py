@@ -89,20 +89,21 @@ def evaluate(
     mesh: Mesh,
     *,
     seq_len: int,
-    global_batch_size: int,
-    max_batches: int,
+    batch_size: int,
+    max_windows: int,
 ) -> Evaluation:
     """Scores the validation split of every source that has one, the same text on any number of hosts.
 
     Args:
       eval_step: from `make_eval_step`.
-      max_batches: of each source, spread evenly over its validation text; 0 is all of it.
+      batch_size: windows at a time, over all devices.
+      max_windows: of each source, spread evenly over its validation text; 0 is all of it.
     """
     sources: dict[str, Score] = {}
     languages: dict[str, Score] = {}
     for name, source in manifest.sources.items():
         total = Score()
-        for batch in _batches(manifest, name, seq_len, global_batch_size, max_batches):
+        for batch in _batches(manifest, name, seq_len, batch_size, max_windows):
             sums = jax.device_get(eval_step(params, put_batch(batch, mesh)))
             total += Score(float(sums["nats"]), int(sums["tokens"]), int(sums["bytes"]))
         if total.bytes:
@@ -131,7 +132,7 @@ def evaluate_run(
             f"with --tokenizer-dir {run.workdir / 'tokenizer'}"
         )
     mesh = one_device_mesh()
-    kernel, _ = choose_kernel(run.model_config, jax.default_backend())
+    kernel, _ = choose_kernel(run.model_config, jax.default_backend(), [seq_len])
     eval_step = make_eval_step(
         model_graph(run.model_config, kernel),
         mesh,
@@ -145,8 +146,8 @@ def evaluate_run(
         manifest,
         mesh,
         seq_len=seq_len,
-        global_batch_size=batch_size,
-        max_batches=max_batches,
+        batch_size=batch_size,
+        max_windows=max_batches * batch_size,
     )
     if not evaluation.sources:
         raise UserError(f"{manifest.directory}: no validation rows; tokenize again with --val-ratio above 0")
@@ -154,17 +155,17 @@ def evaluate_run(
 
 
 def _batches(
-    manifest: RowsManifest, source: str, seq_len: int, global_batch_size: int, max_batches: int
+    manifest: RowsManifest, source: str, seq_len: int, batch_size: int, max_windows: int
 ) -> Iterator[Mapping[str, np.ndarray]]:
     """This process's rows of each batch; the last batch is filled up with windows that have no real target."""
     rows = open_rows(manifest, source, "validation")
     count = window_count(rows, seq_len)
     numbers = np.arange(count)
-    if max_batches and count > max_batches * global_batch_size:
-        numbers = np.linspace(0, count - 1, max_batches * global_batch_size).astype(np.int64)
-    local = global_batch_size // jax.process_count()
+    if max_windows and count > max_windows:
+        numbers = np.linspace(0, count - 1, max_windows).astype(np.int64)
+    local = batch_size // jax.process_count()
     empty = (np.zeros(seq_len + 1, manifest.dtype), 0)
-    for start in range(0, len(numbers), global_batch_size):
+    for start in range(0, len(numbers), batch_size):
         first = start + jax.process_index() * local
         windows = [read_window(rows, int(number), seq_len) for number in numbers[first : first + local]]
         windows += [empty] * (local - len(windows))
