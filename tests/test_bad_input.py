@@ -96,6 +96,7 @@ def the_error(stderr: str) -> str:
         ("model.num_heads=5", "model.d_model=64 is not divisible by model.num_heads=5"),
         ("model.dtype=float31", "model.dtype='float31'"),
         ("model.attention=cudnn", "model.attention=cudnn"),
+        ("mesh.expert=2", "mesh.expert=2 does not divide the model's experts (model.num_experts=0)"),
         (
             "model.vocab_size=100",
             "model.vocab_size=100 is smaller than the tokenizer's 400 ids; set model.vocab_size=0",
@@ -106,6 +107,12 @@ def test_a_key_or_value_that_cannot_work(
     run: TinyRun, error_of: Callable[..., str], override: str, message: str
 ) -> None:
     assert message in error_of(run.command(override))
+    assert contents(run.workdir) == {}
+
+
+def test_an_export_that_no_family_can_take_is_refused_before_the_run(run: TinyRun, error_of: Callable[..., str]) -> None:
+    error = error_of(run.command("export=True", "model.tie_embeddings=False"))
+    assert "Hugging Face's gpt2 has no model.tie_embeddings=False" in error
     assert contents(run.workdir) == {}
 
 

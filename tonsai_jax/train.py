@@ -24,6 +24,7 @@ from tonsai_jax.config import model_config, optimizer_settings, stages_of, to_js
 from tonsai_jax.data.manifest import read_manifest
 from tonsai_jax.data.mixture import Mixture
 from tonsai_jax.errors import UserError, run_command
+from tonsai_jax.huggingface.names import family_of
 from tonsai_jax.model.attention import choose_kernel
 from tonsai_jax.planning.hardware import total_peak_flops
 from tonsai_jax.planning.out_of_memory import explain_out_of_memory
@@ -74,6 +75,8 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
         held = sequences_held(config.device_batch_size, config.seq_len, stage.seq_len)
         accumulation_steps(mesh, stage.global_batch_size, held)  # or the error, before any work
     shape = model_config(config, tokenizer.vocab_size)
+    if config.export:
+        family_of(shape)  # or the error, now and not when all is done
     device = jax.devices()[0]
     check_dtype(shape.dtype, device.device_kind, getattr(device, "compute_capability", None))
     kernel, why_kernel = choose_kernel(shape, jax.default_backend(), [stage.seq_len for stage in stages])
