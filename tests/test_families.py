@@ -1,6 +1,7 @@
 """Each family is the one of `transformers`: the same logits, loss and gradients, whatever its sizes and switches."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -176,7 +177,12 @@ def test_a_model_without_a_family_is_refused_by_name(family, change, message):
         ({"num_kv_heads": 3}, "model.num_kv_heads=3 does not divide model.num_heads=4"),
         ({"head_size": 7}, "model.position='rope' needs an even head size, not 7"),
         ({"position": "learned", "rope_scaling": "yarn"}, "model.rope_scaling='yarn' is for model.position=rope"),
-        ({"rope_scaling": "yarn", "rope_factor": 0.5}, "model.rope_factor=0.5 must be at least 1"),
+        ({"rope_scaling": "yarn", "rope_factor": 0.5}, "model.rope_factor=0.5 must be a number of at least 1"),
+        ({"rope_scaling": "linear", "rope_factor": math.inf}, "model.rope_factor=inf must be a number of at least 1"),
+        ({"rope_scaling": "yarn", "rope_factor": 1000.0}, "model.rope_factor=1000.0 stretches no context to model.con"),
+        ({"rope_factor": 4.0}, "model.rope_factor=4.0 stretches nothing while model.rope_scaling=none; set linear, "),
+        ({"rope_original_context": 16}, "model.rope_original_context=16 stretches nothing while model.rope_scaling="),
+        ({"rope_scaling": "yarn", "rope_theta": 1.0}, "model.rope_theta=1.0 must be a number above 1"),
         ({"num_experts": 4, "mlp": "gelu"}, "model.mlp='gelu' is not for experts"),
         (
             {"num_experts": 4, "experts_per_token": 5},

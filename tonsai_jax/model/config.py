@@ -1,6 +1,7 @@
 """What a model is made of: the shape of a decoder, its few switches, and its counts."""
 
 import dataclasses
+import math
 
 from tonsai_jax.errors import UserError, did_you_mean
 
@@ -73,7 +74,7 @@ class ModelConfig:
                 raise UserError(f"model.{field}={value!r} is not known{did_you_mean(value, choices)}")
         for field in ("num_kv_heads", "head_size", "rope_original_context", "num_experts", "capacity_factor"):
             self._require(getattr(self, field) >= 0, field, "must be at least 0")
-        for field in ("norm_epsilon", "rope_theta", "router_temperature"):
+        for field in ("norm_epsilon", "router_temperature"):
             self._require(getattr(self, field) > 0, field, "must be above 0")
         for field in ("dropout", "attention_dropout"):
             self._require(0.0 <= getattr(self, field) < 1.0, field, "must lie in [0, 1)")
@@ -89,9 +90,19 @@ class ModelConfig:
         )
         if self.position == "rope":
             self._require(self.head_dim % 2 == 0, "position", f"needs an even head size, not {self.head_dim}")
-        if self.rope_scaling != "none":
+            self._require(1 < self.rope_theta < math.inf, "rope_theta", "must be a number above 1")
+        if self.rope_scaling == "none":
+            unscaled = "stretches nothing while model.rope_scaling=none; set linear, yarn or llama3, or leave it at"
+            self._require(self.rope_factor == 1, "rope_factor", f"{unscaled} 1")
+            self._require(self.rope_original_context == 0, "rope_original_context", f"{unscaled} 0")
+        else:
             self._require(self.position == "rope", "rope_scaling", "is for model.position=rope")
-            self._require(self.rope_factor >= 1, "rope_factor", "must be at least 1")
+            self._require(1 <= self.rope_factor < math.inf, "rope_factor", "must be a number of at least 1")
+            self._require(
+                self.original_context >= 1,
+                "rope_factor",
+                f"stretches no context to model.context_length={self.context_length}; choose one below that length",
+            )
         if self.num_experts:
             self._require(self.mlp == "swiglu", "mlp", "is not for experts; set model.mlp=swiglu")
             self._require(
