@@ -110,7 +110,9 @@ def test_a_key_or_value_that_cannot_work(
     assert contents(run.workdir) == {}
 
 
-def test_an_export_that_no_family_can_take_is_refused_before_the_run(run: TinyRun, error_of: Callable[..., str]) -> None:
+def test_an_export_that_no_family_can_take_is_refused_before_the_run(
+    run: TinyRun, error_of: Callable[..., str]
+) -> None:
     error = error_of(run.command("export=True", "model.tie_embeddings=False"))
     assert "Hugging Face's gpt2 has no model.tie_embeddings=False" in error
     assert contents(run.workdir) == {}

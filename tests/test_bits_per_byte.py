@@ -241,5 +241,5 @@ def test_a_sequence_longer_than_the_context_is_refused(tokenizer, manifest) -> N
 def test_a_length_that_the_attention_asked_for_cannot_take_is_refused(tokenizer, manifest, monkeypatch) -> None:
     run = dataclasses.replace(run_with(tokenizer), model_config=config_with(attention="cudnn", dtype="bfloat16"))
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    with pytest.raises(UserError, match="model.attention=cudnn cannot be used: .* even length, not 7; set model"):
+    with pytest.raises(UserError, match=r"model.attention=cudnn cannot be used: .* even length, not 7; set model"):
         evaluate_run(run, manifest, seq_len=7, batch_size=8, max_batches=0)
