@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.model.experts import mixture_of_experts, places
 from tonsai_jax.model.presets import preset
+from tonsai_jax.model.remat import remat_policy
 from tonsai_jax.training.mesh import make_mesh, one_device_mesh, put_batch
 from tonsai_jax.training.state import init_state, model_graph
 from tonsai_jax.training.step import LossSettings, make_train_step
@@ -246,3 +247,16 @@ def test_the_metrics_tell_what_the_routers_did_and_each_coefficient_counts():
 def test_remat_changes_nothing():
     kept = train(CONFIG, one_device_mesh())
     assert_same(kept, train(dataclasses.replace(CONFIG, remat="qkv_mlp", scan_layers=False), one_device_mesh()))
+
+
+def test_the_backward_pass_runs_no_matrix_product_again_where_the_widest_are_kept():
+    """Two products for each of the forward pass; the gradient of the choices' weights needs none of its own."""
+    config = dataclasses.replace(CONFIG, d_model=64, d_ff=128)
+    shapes = ((1, 512, 64), (64, E), (E, 64, 256), (E, 128, 64))
+    layer = jax.checkpoint(
+        functools.partial(mixture_of_experts, config=config, mesh=None, dropless=False), policy=remat_policy("qkv_mlp")
+    )
+    gradient = jax.grad(lambda *arrays: jnp.sum(layer(*arrays)[0] ** 2), argnums=(0, 1, 2, 3))
+    compiled = jax.jit(gradient).lower(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)).compile()
+    forward = 2 * E * places(512, config) * 3 * 64 * 128
+    assert compiled.cost_analysis()["flops"] < 3.2 * forward

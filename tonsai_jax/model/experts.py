@@ -16,7 +16,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
@@ -128,16 +127,23 @@ def _run_experts(
     place_kN, choice_EC = _assign(experts_BxTxk.reshape(N, k).T, E, C)
 
     gathered_ExCxD = _gather(x_NxD, choice_EC, place_kN).reshape(E, C, D)
+    # A place's weight is that of one choice: gathered as if each choice were a token that is sent once.
+    weight_ExCx1 = _gather(weights_BxTxk.reshape(N, k).T.reshape(k * N, 1), choice_EC, place_kN.reshape(1, k * N))
+    weight_ExCx1 = weight_ExCx1.reshape(E, C, 1)
     spread = mesh is not None and mesh.shape["expert"] > 1
     if spread:
-        gathered_ExCxD = jax.lax.all_to_all(gathered_ExCxD, "expert", split_axis=0, concat_axis=1, tiled=True)
+        to_experts = partial(jax.lax.all_to_all, axis_name="expert", split_axis=0, concat_axis=1, tiled=True)
+        gathered_ExCxD, weight_ExCx1 = to_experts(gathered_ExCxD), to_experts(weight_ExCx1)
     hidden_ExCx2F = checkpoint_name(_batched_linear(gathered_ExCxD, up_ExDxF), "mlp_pre_activation")
     gate_ExCxF, values_ExCxF = jnp.split(hidden_ExCx2F, 2, axis=-1)
-    out_ExCxD = _batched_linear(jax.nn.silu(gate_ExCxF) * values_ExCxF, down_ExFxD)
+    # Weighted here, not after `down`: the gradient of the weights then needs no output of the experts, which the backward
+    # pass would have to compute again for it alone.
+    weighted_ExCxF = (jax.nn.silu(gate_ExCxF) * values_ExCxF * weight_ExCx1).astype(x_BxTxD.dtype)
+    out_ExCxD = _batched_linear(weighted_ExCxF, down_ExFxD)
     if spread:
         out_ExCxD = jax.lax.all_to_all(out_ExCxD, "expert", split_axis=1, concat_axis=0, tiled=True)
 
-    y_NxD = _combine(out_ExCxD.reshape(E * C, D), weights_BxTxk.reshape(N, k).T, choice_EC, place_kN)
+    y_NxD = _combine(out_ExCxD.reshape(E * C, D), choice_EC, place_kN)
     dropped = jnp.mean(place_kN == E * C, dtype=jnp.float32)
     if mesh is not None:
         dropped = jax.lax.pmean(dropped, mesh.axis_names)
@@ -166,8 +172,7 @@ def _rows(x_NxD: jax.Array, index: jax.Array) -> jax.Array:
     return x_NxD.at[index].get(mode="fill", fill_value=0)
 
 
-def _no_gradient(integers: jax.Array) -> np.ndarray:
-    return np.zeros(integers.shape, jax.dtypes.float0)
+# Each of the two is the other's gradient.
 
 
 @jax.custom_vjp
@@ -177,49 +182,30 @@ def _gather(x_NxD: jax.Array, choice_EC: jax.Array, place_kN: jax.Array) -> jax.
     return _rows(x_NxD, jnp.where(choice_EC < k * N, choice_EC % N, N))
 
 
+@jax.custom_vjp
+def _combine(out_ECxD: jax.Array, choice_EC: jax.Array, place_kN: jax.Array) -> jax.Array:
+    """What stands in the places of each token, added up in float32; [N, D] in the dtype of `out`."""
+    y_NxD = sum(_rows(out_ECxD, place_N).astype(jnp.float32) for place_N in place_kN)
+    return jnp.asarray(y_NxD, out_ECxD.dtype)
+
+
 def _gather_forward(x_NxD: jax.Array, choice_EC: jax.Array, place_kN: jax.Array) -> tuple[jax.Array, Any]:
     return _gather(x_NxD, choice_EC, place_kN), (choice_EC, place_kN)
 
 
-def _gather_backward(residuals: Any, dy_ECxD: jax.Array) -> tuple[jax.Array, np.ndarray, np.ndarray]:
-    choice_EC, place_kN = residuals
-    dx_NxD = sum(_rows(dy_ECxD, place_N).astype(jnp.float32) for place_N in place_kN)
-    return jnp.asarray(dx_NxD, dy_ECxD.dtype), _no_gradient(choice_EC), _no_gradient(place_kN)
+def _gather_backward(indices: Any, dy_ECxD: jax.Array) -> tuple[jax.Array, None, None]:
+    return _combine(dy_ECxD, *indices), None, None
+
+
+def _combine_forward(out_ECxD: jax.Array, choice_EC: jax.Array, place_kN: jax.Array) -> tuple[jax.Array, Any]:
+    return _combine(out_ECxD, choice_EC, place_kN), (choice_EC, place_kN)
+
+
+def _combine_backward(indices: Any, dy_NxD: jax.Array) -> tuple[jax.Array, None, None]:
+    return _gather(dy_NxD, *indices), None, None
 
 
 _gather.defvjp(_gather_forward, _gather_backward)
-
-
-@jax.custom_vjp
-def _combine(out_ECxD: jax.Array, weights_kN: jax.Array, choice_EC: jax.Array, place_kN: jax.Array) -> jax.Array:
-    """What the experts made of each token, weighted and added up in float32; [N, D] in the dtype of `out`."""
-    y_NxD = sum(
-        weight_N[:, None] * _rows(out_ECxD, place_N) for weight_N, place_N in zip(weights_kN, place_kN, strict=True)
-    )
-    return jnp.asarray(y_NxD, out_ECxD.dtype)
-
-
-def _combine_forward(
-    out_ECxD: jax.Array, weights_kN: jax.Array, choice_EC: jax.Array, place_kN: jax.Array
-) -> tuple[jax.Array, Any]:
-    return _combine(out_ECxD, weights_kN, choice_EC, place_kN), (out_ECxD, weights_kN, choice_EC, place_kN)
-
-
-def _combine_backward(residuals: Any, dy_NxD: jax.Array) -> tuple[jax.Array, jax.Array, np.ndarray, np.ndarray]:
-    out_ECxD, weights_kN, choice_EC, place_kN = residuals
-    N = dy_NxD.shape[0]
-    token_EC = jnp.where(choice_EC < weights_kN.size, choice_EC % N, N)
-    weight_EC = _rows(weights_kN.reshape(-1), choice_EC)
-    dout_ECxD = (weight_EC[:, None] * _rows(dy_NxD, token_EC)).astype(out_ECxD.dtype)
-    dweights_kN = jnp.stack(
-        [
-            jnp.einsum("nd,nd->n", dy_NxD, _rows(out_ECxD, place_N), preferred_element_type=jnp.float32)
-            for place_N in place_kN
-        ]
-    )
-    return dout_ECxD, dweights_kN, _no_gradient(choice_EC), _no_gradient(place_kN)
-
-
 _combine.defvjp(_combine_forward, _combine_backward)
 
 
