@@ -18,6 +18,7 @@ from configs.gpt2_500m import get_config
 from tonsai_jax.config import default_config
 from tonsai_jax.errors import UserError, run_command
 from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.model.presets import preset
 from tonsai_jax.planning.described_gpu import no_plugin_reason
 from tonsai_jax.planning.estimate import estimate
 from tonsai_jax.planning.hardware import GPUS, gpu_named, peak_flops
@@ -83,6 +84,14 @@ def test_what_is_done_again_is_at_most_the_forward_pass(remat: str) -> None:
     parts = flops_by_part(replace(SHAPE, remat=remat), 64)
     share = parts["recomputed"] / ((parts["gemm"] + parts["attention"]) / 3)
     assert {"none": share == 0, "qkv_mlp": 0 < share < 0.25, "full": share == 1}[remat]
+
+
+@pytest.mark.parametrize(("capacity_factor", "places"), [(1.25, 2.5), (0.0, 8.0), (5.0, 8.0), (0.5, 2.0)])
+def test_experts_compute_all_of_their_places(capacity_factor: float, places: float) -> None:
+    shape = replace(SHAPE, **preset("mixtral"), capacity_factor=capacity_factor)
+    an_expert = 3 * shape.d_model * shape.d_ff * shape.num_layers
+    assert flops_by_part(shape, 64)["spare_places"] == pytest.approx(6 * an_expert * (places - 2))
+    assert flops_by_part(SHAPE, 64)["spare_places"] == 0
 
 
 # Memory

@@ -10,12 +10,15 @@ def as_text(figures: dict[str, Any]) -> str:
     """Tables of what `estimate` found."""
     gpu, run = figures["gpu"], figures["run"]
     flops = figures["flops_per_token"]
-    model = sum(size for name, size in flops.items() if name != "recomputed")
+    model = sum(flops[name] for name in ("gemm", "head", "attention"))
+    beyond = f"{flops['recomputed'] / 1e9:.3f} G done again"
+    if flops["spare_places"]:
+        beyond += f", {flops['spare_places'] / 1e9:.3f} G in spare places of experts"
     head = [
         ("GPUs", f"{figures['num_gpus']} x {gpu['name']}, mesh {figures['mesh']}"),
         ("parameters", f"{figures['parameters'] / 1e6:,.1f} M, {figures['active_parameters'] / 1e6:,.1f} M active"),
         ("compute", f"{figures['dtype']}, attention {figures['attention']}"),
-        ("FLOPs per token", f"{model / 1e9:.3f} G, and {flops['recomputed'] / 1e9:.3f} G done again"),
+        ("FLOPs per token", f"{model / 1e9:.3f} G, and {beyond}"),
     ]
     blocks = [_rows(head)]
     for number, stage in enumerate(figures["stages"], 1):

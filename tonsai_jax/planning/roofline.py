@@ -4,6 +4,7 @@ Not a measurement and no promise: parts follow each other, nothing waits, every 
 A run comes near these figures from below. The shares of the peak are in `hardware.py`; those of attention are assumed.
 """
 
+import math
 from collections.abc import Mapping
 
 import jax.numpy as jnp
@@ -18,16 +19,26 @@ def flops_by_part(shape: ModelConfig, seq_len: int) -> dict[str, float]:
     """FLOPs of a training step per token, by part; recomputation is apart from what the model needs.
 
     Returns:
-      gemm (layers), head, attention: together `ModelConfig.flops_per_token`; recomputed: what the remat policy does again.
+      gemm (layers), head, attention: together `ModelConfig.flops_per_token`; spare_places: of a mixture of experts, what
+      is multiplied beyond the tokens' choices, since an expert computes all of its places; recomputed: what the remat
+      policy does again.
     """
     head = 6.0 * shape.padded_vocab_size * shape.d_model
     gemm = shape.flops_per_token(0) - head
     attention = shape.flops_per_token(seq_len) - shape.flops_per_token(0)
+    spare = 0.0
+    if shape.num_experts > shape.experts_per_token:
+        asleep = shape.num_experts - shape.experts_per_token
+        places = min(shape.experts_per_token * shape.capacity_factor or math.inf, shape.num_experts)  # for each token
+        one_expert = (shape.num_parameters - shape.num_active_parameters) / asleep  # of each layer
+        spare = 6.0 * one_expert * max(0.0, places - shape.experts_per_token)
     # Of a layer's forward pass, a third of the training FLOPs: "qkv_mlp" does the attention's output projection again,
     # "full" all of it.
     projection = 2.0 * shape.num_layers * shape.d_model * shape.num_heads * shape.head_dim
-    recomputed = {"none": 0.0, "qkv_mlp": projection, "offload": projection}.get(shape.remat, (gemm + attention) / 3)
-    return {"gemm": gemm, "head": head, "attention": attention, "recomputed": recomputed}
+    recomputed = {"none": 0.0, "qkv_mlp": projection, "offload": projection}.get(
+        shape.remat, (gemm + spare + attention) / 3
+    )
+    return {"gemm": gemm, "head": head, "attention": attention, "spare_places": spare, "recomputed": recomputed}
 
 
 def seconds_by_part(
@@ -56,6 +67,7 @@ def seconds_by_part(
         "gemm": tokens * flops["gemm"] / matmul,
         "head": tokens * flops["head"] / matmul,
         "attention": tokens * flops["attention"] / fused,
+        "spare_places": tokens * flops["spare_places"] / matmul,
         "recomputed": tokens * flops["recomputed"] / matmul,
         "elementwise": tokens * passes * shape.num_layers * elements * width / bandwidth,
         "optimizer": optimizer_bytes / bandwidth,
