@@ -32,7 +32,7 @@ ONLY = {
     "corpus": {"errors", "files", "folders", "text_progress", "web_page"},
     "model": {"errors"},
     "config": {"errors", "data", "model"},
-    "planning": {"errors", "files", "data", "model", "config", "training"},
+    "planning": {"errors", "files", "tables", "data", "model", "config", "training"},
     "training": {"errors", "files", "readable_numbers", "tokenizer", "data", "model", "config"},
     "ablation": {"errors", "files", "readable_numbers", "tables", "web_page", "data", "config", "command_line"},
 }

@@ -17,6 +17,7 @@ from tonsai_jax.planning.step_plan import StepPlan
 from tonsai_jax.training.mesh import BATCH_AXES
 from tonsai_jax.training.state import abstract_state, model_graph
 from tonsai_jax.training.step import LossSettings, make_train_step
+from tonsai_jax.training.xla import set_optimization_level
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,9 +68,14 @@ def compile_step(plan: StepPlan, gpu: Gpu) -> CompiledStep:
         "valid": jax.ShapeDtypeStruct((rows,), np.int32, sharding=by_row),
         "stop": jax.ShapeDtypeStruct((rows,), np.int32, sharding=by_row),
     }
-    with cudnn_attention_without_a_gpu():
-        state = abstract_state(plan.shape, plan.optimizer, mesh)
-        compiled = step.lower(state, batch).compile()  # type: ignore[attr-defined]  # it is jitted
+    level = jax.config.jax_optimization_level  # type: ignore[attr-defined]  # options are added at run time
+    set_optimization_level(plan.config.runtime.optimization_level, "gpu", mesh.size)  # as the run does
+    try:
+        with cudnn_attention_without_a_gpu():
+            state = abstract_state(plan.shape, plan.optimizer, mesh)
+            compiled = step.lower(state, batch).compile()  # type: ignore[attr-defined]  # it is jitted
+    finally:
+        jax.config.update("jax_optimization_level", level)
     memory = compiled.memory_analysis()
     return CompiledStep(
         state_bytes=memory.argument_size_in_bytes,

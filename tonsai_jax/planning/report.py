@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+from tonsai_jax.tables import Table
+from tonsai_jax.tables import as_text as as_table
+
 GIB, GB = 2**30, 10**9
 
 
@@ -41,7 +44,7 @@ def _memory(stage: dict[str, Any], usable: int) -> str:
     if stage["compiled"]:
         rows += [("as compiled", f"{stage['compiled']['peak_bytes'] / GIB:8.2f} GiB")]
     rows += [("largest micro-batch", f"{stage['largest_micro_batch']:8d}")]
-    rows += [("device_batch_size", f"{stage['device_batch_size']:8d} at most, a divisor of a GPU's share")]
+    rows += [("device_batch_size", f"{stage['device_batch_size']:8d} at most, of the config's seq_len")]
     return (
         f"Memory of a GPU, {stage['micro_batch']} sequences at a time, {stage['accumulation']} times a step\n"
         + _rows(rows)
@@ -61,27 +64,21 @@ def _collectives(stage: dict[str, Any]) -> str:
     kinds = [kind for kind in least if least[kind] or kind in found]
     if not kinds:
         return ""
-    grid = [["", "at least GB", *(["compiled GB", "count", "overlapped"] if compiled else [])]]
+    heads = ["", "at least GB", *(["compiled GB", "count", "overlapped"] if compiled else [])]
+    rows = []
     for kind in kinds:
         row = [kind, f"{least[kind] / GB:.3f}"]
         if compiled:
             each = found.get(kind, {"num_bytes": 0, "count": 0, "overlapped_bytes": 0})
             share = each["overlapped_bytes"] / max(1, each["num_bytes"])
             row += [f"{each['num_bytes'] / GB:.3f}", str(each["count"]), f"{100 * share:.0f} %"]
-        grid.append(row)
+        rows.append(row)
     line = f"scaling with none overlapped {100 * stage['scaling']:.1f} %"
     if compiled:
         line = f"scaling, overlapped as compiled, {100 * compiled['scaling']:.1f} %; {line}, at the least bytes"
-    return "Collectives of a step\n" + _grid(grid) + f"\n  {line}"
+    return as_table(Table("Collectives of a step", "", heads, rows, 1)) + f"\n  {line}"
 
 
 def _rows(rows: Sequence[tuple[str, str]]) -> str:
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
-
-
-def _grid(grid: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[column]) for row in grid) for column in range(len(grid[0]))]
-    return "\n".join(
-        "  " + "  ".join(f"{cell:{'<' if n == 0 else '>'}{widths[n]}}" for n, cell in enumerate(row)) for row in grid
-    )

@@ -48,8 +48,14 @@ class StepPlan:
         return memory_by_part(**self._settings(), micro_batch=size, accumulates=size < self.share)
 
     def largest_micro_batch(self, usable_bytes: int) -> int:
-        """The largest `device_batch_size` that fits and divides a GPU's share of the batch; 0 where none does."""
+        """The most sequences at a time that fit and divide a GPU's share of the batch; 0 where not even one does."""
         return largest_micro_batch(usable_bytes, share=self.share, **self._settings())
+
+    def device_batch_size(self, micro_batch: int) -> int:
+        """The config's key for so many of this stage's sequences at a time: it counts sequences of `config.seq_len`."""
+        if micro_batch == 0:
+            return 0
+        return max(1, micro_batch * self.stage.seq_len // self.config.seq_len)
 
     def largest_batch_of_any_size(self, usable_bytes: int) -> int:
         """The most sequences that fit at a time, whatever the batch; 0 where not even one does."""
