@@ -29,7 +29,7 @@ def main() -> None:
     from tonsai_jax.ablation.ablate import ablate
     from tonsai_jax.ablation.summary import tables
     from tonsai_jax.files import write_json
-    from tonsai_jax.tables import as_text
+    from tonsai_jax.reporting.tables import as_text
 
     workdir = args.workdir or Path("runs", "ablations", args.config.stem)
     summary = ablate(args.config, workdir, num_seeds=args.seeds, flags=flags)

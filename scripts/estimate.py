@@ -26,7 +26,7 @@ def main() -> None:
         "--gpu",
         required=True,
         metavar="NAME",
-        help="as in tonsai_jax/planning/hardware.py: h100, a100-80gb, rtx4090 ...",
+        help="as in tonsai_jax/runtime/hardware.py: h100, a100-80gb, rtx4090 ...",
     )
     add("--num-gpus", type=int, default=1, metavar="N", help="of one machine (default: 1)")
     add("--tokens", type=float, metavar="N", help="of the whole run (default: the config's steps)")
@@ -37,11 +37,11 @@ def main() -> None:
     args, keys = parser.parse_known_args()
 
     os.environ["JAX_PLATFORMS"] = "cpu"  # a GPU that is here is left alone
-    from tonsai_jax.command_line import parse_flags
+    from tonsai_jax.cli import parse_flags
     from tonsai_jax.files import write_json
     from tonsai_jax.planning.estimate import estimate
-    from tonsai_jax.planning.hardware import gpu_named
     from tonsai_jax.planning.report import as_text
+    from tonsai_jax.runtime.hardware import gpu_named
 
     gpu = gpu_named(args.gpu)
     config, _, _ = parse_flags([sys.argv[0], f"--config={args.config}", *keys], "")

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from tonsai_jax.data.streams import FILE_FORMATS
+from tonsai_jax.data.flat_files import FILE_FORMATS
 from tonsai_jax.data.tokenize import figures, tokenize_dataset, tokenize_to_streams
 from tonsai_jax.errors import run_command
 from tonsai_jax.files import write_json

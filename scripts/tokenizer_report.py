@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tonsai_jax.errors import run_command
 from tonsai_jax.files import write_json
-from tonsai_jax.tables import as_text
+from tonsai_jax.reporting.tables import as_text
 from tonsai_jax.tokenizer.evaluation import evaluate_tokenizers, labelled
 from tonsai_jax.tokenizer.examples import dataset_examples
 from tonsai_jax.tokenizer.report_tables import tables

@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tonsai_jax.corpus.normalize import DEFAULT
-from tonsai_jax.corpus.readers import Faults
+from tonsai_jax.corpus.sources.readers import Faults
 from tonsai_jax.errors import run_command
 from tonsai_jax.files import write_json
+from tonsai_jax.text.normalize import DEFAULT
 from tonsai_jax.tokenizer.balance import balanced, language_weights
 from tonsai_jax.tokenizer.examples import (
     Example,

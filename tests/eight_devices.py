@@ -1,5 +1,6 @@
 """Runs a check of a test file in processes of its own that see eight CPU devices."""
 
+import inspect
 import os
 import socket
 import subprocess
@@ -35,13 +36,13 @@ def _start(check: Callable[[], None], *, devices: int, **environment: str) -> su
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiles in half the time
     }
     program = (
-        "from tonsai_jax.training.runtime import start_processes; start_processes(); "
+        "from tonsai_jax.runtime.processes import start_processes; start_processes(); "
         f"from {check.__module__} import {check.__name__} as check; check()"
     )
     return subprocess.Popen(
         [sys.executable, "-c", program],
-        cwd=Path(__file__).parent,
-        env=os.environ | settings | environment,
+        cwd=Path(inspect.getfile(check)).parent,
+        env=os.environ | settings | environment | {"PYTHONPATH": str(Path(__file__).parent)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

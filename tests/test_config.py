@@ -18,9 +18,9 @@ from tonsai_jax.config import (
     to_json,
     validate,
 )
-from tonsai_jax.data.mixture import Stage
 from tonsai_jax.errors import UserError
-from tonsai_jax.sample_data import VOCAB_SIZE as SAMPLE_VOCAB_SIZE
+from tonsai_jax.samples.quickstart import VOCAB_SIZE as SAMPLE_VOCAB_SIZE
+from tonsai_jax.stages import Stage
 
 ROOT = Path(__file__).parents[1]
 VARIANTS = (("gpt2_500m", "exact"), ("moe_1b", "mixture"), ("moe_small", "t4"))

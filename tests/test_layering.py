@@ -12,47 +12,46 @@ PACKAGE = Path(__file__).parents[1] / "tonsai_jax"
 
 # From the ground up. A module imports those of the levels below its own, and its own folder's.
 LEVELS = (
-    ("errors",),
+    ("errors", "stages"),
     ("files",),
-    ("folders", "readable_numbers", "tables", "text_progress", "web_page"),
+    ("reporting", "text"),
+    ("jobs",),
     ("corpus",),
     ("tokenizer",),
     ("data",),
     ("model",),
     ("config",),
+    ("runtime",),
     ("training",),
     ("evaluation", "inference", "planning"),
     ("huggingface",),
-    ("sample_data", "completion", "between_steps", "command_line"),
+    ("samples",),
+    ("completion", "between_steps", "cli"),
     ("train",),
     ("ablation",),
 )
 # Some know less than their level lets them.
 ONLY = {
-    "corpus": {"errors", "files", "folders", "text_progress", "web_page"},
+    "text": {"errors"},
+    "reporting": {"files"},
+    "jobs": {"errors", "files"},
+    "corpus": {"errors", "files", "jobs", "reporting", "text"},
     "model": {"errors"},
-    "config": {"errors", "data", "model"},
-    "planning": {"errors", "files", "tables", "data", "model", "config", "training"},
-    "training": {"errors", "files", "readable_numbers", "tokenizer", "data", "model", "config"},
-    "ablation": {"errors", "files", "readable_numbers", "tables", "web_page", "data", "config", "command_line"},
+    "config": {"errors", "stages", "model"},
+    "runtime": {"errors"},
+    "planning": {"errors", "files", "reporting", "stages", "data", "model", "config", "runtime", "training"},
+    "training": {"errors", "files", "reporting", "stages", "tokenizer", "data", "model", "config", "runtime"},
+    "ablation": {"errors", "files", "reporting", "stages", "data", "config", "cli"},
 }
 # Text is prepared on machines without an accelerator; there JAX would only cost seconds and memory.
 WITHOUT_JAX = (
-    *(
-        PACKAGE / name
-        for name in (
-            "errors.py",
-            "files.py",
-            "folders.py",
-            "readable_numbers.py",
-            "tables.py",
-            "text_progress.py",
-            "web_page.py",
-        )
-    ),
+    *(PACKAGE / name for name in ("errors.py", "files.py", "stages.py")),
     *(PACKAGE / name for name in ("data/manifest.py", "data/rows.py", "data/tokenize.py")),
-    *PACKAGE.glob("corpus/*.py"),
-    *PACKAGE.glob("tokenizer/*.py"),
+    *(
+        file
+        for room in ("text", "jobs", "corpus", "reporting", "tokenizer", "samples")
+        for file in PACKAGE.glob(f"{room}/**/*.py")
+    ),
 )
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
@@ -130,7 +129,7 @@ def test_no_module_for_text_imports_jax(path: Path) -> None:
 
 def test_preparing_text_never_loads_jax() -> None:
     """Not through another module either."""
-    names = ("corpus.prepare", "corpus.stories", "tokenizer.training", "data.tokenize")
+    names = ("corpus.prepare", "samples.stories", "tokenizer.training", "data.tokenize")
     code = "import sys\n" + "".join(f"import tonsai_jax.{name}\n" for name in names)
     code += "sys.exit(' '.join({'jax', 'flax', 'torch'} & set(sys.modules)) or 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tonsai_jax.corpus.prepare import prepare
-from tonsai_jax.corpus.sources import Source
-from tonsai_jax.corpus.stories import stories
+from tonsai_jax.corpus.sources.source import Source
 from tonsai_jax.data.tokenize import tokenize_dataset
+from tonsai_jax.samples.stories import stories
 from tonsai_jax.tokenizer.examples import dataset_examples
 from tonsai_jax.tokenizer.training import train_tokenizer
 

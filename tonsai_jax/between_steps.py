@@ -10,11 +10,11 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from tonsai_jax.data.manifest import RowsManifest
-from tonsai_jax.data.mixture import Stage
 from tonsai_jax.evaluation.bits_per_byte import Evaluation, evaluate
 from tonsai_jax.files import atomic_write
 from tonsai_jax.inference.generate import generate_texts
 from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.stages import Stage
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.training.mesh import accumulation_steps, sequences_held
 from tonsai_jax.training.metrics import MetricsWriter

@@ -13,9 +13,9 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from tonsai_jax.data.mixture import Stage
 from tonsai_jax.errors import UserError, did_you_mean
 from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.stages import Stage
 
 OPTIMIZERS = ("adamw", "muon", "lion", "adafactor")
 SCHEDULES = ("cosine", "wsd", "linear")

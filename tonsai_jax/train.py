@@ -18,30 +18,29 @@ from jax.experimental.multihost_utils import sync_global_devices
 from ml_collections import ConfigDict
 
 from tonsai_jax.between_steps import BetweenSteps
-from tonsai_jax.command_line import parse_flags
+from tonsai_jax.cli import parse_flags
 from tonsai_jax.completion import complete_run, describe_complete_run
 from tonsai_jax.config import model_config, optimizer_settings, stages_of, to_json, validate
+from tonsai_jax.data.loader import Mixture
 from tonsai_jax.data.manifest import read_manifest
-from tonsai_jax.data.mixture import Mixture
 from tonsai_jax.errors import UserError, run_command
 from tonsai_jax.huggingface.names import family_of
 from tonsai_jax.model.attention import choose_kernel
-from tonsai_jax.planning.hardware import total_peak_flops
 from tonsai_jax.planning.out_of_memory import explain_out_of_memory
-from tonsai_jax.sample_data import build_sample_rows
+from tonsai_jax.runtime.hardware import total_peak_flops
+from tonsai_jax.runtime.memory import host_memory_bytes, keep_freed_memory, return_freed_memory
+from tonsai_jax.runtime.processes import StopRequest, check_dtype, quiet_libraries, start_processes
+from tonsai_jax.runtime.profile import StepProfile
+from tonsai_jax.runtime.xla import set_environment, set_optimization_level, use_compile_cache
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.training.checkpoint import Checkpoints, KeepPolicy
-from tonsai_jax.training.host_memory import host_memory_bytes, keep_freed_memory, return_freed_memory
 from tonsai_jax.training.mesh import accumulation_steps, make_mesh, put_batch, sequences_held
 from tonsai_jax.training.metrics import MetricsWriter
 from tonsai_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from tonsai_jax.training.profile import StepProfile
 from tonsai_jax.training.progress import Progress
 from tonsai_jax.training.run import changes_since, open_workdir, progress_json
-from tonsai_jax.training.runtime import StopRequest, check_dtype, quiet_libraries, start_processes
 from tonsai_jax.training.state import abstract_state, init_state, model_graph
 from tonsai_jax.training.step import LossSettings, make_eval_step, make_train_step
-from tonsai_jax.training.xla import set_environment, set_optimization_level, use_compile_cache
 
 
 def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> None:
@@ -64,6 +63,10 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
         raise UserError("data.dir is not set; add --config.data.dir=FOLDER, token rows of scripts/tokenize_dataset.py")
     if config.data.sample_corpus:
         if is_first:
+            from tonsai_jax.samples.quickstart import (
+                build_sample_rows,  # loads all that cleans text: only where it is needed
+            )
+
             build_sample_rows(Path(config.data.dir))
         sync_global_devices("sample corpus")  # the other hosts read what the first one wrote
     manifest = read_manifest(config.data.dir)

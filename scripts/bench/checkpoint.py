@@ -34,8 +34,8 @@ def main() -> None:
     import psutil
 
     from tonsai_jax.files import write_json
+    from tonsai_jax.runtime.processes import quiet_libraries
     from tonsai_jax.training.checkpoint import Checkpoints, KeepPolicy
-    from tonsai_jax.training.runtime import quiet_libraries
     from tonsai_jax.training.state import TrainState
 
     quiet_libraries()

@@ -30,8 +30,8 @@ from gpu_worker import RESULT, one_line  # noqa: E402
 from tonsai_jax.errors import UserError, run_command  # noqa: E402
 from tonsai_jax.files import write_json  # noqa: E402
 from tonsai_jax.model.config import ModelConfig  # noqa: E402
-from tonsai_jax.planning.hardware import peak_flops  # noqa: E402
-from tonsai_jax.training.xla import MEMORY_FRACTION  # noqa: E402
+from tonsai_jax.runtime.hardware import peak_flops  # noqa: E402
+from tonsai_jax.runtime.xla import MEMORY_FRACTION  # noqa: E402
 
 EXAMPLE = """examples:
   python scripts/bench/gpu.py --json gpu.json

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tonsai_jax.corpus import khmer
-from tonsai_jax.corpus.normalize import normalize
 from tonsai_jax.errors import UserError, run_command
+from tonsai_jax.text import khmer
+from tonsai_jax.text.normalize import normalize
 
 EXAMPLE = """example:
   python scripts/bench/khmer.py --corpus my_texts

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import psutil
 
+from tonsai_jax.data.loader import Mixture
 from tonsai_jax.data.manifest import RowsManifest, SourceInfo, SplitInfo, dtype_for, read_manifest, write_manifest
-from tonsai_jax.data.mixture import Mixture, Stage
 from tonsai_jax.data.rows import RowWriter
 from tonsai_jax.errors import run_command
 from tonsai_jax.files import sha256_file, write_json
+from tonsai_jax.stages import Stage
 
 EXAMPLE = """example:
   python scripts/bench/loader.py --tokens 1000000 1000000000 --json loader.json

@@ -14,7 +14,7 @@ from pathlib import Path
 from corpus import FILES, measured, write_text  # beside this file
 
 from tonsai_jax.corpus.prepare import prepare
-from tonsai_jax.corpus.sources import Source
+from tonsai_jax.corpus.sources.source import Source
 from tonsai_jax.tokenizer.examples import dataset_examples
 from tonsai_jax.tokenizer.training import MODEL_TYPES, train_tokenizer
 

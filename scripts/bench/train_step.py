@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from tonsai_jax.errors import UserError, run_command
-from tonsai_jax.training.host_memory import keep_freed_memory, return_freed_memory
+from tonsai_jax.runtime.memory import keep_freed_memory, return_freed_memory
 
 EXAMPLE = """example:
   python scripts/bench/train_step.py --shape small large --rounds 8 --json train_step.json

@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from tonsai_jax.command_line import parse_flags
+from tonsai_jax.cli import parse_flags
 from tonsai_jax.config import differences, from_json, stages_of, to_json, validate
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tonsai_jax.ablation.line_plot import STYLE, Line, legend, line_plot
 from tonsai_jax.ablation.plan import PlannedRun
 from tonsai_jax.ablation.results import Point, RunResult
 from tonsai_jax.ablation.summary import tables
-from tonsai_jax.tables import Table, as_html
-from tonsai_jax.web_page import write_page
+from tonsai_jax.reporting.page import write_page
+from tonsai_jax.reporting.plot import STYLE, Line, legend, line_plot
+from tonsai_jax.reporting.tables import Table, as_html
 
 SMOOTHED_SHARE = 0.05  # of the points of a curve: the bold line is a running mean over so many
 

@@ -9,8 +9,8 @@ from typing import Any
 from tonsai_jax.ablation.plan import PlannedRun
 from tonsai_jax.ablation.running import is_complete
 from tonsai_jax.config import stages_of
-from tonsai_jax.data.mixture import Stage
 from tonsai_jax.files import read_json
+from tonsai_jax.stages import Stage
 
 FINAL_SHARE = 0.1  # of the steps: the final loss is the mean over the last ones, since the loss of one batch is noisy
 

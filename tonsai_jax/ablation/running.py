@@ -12,7 +12,7 @@ from types import FrameType
 from tonsai_jax.ablation.plan import PlannedRun
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import disk_errors, read_json
-from tonsai_jax.readable_numbers import format_seconds
+from tonsai_jax.reporting.numbers import format_seconds
 
 LOG = "train.log"
 

@@ -7,8 +7,8 @@ from typing import Any
 from tonsai_jax.ablation.plan import Ablation, PlannedRun
 from tonsai_jax.ablation.results import RunResult
 from tonsai_jax.ablation.statistics import Spread, paired_difference, spread
-from tonsai_jax.readable_numbers import format_seconds
-from tonsai_jax.tables import Table
+from tonsai_jax.reporting.numbers import format_seconds
+from tonsai_jax.reporting.tables import Table
 
 _HOW_WELL = (
     "Mean ± standard deviation over the seeds. Loss: of training, the mean over the last tenth of the steps; bits per byte: "

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tonsai_jax.corpus.documents import ROW_GROUP_BYTES
-from tonsai_jax.corpus.ngrams import text_hash
 from tonsai_jax.files import atomic_write
+from tonsai_jax.text.ngrams import text_hash
 
 _STRINGS = ("id", "text", "rule")
 _SCHEMA = pa.schema([*((name, pa.string()) for name in _STRINGS), ("score", pa.float32()), ("hash", pa.uint64())])

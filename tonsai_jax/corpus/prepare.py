@@ -19,22 +19,20 @@ from pathlib import Path
 from typing import Any
 
 from tonsai_jax.corpus.cleaned import Stored
-from tonsai_jax.corpus.cleaning import Clean, identity
-from tonsai_jax.corpus.clusters import describe_clusters
+from tonsai_jax.corpus.cleaning.clean import Clean, identity
 from tonsai_jax.corpus.documents import FORMAT, VERSION
-from tonsai_jax.corpus.duplicates import Leaders
-from tonsai_jax.corpus.engine import code_version
-from tonsai_jax.corpus.faults import Faults, OnError
-from tonsai_jax.corpus.output_folder import CONTAMINATED, REPORT, check_output, link_files
+from tonsai_jax.corpus.duplicates.exact import Leaders
+from tonsai_jax.corpus.duplicates.groups import describe_clusters
 from tonsai_jax.corpus.recipe import Settings
 from tonsai_jax.corpus.report import write_report
-from tonsai_jax.corpus.sources import Piece, Source, normalized_weights
+from tonsai_jax.corpus.sources.faults import Faults, OnError
+from tonsai_jax.corpus.sources.source import Piece, Source, normalized_weights
 from tonsai_jax.corpus.stages import Stages, content_hash
 from tonsai_jax.corpus.statistics import merged_samples
-from tonsai_jax.corpus.writing import ToWrite, WriteSource
+from tonsai_jax.corpus.writing import CONTAMINATED, REPORT, ToWrite, WriteSource, check_output, link_files
 from tonsai_jax.errors import UserError
-from tonsai_jax.files import atomic_write, disk_errors, write_json
-from tonsai_jax.folders import atomic_folder
+from tonsai_jax.files import atomic_folder, atomic_write, disk_errors, write_json
+from tonsai_jax.jobs.engine import code_version
 
 PIECE_BYTES = 64 * 2**20  # of files, as they lie on the disk, that one task reads
 SMALL_BYTES = 16 * 2**20  # below this, processes take longer to start than to work

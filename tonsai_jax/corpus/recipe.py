@@ -6,15 +6,15 @@ from typing import Any, get_args
 
 import yaml
 
-from tonsai_jax.corpus.decontaminate import Decontamination
-from tonsai_jax.corpus.duplicates import Deduplication
-from tonsai_jax.corpus.engine import Executor
-from tonsai_jax.corpus.faults import OnError
-from tonsai_jax.corpus.normalize import Normalization
-from tonsai_jax.corpus.redact import Redaction
-from tonsai_jax.corpus.rules import Quality
-from tonsai_jax.corpus.sources import Source, sources_of
+from tonsai_jax.corpus.cleaning.decontaminate import Decontamination
+from tonsai_jax.corpus.cleaning.redact import Redaction
+from tonsai_jax.corpus.cleaning.rules import Quality
+from tonsai_jax.corpus.duplicates.exact import Deduplication
+from tonsai_jax.corpus.sources.faults import OnError
+from tonsai_jax.corpus.sources.source import Source, sources_of
 from tonsai_jax.errors import UserError, did_you_mean
+from tonsai_jax.jobs.engine import Executor
+from tonsai_jax.text.normalize import Normalization
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tonsai_jax.corpus.boilerplate import FindBoilerplate, count_lines, strip_lines
 from tonsai_jax.corpus.cleaned import Stored
-from tonsai_jax.corpus.decontaminate import Decontamination, index_sets
-from tonsai_jax.corpus.duplicates import Deduplication, FindDuplicates, Leaders
-from tonsai_jax.corpus.engine import Executor, Task, content_key, run_stage
-from tonsai_jax.corpus.near_duplicates import BANDS, Match, Resolve, Signed, match_parts, sign
-from tonsai_jax.corpus.normalize import Normalization
+from tonsai_jax.corpus.cleaning.boilerplate import FindBoilerplate, count_lines, strip_lines
+from tonsai_jax.corpus.cleaning.decontaminate import Decontamination, index_sets
+from tonsai_jax.corpus.duplicates.exact import Deduplication, FindDuplicates, Leaders
+from tonsai_jax.corpus.duplicates.near import BANDS, Match, Resolve, Signed, match_parts, sign
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import sha256_file
+from tonsai_jax.jobs.engine import Executor, Task, content_key, run_stage
+from tonsai_jax.text.normalize import Normalization
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tonsai_jax.corpus.language import SCRIPT_RANGES
+from tonsai_jax.text.scripts import SCRIPT_RANGES
 
 SAMPLES = 20  # documents shown of a source
 SAMPLES_OF_RULE = 5  # of a part of it, of those that a rule drops

@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from tonsai_jax.corpus.documents import parquet_errors
-from tonsai_jax.corpus.engine import Executor, code_version, content_key, run_stage
 from tonsai_jax.files import atomic_write, sha256_file, write_array
+from tonsai_jax.jobs.engine import Executor, code_version, content_key, run_stage
 from tonsai_jax.tokenizer.loading import Tokenizer
 
 PIECE_BYTES = 16 * 2**20  # of text that one task encodes

@@ -14,6 +14,8 @@ import numpy as np
 
 from tonsai_jax.corpus.documents import read_documents_manifest
 from tonsai_jax.data.encoded import count_documents, encode_sources, read_piece
+from tonsai_jax.data.flat_files import FORMAT as STREAMS_FORMAT
+from tonsai_jax.data.flat_files import StreamWriter, write_streams_manifest
 from tonsai_jax.data.manifest import (
     FORMAT,
     SPLITS,
@@ -25,11 +27,8 @@ from tonsai_jax.data.manifest import (
     write_manifest,
 )
 from tonsai_jax.data.rows import RowWriter
-from tonsai_jax.data.streams import FORMAT as STREAMS_FORMAT
-from tonsai_jax.data.streams import StreamWriter, write_streams_manifest
 from tonsai_jax.errors import UserError
-from tonsai_jax.files import disk_errors
-from tonsai_jax.folders import atomic_folder
+from tonsai_jax.files import atomic_folder, disk_errors
 from tonsai_jax.tokenizer.loading import Tokenizer
 
 _TOKENIZER_FOLDER = "tokenizer"

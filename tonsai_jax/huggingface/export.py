@@ -14,8 +14,7 @@ from safetensors.numpy import save_file
 from tokenizers import processors
 
 from tonsai_jax.errors import UserError
-from tonsai_jax.files import disk_errors, read_json, write_json
-from tonsai_jax.folders import atomic_folder
+from tonsai_jax.files import atomic_folder, disk_errors, read_json, write_json
 from tonsai_jax.huggingface.card import CardDetails, model_card
 from tonsai_jax.huggingface.names import Tensor, config_json, flat, tensors
 from tonsai_jax.model.config import ModelConfig

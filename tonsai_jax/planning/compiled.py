@@ -12,12 +12,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 from tonsai_jax.data.manifest import dtype_for
 from tonsai_jax.planning.collectives import Collectives, read_collectives
 from tonsai_jax.planning.described_gpu import cudnn_attention_without_a_gpu, described_mesh
-from tonsai_jax.planning.hardware import Gpu
 from tonsai_jax.planning.step_plan import StepPlan
+from tonsai_jax.runtime.hardware import Gpu
+from tonsai_jax.runtime.xla import set_optimization_level
 from tonsai_jax.training.mesh import BATCH_AXES
 from tonsai_jax.training.state import abstract_state, model_graph
 from tonsai_jax.training.step import LossSettings, make_train_step
-from tonsai_jax.training.xla import set_optimization_level
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from tonsai_jax.planning.hardware import Gpu
+from tonsai_jax.runtime.hardware import Gpu
 
 CUDNN_VERSION = 91900  # 9.19, as the library itself numbers it
 # What XLA's cost models and code generators ask of a Hopper; the bandwidth and the memory are the table's.

@@ -8,16 +8,17 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tonsai_jax.config import stages_of
+from tonsai_jax.data.loader import Mixture
 from tonsai_jax.data.manifest import RowsManifest, read_manifest
-from tonsai_jax.data.mixture import Mixture, Stage
 from tonsai_jax.errors import UserError
 from tonsai_jax.planning.collectives import KINDS, least_bytes, seconds_on_the_wire
 from tonsai_jax.planning.compiled import CompiledStep, compile_step
 from tonsai_jax.planning.described_gpu import no_plugin_reason
-from tonsai_jax.planning.hardware import Gpu
 from tonsai_jax.planning.memory import described_state, local_parameters
 from tonsai_jax.planning.roofline import flops_by_part, run_cost, seconds_by_part
 from tonsai_jax.planning.step_plan import StepPlan, plan_steps
+from tonsai_jax.runtime.hardware import Gpu
+from tonsai_jax.stages import Stage
 
 
 def estimate(

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from tonsai_jax.tables import Table
-from tonsai_jax.tables import as_text as as_table
+from tonsai_jax.reporting.tables import Table
+from tonsai_jax.reporting.tables import as_text as as_table
 
 GIB, GB = 2**30, 10**9
 

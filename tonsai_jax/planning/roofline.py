@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 
 from tonsai_jax.model.config import ModelConfig
-from tonsai_jax.planning.hardware import COPY_SHARE, MATMUL_SHARE, Gpu
+from tonsai_jax.runtime.hardware import COPY_SHARE, MATMUL_SHARE, Gpu
 
 ATTENTION_SHARE = 0.27  # of the peak, for fused causal attention forward and backward with heads of 64: assumed
 

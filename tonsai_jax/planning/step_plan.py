@@ -9,11 +9,11 @@ from jax.sharding import AbstractMesh
 from ml_collections import ConfigDict
 
 from tonsai_jax.config import model_config, optimizer_settings, stages_of, validate
-from tonsai_jax.data.mixture import Stage
 from tonsai_jax.model.attention import choose_kernel
 from tonsai_jax.model.config import ModelConfig
-from tonsai_jax.planning.hardware import Gpu
 from tonsai_jax.planning.memory import largest_micro_batch, memory_by_part
+from tonsai_jax.runtime.hardware import Gpu
+from tonsai_jax.stages import Stage
 from tonsai_jax.training.mesh import accumulation_steps, mesh_sizes, sequences_held
 from tonsai_jax.training.optimizer import make_optimizer
 

@@ -8,9 +8,9 @@ from unicodedata import category
 
 import tokenizers
 
-from tonsai_jax.corpus.language import SCRIPT_RANGES
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json
+from tonsai_jax.text.scripts import SCRIPT_RANGES
 from tonsai_jax.tokenizer.encoding import BYTE_OF_LETTER
 from tonsai_jax.tokenizer.loading import SPACE
 

@@ -4,8 +4,8 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 
-from tonsai_jax.corpus.language import script_share
 from tonsai_jax.errors import UserError
+from tonsai_jax.text.scripts import script_share
 from tonsai_jax.tokenizer.examples import Example
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import regex
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from tonsai_jax.text_progress import counting
+from tonsai_jax.reporting.progress_bar import counting
 from tonsai_jax.tokenizer.encoding import LETTER_OF_BYTE
 from tonsai_jax.tokenizer.merging import learn_merges
 from tonsai_jax.tokenizer.units import BYTES, CutWords

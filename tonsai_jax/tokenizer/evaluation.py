@@ -4,10 +4,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tonsai_jax.corpus.language import script_of
-from tonsai_jax.corpus.readers import Faults
+from tonsai_jax.corpus.sources.readers import Faults
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import write_json
+from tonsai_jax.text.scripts import script_of
 from tonsai_jax.tokenizer.any_tokenizer import AnyTokenizer
 from tonsai_jax.tokenizer.balance import language_of
 from tonsai_jax.tokenizer.even_sample import SAMPLE_BYTES, EvenSample, SampledText

@@ -14,9 +14,9 @@ import numpy as np
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
-from tonsai_jax.corpus.normalize import Normalization, normalize
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json, sha256_file
+from tonsai_jax.text.normalize import Normalization, normalize
 from tonsai_jax.tokenizer.encoding import cut_where_words_end, encoder_for
 from tonsai_jax.tokenizer.special_tokens import UNKNOWN
 

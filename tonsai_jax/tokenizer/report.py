@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tonsai_jax.corpus.khmer import CLUSTER
+from tonsai_jax.text.khmer import CLUSTER
 from tonsai_jax.tokenizer.any_tokenizer import BYTES, KINDS, SPECIAL, AnyTokenizer, is_text
 from tonsai_jax.tokenizer.even_sample import EvenSample
 

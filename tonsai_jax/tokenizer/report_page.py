@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tonsai_jax.tables import as_html
+from tonsai_jax.reporting.page import write_page
+from tonsai_jax.reporting.tables import as_html
 from tonsai_jax.tokenizer.any_tokenizer import SPECIAL, AnyTokenizer, is_text
 from tonsai_jax.tokenizer.report_tables import tables
-from tonsai_jax.web_page import write_page
 
 _STYLE = """
 .tokens { margin: .1rem 0 .9rem; line-height: 2; overflow-wrap: anywhere }

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tonsai_jax.tables import Table
+from tonsai_jax.reporting.tables import Table
 from tonsai_jax.tokenizer.any_tokenizer import KINDS
 
 _OF_TEXT = (

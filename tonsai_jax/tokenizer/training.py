@@ -7,11 +7,10 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from tonsai_jax.corpus.normalize import DEFAULT, Normalization
 from tonsai_jax.errors import UserError
-from tonsai_jax.files import write_json
-from tonsai_jax.folders import atomic_folder
-from tonsai_jax.text_progress import TextProgress
+from tonsai_jax.files import atomic_folder, write_json
+from tonsai_jax.reporting.progress_bar import TextProgress
+from tonsai_jax.text.normalize import DEFAULT, Normalization
 from tonsai_jax.tokenizer import bpe, unigram
 from tonsai_jax.tokenizer.any_tokenizer import AnyTokenizer
 from tonsai_jax.tokenizer.even_sample import SampledText

@@ -17,7 +17,7 @@ from itertools import accumulate
 import numpy as np
 import tiktoken
 
-from tonsai_jax.corpus.khmer import CLUSTER
+from tonsai_jax.text.khmer import CLUSTER
 from tonsai_jax.tokenizer.merging import END
 
 BYTES = [bytes([byte]) for byte in range(256)]

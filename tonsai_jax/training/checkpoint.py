@@ -22,7 +22,7 @@ import psutil
 
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import disk_errors, read_json, write_json
-from tonsai_jax.training.host_memory import return_freed_memory
+from tonsai_jax.runtime.memory import return_freed_memory
 from tonsai_jax.training.state import TrainState
 
 SCORES_FILE = "scores.json"

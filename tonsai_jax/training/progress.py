@@ -6,11 +6,11 @@ from contextlib import contextmanager
 
 import jax
 
-from tonsai_jax.data.mixture import Stage
 from tonsai_jax.errors import UserError
-from tonsai_jax.readable_numbers import format_count, format_seconds
+from tonsai_jax.reporting.numbers import format_count, format_seconds
+from tonsai_jax.runtime.processes import peak_memory_bytes
+from tonsai_jax.stages import Stage
 from tonsai_jax.training.metrics import MetricsWriter
-from tonsai_jax.training.runtime import peak_memory_bytes
 
 
 class Progress:

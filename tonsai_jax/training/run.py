@@ -10,8 +10,8 @@ import jax
 from ml_collections import ConfigDict
 
 from tonsai_jax.config import differences, from_json, to_json
+from tonsai_jax.data.loader import Mixture
 from tonsai_jax.data.manifest import RowsManifest
-from tonsai_jax.data.mixture import Mixture
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import disk_errors, read_json, write_json
 from tonsai_jax.model.config import ModelConfig

@@ -14,11 +14,11 @@ from jax.sharding import PartitionSpec as P
 
 from tonsai_jax.model.experts import Routing
 from tonsai_jax.model.transformer import output_table
+from tonsai_jax.runtime.xla import compiler_options
 from tonsai_jax.training.loss import chunk_length, cross_entropy
 from tonsai_jax.training.mesh import BATCH_AXES, accumulation_steps, sequences_held, shardings
 from tonsai_jax.training.optimizer import Schedule
 from tonsai_jax.training.state import TrainState
-from tonsai_jax.training.xla import compiler_options
 
 Batch = dict[str, jax.Array]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]

@@ -1,0 +1,333 @@
+"""Ablations: what is refused before anything runs, the figures against hand computation, and two variants through the command."""
+
+import fcntl
+import json
+import math
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_run import CONFIG, TinyRun, environment, make_rows
+
+from tonsai_jax.ablation.ablate import ablate
+from tonsai_jax.ablation.plan import Ablation, load_ablation, plan_runs
+from tonsai_jax.ablation.report_page import mean_curve
+from tonsai_jax.ablation.results import Point, final_loss, read_curve, tokens_after
+from tonsai_jax.ablation.statistics import paired_difference, spread
+from tonsai_jax.errors import UserError
+from tonsai_jax.reporting.plot import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Line, line_plot, ticks
+from tonsai_jax.stages import Stage
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted((ROOT / "configs" / "ablations").glob("*.py"))
+QUICKSTART = str(ROOT / "configs" / "quickstart.py")
+
+
+def plan(tmp_path: Path, variants: Mapping[str, Any], *flags: str, seeds: int = 1, **others: Any) -> list[Any]:
+    ablation = Ablation(base=QUICKSTART, variants=variants, **others)
+    return plan_runs(tmp_path / "ablation.py", ablation, tmp_path / "runs", num_seeds=seeds, flags=flags)
+
+
+# The plan
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_ablation_of_ours_can_run_and_says_what_it_takes(file: Path, tmp_path: Path) -> None:
+    ablation, about = load_ablation(file)
+    assert len(plan_runs(file, ablation, tmp_path, num_seeds=2)) == 2 * len(ablation.variants)
+    text = file.read_text(encoding="utf-8")
+    assert (
+        f"python scripts/ablate.py --config configs/ablations/{file.name} --workdir runs/ablations/{file.stem}" in text
+    )
+    assert re.search(r"Hardware: .+\nTime: .+", text)
+    assert about.endswith(".")
+
+
+def test_all_variants_of_a_seed_come_before_the_next_seed(tmp_path: Path) -> None:
+    runs = plan(tmp_path, {"a": {}, "b": {"steps": 500}}, "--config.seed=7", seeds=2)
+    assert [(run.variant, run.seed) for run in runs] == [("a", 7), ("b", 7), ("a", 8), ("b", 8)]
+    assert runs[3].workdir == tmp_path / "runs" / "b" / "seed-8"
+    assert (runs[3].config.seed, runs[3].total_steps) == (8, 500)
+
+
+def test_a_variant_wins_over_a_flag_over_what_all_share_over_the_base(tmp_path: Path) -> None:
+    shared = {"steps": 10, "optimizer.warmup_steps": 1, "seq_len": 64, "log_every": 3}
+    [_, run] = plan(
+        tmp_path, {"a": {}, "b": {"log_every": 5, "data.weights": {"km": 1.0}}}, "--config.seq_len=32", overrides=shared
+    )
+    config = run.config
+    assert (config.steps, config.seq_len, config.log_every) == (10, 32, 5)
+    assert config.data.weights == {"km": 1.0}
+    assert config.global_batch_size == 8  # of the quickstart
+
+
+def test_runs_have_names_of_their_own_in_weights_and_biases(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    runs = plan(tmp_path, {"a": {}, "b": {"steps": 9}}, "--config.wandb.project=tonsai", seeds=2)
+    assert len({run.config.wandb.name for run in runs}) == 4
+
+
+@pytest.mark.parametrize(
+    ("variants", "flags", "told"),
+    [
+        ({"a": {}, "b": {"optimizer.learning_rat": 1e-3}}, [], "variant 'b'.*did you mean learning_rate"),
+        ({"a": {}, "b": {"optimizer.learning_rate": "high"}}, [], "variant 'b'.*learning_rate"),
+        ({"a": {}, "b": {"optimizer.schedule": "cosin"}}, [], "variant 'b'.*did you mean 'cosine'"),
+        ({"a": {}, "b": {"model.num_heads": 3}}, [], "variant 'b'.*not divisible"),
+        ({"a": {}, "b": {"seed": 3}}, [], "--seeds N for more"),
+        ({"a": {}, "b": 3}, [], "must be a dict"),
+        ({"a": {}, "b/c": {"steps": 9}}, [], "'b/c' names a folder"),
+        ({"a": {}, "b": {"steps": 700}}, [], "'a' and 'b' are the same run"),
+        ({"a": {}, "b": {"steps": 90}}, ["--config.steps=80"], "sets steps, which a flag sets"),
+        ({"a": {}}, ["--step=8"], "'--step=8' is not a flag"),
+        ({}, [], "has no variants"),
+    ],
+)
+def test_a_mistake_in_any_variant_is_told_before_anything_runs(
+    tmp_path: Path, variants: dict[str, Any], flags: list[str], told: str
+) -> None:
+    with pytest.raises(UserError, match=told):
+        plan(tmp_path, variants, *flags)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("def get_ablation(:", r"ablation.py, line 1: "),
+        ("x = 1", "has no get_ablation"),
+        ("def get_ablation():\n    return {}", "returns dict"),
+        ("def get_ablation():\n    return 1 / 0", "line 2: ZeroDivisionError"),
+    ],
+)
+def test_a_file_that_is_no_ablation_is_told_in_one_line(tmp_path: Path, text: str, told: str) -> None:
+    file = tmp_path / "ablation.py"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=told):
+        load_ablation(file)
+
+
+# The figures
+
+
+def test_mean_and_sample_standard_deviation() -> None:
+    assert spread([]) is None
+    assert spread([2.0]) == (2.0, None)
+    assert spread([1.0, 2.0, 6.0]) == (3.0, pytest.approx(math.sqrt((4 + 1 + 9) / 2)))
+
+
+def test_a_difference_is_paired_by_seed() -> None:
+    """Differences 0.1, 0.2, 0.3: mean 0.2, s = 0.1, t(2 degrees of freedom, 97.5 %) = 4.3027 from a printed table."""
+    baseline = {0: 3.0, 1: 9.0, 2: 6.0, 3: 1.0}
+    found = paired_difference({0: 3.1, 1: 9.2, 2: 6.3}, baseline)
+    assert found is not None
+    assert found.mean == pytest.approx(0.2)
+    assert found.margin == pytest.approx(4.3027 * 0.1 / math.sqrt(3), rel=1e-4)
+    assert found.beyond_chance is False
+    closer = paired_difference({0: 3.19, 1: 9.2, 2: 6.21}, baseline)
+    assert closer is not None
+    assert closer.beyond_chance is True
+
+
+def test_one_seed_tells_nothing_of_chance() -> None:
+    found = paired_difference({0: 3.1}, {0: 3.0, 1: 3.2})
+    assert found is not None
+    assert (found.margin, found.beyond_chance) == (None, None)
+    assert paired_difference({5: 3.1}, {0: 3.0}) is None
+
+
+def test_tokens_are_those_of_the_stages() -> None:
+    stages = (Stage(steps=10, seq_len=100, global_batch_size=2), Stage(steps=5, seq_len=400, global_batch_size=1))
+    assert [tokens_after(step, stages) for step in (0, 4, 10, 12, 15)] == [0, 800, 2000, 2800, 4000]
+
+
+def test_seconds_are_those_of_the_steps_and_untimed_ones_take_the_speed_that_follows() -> None:
+    stages = (Stage(steps=100, seq_len=10, global_batch_size=10),)
+    rows = [
+        {"step": 1, "train/loss": 5.0},  # compiles
+        {"step": 10, "train/loss": 4.0, "speed/tokens_per_second": 100.0},
+        {"step": 13, "train/loss": 3.0},  # another process went on from step 12
+        {"step": 20, "train/loss": None, "speed/tokens_per_second": 50.0},
+        {"step": 21, "train/loss": 2.0},  # nothing follows
+    ]
+    curve = read_curve(rows, stages)
+    assert [point.seconds for point in curve] == pytest.approx([1, 10, 16, 30, 32])
+    assert [point.tokens for point in curve] == [100, 1000, 1300, 2000, 2100]
+    assert [point.loss for point in curve] == [5.0, 4.0, 3.0, None, 2.0]
+    assert read_curve(rows[:1], stages)[0].seconds == 0
+
+
+def test_the_final_loss_is_the_mean_of_the_last_tenth() -> None:
+    curve = [Point(step, 0, 0.0, float(step)) for step in range(10, 101, 2)]
+    assert final_loss(curve, 100) == pytest.approx((92 + 94 + 96 + 98 + 100) / 5)
+    assert final_loss([Point(100, 0, 0.0, None)], 100) is None
+
+
+def test_the_mean_curve_has_the_steps_that_all_seeds_have() -> None:
+    first = [Point(step, 10 * step, 1.0 * step, 1.0) for step in (1, 2, 3)]
+    second = [Point(step, 10 * step, 3.0 * step, 2.0) for step in (1, 3)]
+    assert mean_curve([first, second], lambda point: point.seconds) == [(2.0, 1.5), (6.0, 1.5)]
+    assert mean_curve([], lambda point: point.seconds) == []
+
+
+def test_ticks_are_round_and_hold_the_range() -> None:
+    assert ticks(0.0, 24.0) == [0, 5, 10, 15, 20, 25]
+    assert ticks(4.13, 6.0) == pytest.approx([4.0, 4.5, 5.0, 5.5, 6.0])
+    assert ticks(3.0, 3.0)[0] <= 3.0 < ticks(3.0, 3.0)[-1]  # a flat line
+
+
+def test_a_plot_puts_points_where_its_ticks_say() -> None:
+    """Ticks of y are 0 to 10: the loss at the very beginning, 20, lies as far above the frame as the frame is high."""
+    svg = line_plot([Line("a<b", 9, [(0, 20), (50, 10), (100, 0)])], x_label="steps", y_label="loss")
+    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
+    middle = f"{(LEFT + right) / 2:.1f},{TOP:.1f}"
+    assert f'points="{LEFT:.1f},{2 * TOP - bottom:.1f} {middle} {right:.1f},{bottom:.1f}"' in svg
+    assert "<title>a&lt;b</title>" in svg
+    assert 'class="color1 dashed"' in svg  # the tenth of eight colours
+    assert "Nothing to draw yet" in line_plot([Line("a", 0, [])], x_label="steps", y_label="loss")
+
+
+# The command
+
+VARIANTS = '"baseline": {}, "slow": {"optimizer.learning_rate": 1e-3}'
+
+
+def write_ablation(folder: Path, rows: Path, variants: str) -> Path:
+    (folder / "tiny_config.py").write_text(CONFIG.format(rows=str(rows)), encoding="utf-8")
+    file = folder / "learning_rates.py"
+    file.write_text(
+        '"""Two learning rates."""\n'
+        "from tonsai_jax.ablation.plan import Ablation\n\n"
+        "def get_ablation():\n"
+        '    shared = {"eval.every": 24, "eval.max_batches": 1, "sample.max_new_tokens": 1}\n'
+        f'    return Ablation(base="tiny_config.py", overrides=shared, variants={{{variants}}})\n',
+        encoding="utf-8",
+    )
+    return file
+
+
+def start(file: Path, *words: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, ROOT / "scripts" / "ablate.py", "--config", file, "--workdir", file.parent / "runs", *words],
+        env=environment(1),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def stopped_and_finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """Two variants, two seeds; asked to stop in the second run, then called again. Gives the file and what was printed."""
+    folder = tmp_path_factory.mktemp("ablation")
+    file = write_ablation(folder, make_rows(folder), VARIANTS)
+    process = start(file, "--seeds=2")
+    metrics = folder / "runs" / "slow" / "seed-0" / "metrics.jsonl"
+    deadline = time.monotonic() + 300
+    while not (metrics.is_file() and metrics.read_text(encoding="utf-8").count("\n") >= 2):
+        assert process.poll() is None, finish(process)
+        if time.monotonic() > deadline:
+            break  # it is asked to stop all the same, and the tests tell what is missing
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    code, before, err = finish(process)
+    assert (code, err) == (0, ""), before
+    code, after, err = finish(start(file, "--seeds=2", f"--json={folder / 'figures.json'}"))
+    assert (code, err) == (0, ""), after
+    return file, before, after
+
+
+def test_the_same_command_goes_on_and_skips_what_is_complete(stopped_and_finished: tuple[Path, str, str]) -> None:
+    file, before, after = stopped_and_finished
+    assert "[2/4] slow, seed 0: stopped after" in before
+    assert "[3/4]" not in before
+    assert "[1/4] baseline, seed 0: complete\n" in after
+    assert "[2/4] slow, seed 0: training" in after
+    run = file.parent / "runs" / "slow" / "seed-0"
+    log = (run / "train.log").read_text(encoding="utf-8")
+    saved = re.search(r"saved at step (\d+) of 24: SIGTERM asked to stop", log)
+    assert saved is not None
+    assert f"steps: {saved[1]} of 24 done" in log
+    assert list(TinyRun(file.parent / "rows", run).losses()) == list(range(1, 25))
+
+
+def test_the_seed_changes_weights_and_data_and_the_variants_share_them(
+    stopped_and_finished: tuple[Path, str, str],
+) -> None:
+    first = {}
+    for run in ("baseline/seed-0", "baseline/seed-1", "slow/seed-0"):
+        metrics = stopped_and_finished[0].parent / "runs" / run / "metrics.jsonl"
+        first[run] = json.loads(metrics.read_text(encoding="utf-8").splitlines()[0])["train/loss"]
+    assert first["baseline/seed-0"] == first["slow/seed-0"]  # before the first update they are the same model
+    assert first["baseline/seed-0"] != first["baseline/seed-1"]
+
+
+def test_figures_table_and_page_tell_the_same(stopped_and_finished: tuple[Path, str, str]) -> None:
+    file, _, printed = stopped_and_finished
+    results = json.loads((file.parent / "runs" / "results.json").read_text(encoding="utf-8"))
+    assert results == json.loads((file.parent / "figures.json").read_text(encoding="utf-8"))
+    assert (results["baseline"], results["seeds"], list(results["variants"])) == (
+        "baseline",
+        [0, 1],
+        ["baseline", "slow"],
+    )
+    of_run = {(run["variant"], run["seed"]): run for run in results["runs"]}
+    assert all(run["complete"] and not run["failure"] and run["steps"] == 24 for run in of_run.values())
+    slow = results["variants"]["slow"]
+    assert slow["loss"]["mean"] == pytest.approx((of_run["slow", 0]["loss"] + of_run["slow", 1]["loss"]) / 2)
+    assert slow["loss_difference"]["mean"] > 0.1  # a tenth of the learning rate learns less
+    assert slow["tokens"]["mean"] == 24 * 32 * 64
+    assert slow["seconds"]["mean"] > 0
+    page = (file.parent / "runs" / "report.html").read_text(encoding="utf-8")
+    for text in (f"{slow['loss']['mean']:.4f}", f"{slow['bits_per_byte']['km']['mean']:.4f}", "2 of 2"):
+        assert text in printed
+        assert text in page
+    assert page.count("<polyline") == 3 * (2 * 2 + 2)  # against steps, tokens, seconds: a line a run and one a variant
+    assert all(label in page for label in ("Loss against steps", "Loss against tokens", "Loss against seconds"))
+    assert "Two learning rates." in page
+    assert "optimizer.learning_rate=0.001" in page
+    assert not re.search(r"<script|https?://|\bnan\b", page)
+
+
+def test_a_variant_that_fails_is_named_and_a_variant_may_come_later(
+    stopped_and_finished: tuple[Path, str, str],
+) -> None:
+    folder = stopped_and_finished[0].parent
+    variants = f'"lost": {{"data.dir": "no/rows"}}, {VARIANTS}'
+    code, printed, err = finish(start(write_ablation(folder, folder / "rows", variants)))
+    assert code == 1
+    assert err.startswith("error: 1 of 3 runs failed: lost, seed 0; ")
+    assert re.search(r"\[1/3\] lost, seed 0: failed after \w+: .*no/rows", printed)
+    assert "[2/3] baseline, seed 0: complete\n" in printed
+    assert re.search(r"\n  lost +0 of 1 +- +baseline", printed)
+    assert "no/rows" in (folder / "runs" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_variant_that_has_changed_since_it_was_trained_is_refused(
+    stopped_and_finished: tuple[Path, str, str],
+) -> None:
+    folder = stopped_and_finished[0].parent
+    file = write_ablation(folder, folder / "rows", VARIANTS.replace("1e-3", "2e-3"))
+    told = r"slow/seed-0: was trained with other values \(optimizer.learning_rate: 0.001 -> 0.002\)"
+    with pytest.raises(UserError, match=told):
+        ablate(file, folder / "runs", num_seeds=1)
+
+
+def test_two_ablations_never_train_in_one_folder(tmp_path: Path) -> None:
+    file = write_ablation(tmp_path, tmp_path / "no-rows", '"baseline": {}')
+    (tmp_path / "runs").mkdir()
+    with (tmp_path / "runs" / ".lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another ablation, or a run that one left behind, is training here"):
+            ablate(file, tmp_path / "runs", num_seeds=1)

@@ -1,0 +1,253 @@
+"""The export: `transformers` loads it and says the same as we do, and no folder is ever half an export."""
+
+import json
+import os
+import resource
+import runpy
+import signal
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file
+from tiny_model import CONFIG, ENGLISH, KHMER, config_with, random_params, tiny_tokenizer
+
+from tonsai_jax.config import default_config
+from tonsai_jax.errors import UserError
+from tonsai_jax.huggingface.card import CardDetails, SourceDetails, details_of_run
+from tonsai_jax.huggingface.export import export
+from tonsai_jax.huggingface.hub import push_to_hub
+from tonsai_jax.inference.generate import generate_texts
+from tonsai_jax.samples.stories import stories
+from tonsai_jax.tokenizer.examples import Example
+from tonsai_jax.tokenizer.loading import Tokenizer
+from tonsai_jax.tokenizer.training import train_tokenizer
+from tonsai_jax.training import run as run_module
+from tonsai_jax.training.run import Run
+from tonsai_jax.training.state import model_graph
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "export_hf.py"
+PARAMS = random_params(CONFIG)
+PARAMS["token_embedding"] = PARAMS["token_embedding"].at[0].set(0.0)  # end of text is never the likeliest
+DETAILS = CardDetails(
+    step=1200,
+    sources=(SourceDetails("wiki", "km", 0.6, "CC BY-SA 4.0"), SourceDetails("stories", "en", 0.4)),
+    bits_per_byte={"km": 0.9876, "en": 1.25, "source/wiki": 0.9876},
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return tiny_tokenizer(tmp_path_factory.mktemp("tokenizer") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def folder(tokenizer, tmp_path_factory):
+    return export(CONFIG, PARAMS, tokenizer, tmp_path_factory.mktemp("export") / "tiny", details=DETAILS)
+
+
+@pytest.fixture(scope="module")
+def hf():
+    """torch and transformers."""
+    reason = "PyTorch and transformers are not installed; `uv sync --extra hf` brings them"
+    torch = pytest.importorskip("torch", reason=reason)
+    transformers = pytest.importorskip("transformers", reason=reason)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    return torch, transformers
+
+
+def our_logits(config, params, ids):
+    model = nnx.merge(model_graph(config, "xla"), params)
+    return np.asarray(jax.jit(lambda ids: model.logits(model(ids)[0]))(np.asarray(ids, np.int32)))
+
+
+@pytest.mark.parametrize("scan_layers", [True, False])
+def test_transformers_gives_our_logits_and_our_greedy_continuation(scan_layers, folder, tokenizer, tmp_path, hf):
+    torch, transformers = hf
+    config = config_with(scan_layers=scan_layers)
+    if not scan_layers:
+        folder = export(config, PARAMS, tokenizer, tmp_path / "unrolled")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    their_tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    assert theirs.dtype == torch.float32
+    assert theirs.num_parameters() == config.num_parameters
+
+    random_ids = np.random.default_rng(0).integers(0, config.vocab_size, (3, 50))
+    khmer_ids = their_tokenizer([KHMER[:24]])["input_ids"]
+    for ids in (random_ids, khmer_ids):
+        with torch.no_grad():
+            expected = theirs(torch.tensor(ids)).logits.numpy()
+        np.testing.assert_allclose(our_logits(config, PARAMS, ids), expected, atol=1e-4, rtol=0)
+
+    settings = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "seed": 0}
+    for prompt in (KHMER[:11], ENGLISH[:9]):
+        inputs = their_tokenizer(prompt, return_tensors="pt")
+        given = theirs.generate(**inputs, max_new_tokens=30, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+        ours = generate_texts(config, PARAMS, tokenizer, [prompt], max_new_tokens=30, **settings)[0]
+        assert ours == their_tokenizer.decode(given).removesuffix("\ufffd")
+
+
+def test_the_tokenizer_comes_along_and_starts_a_document(folder, tokenizer, hf):
+    theirs = hf[1].AutoTokenizer.from_pretrained(folder)
+    for text in (KHMER, ENGLISH, "", "  two\n\nlines 👩🏽‍🚀"):
+        ids = theirs(text)["input_ids"]
+        assert ids == [tokenizer.end_of_text_id, *tokenizer.encode(text)]
+        assert theirs.decode(ids, skip_special_tokens=True) == text
+    assert theirs.model_max_length == CONFIG.context_length
+    assert theirs.eos_token_id == theirs.bos_token_id == tokenizer.end_of_text_id
+    assert Tokenizer.from_folder(folder).encode(KHMER) == tokenizer.encode(KHMER)  # ours opens it too
+
+
+def test_dropout_and_ids_reach_the_config(tokenizer, tmp_path, hf):
+    folder = export(config_with(dropout=0.1, attention_dropout=0.2), PARAMS, tokenizer, tmp_path / "out")
+    theirs = hf[1].AutoConfig.from_pretrained(folder)
+    assert (theirs.embd_pdrop, theirs.resid_pdrop, theirs.attn_pdrop) == (0.1, 0.1, 0.2)
+    assert (theirs.vocab_size, theirs.n_positions, theirs.n_inner) == (300, 64, 48)
+    assert theirs.eos_token_id == theirs.bos_token_id == tokenizer.end_of_text_id
+
+
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
+def test_the_chat_template_and_the_pad_token_come_along(model_type, tmp_path, hf):
+    texts = [Example(text, "any") for language in ("km", "en") for text in stories(language, 60, seed=1)]
+    train_tokenizer(texts, vocab_size=700, output_dir=tmp_path / "t", model_type=model_type)
+    trained = Tokenizer.from_folder(tmp_path / "t")
+    config = config_with(vocab_size=700)
+    folder = export(config, random_params(config), trained, tmp_path / "out")
+    theirs = hf[1].AutoTokenizer.from_pretrained(folder)
+    assert hf[1].AutoConfig.from_pretrained(folder).pad_token_id == theirs.pad_token_id == trained.pad_id == 3
+    written = theirs.apply_chat_template([{"role": "user", "content": KHMER}], tokenize=False)
+    assert written == f"<|endoftext|><|user|>{KHMER}<|end|>"
+    assert Tokenizer.from_folder(folder).encode(KHMER) == trained.encode(KHMER)
+
+
+def test_padding_rows_stay_at_home(folder):
+    table = load_file(folder / "model.safetensors")["transformer.wte.weight"]
+    np.testing.assert_array_equal(table, PARAMS["token_embedding"][: CONFIG.vocab_size])
+
+
+def test_a_large_model_is_split_and_still_loads(tokenizer, folder, tmp_path, hf):
+    torch, transformers = hf
+    split = export(CONFIG, PARAMS, tokenizer, tmp_path / "split", max_shard_bytes=20_000)
+    index = json.loads((split / "model.safetensors.index.json").read_text())
+    files = sorted(split.glob("*.safetensors"))
+    assert len(files) > 2
+    assert sorted(set(index["weight_map"].values())) == [file.name for file in files]
+    assert index["metadata"]["total_size"] == CONFIG.num_parameters * 4
+    largest = CONFIG.vocab_size * CONFIG.d_model * 4  # one tensor alone may pass the limit
+    assert all(file.stat().st_size < max(largest, 20_000) + 4000 for file in files)
+    one, many = (transformers.AutoModelForCausalLM.from_pretrained(path) for path in (folder, split))
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, many.state_dict()[name])
+
+
+def test_bfloat16_weights_are_the_rounded_ones(tokenizer, tmp_path, hf):
+    torch, transformers = hf
+    half = export(CONFIG, PARAMS, tokenizer, tmp_path / "half", dtype="bfloat16")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(half, dtype="auto")
+    assert theirs.dtype == torch.bfloat16
+    ours = jnp.asarray(PARAMS["blocks"]["qkv"]["kernel"][1], jnp.bfloat16).astype(jnp.float32)
+    np.testing.assert_array_equal(theirs.transformer.h[1].attn.c_attn.weight.float().detach().numpy(), ours)
+
+
+def test_the_card_tells_languages_data_scores_and_what_is_not_known(folder, tokenizer, tmp_path):
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\nlanguage:\n- km\n- en\nlibrary_name: transformers\n")
+    assert "\n# tiny\n" in card
+    assert "| wiki | km | 60.0% | CC BY-SA 4.0 |" in card
+    assert "| stories | en | 40.0% | not recorded |" in card
+    assert "| km | 0.9876 |" in card
+    assert "| source wiki | 0.9876 |" in card
+    assert f"{CONFIG.num_parameters:,} parameters, trained for 1,200 steps" in card
+    bare = (export(CONFIG, PARAMS, tokenizer, tmp_path / "bare") / "README.md").read_text(encoding="utf-8")
+    assert "Not recorded with this run." in bare
+    assert "Not measured." in bare
+    assert "language:" not in bare
+
+
+def test_details_come_from_the_run_and_from_nothing_later_than_the_step(tmp_path):
+    lines = [
+        {"step": 10, "eval/bits_per_byte": 2.0, "eval/bits_per_byte/km": 2.0, "eval/bits_per_byte/source/wiki": 2.5},
+        {"step": 20, "loss": 3.0},
+        {"step": 30, "eval/bits_per_byte/km": 1.0},
+    ]
+    (tmp_path / "metrics.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 40, "eval/bits'
+    )
+    config = default_config()
+    config.data.dir = str(tmp_path / "moved away")
+    expected = CardDetails(name=tmp_path.name, step=20, bits_per_byte={"km": 2.0, "source/wiki": 2.5})
+    assert details_of_run(tmp_path, config, 20) == expected
+    assert details_of_run(tmp_path, config, 30).bits_per_byte == {"km": 1.0}
+
+
+def test_an_earlier_export_is_replaced_and_a_folder_of_someone_else_is_not(tokenizer, tmp_path):
+    out = tmp_path / "out"
+    export(CONFIG, PARAMS, tokenizer, out, max_shard_bytes=20_000)
+    export(CONFIG, PARAMS, tokenizer, out)
+    assert [file.name for file in out.glob("*.safetensors*")] == ["model.safetensors"]
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="mine: already exists and was not made by this command"):
+        export(CONFIG, PARAMS, tokenizer, mine)
+    assert [file.name for file in mine.iterdir()] == ["thesis.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out"]
+
+
+def test_a_full_disk_leaves_the_earlier_export_whole(tokenizer, tmp_path):
+    out = export(CONFIG, PARAMS, tokenizer, tmp_path / "out")
+    before = (out / "model.safetensors").read_bytes()
+    other = jax.tree.map(lambda leaf: leaf + 1, PARAMS)
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match="free some space or choose another folder"):
+            export(CONFIG, other, tokenizer, out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert (out / "model.safetensors").read_bytes() == before
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_the_files_can_be_read_by_whom_the_config_can(folder):
+    assert (folder / "model.safetensors").stat().st_mode == (folder / "config.json").stat().st_mode
+
+
+def test_what_does_not_fit_together_is_refused(tokenizer, tmp_path):
+    small = config_with(vocab_size=200)
+    with pytest.raises(UserError, match="this tokenizer has 288 ids but the model only knows 200"):
+        export(small, random_params(small), tokenizer, tmp_path / "out")
+    with pytest.raises(UserError, match="dtype='float16' is not one of float32, bfloat16"):
+        export(CONFIG, PARAMS, tokenizer, tmp_path / "out", dtype="float16")
+    with pytest.raises(KeyError, match="surprise"):
+        export(CONFIG, PARAMS | {"surprise": jnp.zeros(3)}, tokenizer, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_hub_that_cannot_be_reached_is_told_in_one_line_and_the_export_stays(folder, monkeypatch):
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_TOKEN", "hf_not_a_real_token")
+    with pytest.raises(UserError, match=r"sokha/tiny: could not be uploaded .* is complete") as caught:
+        push_to_hub(folder, "sokha/tiny")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="must be USER/NAME"):
+        push_to_hub(folder, "tiny")
+
+
+def test_the_command_exports_and_says_what_and_where(tokenizer, monkeypatch, capsys, tmp_path):
+    run = Run(tmp_path, default_config(), CONFIG, PARAMS, tokenizer, step=30)
+    monkeypatch.setattr(run_module, "load_run", lambda workdir, step=None: run)
+    arguments = ["--workdir", "runs/tiny", "--output-dir", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["export_hf.py", *arguments])
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+    out = capsys.readouterr().out
+    assert f"{tmp_path / 'out'}: {CONFIG.num_parameters:,} parameters of step 30" in out
+    assert json.loads((tmp_path / "out" / "export.json").read_text())["step"] == 30

@@ -1,0 +1,291 @@
+"""Generation: what a row gives depends on its prompt, the settings and the seed, and on nothing else."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from ml_collections import ConfigDict
+from tiny_model import CONFIG, ENGLISH, KHMER, config_with, random_params, tiny_tokenizer
+
+from tonsai_jax.errors import UserError
+from tonsai_jax.inference import generate
+from tonsai_jax.inference.generate import Sampling, generate_ids, generate_texts, sample, stream_texts
+from tonsai_jax.training import run as run_module
+from tonsai_jax.training.run import Run
+from tonsai_jax.training.state import model_graph
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "generate.py"
+GREEDY = Sampling(temperature=0)
+PARAMS = random_params(CONFIG)
+PARAMS["token_embedding"] = PARAMS["token_embedding"].at[0].set(0.0)  # end of text is never the likeliest
+KHMER = KHMER[:11]  # room for more in the context
+PROMPTS = [[5, 17, 100], [9], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20]]
+NO_END = -1  # an end-of-text id that never comes
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return tiny_tokenizer(tmp_path_factory.mktemp("tokenizer") / "tiny")
+
+
+def rows(prompts, *, params=PARAMS, config=CONFIG, end=NO_END, new=12, sampling=GREEDY, seed=0, num_ids=300):
+    """The ids that each row gives."""
+    given = [[] for _ in prompts]
+    for step in generate_ids(
+        config,
+        params,
+        prompts,
+        end_of_text_id=end,
+        num_ids=num_ids,
+        max_new_tokens=new,
+        sampling=sampling,
+        seed=seed,
+    ):
+        for row, id in zip(given, step, strict=True):
+            if id is not None:
+                row.append(id)
+    return given
+
+
+def texts(tokenizer, prompts, new=12, temperature=1.0, top_k=0, top_p=1.0, seed=0):
+    return generate_texts(
+        CONFIG,
+        PARAMS,
+        tokenizer,
+        prompts,
+        max_new_tokens=new,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+    )
+
+
+def draws(probabilities, count=4000, **settings):
+    """How often each id is drawn."""
+    logits = jnp.log(jnp.tile(jnp.asarray(probabilities), (count, 1)))
+    ids = sample(logits, jax.random.split(jax.random.key(0), count), Sampling(**settings))
+    return np.bincount(ids, minlength=len(probabilities)) / count
+
+
+def test_greedy_takes_what_a_pass_over_the_whole_text_finds_likeliest():
+    ids = list(PROMPTS[0])
+    model = nnx.merge(model_graph(CONFIG, "xla"), PARAMS)
+
+    @jax.jit
+    def next_id(tokens, length):
+        return jnp.argmax(model.logits(model(tokens)[0])[0, length - 1])
+
+    for _ in range(12):
+        padded = np.zeros((1, 32), np.int32)
+        padded[0, : len(ids)] = ids
+        ids.append(int(next_id(padded, len(ids))))
+    assert rows([PROMPTS[0]]) == [ids[len(PROMPTS[0]) :]]
+
+
+def test_a_batch_of_different_lengths_gives_what_each_prompt_gives_alone():
+    assert rows(PROMPTS) == [rows([prompt])[0] for prompt in PROMPTS]
+
+
+def test_more_prompts_than_fit_at_once_take_their_turns(tokenizer, monkeypatch):
+    prompts = [ENGLISH[:n] for n in range(4)]
+    together = texts(tokenizer, prompts)
+    monkeypatch.setattr(generate, "ROWS_AT_A_TIME", 2)
+    assert texts(tokenizer, prompts) == together
+
+
+def test_the_same_seed_gives_the_same_text_and_another_seed_another(tokenizer):
+    first = texts(tokenizer, [KHMER], seed=1)
+    assert texts(tokenizer, [KHMER], seed=1) == first
+    assert texts(tokenizer, [KHMER], seed=2) != first
+    one, other = texts(tokenizer, [KHMER, KHMER], seed=1)
+    assert one == first[0]
+    assert one != other
+
+
+@pytest.mark.parametrize("new", [1, 12])
+def test_a_row_stops_before_end_of_text_and_the_others_go_on(new):
+    free = rows(PROMPTS, new=new)
+    end = free[0][new // 2]
+    cut = [row[: row.index(end)] if end in row else row for row in free]
+    assert rows(PROMPTS, new=new, end=end) == cut
+
+
+def test_generation_ends_where_the_context_is_full():
+    long = [7] * (CONFIG.context_length - 3)
+    short, full = rows([[7], long], new=10)
+    assert len(short) == 10
+    assert len(full) == 3
+    assert short == rows([[7]], new=10)[0]
+    assert rows([long], new=10)[0] == full
+
+
+def test_a_prompt_that_fills_the_context_is_refused_by_number_and_length():
+    message = "prompt 2 has 64 tokens and leaves no room in the model's context_length=64; shorten it"
+    with pytest.raises(UserError, match=message):
+        rows([[7], [7] * CONFIG.context_length])
+
+
+def test_ids_that_the_tokenizer_does_not_have_are_never_drawn():
+    params = PARAMS | {"token_embedding": PARAMS["token_embedding"].at[290:].multiply(50.0)}
+    assert max(rows([[5]], params=params, new=40, sampling=Sampling(2.0, 0, 1.0))[0]) >= 290
+    assert max(rows([[5]], params=params, new=40, sampling=Sampling(2.0, 0, 1.0), num_ids=290)[0]) < 290
+
+
+def test_few_shapes_are_compiled():
+    rows([[5] * 3], new=4)
+    compiled = generate._prefill._cache_size(), generate._step._cache_size()
+    for length in (1, 4, 9, 12):
+        rows([[5] * length], new=4)
+    assert (generate._prefill._cache_size(), generate._step._cache_size()) == compiled
+
+
+def test_bfloat16_generation_uses_the_dtype_of_the_model():
+    half = rows(PROMPTS, config=config_with(dtype="bfloat16"))
+    assert [len(row) for row in half] == [12] * 3
+
+
+def test_sampling_follows_the_probabilities_and_the_temperature():
+    probabilities = np.array([0.5, 0.3, 0.15, 0.05])
+    np.testing.assert_allclose(draws(probabilities, temperature=1.0, top_k=0), probabilities, atol=0.03)
+    squared = probabilities**2 / (probabilities**2).sum()
+    np.testing.assert_allclose(draws(probabilities, temperature=0.5, top_k=0), squared, atol=0.03)
+    assert draws(probabilities, temperature=0)[0] == 1
+
+
+def test_top_k_keeps_the_likeliest_in_proportion():
+    np.testing.assert_allclose(draws([0.1, 0.5, 0.1, 0.3], temperature=1.0, top_k=2), [0, 5 / 8, 0, 3 / 8], atol=0.03)
+    assert draws([0.1, 0.5, 0.1, 0.3], temperature=1.0, top_k=1)[1] == 1
+    assert (draws([0.1, 0.5, 0.1, 0.3], temperature=1.0, top_k=99) > 0).all()  # more than there are
+
+
+def test_top_p_keeps_the_fewest_that_reach_it():
+    probabilities = [0.1, 0.5, 0.05, 0.35]
+    np.testing.assert_allclose(
+        draws(probabilities, temperature=1.0, top_k=0, top_p=0.8), [0, 10 / 17, 0, 7 / 17], atol=0.03
+    )
+    np.testing.assert_allclose(draws(probabilities, temperature=1.0, top_k=0, top_p=0.4), [0, 1, 0, 0])
+    # After top-k, shares are of what top-k left: 0.5 / 0.85 = 0.59 alone reaches 0.55.
+    np.testing.assert_allclose(draws(probabilities, temperature=1.0, top_k=2, top_p=0.55), [0, 1, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": -1.0}, "temperature=-1.0 must be at least 0"),
+        ({"temperature": float("nan")}, "temperature=nan must be at least 0"),
+        ({"top_k": -1}, "top_k=-1 must be at least 0"),
+        ({"top_p": 0.0}, r"top_p=0.0 must lie in \(0, 1\]"),
+        ({"top_p": 1.5}, r"top_p=1.5 must lie in \(0, 1\]"),
+    ],
+)
+def test_settings_out_of_range_are_refused_by_name(settings, message):
+    with pytest.raises(UserError, match=message):
+        Sampling(**settings)
+
+
+def stream_of(tokenizer, ids, monkeypatch):
+    monkeypatch.setattr(generate, "generate_ids", lambda *_, **__: ([id] for id in ids))
+    return [
+        piece for _, piece in stream_texts(CONFIG, PARAMS, tokenizer, [""], max_new_tokens=99, sampling=GREEDY, seed=0)
+    ]
+
+
+def test_streamed_pieces_are_whole_characters_and_join_to_the_text(tokenizer, monkeypatch):
+    text = KHMER + " 👩🏽‍🚀 " + ENGLISH
+    ids = tokenizer.encode(text)
+    pieces = stream_of(tokenizer, ids, monkeypatch)
+    assert len(pieces) == len(ids)
+    assert "" in pieces  # some characters need several tokens
+    assert "".join(pieces) == text
+    assert not any("\ufffd" in piece for piece in pieces)
+
+
+def test_a_character_cut_off_at_the_end_is_left_out_and_wrong_bytes_are_shown(tokenizer, monkeypatch):
+    emoji = tokenizer.encode("👩")
+    assert len(emoji) == 4  # a token a byte
+    letter = tokenizer.encode("a")
+    assert "".join(stream_of(tokenizer, letter + emoji[:3], monkeypatch)) == "a"
+    assert "".join(stream_of(tokenizer, emoji[:3] + letter, monkeypatch)) == "\ufffda"
+    assert "".join(stream_of(tokenizer, emoji[:1] * 3 + letter, monkeypatch)) == "\ufffd\ufffd\ufffda"
+
+
+def test_streamed_text_is_the_text_of_a_batch(tokenizer):
+    whole = texts(tokenizer, [KHMER, "", ENGLISH[:9]], temperature=1.0)
+    streamed = ["", "", ""]
+    for number, piece in stream_texts(
+        CONFIG, PARAMS, tokenizer, [KHMER, "", ENGLISH[:9]], max_new_tokens=12, sampling=Sampling(1.0, 0), seed=0
+    ):
+        streamed[number] += piece
+    assert streamed == whole
+
+
+def test_a_prompt_is_the_start_of_a_document(tokenizer):
+    with_start = [[tokenizer.end_of_text_id, *tokenizer.encode(ENGLISH[:9])], [tokenizer.end_of_text_id]]
+    ids = rows(with_start, end=tokenizer.end_of_text_id, num_ids=tokenizer.vocab_size)
+    expected = [tokenizer.decode(row).removesuffix("\ufffd") for row in ids]
+    assert texts(tokenizer, [ENGLISH[:9], ""], temperature=0) == expected
+
+
+def run_script(monkeypatch, capsys, tokenizer, *arguments):
+    run = Run(Path("runs/tiny"), ConfigDict(), CONFIG, PARAMS, tokenizer, step=30)
+    monkeypatch.setattr(run_module, "load_run", lambda workdir, step=None: run)
+    monkeypatch.setattr(sys, "argv", ["generate.py", "--workdir", "runs/tiny", *map(str, arguments)])
+    code = 0
+    try:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    except SystemExit as end:
+        code = end.code
+    return code, *capsys.readouterr()
+
+
+def test_the_command_prints_prompt_and_continuation(tokenizer, monkeypatch, capsys):
+    code, out, err = run_script(
+        monkeypatch, capsys, tokenizer, "--prompt", KHMER, "--max-new-tokens", 12, "--temperature", 0
+    )
+    assert code == 0
+    assert out == KHMER + texts(tokenizer, [KHMER], temperature=0)[0] + "\n"
+    assert "12 tokens" in err
+    assert "tokens/s (step 30)" in err
+
+
+def test_the_command_takes_many_prompts_and_writes_json(tokenizer, monkeypatch, capsys, tmp_path):
+    (tmp_path / "prompts.txt").write_text(f"{KHMER}\n\n{ENGLISH[:9]}\n", encoding="utf-8")
+    arguments = ("--prompts-file", tmp_path / "prompts.txt", "--num-samples", 2, "--max-new-tokens", 12, "--top-k", 0)
+    arguments += ("--temperature", 1.0, "--json", tmp_path / "out.json")
+    code, out, _ = run_script(monkeypatch, capsys, tokenizer, *arguments)
+    prompts = [KHMER, KHMER, ENGLISH[:9], ENGLISH[:9]]
+    expected = [{"prompt": p, "text": t} for p, t in zip(prompts, texts(tokenizer, prompts), strict=True)]
+    assert code == 0
+    assert json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["samples"] == expected
+    assert all(sample["prompt"] + sample["text"] in out for sample in expected)
+
+
+def test_the_command_says_when_the_context_ended_a_text(tokenizer, monkeypatch, capsys):
+    code, _, err = run_script(monkeypatch, capsys, tokenizer, "--prompt", KHMER, "--max-new-tokens", 500)
+    assert code == 0
+    assert "note: 1 of 1 ended where the model's context of 64 tokens is full" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "nothing to generate: give --prompt or --prompts-file"),
+        (["--prompts-file", "absent.txt"], "absent.txt: cannot be read"),
+        (["--prompt", "a", "--top-p", "2"], "top_p=2.0 must lie in"),
+        (["--prompt", "a", "--prompt", "\udcff"], "prompt 2 is not UTF-8 text"),
+        (["--prompt", "a" * 500], "prompt 1 has 501 tokens and leaves no room"),
+    ],
+)
+def test_a_wrong_command_is_told_in_one_line(tokenizer, monkeypatch, capsys, arguments, message):
+    code, _, err = run_script(monkeypatch, capsys, tokenizer, *arguments)
+    assert code == 1
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1

@@ -1,0 +1,324 @@
+"""What an estimate says before a GPU is rented: its counts are those of the model that is built, its parts add up."""
+
+import json
+import runpy
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+from tiny_model import config_with
+from tiny_run import TinyRun, make_rows
+
+from configs.gpt2_500m import get_config
+from tonsai_jax.config import default_config
+from tonsai_jax.errors import UserError, run_command
+from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.model.presets import preset
+from tonsai_jax.planning.described_gpu import no_plugin_reason
+from tonsai_jax.planning.estimate import estimate
+from tonsai_jax.planning.memory import largest_micro_batch, memory_by_part
+from tonsai_jax.planning.out_of_memory import explain_out_of_memory, out_of_memory_advice
+from tonsai_jax.planning.report import as_text
+from tonsai_jax.planning.roofline import flops_by_part, run_cost
+from tonsai_jax.planning.step_plan import plan_steps
+from tonsai_jax.runtime.hardware import GPUS, gpu_named, peak_flops
+from tonsai_jax.training.optimizer import make_optimizer
+from tonsai_jax.training.state import init_params, model_graph
+
+ADAMW = make_optimizer("adamw", beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1)
+SHAPE = config_with(vocab_size=1280, num_layers=3, num_heads=4, d_model=256, d_ff=1024)
+SCRIPT = Path(__file__).parents[2] / "scripts" / "estimate.py"
+CONFIG = "configs/gpt2_500m.py"
+GIB = 2**30
+
+
+def memory(shape: ModelConfig = SHAPE, **changes) -> dict[str, int]:
+    settings = {"kernel": "xla", "mesh_sizes": {"data": 1, "fsdp": 1, "expert": 1}, "micro_batch": 4, "seq_len": 64}
+    return memory_by_part(shape, ADAMW, **settings | {"chunk_tokens": 128} | changes)
+
+
+def config_of(**model) -> object:
+    """A small config: on one device 8 sequences of 64 tokens a step."""
+    config = default_config()
+    config.update({"steps": 100, "seq_len": 64, "global_batch_size": 8})
+    config.model.update(
+        {"vocab_size": 1280, "context_length": 64, "num_layers": 3, "num_heads": 4, "d_model": 256, "d_ff": 1024}
+    )
+    config.model.update(model)
+    config.optimizer.warmup_steps = 1
+    return config
+
+
+# Counts
+
+
+def test_parameters_are_those_of_the_built_model() -> None:
+    built = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(lambda: init_params(SHAPE, 0))))
+    assert SHAPE.padded_vocab_size == SHAPE.vocab_size  # else the padding's rows would be in `built` alone
+    assert SHAPE.num_parameters == built
+    assert memory()["parameters"] == 4 * built
+
+
+def test_flops_of_the_forward_pass_are_those_that_xla_counts() -> None:
+    """Within 6 %: XLA also counts elementwise work, and this kernel multiplies 5/8 of the square, not the causal half."""
+    shape, tokens = replace(SHAPE, scan_layers=False), 2 * 64
+
+    def forward(params, tokens_BxT):
+        model = nnx.merge(model_graph(shape, "xla"), params)
+        return model.logits(model(tokens_BxT)[0])
+
+    params = jax.eval_shape(lambda: init_params(shape, 0))
+    counted = jax.jit(forward).lower(params, jax.ShapeDtypeStruct((2, 64), jnp.int32)).cost_analysis()["flops"]
+    parts = flops_by_part(shape, 64)
+    assert parts["gemm"] + parts["head"] + parts["attention"] == shape.flops_per_token(64)
+    assert counted == pytest.approx(tokens * shape.flops_per_token(64) / 3, rel=0.06)
+
+
+@pytest.mark.parametrize("remat", ["none", "qkv_mlp", "full"])
+def test_what_is_done_again_is_at_most_the_forward_pass(remat: str) -> None:
+    parts = flops_by_part(replace(SHAPE, remat=remat), 64)
+    share = parts["recomputed"] / ((parts["gemm"] + parts["attention"]) / 3)
+    assert {"none": share == 0, "qkv_mlp": 0 < share < 0.25, "full": share == 1}[remat]
+
+
+@pytest.mark.parametrize(("capacity_factor", "places"), [(1.25, 2.5), (0.0, 8.0), (5.0, 8.0), (0.5, 2.0)])
+def test_experts_compute_all_of_their_places(capacity_factor: float, places: float) -> None:
+    shape = replace(SHAPE, **preset("mixtral"), capacity_factor=capacity_factor)
+    an_expert = 3 * shape.d_model * shape.d_ff * shape.num_layers
+    assert flops_by_part(shape, 64)["spare_places"] == pytest.approx(6 * an_expert * (places - 2))
+    assert flops_by_part(SHAPE, 64)["spare_places"] == 0
+
+
+# Memory
+
+
+def test_moments_are_two_numbers_for_each_parameter() -> None:
+    parts = memory()
+    assert parts["moments"] == pytest.approx(2 * parts["parameters"], abs=16)  # and a few counters
+    assert parts["gradients"] == parts["parameters"]
+    assert memory(accumulates=True)["gradients"] == 2 * parts["parameters"]
+
+
+def test_activations_grow_with_the_micro_batch_and_shrink_with_remat() -> None:
+    assert memory(micro_batch=8)["activations"] == 2 * memory(micro_batch=4)["activations"]
+    none, named, full = (memory(replace(SHAPE, remat=name))["activations"] for name in ("none", "qkv_mlp", "full"))
+    assert none > named > full > 0
+
+
+def test_a_layer_kept_by_remat_full_is_its_input() -> None:
+    """Per token: the input of each layer, and what the last norm keeps, in float32."""
+    shape = replace(SHAPE, remat="full", dtype="bfloat16")
+    more = replace(shape, num_layers=shape.num_layers + 1)
+    difference = memory(more)["activations"] - memory(shape)["activations"]
+    assert difference == 4 * 64 * shape.d_model * 2
+
+
+def test_fsdp_splits_what_is_kept_and_not_the_activations() -> None:
+    whole, split = memory(), memory(mesh_sizes={"data": 1, "fsdp": 8, "expert": 1})
+    for part in ("parameters", "moments", "gradients"):
+        assert 1 / 8 <= split[part] / whole[part] < 0.15  # small arrays stay whole
+    assert split["activations"] == whole["activations"]
+    assert memory(mesh_sizes={"data": 8, "fsdp": 1, "expert": 1}) == whole
+
+
+def test_a_large_vocabulary_is_fullest_at_the_loss() -> None:
+    assert memory()["logits"] == 0
+    parts = memory(replace(SHAPE, vocab_size=128_000, num_layers=1, d_model=64, d_ff=64), chunk_tokens=4096)
+    assert parts["logits"] > parts["activations"]
+
+
+def test_the_largest_micro_batch_fits_and_the_next_does_not() -> None:
+    settings = {"shape": SHAPE, "optimizer": ADAMW, "kernel": "xla", "mesh_sizes": {"data": 1, "fsdp": 1, "expert": 1}}
+    settings |= {"seq_len": 64, "chunk_tokens": 128}
+    usable = 2 * sum(memory(micro_batch=1).values())
+    largest = largest_micro_batch(usable, **settings)
+    assert sum(memory(micro_batch=largest).values()) <= usable < sum(memory(micro_batch=largest + 1).values())
+    divisor = largest_micro_batch(usable, share=largest + 1, **settings)
+    assert (largest + 1) % divisor == 0
+    assert divisor <= largest
+    assert largest_micro_batch(10, **settings) == 0
+
+
+# Speed and cost
+
+
+def test_hours_times_gpus_times_price() -> None:
+    assert run_cost(3600e6, 1e6, 8, 2.5) == {"hours": 1.0, "gpu_hours": 8.0, "cost": 20.0}
+    assert "cost" not in run_cost(3600e6, 1e6, 8, None)
+
+
+def test_the_parts_of_an_estimate_agree() -> None:
+    figures = estimate(config_of(), gpu_named("h100"), 8, tokens=1e9, price=2.0, compiles=False, say=lambda line: None)
+    (stage,) = figures["stages"]
+    per_step = sum(stage["seconds"].values())
+    assert stage["tokens_per_second"] == pytest.approx(8 * 64 / per_step)
+    assert figures["run"]["tokens"] == pytest.approx(1e9, rel=1e-3)
+    assert figures["run"]["hours"] == pytest.approx(figures["run"]["tokens"] / stage["tokens_per_second"] / 3600)
+    assert figures["run"]["cost"] == pytest.approx(figures["run"]["hours"] * 8 * 2.0)
+    assert 0 < stage["mfu"] < 0.8
+    assert stage["fits"]
+    assert stage["largest_micro_batch"] > stage["device_batch_size"] == 1  # a GPU's share is one sequence
+    text = as_text(figures)
+    assert "fits" in text
+    assert "all-reduce" in text
+    json.dumps(figures)
+
+
+def test_a_faster_gpu_takes_less_time() -> None:
+    rates = [
+        estimate(config_of(), gpu_named(name), 1, compiles=False, say=lambda line: None)["stages"][0]
+        for name in ("h200", "h100", "a100-80gb", "l4")
+    ]
+    speeds = [each["tokens_per_second"] for each in rates]
+    assert speeds == sorted(speeds, reverse=True)
+
+
+# Hardware
+
+
+@pytest.mark.parametrize(
+    ("device", "tflops"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA H200", 989),
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA A100 80GB PCIe", 312),
+        ("NVIDIA A100-SXM4-40GB", 312),
+        ("NVIDIA L4", 121),
+        ("NVIDIA L40S", 362),
+        ("NVIDIA A10G", 70),
+        ("Tesla T4", 65),
+        ("Tesla V100-SXM2-16GB", 125),
+        ("NVIDIA GeForce RTX 4090", 165),
+        ("NVIDIA GeForce RTX 3090", 71),
+        ("cpu", None),
+        ("NVIDIA L400", None),
+    ],
+)
+def test_the_peak_of_a_device_by_its_name(device: str, tflops: float | None) -> None:
+    assert peak_flops(device) == (tflops and tflops * 1e12)
+
+
+def test_every_gpu_is_found_by_its_own_words() -> None:
+    assert len({gpu.name for gpu in GPUS}) == len(GPUS)
+    assert all(gpu_named(gpu.name.upper()) is gpu for gpu in GPUS)
+
+
+def test_the_memory_that_jax_takes_is_the_configs_share() -> None:
+    config = get_config()
+    for fraction in (0.9, 0.5):
+        config.runtime.memory_fraction = fraction
+        plan = plan_steps(config, vocab_size=50_000, num_devices=1, backend="gpu")[0]
+        assert plan.usable_bytes(gpu_named("h100")) == int(fraction * 80e9)
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--config", CONFIG, "--gpu", "h10"), "--gpu h10: not in the table; did you mean 'h100'?"),
+        (("--config", "configs/none.py", "--gpu", "h100"), "--config=configs/none.py: no such file"),
+        (("--config", CONFIG, "--gpu", "h100", "--config.mesh.fsdp=3"), "mesh.fsdp=3 does not divide the 1 devices"),
+        (("--config", CONFIG, "--gpu", "t4"), "t4 has no bfloat16; add --config.model.dtype=float32"),
+        (("--config", CONFIG, "--gpu", "h100", "--num-gpus", "0"), "--num-gpus 0: must be at least 1"),
+        (("--config", CONFIG, "--gpu", "h100", "--tokens", "0"), "--tokens 0: must be above 0"),
+        (("--config", CONFIG, "--gpu", "h100", "--price", "-1"), "--price -1: must be 0 or more"),
+        (("--config", "configs/quickstart.py", "--gpu", "h100"), "model.vocab_size is the tokenizer's"),
+        (("--config", CONFIG, "--gpu", "h100", "--data", "nowhere"), "no token rows here"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(arguments: tuple[str, ...], message: str, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments, "--no-compile"])
+    monkeypatch.chdir(SCRIPT.parents[1])
+    with pytest.raises(SystemExit) as ended:
+        run_command(runpy.run_path(str(SCRIPT))["main"])
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory) -> Path:
+    return make_rows(tmp_path_factory.mktemp("rows"))
+
+
+def test_the_command_tells_epochs_and_what_it_cannot_tell(rows: Path, tmp_path: Path) -> None:
+    more = [f"--data={rows}", "--config.seq_len=1024", "--tokens=1e9", f"--json={tmp_path / 'figures.json'}"]
+    done = subprocess.run(
+        [sys.executable, SCRIPT, f"--config={CONFIG}", "--gpu=a100-40gb", "--num-gpus=4", *more],
+        cwd=SCRIPT.parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "not compiled (only h100 and h200 are described for the compiler, not a100-40gb)" in done.stdout
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["run"]["tokens"] == pytest.approx(1e9, rel=1e-2)
+    assert set(figures["epochs"]) == {"km", "en"}
+    assert f"{figures['epochs']['km']:.2f}" in done.stdout
+
+
+# Out of memory
+
+
+def too_much() -> None:
+    jnp.zeros(2**45).block_until_ready()
+
+
+def test_running_out_of_memory_is_told_with_what_needs_it() -> None:
+    told = r"out of memory on .*, .* GiB usable: a step with 8 sequences of 64 tokens"
+    with pytest.raises(UserError, match=told), explain_out_of_memory(config_of()):
+        too_much()
+
+
+def test_other_failures_of_the_runtime_stay_as_they_are() -> None:
+    def fail() -> None:
+        jax.pure_callback(lambda: 1 / 0, jax.ShapeDtypeStruct((), jnp.float32)).block_until_ready()
+
+    with pytest.raises(jax.errors.JaxRuntimeError), explain_out_of_memory(config_of()):
+        fail()
+
+
+def test_the_advice_names_a_micro_batch_that_fits() -> None:
+    (plan,) = plan_steps(config_of(), vocab_size=1280, num_devices=1, backend="cpu")
+    usable = sum(plan.memory(2).values())
+    advice = out_of_memory_advice(config_of(), 1280, 1, "cpu", usable)
+    assert "set device_batch_size=2, which needs about" in advice
+    assert "which should fit; see whether another program" in out_of_memory_advice(config_of(), 1280, 1, "cpu", GIB)
+    assert "not even one sequence fits: set model.remat=full" in out_of_memory_advice(config_of(), 1280, 1, "cpu", 100)
+
+
+@pytest.mark.slow  # half a minute: a CPU goes a long way before it finds that it has too little
+def test_a_run_that_does_not_fit_ends_with_one_line(rows: Path, tmp_path: Path) -> None:
+    done = TinyRun(rows, tmp_path / "run").run(f"model.d_ff={2**40}")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: out of memory on cpu"), done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "not even one sequence fits" in done.stderr
+
+
+# The compiler (needs JAX's CUDA plugin; no GPU)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(no_plugin_reason(gpu_named("h100")) is not None, reason="needs JAX's CUDA plugin")
+def test_the_compiled_step_needs_what_the_estimate_says() -> None:
+    """Within a twentieth, for a shape wide enough that the parts that grow stand out."""
+    config = config_of(num_layers=8, d_model=1024, num_heads=16, d_ff=4096, context_length=1024)
+    config.update({"seq_len": 1024, "global_batch_size": 64})
+    figures = estimate(config, gpu_named("h100"), 8, say=lambda line: None)
+    (stage,) = figures["stages"]
+    assert stage["compiled"]["peak_bytes"] == pytest.approx(sum(stage["memory"].values()), rel=0.05)

@@ -1,0 +1,212 @@
+"""scripts/bench/gpu.py, which is run unattended and once: at a toy size here, with PyTorch where it is installed."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.tiny_run import environment
+
+ROOT = Path(__file__).parents[2]
+BENCH = ROOT / "scripts" / "bench"
+sys.path.insert(0, str(BENCH))
+
+import gpu  # noqa: E402  # after the path
+from gpu_cases import LOSSES, MAIN, MODELS, Part  # noqa: E402
+from gpu_report import loss_difference, markdown, merged, tokens_per_second  # noqa: E402
+
+HAS_TORCH = importlib.util.find_spec("torch") is not None and importlib.util.find_spec("transformers") is not None
+
+# A step of training on a machine that has JAX, Flax, Optax and Orbax and nothing else of what this project installs.
+BLOCKED = (
+    "absl.app array_record datasets datatrove fasttext ftfy grain huggingface_hub jinja2 loguru ml_collections psutil "
+    "pyarrow ray regex safetensors sentencepiece tensorboardX tiktoken tokenizers torch transformers"
+)
+BARE_STEP = f"""
+import importlib.abc, sys
+
+class Missing(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if any(f"{{name}}.".startswith(f"{{blocked}}.") for blocked in {BLOCKED.split()}):
+            raise ModuleNotFoundError(f"not on this machine: {{name}}", name=name)
+
+sys.meta_path.insert(0, Missing())
+sys.path.insert(0, {str(BENCH)!r})
+import numpy as np
+import tonsai_jax.training.loss, tonsai_jax.runtime.processes
+from our_step import device_batch, make_step
+from tonsai_jax.model.config import ModelConfig
+
+config = ModelConfig(vocab_size=128, context_length=8, num_layers=1, num_heads=1, d_model=8, d_ff=8)
+state, step, mesh = make_step(config, chunk_tokens=8)
+state, metrics = step(state, device_batch(np.zeros((2, 9), np.uint16), mesh))
+assert np.isfinite(float(metrics["loss"])) and int(state.step) == 1
+"""
+
+
+def test_a_training_step_needs_only_jax_flax_and_optax() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BARE_STEP], env=environment(1), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_main_case_is_the_recipes_model() -> None:
+    from configs.gpt2_500m import get_config
+
+    recipe = get_config()
+    model = MODELS["gpt2_500m"]
+    assert {name: recipe.model[name] for name in model if name != "vocab_size"} == {
+        name: value for name, value in model.items() if name != "vocab_size"
+    }
+    assert (MAIN[0].micro_batch, MAIN[0].seq_len) == (recipe.device_batch_size, recipe.seq_len)
+    assert MAIN[0].options["remat"] == recipe.model.remat
+
+
+def test_the_mixture_of_experts_is_the_recipes() -> None:
+    from configs.moe_1b import get_config
+
+    recipe = get_config().model
+    assert {name: recipe[name] for name in MODELS["moe_1b"]} == MODELS["moe_1b"]
+
+
+@dataclass
+class ToyRun:
+    """Both halves of everything that gpu.py measures: what was printed, and the JSON."""
+
+    printed: str
+    figures: list[dict]
+
+    def rows(self, part: str) -> list[dict]:
+        return [row for figures in self.figures for row in figures["rows"] if row["part"] == part]
+
+
+@pytest.fixture(scope="module")
+def toy_run(tmp_path_factory: pytest.TempPathFactory) -> ToyRun:
+    folder = tmp_path_factory.mktemp("gpu_bench")
+    command = [sys.executable, str(BENCH / "gpu.py"), "--toy", "--minutes", "30"]
+    halves = (("losses", "kernels"), ("main", "transformers", "--profile", str(folder / "trace")))
+    settings = environment(1) | {"OMP_NUM_THREADS": "1"}  # PyTorch's threads would spin while other tests need the core
+    started = [
+        subprocess.Popen(
+            [*command, "--json", str(folder / f"{number}.json"), "--groups", *half],
+            env=settings,
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for number, half in enumerate(halves)
+    ]
+    printed = [process.communicate()[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0], "\n".join(printed)
+    figures = [json.loads((folder / f"{number}.json").read_text(encoding="utf-8")) for number in range(len(halves))]
+    return ToyRun("\n".join(printed), figures)
+
+
+def test_the_toy_run_measures_everything(toy_run: ToyRun) -> None:
+    assert [row for row in toy_run.rows("kernels") if "failed" in row] == []
+    assert {row["library"] for row in toy_run.rows("steps")} == (
+        {"ours", "PyTorch", "Transformers"} if HAS_TORCH else {"ours"}
+    )
+    assert {row["way"] for row in toy_run.rows("kernels")} == (
+        {"JAX", "JAX xla", "PyTorch", "PyTorch flash"} if HAS_TORCH else {"JAX", "JAX xla"}
+    )
+    assert toy_run.rows("profile")
+    for figures in toy_run.figures:
+        assert figures["markdown"].strip() in toy_run.printed
+
+
+@pytest.mark.skipif(not HAS_TORCH, reason="PyTorch and Transformers are in the `hf` extra")
+def test_our_losses_are_pytorchs(toy_run: ToyRun) -> None:
+    losses = {row["way"]: row["losses"] for row in toy_run.rows("losses")}
+    assert len(losses["ours"]) == LOSSES["steps"]
+    assert losses["ours"][0] - losses["ours"][-1] > 0.5, "nothing was learned, so nothing was compared"
+    assert loss_difference(toy_run.rows("losses")) < 1e-2
+    assert "our losses and PyTorch's agree" in toy_run.figures[0]["markdown"]
+
+
+def test_a_part_that_fails_or_hangs_is_one_line_and_keeps_what_it_told(tmp_path: Path) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text(
+        "import sys, time, json\n"
+        "print('RESULT ' + json.dumps({'part': 'kernels', 'what': 'x'}), flush=True)\n"
+        "time.sleep(60) if sys.argv[1] == 'hang' else sys.exit('ValueError: too | big\\n')\n"
+    )
+
+    def run(task: str) -> tuple[list[dict], str]:
+        return gpu.run_worker(Part("group", "title", str(script), task, {}, 3, "jax"), tmp_path, seconds=3)
+
+    told = [{"part": "kernels", "what": "x"}]
+    assert run("fail") == (told, "exit code 1: ValueError: too / big")
+    assert run("hang") == (told, "stopped after 3 s")
+
+
+def test_what_there_is_no_time_for_is_named_and_does_not_fail(tmp_path: Path) -> None:
+    report = gpu.Report(tmp_path / "gpu.json")
+    report.run(Part("group", "a slow part", "none.py", "task", {}, 100, "jax"), tmp_path, deadline=0.0)
+    report.raise_what_failed()
+    assert "| a slow part | no time left |" in json.loads((tmp_path / "gpu.json").read_text())["markdown"]
+
+
+def test_a_library_that_is_not_installed_is_named_and_does_not_fail(tmp_path: Path) -> None:
+    report = gpu.Report(None)
+    report.run(Part("group", "a part", "none.py", "task", {}, 100, "no_such_package"), tmp_path, deadline=1e12)
+    report.raise_what_failed()
+    assert "| a part | no_such_package is not installed |" in report.markdown()
+
+
+def test_what_failed_ends_the_command_with_a_line_that_names_it(tmp_path: Path) -> None:
+    report = gpu.Report(None)
+    report.run(Part("group", "a broken part", "none.py", "task", {}, 100, "jax"), tmp_path, deadline=1e12)
+    with pytest.raises(gpu.UserError, match="a broken part"):
+        report.raise_what_failed()
+
+
+def test_losses_that_differ_end_the_command_with_an_error() -> None:
+    report = gpu.Report(None)
+    report.rows = [
+        {"part": "losses", "way": way, "losses": [5.0, last]} for way, last in (("ours", 4.0), ("PyTorch", 4.02))
+    ]
+    assert "DO NOT AGREE" in report.markdown()
+    with pytest.raises(gpu.UserError, match=r"differ by 0\.02"):
+        report.raise_what_failed()
+
+
+def step_row(library: str, seconds: list[float], **changes: object) -> dict:
+    row = {"part": "steps", "model_name": "m", "library": library, "variant": "v", "micro_batch": 4, "sequences": 4}
+    row |= {"seq_len": 100, "attention": "xla", "flops_per_token": 1e9, "first_step_seconds": 9.0, "peak_bytes": 2**31}
+    return row | {"seconds": seconds} | changes
+
+
+def test_the_figures_of_a_case_are_those_of_all_its_processes() -> None:
+    rows = [step_row("ours", [0.1, 0.2]), step_row("PyTorch", [0.4]), step_row("ours", [0.3], first_step_seconds=1.0)]
+    ours, _ = merged(rows)
+    assert ours["seconds"] == [0.1, 0.2, 0.3]
+    assert tokens_per_second(ours) == pytest.approx(2000)
+    table = markdown({"command": "c", "date": "d"}, rows, [], peak=1e13)
+    line = "| m: ours, v | 4 | xla | 2,000 | 200.0 (100.0 to 300.0) | 20.0 % | 2.0 | 9 | 2.00 | - |"
+    assert line in table
+
+
+def test_the_fastest_of_our_cases_is_profiled() -> None:
+    fastest, slower = MAIN[0], "scanned, remat qkv_mlp"
+    names = {"model_name": fastest.model, "micro_batch": 16, "sequences": 16}
+    rows = [step_row("ours", [9.0], variant=slower, **names), step_row("ours", [1.0], variant=fastest.variant, **names)]
+    part = gpu.profile_part(rows, Path("trace"), toy=False)
+    assert fastest.variant in part.title
+    assert part.arguments["trace"] == "trace"
+
+
+def test_a_worker_sees_one_card_and_the_code_of_this_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4")
+    monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", "0.5")  # JAX refuses both names of it together
+    seen = gpu.environment(tmp_path)
+    assert "XLA_CLIENT_MEM_FRACTION" not in seen
+    assert seen["CUDA_VISIBLE_DEVICES"] == "3"
+    assert seen["PYTHONPATH"].split(os.pathsep)[0] == str(ROOT)

@@ -1,0 +1,160 @@
+"""The command line of training: keys are set from it, and every mistake in it is one line that names the word."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from tonsai_jax import train
+from tonsai_jax.cli import parse_flags
+from tonsai_jax.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+QUICKSTART = f"--config={ROOT / 'configs' / 'quickstart.py'}"
+STAGED = """
+from tonsai_jax.config import default_config
+
+def get_config():
+    config = default_config()
+    config.stages = ({"steps": 9000}, {"steps": 1000, "weights": {"khmer": 1.0}})
+    return config
+"""
+
+
+def parse(*words: str) -> tuple[ConfigDict, Path, int | None]:
+    return parse_flags(["train", *words], "How to train.")
+
+
+def test_a_config_file_alone_is_enough() -> None:
+    config, workdir, steps_today = parse(QUICKSTART)
+    assert config.data.dir == "data/quickstart"
+    assert workdir == Path("runs/quickstart")
+    assert steps_today is None
+
+
+def test_the_name_of_the_config_may_be_a_word_of_its_own() -> None:
+    flag, path = QUICKSTART.split("=")
+    assert parse(flag, path)[0].to_dict() == parse(QUICKSTART)[0].to_dict()
+
+
+def test_the_workdir_and_the_steps_of_today_are_taken() -> None:
+    _, workdir, steps_today = parse(QUICKSTART, "--workdir", "runs/mine", "--steps_today=5")
+    assert (workdir, steps_today) == (Path("runs/mine"), 5)
+
+
+def test_a_variant_of_a_config_has_its_own_workdir() -> None:
+    config, workdir, _ = parse(f"--config={ROOT / 'configs' / 'gpt2_500m.py'}:exact")
+    assert config.model.num_layers == 22
+    assert workdir == Path("runs/gpt2_500m_exact")
+
+
+@pytest.mark.parametrize(
+    ("word", "key", "value"),
+    [
+        ("--config.steps=7", "steps", 7),
+        ("--config.model.num_layers=2", "model.num_layers", 2),
+        ("--config.optimizer.learning_rate=1e-3", "optimizer.learning_rate", 1e-3),
+        ("--config.optimizer.clip_norm=2", "optimizer.clip_norm", 2.0),
+        ("--config.model.document_mask=True", "model.document_mask", True),
+        ("--config.model.document_mask", "model.document_mask", True),
+        ("--noconfig.export", "export", False),
+        ("--config.data.dir=data/mine", "data.dir", "data/mine"),
+        ("--config.data.weights={'khmer': 1, 'english': 0.5}", "data.weights", {"khmer": 1, "english": 0.5}),
+        ("--config.sample.prompts=('ខ្មែរ',)", "sample.prompts", ("ខ្មែរ",)),
+        ("--config.stages=({'steps': 5}, {'steps': 6})", "stages", ({"steps": 5}, {"steps": 6})),
+    ],
+)
+def test_a_key_is_set(word: str, key: str, value: object) -> None:
+    config, _, _ = parse(QUICKSTART, word)
+    section, _, name = key.rpartition(".")
+    got = config[section][name] if section else config[name]
+    assert (got.to_dict() if isinstance(got, ConfigDict) else got) == value
+
+
+def test_a_key_inside_a_stage_is_set(tmp_path: Path) -> None:
+    (tmp_path / "staged.py").write_text(STAGED)
+    config, workdir, _ = parse(f"--config={tmp_path / 'staged.py'}", "--config.stages[0].steps=8")
+    assert config.stages[0]["steps"] == 8
+    assert config.stages[1]["steps"] == 1000
+    assert workdir == Path("runs/staged")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "--config is missing; try --config configs/quickstart.py"),
+        (
+            (QUICKSTART, "--config.model.num_layer=2"),
+            r"--config\.model\.num_layer=2: no such key; did you mean num_layers",
+        ),
+        ((QUICKSTART, "--config.step=2"), r"--config\.step=2: no such key; did you mean steps"),
+        ((QUICKSTART, "--config.qqq=2"), r"--config\.qqq=2: no such key"),
+        (
+            (QUICKSTART, "--config.mdoel.num_layers=2"),
+            r"--config\.mdoel\.num_layers=2: no such key; did you mean model",
+        ),
+        ((QUICKSTART, "--config.steps=many"), r"'many' \(in: .*--config\.steps=many\)"),
+        ((QUICKSTART, "--config.steps=1.5"), r"'1\.5' \(in: .*--config\.steps=1\.5\)"),
+        ((QUICKSTART, "--config.stages[3].steps=1"), r"stages\[3\]"),
+        ((QUICKSTART, "--wrokdir=x"), "wrokdir.*workdir"),
+        ((QUICKSTART, "--steps_today=soon"), "steps_today.*soon"),
+        ((QUICKSTART, "--steps_today=0"), "--steps_today=0 must be at least 1"),
+        ((QUICKSTART, "steps=7"), "'steps=7' is not a flag; a flag is written --name=value"),
+        (("--config=configs/none.py",), r"--config=configs/none\.py: no such file; there are some in configs/"),
+        ((f"--config={ROOT / 'configs' / 'gpt2_500m.py'}:tiny",), r"gpt2_500m\.py:tiny: no such variant"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_that_names_it(words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        parse(*(words or ("--workdir=x",)))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config(:\n    pass\n", r"broken\.py, line 1"),
+        ("x = 1\n", "get_config"),
+        ("def get_config():\n    pass\n", r"broken\.py: get_config\(\) returns None; it must return a config"),
+        ("def get_config():\n    return undefined_name\n", r"broken\.py, line 2: NameError: .*undefined_name"),
+        (
+            "from tonsai_jax.config import default_config\n"
+            "def get_config():\n    config = default_config()\n    config.model.num_layer = 2\n    return config\n",
+            r"broken\.py, line 4: no such key 'num_layer'; did you mean num_layers\?",
+        ),
+        (
+            "from tonsai_jax.config import default_config\n"
+            "def get_config():\n    config = default_config()\n    config.steps = 'many'\n    return config\n",
+            r"broken\.py, line 4: .*steps",
+        ),
+        ("import a_module_that_is_not_there\n", r"broken\.py, line 1: .*a_module_that_is_not_there"),
+    ],
+)
+def test_a_config_file_that_does_not_load_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
+    monkeypatch.delitem(sys.modules, "config_config", raising=False)  # what a file before this one left
+    (tmp_path / "broken.py").write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        parse(f"--config={tmp_path / 'broken.py'}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("words", [(), ("--help",), ("-h",)])
+def test_help_shows_an_example_and_every_flag(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse_flags(["train", *words], train.__doc__ or "")
+    assert caught.value.code == 0
+    told = capsys.readouterr().out
+    assert "python -m tonsai_jax.train --config configs/quickstart.py" in told
+    for flag in ("--config", "--workdir", "--steps_today"):
+        assert flag in told
+
+
+def test_a_mistake_ends_the_command_with_one_line_and_no_trace() -> None:
+    words = [sys.executable, "-m", "tonsai_jax.train", QUICKSTART, "--config.step=2"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == ["error: --config.step=2: no such key; did you mean steps?"]

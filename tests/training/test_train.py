@@ -1,0 +1,240 @@
+"""The whole train path through the real command: stopped, killed, resumed, on other devices, over stages."""
+
+import gzip
+import json
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_run import TinyRun, environment, make_rows, wait_for_step
+
+from tonsai_jax.training.run import load_run
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_rows(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def never_stopped(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    run = TinyRun(rows, tmp_path_factory.mktemp("reference") / "run")
+    run.train()
+    return run
+
+
+@pytest.fixture
+def run(rows: Path, tmp_path: Path) -> TinyRun:
+    return TinyRun(rows, tmp_path / "run")
+
+
+def assert_same_run(run: TinyRun, reference: TinyRun) -> None:
+    assert run.losses() == reference.losses()
+    ours, theirs = load_run(run.workdir).params, load_run(reference.workdir).params
+    for name in ("token_embedding", "position_embedding"):
+        np.testing.assert_array_equal(ours[name], theirs[name])
+    np.testing.assert_array_equal(ours["blocks"]["qkv"]["kernel"], theirs["blocks"]["qkv"]["kernel"])
+
+
+def test_a_run_learns(never_stopped: TinyRun) -> None:
+    losses = never_stopped.losses()
+    assert list(losses) == list(range(1, 25))
+    assert losses[24] < losses[1] - 1
+
+
+def test_stopped_twice_by_sigterm_is_never_stopped_bit_for_bit(run: TinyRun, never_stopped: TinyRun) -> None:
+    first, second = sorted(random.Random(0).sample(range(1, 20), 2))
+    for step in (first, second):
+        printed = run.interrupt(signal.SIGTERM, at_step=step)
+        assert "SIGTERM asked to stop; the same command goes on from here" in printed, (first, second)
+    run.train()
+    assert_same_run(run, never_stopped)
+
+
+def test_ctrl_c_saves_and_ends_well(run: TinyRun, never_stopped: TinyRun) -> None:
+    printed = run.interrupt(signal.SIGINT, at_step=3)
+    saved = max(run.saved_steps())
+    assert f"saved at step {saved} of 24: SIGINT asked to stop" in printed
+    assert 3 < saved < 24
+    run.train()
+    assert run.losses() == never_stopped.losses()
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(run: TinyRun, never_stopped: TinyRun) -> None:
+    run.interrupt(signal.SIGKILL, at_step=13)
+    printed = run.train()
+    assert "steps: 8 of 24 done" in printed or "steps: 0 of 24 done" in printed  # the save at 8 may not have been whole
+    assert_same_run(run, never_stopped)
+
+
+def test_other_devices_go_on_with_the_same_curve(run: TinyRun, never_stopped: TinyRun) -> None:
+    run.train(steps_today=8, devices=1)
+    run.train("mesh.fsdp=2", steps_today=8, devices=4)
+    printed = run.train("mesh.fsdp=4", steps_today=8, devices=8)
+    assert "mesh {'data': 2, 'fsdp': 4, 'expert': 1}" in printed
+    assert "config changed since step 16: mesh.fsdp: 2 -> 4" in printed
+    for step, loss in never_stopped.losses().items():
+        assert run.losses()[step] == pytest.approx(loss, abs=1e-4), step
+
+
+def test_two_processes_are_one_run(run: TinyRun, never_stopped: TinyRun) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    processes = [
+        run.start(devices=4, JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(number))
+        for number in range(2)
+    ]
+    lines = wait_for_step(processes[0], 10)
+    processes[1].send_signal(signal.SIGTERM)  # one host is told; both must end at the same step
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], lines + outputs[0] + outputs[1]
+    assert "another host asked to stop" in outputs[0]
+    assert "step" not in outputs[1], "only the first host speaks"
+    run.train()
+    for step, loss in never_stopped.losses().items():
+        assert run.losses()[step] == pytest.approx(loss, abs=1e-4), step
+
+
+def test_steps_today_trains_that_many_and_saves(run: TinyRun, never_stopped: TinyRun) -> None:
+    printed = run.train(steps_today=5)
+    assert "saved at step 5 of 24: 5 steps were for today" in printed
+    assert 5 in run.saved_steps()
+    assert list(run.losses()) == [1, 2, 3, 4, 5]
+    run.train(steps_today=100)
+    assert run.losses() == never_stopped.losses()
+
+
+def test_a_traced_run_is_the_same_run(run: TinyRun, never_stopped: TinyRun) -> None:
+    printed = run.train("profile.steps=2", "profile.start=3", steps_today=2)
+    assert "profile: nothing was traced, the session ended before step 4; lower profile.start" in printed
+    printed = run.train("profile.steps=2", "profile.start=3", steps_today=6)
+    assert f"--logdir {run.workdir / 'profile'}" in printed
+    (trace,) = run.workdir.glob("profile/plugins/profile/*/*.trace.json.gz")
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    steps = {event["args"]["step_num"] for event in events if event.get("name") == "train"}
+    assert steps == {"5", "6"}, "counted from 0; the session began with step 2"
+    assert run.losses() == {step: loss for step, loss in never_stopped.losses().items() if step <= 8}
+
+
+def test_a_complete_run_says_so_and_changes_nothing(run: TinyRun) -> None:
+    run.overrides = ("steps=4", "eval.every=4", "export=True")
+    run.train()
+    before = {path: path.stat().st_mtime_ns for path in run.workdir.rglob("*") if path.is_file()}
+    printed = run.train()
+    assert "complete: 4 steps" in printed
+    assert "km: " in printed
+    assert {path: path.stat().st_mtime_ns for path in run.workdir.rglob("*") if path.is_file()} == before
+
+    # Killed after the last checkpoint and before the export: the next call does what is left.
+    (run.workdir / "complete.json").unlink()
+    shutil.rmtree(run.workdir / "export")
+    assert "complete: 4 steps" in run.train()
+    assert (run.workdir / "export" / "model.safetensors").is_file()
+
+    # Longer, later: more steps on the same run.
+    run.overrides = ("steps=6",)
+    assert "config changed since step 4: steps: 4 -> 6" in run.train("optimizer.warmup_steps=4")
+    assert max(run.losses()) == 6
+
+
+def test_stages_change_length_batch_and_mix(rows: Path, tmp_path: Path) -> None:
+    stages = (
+        "stages=({'steps': 6}, {'steps': 6, 'seq_len': 64, 'global_batch_size': 32, 'weights': {'km': 1.0, 'en': 0.0}})"
+    )
+    whole = TinyRun(rows, tmp_path / "whole" / "run", (stages,))
+    whole.train()
+    parts = TinyRun(rows, tmp_path / "parts" / "run", (stages,))
+    for _ in range(3):
+        parts.train(steps_today=4)
+    assert parts.losses() == whole.losses()
+    assert len(whole.losses()) == 12
+
+
+def test_a_changed_mix_goes_on_where_the_sources_were(run: TinyRun) -> None:
+    run.train(steps_today=8)
+    printed = run.train("data.weights={'km': 3, 'en': 1}", steps_today=2)
+    assert "config changed since step 8: data.weights: None -> {'km': 3, 'en': 1}" in printed
+    progress = json.loads((run.workdir / "checkpoints" / "10" / "progress" / "metadata").read_text())
+    segment = progress["data"]["segment"]
+    assert segment["first_step"] == 8
+    assert {name: position["windows"] for name, position in segment["positions"].items()} == {"km": 256, "en": 256}
+
+
+def test_too_many_steps_that_are_not_finite_end_the_run(run: TinyRun) -> None:
+    run.train(steps_today=8)
+    done = run.run("optimizer.learning_rate=1e38", "optimizer.max_skipped_steps=3")
+    assert done.returncode == 1
+    [error] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "not finite for 3 steps on end" in error
+    assert "Traceback" not in done.stderr
+    run.train(steps_today=2)
+    assert max(run.losses()) == 10
+
+
+def test_a_failed_evaluation_does_not_end_the_run(rows: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "rows"
+    shutil.copytree(rows, broken)
+    [shard] = (broken / "km").glob("validation-*")
+    shard.write_bytes(b"not an array record")
+    printed = TinyRun(broken, tmp_path / "run", ("steps=4", "eval.every=2")).train()
+    assert printed.count("the evaluation failed, training goes on") == 2
+    assert "complete: 4 steps" in printed
+
+
+def test_evaluation_and_samples_are_written(run: TinyRun) -> None:
+    run.overrides = ("steps=4", "eval.every=2", "sample.every=2", "checkpoint.every=2", "checkpoint.keep_best=1")
+    run.train()
+    lines = [json.loads(line) for line in (run.workdir / "metrics.jsonl").read_text().splitlines()]
+    evaluations = [line for line in lines if "eval/bits_per_byte" in line]
+    assert [line["step"] for line in evaluations] == [2, 4]
+    assert {"eval/bits_per_byte/km", "eval/bits_per_byte/source/en", "eval/perplexity/en"} <= evaluations[0].keys()
+    assert (run.workdir / "samples" / "step-000002.txt").read_text().startswith("Once upon a time")
+    assert set(json.loads((run.workdir / "scores.json").read_text())) == {"2", "4"}
+    assert any((run.workdir / "tensorboard").iterdir())
+
+
+def test_the_quickstart_from_nothing_to_a_continuation_and_then_complete(tmp_path: Path) -> None:
+    quickstart = Path(__file__).parents[2] / "configs" / "quickstart.py"
+    fewer = ("steps=6", "optimizer.warmup_steps=2", "eval.max_batches=2", "sample.max_new_tokens=8")
+    command = [
+        sys.executable,
+        "-m",
+        "tonsai_jax.train",
+        f"--config={quickstart}",
+        *(f"--config.{key}" for key in fewer),
+    ]
+    first, again = (
+        subprocess.run(command, cwd=tmp_path, env=environment(1), capture_output=True, text=True, check=False)
+        for _ in range(2)
+    )
+    assert (first.returncode, first.stderr) == (0, "")
+    workdir = tmp_path / "runs" / "quickstart"
+    for name in ("config.json", "metrics.jsonl", "complete.json", "tokenizer/tokenizer.json", "checkpoints/6"):
+        assert (workdir / name).exists(), name
+    assert {"model.safetensors", "config.json", "tokenizer.json", "README.md"} <= {
+        path.name for path in (workdir / "export").iterdir()
+    }
+    assert (tmp_path / "data" / "quickstart" / "manifest.json").is_file()
+    for said in ("complete: 6 steps", "km: ", "en: ", "កាលពីព្រេងនាយ", "Once upon a time", "What next:"):
+        assert said in first.stdout
+        assert said in again.stdout
+    assert (again.returncode, again.stderr) == (0, "")
+    assert "step      1/6" in first.stdout
+    assert "step      1/6" not in again.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_a_campaign_of_signals(run: TinyRun, never_stopped: TinyRun, seed: int) -> None:
+    rng = random.Random(seed)
+    for step in sorted(rng.sample(range(1, 20), 3)):
+        run.interrupt(rng.choice([signal.SIGTERM, signal.SIGINT, signal.SIGKILL]), at_step=step)
+    run.train()
+    assert_same_run(run, never_stopped)

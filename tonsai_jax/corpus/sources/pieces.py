@@ -1,0 +1,84 @@
+"""Cutting files into spans of about equal size that can be read in parallel, no document in two of them."""
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tonsai_jax.corpus.sources.lines import Boundary, cut_points, file_size
+from tonsai_jax.corpus.sources.readers import file_format
+
+
+@dataclass(frozen=True)
+class Span:
+    """A part of a file: the bytes of a text file or the row groups of parquet from `start` to before `end` (None: its end)."""
+
+    file: int  # its place among the files of the source
+    path: str
+    start: int = 0
+    end: int | None = None
+    size: int = 0  # bytes on the disk, as far as they are known
+
+
+def spans_of(files: Sequence[Path], boundary: Boundary, target_bytes: int) -> Iterator[Span]:
+    """Gives the spans of `files` in order, those that can be cut of about `target_bytes`.
+
+    A file that cannot be seen or understood is one span: reading it tells why.
+    """
+    for number, path in enumerate(files):
+        size = file_size(path)
+        points: list[int] = []
+        if size > target_bytes:
+            with contextlib.suppress(OSError, pa.ArrowException):
+                points = _cuts(path, boundary, target_bytes)
+        if len(points) < 2:
+            yield Span(number, str(path), size=size)
+            continue
+        share = size // len(points)
+        for start, end in pairwise([*points, None]):
+            assert start is not None
+            yield Span(number, str(path), start, end, share)
+
+
+def groups(spans: Iterable[Span], target_bytes: int) -> Iterator[tuple[Span, ...]]:
+    """Puts neighbours together while they have no more than `target_bytes`, so that small files share a task."""
+    group: list[Span] = []
+    size = 0
+    for span in spans:
+        if group and size + span.size > target_bytes:
+            yield tuple(group)
+            group, size = [], 0
+        group.append(span)
+        size += span.size
+    if group:
+        yield tuple(group)
+
+
+def _cuts(path: Path, boundary: Boundary, target_bytes: int) -> list[int]:
+    """Where a file is cut: 0 first; nothing, or 0 alone, where it is not."""
+    ending = file_format(path)
+    if ending == ".parquet":
+        return _row_group_cuts(path, target_bytes)
+    if path.suffix.lower() != ending or ending not in (".txt", ".jsonl", ".ndjson"):
+        return []  # packed, or a document cannot be found without reading all that comes before
+    if ending == ".txt" and boundary == "file":
+        return []
+    return cut_points(path, boundary if ending == ".txt" else "line", target_bytes)
+
+
+def _row_group_cuts(path: Path, target_bytes: int) -> list[int]:
+    with pq.ParquetFile(path) as file:
+        metadata = file.metadata
+        cuts, size = [0], 0
+        for group in range(metadata.num_row_groups):
+            described = metadata.row_group(group)
+            packed = sum(described.column(column).total_compressed_size for column in range(described.num_columns))
+            if size and size + packed > target_bytes:
+                cuts.append(group)
+                size = 0
+            size += packed
+    return cuts

@@ -1,0 +1,123 @@
+"""Text cleaning: one pure function, `normalize`, that every document goes through before it is written.
+
+It settles how a text is spelled in code points and nothing else: no word is added, removed or judged.
+"""
+
+import dataclasses
+import re
+from typing import Literal, get_args
+
+import ftfy
+
+from tonsai_jax.errors import UserError
+from tonsai_jax.text import khmer
+from tonsai_jax.text.khmer import Zwsp, compose
+
+Digits = Literal["keep", "arabic", "khmer"]
+
+_LINE_END = "\r\v\f\x1c-\x1e\x85\u2028\u2029"
+_WIDE_SPACE = "\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000"
+# Controls that are no line end, the byte order mark, and noncharacters.
+_CONTROL = "\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f\ufeff\ufffe\uffff"
+_SURROGATE = "\ud800-\udfff"
+# Most texts hold none of these, and one search (in a single class: alternatives are ten times slower) is all they cost.
+_UNUSUAL = re.compile(f"[{_LINE_END}{_WIDE_SPACE}{_CONTROL}{_SURROGATE}]")
+# Only behind a visible character: indentation at the start of a line carries meaning (code, lists, verse).
+# The lookbehind stands after the first space so that a long indentation costs one test a character.
+_INNER_SPACES = re.compile(r"(?: (?=[ \t])|\t)(?<=\S.)[ \t]*")
+# UTF-8 that was read as Latin-1 or Windows-1252: the first byte of a character, then all of its others, or it is no mojibake.
+_BYTE = "[\u0080-\u00bf\u0152-\u0192\u02c6\u02dc\u2013-\u203a\u20ac\u2122]"
+_MOJIBAKE = re.compile(
+    f"[\u00c2-\u00f4]{_BYTE}(?:(?<=[\u00c2-\u00df].)|{_BYTE}(?:(?<=[\u00e0-\u00ef]..)|{_BYTE}(?<=[\u00f0-\u00f4]...)))"
+)
+# Only what can be read back whole: a byte that was lost on the way is not guessed.
+_FTFY = ftfy.TextFixerConfig(replace_lossy_sequences=False, fix_c1_controls=False)
+_QUOTES = str.maketrans({**dict.fromkeys("“”„‟«»", '"'), **dict.fromkeys("‘’‚‛‹›", "'")})
+_DASHES = str.maketrans(dict.fromkeys("‐‑‒–—―−", "-"))
+_ARABIC_DIGITS = str.maketrans("០១២៣៤៥៦៧៨៩", "0123456789")
+_KHMER_DIGITS = str.maketrans("0123456789", "០១២៣៤៥៦៧៨៩")
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalization:
+    """What `normalize` does, by the keys under `normalize:` in a sources file. Zero-width spaces in Khmer go by default.
+
+    Raises `UserError` for a value that is not one of those named here.
+    """
+
+    khmer: bool = True  # Khmer in canonical order (docs/khmer.md)
+    zwsp: Zwsp = "strip"  # the zero-width space between Khmer words: "strip" or "keep"
+    fold_coeng_da: bool = True  # COENG DA written as COENG TA, which looks the same
+    mojibake: bool = True  # UTF-8 that was once read as Latin-1 or Windows-1252 is read again
+    controls: bool = True  # control characters, byte order marks and noncharacters go
+    whitespace: bool = True  # one kind of space and of line end, no more of them than mean something
+    nfc: bool = True  # letters and their accents as one code point
+    quotes: bool = False  # every quotation mark as " or '
+    dashes: bool = False  # every hyphen, dash and minus sign as -
+    digits: Digits = "keep"  # Khmer and Arabic digits: "keep" both, or all as "arabic" or "khmer"
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            allowed = (True, False) if field.type is bool else get_args(field.type)
+            if not any(value is choice or (isinstance(value, str) and value == choice) for choice in allowed):
+                choices = ", ".join(str(choice).lower() for choice in allowed)
+                raise UserError(f"normalize: {field.name} is {value!r}; it must be one of: {choices}")
+
+
+DEFAULT = Normalization()
+
+
+def normalize(text: str, settings: Normalization = DEFAULT) -> str:
+    """Puts Khmer in canonical order, cleans white space and composes Unicode; twice changes nothing more.
+
+    Line ends become `\\n`; control characters and byte order marks go; spaces of every width become U+0020 and
+    runs of them inside a line one space (indentation stays); trailing spaces go; several blank lines in a row
+    become one; both ends are stripped; the zero-width space between Khmer words goes. `settings` turns each of
+    these off, and others on. Lone surrogates always go, as no file can hold them. Returns "" where nothing is
+    left. NFC comes behind the Khmer step, which it would undo: https://www.unicode.org/reports/tr15/.
+    """
+    clean = _normalize_once(text, settings)
+    while settings.mojibake and clean != text and _MOJIBAKE.search(clean):  # rarely: a repair may show the next
+        text, clean = clean, _normalize_once(clean, settings)
+    return clean
+
+
+def _normalize_once(text: str, settings: Normalization) -> str:
+    unicode = not text.isascii()  # is known without looking through the text
+    if unicode and settings.mojibake and _MOJIBAKE.search(text):
+        text = "\n".join([_repaired(line) for line in text.split("\n")])
+    if settings.quotes:
+        text = text.translate(_QUOTES)
+    if settings.dashes:
+        text = text.translate(_DASHES)
+    if settings.digits == "khmer":
+        text = text.translate(_KHMER_DIGITS)
+    if _UNUSUAL.search(text):
+        text = re.sub(f"[{_SURROGATE}]", "", text)
+        if settings.controls:
+            text = re.sub(f"[{_CONTROL}]", "", text)
+        if settings.whitespace:
+            text = re.sub(f"[{_LINE_END}]", "\n", text.replace("\r\n", "\n"))
+            text = re.sub(f"[{_WIDE_SPACE}]", " ", text)
+    if settings.khmer and unicode:
+        text = khmer.normalize(text, zwsp=settings.zwsp, fold_coeng_da=settings.fold_coeng_da, nfc=settings.nfc)
+    elif settings.nfc and unicode:
+        text = compose(text)
+    if settings.digits == "arabic":
+        text = text.translate(_ARABIC_DIGITS)
+    return _clean_whitespace(text) if settings.whitespace else text
+
+
+def _repaired(line: str) -> str:
+    return ftfy.fix_encoding(line, _FTFY) if _MOJIBAKE.search(line) else line
+
+
+def _clean_whitespace(text: str) -> str:
+    if "  " in text or "\t" in text:
+        text = _INNER_SPACES.sub(" ", text)
+    if " \n" in text or "\t\n" in text:
+        text = "\n".join([line.rstrip() for line in text.split("\n")])
+    if "\n\n\n" in text:
+        text = re.sub("\n{3,}", "\n\n", text)
+    return text.strip()
