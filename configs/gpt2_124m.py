@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     config.steps = 20_000
     config.seq_len = 1024
     config.global_batch_size = 512
-    config.device_batch_size = 32
+    config.micro_batch_size = 32
 
     config.model.vocab_size = 50_000
     config.model.context_length = 1024

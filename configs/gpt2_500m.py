@@ -23,7 +23,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.steps = 20_000
     config.seq_len = 2048
     config.global_batch_size = 256
-    config.device_batch_size = 16
+    config.micro_batch_size = 16
 
     config.model.vocab_size = 50_000
     config.model.context_length = 2048

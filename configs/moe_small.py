@@ -25,7 +25,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.steps = 20_000
     config.seq_len = 2048
     config.global_batch_size = 32
-    config.device_batch_size = 4
+    config.micro_batch_size = 4
 
     config.model.update(preset("mixtral"))
     config.model.tie_embeddings = True

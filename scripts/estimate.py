@@ -9,7 +9,7 @@ from tonsai_jax.errors import run_command
 
 EXAMPLE = """examples:
   python scripts/estimate.py --config configs/gpt2_500m.py --gpu h100 --num-gpus 8 --tokens 100e9 --price 2.5
-  python scripts/estimate.py --config configs/gpt2_500m.py --gpu h200 --config.mesh.fsdp=1 --config.device_batch_size=32
+  python scripts/estimate.py --config configs/gpt2_500m.py --gpu h200 --config.mesh.fsdp=1 --config.micro_batch_size=32
 
 Any key of the config can be set as --config.section.key=value. Where JAX's CUDA plugin is installed
 (pip install 'tonsai-jax[cuda13]'), the real training step is compiled for h100 and h200; no GPU is needed for that.

@@ -77,7 +77,7 @@ def the_error(stderr: str) -> str:
         ("global_batch_size=0", "global_batch_size=0 must be a whole number of at least 1"),
         ("mesh.fsdp=3", "mesh.fsdp=3 does not divide the 1 devices; choose a divisor of 1"),
         ("mesh.data=2", "mesh.data=2 x mesh.fsdp=1 is 2, but there are 1 devices; set mesh.data=-1"),
-        ("device_batch_size=48", "device_batch_size=48 does not divide the 64 sequences of each device"),
+        ("micro_batch_size=48", "micro_batch_size=48 does not divide the 64 sequences of each device"),
         ("data.weights=5", "weights=5 must be a dict such as"),
         ("data.weights={'km': -1, 'en': 1}", "weight of source 'km' is -1; weights are numbers of at least 0"),
         ("data.weights={'km': 0, 'en': 0.0}", "are all zero; give at least one source a positive weight"),

@@ -165,7 +165,7 @@ def test_stages_that_cannot_be_are_refused(values: dict[str, object], message: s
         ({"model__num_heads": 7}, "model.d_model=768 is not divisible by model.num_heads=7"),
         ({"model__remat": "half"}, "model.remat='half' is not known"),
         ({"model__vocab_size": -1}, "model.vocab_size=-1"),
-        ({"device_batch_size": -1}, "device_batch_size=-1 must be at least 0"),
+        ({"micro_batch_size": -1}, "micro_batch_size=-1 must be at least 0"),
         ({"loss__chunk_tokens": 0}, "loss.chunk_tokens=0 must be at least 1"),
         ({"loss__z_loss": -0.1}, "loss.z_loss=-0.1 must be at least 0"),
         ({"log_every": 0}, "log_every=0 must be at least 1"),

@@ -16,7 +16,7 @@ from tonsai_jax.inference.generate import generate_texts
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.stages import Stage
 from tonsai_jax.tokenizer.loading import Tokenizer
-from tonsai_jax.training.mesh import accumulation_steps, sequences_held
+from tonsai_jax.training.mesh import accumulation_steps, micro_batch_at
 from tonsai_jax.training.metrics import MetricsWriter
 
 
@@ -38,7 +38,7 @@ class BetweenSteps:
     def evaluate(self, step: int, params: Any) -> Evaluation | None:
         """Bits per byte after `step` steps, said and written; None where it failed or there is no validation text."""
         stage = self.stage_before(step)
-        held = sequences_held(self.config.device_batch_size, self.config.seq_len, stage.seq_len)
+        held = micro_batch_at(self.config.micro_batch_size, self.config.seq_len, stage.seq_len)
         parts = accumulation_steps(self.mesh, stage.global_batch_size, held)
         try:
             evaluation = evaluate(

@@ -34,7 +34,7 @@ def default_config() -> ConfigDict:
     config.seq_len = 1024  # tokens in a sequence
     config.global_batch_size = 32  # sequences in a step, over all devices
     # Sequences of seq_len tokens that a device holds at a time (of longer ones fewer), gradients accumulate; 0 is its share.
-    config.device_batch_size = 0
+    config.micro_batch_size = 0
     # Several stages, one after the other: a tuple of dicts that name what differs from the keys above, for instance
     # ({"steps": 9000}, {"steps": 1000, "seq_len": 4096, "global_batch_size": 8, "weights": {"khmer": 1.0}}).
     config.stages = ()
@@ -247,7 +247,7 @@ def validate(config: ConfigDict) -> None:
     longest = max(stage.seq_len for stage in stages)
     require(config.model.context_length >= longest, "model.context_length", f"is shorter than seq_len={longest}")
     at_least = {
-        "device_batch_size": 0, "loss.chunk_tokens": 1, "log_every": 1, "checkpoint.every": 1,
+        "micro_batch_size": 0, "loss.chunk_tokens": 1, "log_every": 1, "checkpoint.every": 1,
         "checkpoint.keep_last": 1, "checkpoint.keep_every": 0, "checkpoint.keep_best": 0, "eval.every": 0,
         "eval.max_batches": 0, "sample.every": 0, "sample.max_new_tokens": 1, "sample.temperature": 0, "sample.top_k": 0,
         "loss.z_loss": 0, "loss.load_balance": 0, "loss.router_z": 0, "data.max_epochs": 0,

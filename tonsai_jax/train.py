@@ -25,7 +25,7 @@ from tonsai_jax.data.loader import Mixture
 from tonsai_jax.data.manifest import read_manifest
 from tonsai_jax.errors import UserError, run_command
 from tonsai_jax.huggingface.names import family_of
-from tonsai_jax.model.attention import choose_kernel
+from tonsai_jax.model.attention import choose_attention_backend
 from tonsai_jax.planning.out_of_memory import explain_out_of_memory
 from tonsai_jax.runtime.hardware import total_peak_flops
 from tonsai_jax.runtime.memory import host_memory_bytes, keep_freed_memory, return_freed_memory
@@ -34,7 +34,7 @@ from tonsai_jax.runtime.profile import StepProfile
 from tonsai_jax.runtime.xla import set_environment, set_optimization_level, use_compile_cache
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.training.checkpoint import Checkpoints, KeepPolicy
-from tonsai_jax.training.mesh import accumulation_steps, make_mesh, put_batch, sequences_held
+from tonsai_jax.training.mesh import accumulation_steps, make_mesh, micro_batch_at, put_batch
 from tonsai_jax.training.metrics import MetricsWriter
 from tonsai_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from tonsai_jax.training.progress import Progress
@@ -75,14 +75,14 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
     # Devices and the shape of the model.
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.expert, num_experts=config.model.num_experts)
     for stage in stages:
-        held = sequences_held(config.device_batch_size, config.seq_len, stage.seq_len)
+        held = micro_batch_at(config.micro_batch_size, config.seq_len, stage.seq_len)
         accumulation_steps(mesh, stage.global_batch_size, held)  # or the error, before any work
     shape = model_config(config, tokenizer.vocab_size)
     if config.export:
         family_of(shape)  # or the error, now and not when all is done
     device = jax.devices()[0]
     check_dtype(shape.dtype, device.device_kind, getattr(device, "compute_capability", None))
-    kernel, why_kernel = choose_kernel(shape, jax.default_backend(), [stage.seq_len for stage in stages])
+    kernel, why_kernel = choose_attention_backend(shape, jax.default_backend(), [stage.seq_len for stage in stages])
     optimizer = make_optimizer(**optimizer_settings(config))
     abstract = abstract_state(shape, optimizer, mesh)  # or the error of a parameter that is not there
     set_optimization_level(config.runtime.optimization_level, jax.default_backend(), mesh.size)
@@ -135,7 +135,7 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
         end_of_text_id=manifest.end_of_text_id,
         dropout_key=jax.random.key(config.seed + 1),
         clip_norm=config.optimizer.clip_norm,
-        device_batch_size=config.device_batch_size,
+        micro_batch_size=config.micro_batch_size,
         at_seq_len=config.seq_len,
     )
     eval_step = make_eval_step(

@@ -15,7 +15,7 @@ import numpy as np
 from gpu_worker import attempt, emit, serve, time_calls, training_tokens
 from our_step import device_batch, make_step
 
-from tonsai_jax.model.attention import choose_kernel
+from tonsai_jax.model.attention import choose_attention_backend
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.runtime.processes import peak_memory_bytes
 
@@ -138,7 +138,7 @@ def train(
         **name,
         micro_batch=micro_batch,
         seq_len=seq_len,
-        attention=choose_kernel(config, jax.default_backend())[0],
+        attention=choose_attention_backend(config, jax.default_backend())[0],
         flops_per_token=config.flops_per_token(seq_len),
         first_step_seconds=first_seconds,
         seconds=[run(steps) / steps for _ in range(turns)],

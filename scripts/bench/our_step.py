@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from tonsai_jax.model.attention import choose_kernel
+from tonsai_jax.model.attention import choose_attention_backend
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.training.mesh import make_mesh, put_batch
 from tonsai_jax.training.optimizer import learning_rate_schedule, make_optimizer
@@ -22,7 +22,7 @@ def make_step(
         "cosine", peak=learning_rate, total_steps=1, warmup_steps=0, decay_steps=0, final_ratio=1.0
     )
     step = make_train_step(
-        model_graph(config, choose_kernel(config, jax.default_backend())[0]),
+        model_graph(config, choose_attention_backend(config, jax.default_backend())[0]),
         optimizer,
         schedule,
         mesh,

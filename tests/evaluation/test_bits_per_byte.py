@@ -166,7 +166,7 @@ def test_sources_of_a_language_add_up_and_languages_count_alike(eval_step, manif
 def test_between_steps_no_device_holds_more_windows_than_in_training(eval_step, manifest, tmp_path) -> None:
     """Else a run whose batch is done in parts would have no memory to evaluate; the text is that of whole batches."""
     config = default_config()
-    config.seq_len, config.global_batch_size, config.device_batch_size, config.eval.max_batches = SEQ_LEN, 4, 2, 2
+    config.seq_len, config.global_batch_size, config.micro_batch_size, config.eval.max_batches = SEQ_LEN, 4, 2, 2
     held = set()
 
     def watched(params, batch):

@@ -185,7 +185,7 @@ def batch_of(seed):
 
 
 @functools.cache
-def train(config, mesh, device_batch_size=0):
+def train(config, mesh, micro_batch_size=0):
     """Parameters and metrics after a step of plain descent."""
     optimizer = optax.identity()
     step = make_train_step(
@@ -197,7 +197,7 @@ def train(config, mesh, device_batch_size=0):
         end_of_text_id=0,
         dropout_key=jax.random.key(1),
         clip_norm=0.0,
-        device_batch_size=device_batch_size,
+        micro_batch_size=micro_batch_size,
     )
     state = init_state(config, optimizer, mesh, seed=0)
     state, metrics = step(state, put_batch(batch_of(0), mesh))

@@ -11,7 +11,7 @@ from tiny_model import CONFIG, config_with, random_params
 
 from tonsai_jax.errors import UserError
 from tonsai_jax.huggingface.names import flat, tensors
-from tonsai_jax.model.attention import choose_kernel
+from tonsai_jax.model.attention import choose_attention_backend
 from tonsai_jax.model.config import REMAT_POLICIES, ModelConfig
 from tonsai_jax.model.transformer import KVCache
 from tonsai_jax.training.loss import cross_entropy
@@ -172,15 +172,21 @@ def test_the_count_of_parameters_is_that_of_the_exported_tensors():
 
 
 def test_the_kernel_is_chosen_once_and_a_wish_that_cannot_be_met_is_refused():
-    assert choose_kernel(config_with(attention="auto"), "cpu")[0] == "xla"
-    assert choose_kernel(config_with(attention="auto", dtype="bfloat16"), "gpu")[0] == "cudnn"
-    assert choose_kernel(config_with(attention="auto", dtype="bfloat16", document_mask=True), "gpu")[0] == "cudnn"
+    assert choose_attention_backend(config_with(attention="auto"), "cpu")[0] == "xla"
+    assert choose_attention_backend(config_with(attention="auto", dtype="bfloat16"), "gpu")[0] == "cudnn"
+    assert (
+        choose_attention_backend(config_with(attention="auto", dtype="bfloat16", document_mask=True), "gpu")[0]
+        == "cudnn"
+    )
     half = config_with(attention="auto", dtype="bfloat16")
-    assert choose_kernel(half, "gpu", [512, 511]) == ("xla", "not cudnn: it needs sequences of an even length, not 511")
+    assert choose_attention_backend(half, "gpu", [512, 511]) == (
+        "xla",
+        "not cudnn: it needs sequences of an even length, not 511",
+    )
     for change in ({}, {"dtype": "bfloat16", "attention_dropout": 0.1}, {"dtype": "bfloat16", "head_size": 12}):
-        assert choose_kernel(config_with(attention="auto", **change), "gpu")[0] == "xla"
+        assert choose_attention_backend(config_with(attention="auto", **change), "gpu")[0] == "xla"
         with pytest.raises(UserError, match=r"model\.attention=cudnn cannot be used"):
-            choose_kernel(config_with(attention="cudnn", **change), "gpu")
+            choose_attention_backend(config_with(attention="cudnn", **change), "gpu")
 
 
 @pytest.mark.parametrize(

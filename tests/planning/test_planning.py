@@ -162,7 +162,7 @@ def test_the_parts_of_an_estimate_agree() -> None:
     assert figures["run"]["cost"] == pytest.approx(figures["run"]["hours"] * 8 * 2.0)
     assert 0 < stage["mfu"] < 0.8
     assert stage["fits"]
-    assert stage["largest_micro_batch"] > stage["device_batch_size"] == 1  # a GPU's share is one sequence
+    assert stage["largest_micro_batch"] > stage["micro_batch_size"] == 1  # a GPU's share is one sequence
     text = as_text(figures)
     assert "fits" in text
     assert "all-reduce" in text
@@ -296,7 +296,7 @@ def test_the_advice_names_a_micro_batch_that_fits() -> None:
     (plan,) = plan_steps(config_of(), vocab_size=1280, num_devices=1, backend="cpu")
     usable = sum(plan.memory(2).values())
     advice = out_of_memory_advice(config_of(), 1280, 1, "cpu", usable)
-    assert "set device_batch_size=2, which needs about" in advice
+    assert "set micro_batch_size=2, which needs about" in advice
     assert "which should fit; see whether another program" in out_of_memory_advice(config_of(), 1280, 1, "cpu", GIB)
     assert "not even one sequence fits: set model.remat=full" in out_of_memory_advice(config_of(), 1280, 1, "cpu", 100)
 

@@ -64,7 +64,7 @@ def test_the_main_case_is_the_recipes_model() -> None:
     assert {name: recipe.model[name] for name in model if name != "vocab_size"} == {
         name: value for name, value in model.items() if name != "vocab_size"
     }
-    assert (MAIN[0].micro_batch, MAIN[0].seq_len) == (recipe.device_batch_size, recipe.seq_len)
+    assert (MAIN[0].micro_batch, MAIN[0].seq_len) == (recipe.micro_batch_size, recipe.seq_len)
     assert MAIN[0].options["remat"] == recipe.model.remat
 
 

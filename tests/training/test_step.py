@@ -37,7 +37,7 @@ def batch_of(seed=0, *, batch_size=B, vocab_size=CONFIG.vocab_size):
 
 
 def make_step(config=CONFIG, mesh=None, *, optimizer=ADAMW, schedule=COSINE, **changes):
-    settings = {"clip_norm": 1.0, "device_batch_size": 0} | changes
+    settings = {"clip_norm": 1.0, "micro_batch_size": 0} | changes
     return make_train_step(
         model_graph(config, "xla"),
         optimizer,
@@ -115,7 +115,7 @@ def test_the_loss_of_a_fresh_model_is_that_of_guessing():
 def test_a_batch_done_in_parts_is_the_whole_batch():
     batches = [batch_of(seed) for seed in range(3)]
     whole = run(adamw_step(), batches)
-    parts = run(make_step(device_batch_size=2), batches)
+    parts = run(make_step(micro_batch_size=2), batches)
     assert_same(whole, parts, atol=1e-5, rtol=1e-5)
 
 
@@ -210,14 +210,14 @@ BIG = config_with(vocab_size=512, d_model=128, d_ff=512)  # large enough for its
 
 
 def check_many_devices_give_what_one_gives(splits):
-    """Trains on one device, then on all of them for every (data, fsdp, device_batch_size); each host has its rows."""
+    """Trains on one device, then on all of them for every (data, fsdp, micro_batch_size); each host has its rows."""
     batches = [batch_of(seed, batch_size=16, vocab_size=512) for seed in range(3)]
     state = init_state(BIG, ADAMW, one_device(), seed=0)
     one = run(make_step(BIG), batches, state)
     rows = np.split(np.arange(16), jax.process_count())[jax.process_index()]
-    for data, fsdp, device_batch_size in splits:
+    for data, fsdp, micro_batch_size in splits:
         mesh = make_mesh(data, fsdp)
-        step = make_step(BIG, mesh, device_batch_size=device_batch_size)
+        step = make_step(BIG, mesh, micro_batch_size=micro_batch_size)
         state, metrics = init_state(BIG, ADAMW, mesh, seed=0), []
         for batch in batches:
             state, got = step(state, put_batch({name: whole[rows] for name, whole in batch.items()}, mesh))

@@ -18,7 +18,7 @@ from tonsai_jax.config import stages_of
 from tonsai_jax.data.manifest import RowsManifest
 from tonsai_jax.data.rows import open_rows, read_window, window_count
 from tonsai_jax.errors import UserError
-from tonsai_jax.model.attention import choose_kernel
+from tonsai_jax.model.attention import choose_attention_backend
 from tonsai_jax.training.mesh import one_device_mesh, put_batch
 from tonsai_jax.training.run import Run
 from tonsai_jax.training.state import model_graph
@@ -132,7 +132,7 @@ def evaluate_run(
             f"with --tokenizer-dir {run.workdir / 'tokenizer'}"
         )
     mesh = one_device_mesh()
-    kernel, _ = choose_kernel(run.model_config, jax.default_backend(), [seq_len])
+    kernel, _ = choose_attention_backend(run.model_config, jax.default_backend(), [seq_len])
     eval_step = make_eval_step(
         model_graph(run.model_config, kernel),
         mesh,

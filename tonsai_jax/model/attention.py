@@ -12,7 +12,7 @@ from tonsai_jax.model.config import ModelConfig
 CAUSAL_BLOCKS = 4  # parts of the queries, each of which is given only the keys that it may see
 
 
-def choose_kernel(config: ModelConfig, backend: str, seq_lens: Sequence[int] = ()) -> tuple[str, str]:
+def choose_attention_backend(config: ModelConfig, backend: str, seq_lens: Sequence[int] = ()) -> tuple[str, str]:
     """The attention kernel for `backend` ("cpu", "gpu", "tpu") and why: ("xla" or "cudnn", reason to print).
 
     Args:
@@ -59,7 +59,7 @@ def attention(
     Each of the K heads of keys and values serves H / K heads of queries that stand side by side (arXiv:2305.13245).
 
     Args:
-      kernel: "xla" or "cudnn", from `choose_kernel`.
+      kernel: "xla" or "cudnn", from `choose_attention_backend`.
       mask: boolean, [B or 1, 1, T, S], True where a query may look; None means causal (T == S).
       dropout: rate on the attention probabilities, applied only where `dropout_key` is given.
     """

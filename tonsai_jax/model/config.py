@@ -7,14 +7,14 @@ from tonsai_jax.errors import UserError, did_you_mean
 
 VOCAB_MULTIPLE = 128  # embedding rows are padded to it: even tiles for the matrix units, even shards for FSDP
 REMAT_POLICIES = ("none", "qkv_mlp", "offload", "full")
-ATTENTION_KERNELS = ("auto", "xla", "cudnn")
+ATTENTION_BACKENDS = ("auto", "xla", "cudnn")
 CHOICES = {
     "norm": ("layernorm", "rmsnorm"),
     "position": ("learned", "rope"),
     "rope_scaling": ("none", "linear", "yarn", "llama3"),
     "mlp": ("gelu", "swiglu"),
     "dtype": ("float32", "bfloat16"),
-    "attention": ATTENTION_KERNELS,
+    "attention": ATTENTION_BACKENDS,
     "remat": REMAT_POLICIES,
 }
 

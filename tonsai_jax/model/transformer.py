@@ -51,7 +51,7 @@ class Transformer(nnx.Module):
     """Token ids in, hidden states or logits out.
 
     Args:
-      kernel: what `choose_kernel` chose.
+      kernel: what `choose_attention_backend` chose.
       mesh: in training, the devices over which tokens and experts are spread; only experts need to know.
     """
 

@@ -58,7 +58,7 @@ def compile_step(plan: StepPlan, gpu: Gpu) -> CompiledStep:
         end_of_text_id=0,
         dropout_key=jax.random.key(0),
         clip_norm=plan.config.optimizer.clip_norm,
-        device_batch_size=plan.config.device_batch_size,
+        micro_batch_size=plan.config.micro_batch_size,
         at_seq_len=plan.config.seq_len,
     )
     by_row = NamedSharding(mesh, PartitionSpec(BATCH_AXES))

@@ -48,7 +48,7 @@ def memory_by_part(
     the loss (then there are no gradients yet but the head's).
 
     Args:
-      kernel: of attention, from `choose_kernel`.
+      kernel: of attention, from `choose_attention_backend`.
       mesh_sizes: devices along each axis of the mesh, as in {"data": 1, "fsdp": 8}.
       micro_batch: sequences that a GPU holds at a time.
       chunk_tokens: tokens per GPU whose logits exist at a time.
@@ -94,7 +94,7 @@ def largest_micro_batch(usable_bytes: int, share: int | None = None, **settings:
 
     Args:
       usable_bytes: memory of a GPU that a program can have.
-      share: sequences of a GPU in a step; then the answer divides it, as `device_batch_size` must.
+      share: sequences of a GPU in a step; then the answer divides it, as `micro_batch_size` must.
       settings: of `memory_by_part`, without the micro-batch.
     """
 

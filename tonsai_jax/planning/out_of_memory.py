@@ -48,12 +48,12 @@ def out_of_memory_advice(config: ConfigDict, vocab_size: int, num_devices: int, 
     if fits >= plan.micro_batch:
         return (
             f"{needs}, which should fit; see whether another program holds memory there (nvidia-smi), let JAX take more "
-            f"of it (runtime.memory_fraction=0.95), or set device_batch_size to less than "
-            f"{plan.device_batch_size(plan.micro_batch)}"
+            f"of it (runtime.memory_fraction=0.95), or set micro_batch_size to less than "
+            f"{plan.micro_batch_size(plan.micro_batch)}"
         )
     if fits:
         return (
-            f"{needs}; set device_batch_size={plan.device_batch_size(fits)}, which needs about "
+            f"{needs}; set micro_batch_size={plan.micro_batch_size(fits)}, which needs about "
             f"{sum(plan.memory(fits).values()) / GIB:.1f} GiB"
         )
     return f"{needs}; not even one sequence fits: set model.remat=full, a larger mesh.fsdp or a shorter seq_len"

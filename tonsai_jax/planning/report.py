@@ -44,7 +44,7 @@ def _memory(stage: dict[str, Any], usable: int) -> str:
     if stage["compiled"]:
         rows += [("as compiled", f"{stage['compiled']['peak_bytes'] / GIB:8.2f} GiB")]
     rows += [("largest micro-batch", f"{stage['largest_micro_batch']:8d}")]
-    rows += [("device_batch_size", f"{stage['device_batch_size']:8d} at most, of the config's seq_len")]
+    rows += [("micro_batch_size", f"{stage['micro_batch_size']:8d} at most, of the config's seq_len")]
     return (
         f"Memory of a GPU, {stage['micro_batch']} sequences at a time, {stage['accumulation']} times a step\n"
         + _rows(rows)

@@ -9,12 +9,12 @@ from jax.sharding import AbstractMesh
 from ml_collections import ConfigDict
 
 from tonsai_jax.config import model_config, optimizer_settings, stages_of, validate
-from tonsai_jax.model.attention import choose_kernel
+from tonsai_jax.model.attention import choose_attention_backend
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.planning.memory import largest_micro_batch, memory_by_part
 from tonsai_jax.runtime.hardware import Gpu
 from tonsai_jax.stages import Stage
-from tonsai_jax.training.mesh import accumulation_steps, mesh_sizes, sequences_held
+from tonsai_jax.training.mesh import accumulation_steps, mesh_sizes, micro_batch_at
 from tonsai_jax.training.optimizer import make_optimizer
 
 
@@ -51,7 +51,7 @@ class StepPlan:
         """The most sequences at a time that fit and divide a GPU's share of the batch; 0 where not even one does."""
         return largest_micro_batch(usable_bytes, share=self.share, **self._settings())
 
-    def device_batch_size(self, micro_batch: int) -> int:
+    def micro_batch_size(self, micro_batch: int) -> int:
         """The config's key for so many of this stage's sequences at a time: it counts sequences of `config.seq_len`."""
         if micro_batch == 0:
             return 0
@@ -87,7 +87,7 @@ def plan_steps(config: ConfigDict, *, vocab_size: int, num_devices: int, backend
     """
     validate(config)
     shape = model_config(config, vocab_size)
-    kernel, _ = choose_kernel(shape, backend, [stage.seq_len for stage in stages_of(config)])
+    kernel, _ = choose_attention_backend(shape, backend, [stage.seq_len for stage in stages_of(config)])
     axes = config.mesh
     sizes = mesh_sizes(axes.data, axes.fsdp, axes.expert, count=num_devices, num_experts=shape.num_experts)
     mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
@@ -103,7 +103,7 @@ def plan_steps(config: ConfigDict, *, vocab_size: int, num_devices: int, backend
             accumulation=accumulation_steps(
                 mesh,
                 stage.global_batch_size,
-                sequences_held(config.device_batch_size, config.seq_len, stage.seq_len),
+                micro_batch_at(config.micro_batch_size, config.seq_len, stage.seq_len),
             ),
             share=stage.global_batch_size // num_devices,
         )

@@ -16,7 +16,7 @@ from tonsai_jax.model.experts import Routing
 from tonsai_jax.model.transformer import output_table
 from tonsai_jax.runtime.xla import compiler_options
 from tonsai_jax.training.loss import chunk_length, cross_entropy
-from tonsai_jax.training.mesh import BATCH_AXES, accumulation_steps, sequences_held, shardings
+from tonsai_jax.training.mesh import BATCH_AXES, accumulation_steps, micro_batch_at, shardings
 from tonsai_jax.training.optimizer import Schedule
 from tonsai_jax.training.state import TrainState
 
@@ -52,7 +52,7 @@ def make_train_step(
     end_of_text_id: int,
     dropout_key: jax.Array,
     clip_norm: float,
-    device_batch_size: int = 0,
+    micro_batch_size: int = 0,
     at_seq_len: int = 0,
 ) -> TrainStep:
     """The compiled step: (state, batch) -> (new state, metrics). The old state's memory is reused; do not touch it again.
@@ -62,9 +62,9 @@ def make_train_step(
       loss, end_of_text_id: see `LossSettings` and `Transformer`.
       dropout_key: key of the run; each step folds its number in.
       clip_norm: longest gradient, 0 for any length.
-      device_batch_size: sequences a device holds at a time, 0 for all of its share; the gradients of the parts add up
+      micro_batch_size: sequences a device holds at a time, 0 for all of its share; the gradients of the parts add up
         to those of the whole batch.
-      at_seq_len: the length of the sequences that `device_batch_size` counts; of longer ones a device holds fewer, as many
+      at_seq_len: the length of the sequences that `micro_batch_size` counts; of longer ones a device holds fewer, as many
         tokens. 0: it counts sequences of any length.
 
     A step whose loss or gradient is not finite leaves parameters and moments as they were. Metrics are scalars on the
@@ -107,7 +107,7 @@ def make_train_step(
         key = jax.random.fold_in(dropout_key, state.step)
         gradient_of = jax.grad(loss_of, has_aux=True)
         B, T = batch["tokens"].shape[0], batch["tokens"].shape[1] - 1
-        accumulation = accumulation_steps(mesh, B, sequences_held(device_batch_size, at_seq_len, T))
+        accumulation = accumulation_steps(mesh, B, micro_batch_at(micro_batch_size, at_seq_len, T))
 
         if accumulation == 1:
             gradients, of_parts = gradient_of(state.params, batch, weight, 1.0, key)
