@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "tonsai_jax"
 
 # From the ground up. A module imports those of the levels below its own, and its own folder's.
 LEVELS = (
-    ("errors", "stages"),
-    ("files",),
+    ("errors",),
+    ("files", "stages"),
     ("reporting", "text"),
     ("jobs",),
     ("corpus",),
@@ -26,7 +26,7 @@ LEVELS = (
     ("evaluation", "inference", "planning"),
     ("huggingface",),
     ("samples",),
-    ("completion", "between_steps", "cli"),
+    ("cli", "hooks"),
     ("train",),
     ("ablation",),
 )

@@ -15,6 +15,7 @@ from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.model.experts import mixture_of_experts, places
 from tonsai_jax.model.presets import preset
 from tonsai_jax.model.remat import remat_policy
+from tonsai_jax.stages import MicroBatch
 from tonsai_jax.training.mesh import make_mesh, one_device_mesh, put_batch
 from tonsai_jax.training.state import init_state, model_graph
 from tonsai_jax.training.step import LossSettings, make_train_step
@@ -197,7 +198,7 @@ def train(config, mesh, micro_batch_size=0):
         end_of_text_id=0,
         dropout_key=jax.random.key(1),
         clip_norm=0.0,
-        micro_batch_size=micro_batch_size,
+        micro_batch=MicroBatch(micro_batch_size),
     )
     state = init_state(config, optimizer, mesh, seed=0)
     state, metrics = step(state, put_batch(batch_of(0), mesh))

@@ -8,6 +8,7 @@ import numpy as np
 
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json, sha256_file, write_json
+from tonsai_jax.stages import SourceSize
 
 FORMAT = "tonsai_jax/rows"
 VERSION = 1
@@ -61,6 +62,12 @@ class RowsManifest:
     end_of_text_id: int
     tokenizer_hash: str
     sources: dict[str, SourceInfo]
+
+    def train_sizes(self) -> dict[str, SourceSize]:
+        """Weight and training targets of each source, from which a length in epochs becomes steps."""
+        return {
+            name: SourceSize(source.weight, source.splits["train"].targets) for name, source in self.sources.items()
+        }
 
 
 def dtype_for(vocab_size: int) -> np.dtype:

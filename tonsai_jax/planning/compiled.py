@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from tonsai_jax.config import micro_batch
 from tonsai_jax.data.manifest import dtype_for
 from tonsai_jax.planning.collectives import Collectives, read_collectives
 from tonsai_jax.planning.described_gpu import cudnn_attention_without_a_gpu, described_mesh
@@ -58,8 +59,7 @@ def compile_step(plan: StepPlan, gpu: Gpu) -> CompiledStep:
         end_of_text_id=0,
         dropout_key=jax.random.key(0),
         clip_norm=plan.config.optimizer.clip_norm,
-        micro_batch_size=plan.config.micro_batch_size,
-        at_seq_len=plan.config.seq_len,
+        micro_batch=micro_batch(plan.config),
     )
     by_row = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
     rows, dtype = plan.stage.global_batch_size, dtype_for(plan.shape.vocab_size)

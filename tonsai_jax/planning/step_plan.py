@@ -5,16 +5,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import optax
-from jax.sharding import AbstractMesh
 from ml_collections import ConfigDict
 
-from tonsai_jax.config import model_config, optimizer_settings, stages_of, validate
+from tonsai_jax.config import micro_batch, model_config, optimizer_settings, stages_of, validate
 from tonsai_jax.model.attention import choose_attention_backend
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.planning.memory import largest_micro_batch, memory_by_part
 from tonsai_jax.runtime.hardware import Gpu
 from tonsai_jax.stages import Stage
-from tonsai_jax.training.mesh import accumulation_steps, mesh_sizes, micro_batch_at
+from tonsai_jax.training.mesh import mesh_sizes
 from tonsai_jax.training.optimizer import make_optimizer
 
 
@@ -90,7 +89,6 @@ def plan_steps(config: ConfigDict, *, vocab_size: int, num_devices: int, backend
     kernel, _ = choose_attention_backend(shape, backend, [stage.seq_len for stage in stages_of(config)])
     axes = config.mesh
     sizes = mesh_sizes(axes.data, axes.fsdp, axes.expert, count=num_devices, num_experts=shape.num_experts)
-    mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
     optimizer = make_optimizer(**optimizer_settings(config))
     return tuple(
         StepPlan(
@@ -100,11 +98,7 @@ def plan_steps(config: ConfigDict, *, vocab_size: int, num_devices: int, backend
             optimizer=optimizer,
             kernel=kernel,
             mesh_sizes=sizes,
-            accumulation=accumulation_steps(
-                mesh,
-                stage.global_batch_size,
-                micro_batch_at(config.micro_batch_size, config.seq_len, stage.seq_len),
-            ),
+            accumulation=micro_batch(config).accumulation_steps(num_devices, stage.global_batch_size, stage.seq_len),
             share=stage.global_batch_size // num_devices,
         )
         for stage in stages_of(config)

@@ -64,37 +64,6 @@ def one_device_mesh() -> Mesh:
     return Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), BATCH_AXES)
 
 
-def accumulation_steps(mesh: Mesh | AbstractMesh, global_batch_size: int, micro_batch_size: int) -> int:
-    """The parts that a step's batch is cut into so that no device holds more than `micro_batch_size` sequences.
-
-    Args:
-      micro_batch_size: 0 for the device's whole share of the batch.
-
-    Raises `UserError` unless every device gets the same number of sequences, in parts of one size.
-    """
-    share, rest = divmod(global_batch_size, mesh.size)
-    if rest:
-        raise UserError(
-            f"global_batch_size={global_batch_size} is not divisible by the {mesh.size} devices; "
-            f"choose a multiple of {mesh.size}"
-        )
-    if micro_batch_size == 0 or share <= micro_batch_size:
-        return 1
-    if share % micro_batch_size:
-        raise UserError(
-            f"micro_batch_size={micro_batch_size} does not divide the {share} sequences of each device "
-            f"(global_batch_size={global_batch_size} on {mesh.size} devices); choose a divisor of {share}"
-        )
-    return share // micro_batch_size
-
-
-def micro_batch_at(micro_batch_size: int, at_seq_len: int, seq_len: int) -> int:
-    """Sequences of `seq_len` tokens that a device holds at a time, where it holds `micro_batch_size` of `at_seq_len` tokens."""
-    if micro_batch_size == 0 or at_seq_len == 0:
-        return micro_batch_size
-    return max(1, micro_batch_size * at_seq_len // seq_len)
-
-
 def shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
     """A `NamedSharding` for every array (or `ShapeDtypeStruct`) of `tree`, parameters or optimizer moments alike."""
     return jax.tree_util.tree_map_with_path(

@@ -41,30 +41,30 @@ class Run:
 
 
 def changes_since(
-    progress: Mapping[str, Any], workdir: Path, config: ConfigDict, shape: ModelConfig, manifest: RowsManifest
+    saved: Mapping[str, Any], workdir: Path, config: ConfigDict, model_config: ModelConfig, manifest: RowsManifest
 ) -> list[str]:
-    """Tells 'key: old -> new' for what changed in the config since the checkpoint that a run goes on from.
+    """Lines 'key: old -> new' for what changed in the config since the checkpoint that a run resumes from.
 
     Args:
-      progress: the JSON part of that checkpoint.
+      saved: the resume metadata of that checkpoint.
 
-    Raises `UserError` where the checkpoint is of a model of another shape, with another tokenizer or another optimizer.
+    Raises `UserError` where the checkpoint has a model of another shape, another tokenizer or another optimizer.
     """
-    before = ModelConfig(**progress["model"])
-    for key in (*SHAPE_KEYS, *(("context_length",) if shape.position == "learned" else ())):
-        saved, wanted = (getattr(model, RESOLVED.get(key, key)) for model in (before, shape))
-        if saved != wanted:
+    before = ModelConfig(**saved["model"])
+    for key in (*SHAPE_KEYS, *(("context_length",) if model_config.position == "learned" else ())):
+        old, new = (getattr(model, RESOLVED.get(key, key)) for model in (before, model_config))
+        if old != new:
             raise UserError(
-                f"{workdir}: its checkpoint is of another model (model.{key} is {saved} there, {wanted} in the "
+                f"{workdir}: its checkpoint is of another model (model.{key} is {old} there, {new} in the "
                 f"config); give another --workdir, or the config that began this run"
             )
-    if progress["tokenizer_hash"] != manifest.tokenizer_hash:
+    if saved["tokenizer_hash"] != manifest.tokenizer_hash:
         raise UserError(
             f"{workdir}: was trained with another tokenizer than that of {manifest.directory}; "
             f"give another --workdir, or the rows that began this run"
         )
-    check_optimizer(progress["config"], config, workdir)
-    return differences(progress["config"], to_json(config))
+    check_optimizer(saved["config"], config, workdir)
+    return differences(to_json(from_json(saved["config"])), to_json(config))
 
 
 def check_optimizer(saved_config: Mapping[str, Any], config: ConfigDict, workdir: Path) -> None:
@@ -89,14 +89,14 @@ def open_workdir(workdir: Path, config: ConfigDict, manifest: RowsManifest) -> N
             shutil.copytree(manifest.directory / "tokenizer", workdir / "tokenizer", dirs_exist_ok=True)
 
 
-def progress_json(
-    step: int, mixture: Mixture, config: ConfigDict, shape: ModelConfig, manifest: RowsManifest
+def resume_metadata(
+    step: int, mixture: Mixture, config: ConfigDict, model_config: ModelConfig, manifest: RowsManifest
 ) -> dict[str, Any]:
-    """The JSON part of a checkpoint: all that the run needs, beside its arrays, to go on from `step`."""
+    """The JSON part of a checkpoint: what a run needs besides its arrays to resume after `step` steps."""
     return {
         "step": step,
         "data": mixture.state(step),
-        "model": dataclasses.asdict(shape),
+        "model": dataclasses.asdict(model_config),
         "tokenizer_hash": manifest.tokenizer_hash,
         "config": to_json(config),
     }
@@ -114,7 +114,7 @@ def load_run(workdir: str | Path, step: int | None = None) -> Run:
     step = checkpoints.latest_step() if step is None else step
     if step is None:
         raise UserError(f"{workdir}: this run has no checkpoint yet; wait for the first one, or train some steps")
-    model_config = ModelConfig(**checkpoints.progress(step)["model"])
+    model_config = ModelConfig(**checkpoints.resume_metadata(step)["model"])
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
