@@ -9,30 +9,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tiny_run import TinyRun, environment, make_rows
 
 import tonsai_jax.train
+from tests.support.made_once import MadeOnce
+from tests.support.tiny_run import TinyRun, environment, make_rows
 from tonsai_jax.errors import run_command
 
 Spoil = Callable[[Path], object]
 
 
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_rows(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def trained(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def trained(rows: Path, made_once: MadeOnce) -> Path:
     """A run with checkpoints at steps 2 and 4; copy it before you touch it."""
-    run = TinyRun(rows, tmp_path_factory.mktemp("trained") / "run", ("checkpoint.every=2",))
-    run.train(steps_today=4)
-    return run.workdir
 
+    def train(folder: Path) -> None:
+        TinyRun(rows, folder / "run", ("checkpoint.every=2",)).train(steps_today=4)
 
-@pytest.fixture
-def run(rows: Path, tmp_path: Path) -> TinyRun:
-    return TinyRun(rows, tmp_path / "run")
+    return made_once("trained", train) / "run"
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from test_language import MODEL_WORDS, write_model
 
+from tests.support.language_model import MODEL_WORDS, write_model
 from tonsai_jax.corpus.cleaning.quality import Judge
 from tonsai_jax.corpus.cleaning.rules import Quality
 from tonsai_jax.corpus.documents import read_documents, read_documents_manifest

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_rows import write_rows
 
+from tests.support.rows import write_rows
 from tonsai_jax.data.loader import Batch, Mixture, Position, SourceOrder, _counts
 from tonsai_jax.data.manifest import RowsManifest
 from tonsai_jax.data.rows import Rows

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from flax import nnx
 from safetensors.numpy import load_file
-from tiny_model import CONFIG, ENGLISH, KHMER, config_with, random_params, tiny_tokenizer
 
+from tests.support.tiny_model import CONFIG, ENGLISH, KHMER, config_with, random_params, tiny_tokenizer
 from tonsai_jax.config import default_config
 from tonsai_jax.errors import UserError
 from tonsai_jax.huggingface.card import CardDetails, SourceDetails, details_of_run

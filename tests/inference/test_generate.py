@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from flax import nnx
 from ml_collections import ConfigDict
-from tiny_model import CONFIG, ENGLISH, KHMER, config_with, random_params, tiny_tokenizer
 
+from tests.support.tiny_model import CONFIG, ENGLISH, KHMER, config_with, random_params, tiny_tokenizer
 from tonsai_jax.errors import UserError
 from tonsai_jax.inference import generate
 from tonsai_jax.inference.generate import Sampling, generate_ids, generate_texts, sample, stream_texts

@@ -86,8 +86,7 @@ def test_impossible_executors_are_refused(arguments: dict[str, Any], message: st
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: uv sync --extra ray")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_ray_gives_the_same_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where Ray's workers find `square`
+def test_ray_gives_the_same_results(tmp_path: Path) -> None:
     results = run_stage(tmp_path, square, numbered(3, 1, 2), Executor("ray", options={"mem_per_cpu_gb": 0.1}))
     assert squares(results) == [9, 1, 4]
     with pytest.raises(UserError, match="this one cannot be read"):
@@ -129,7 +128,6 @@ def test_slurm_jobs_are_submitted_and_waited_for(tmp_path: Path, monkeypatch: py
         file.chmod(file.stat().st_mode | stat.S_IXUSR)
     path = f"{tmp_path / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     monkeypatch.setenv("PATH", path)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     monkeypatch.setattr(engine, "SLURM_POLL_SECONDS", 0.1)
     executor = Executor("slurm", options={"time": "1:00", "partition": "cpu"})
     assert squares(run_stage(tmp_path / "stage", square, numbered(3, 1, 2), executor)) == [9, 1, 4]

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from eight_devices import run_on_eight_devices
 from jax.sharding import NamedSharding, PartitionSpec
 
+from tests.support.eight_devices import run_on_eight_devices
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.model.experts import mixture_of_experts, places
 from tonsai_jax.model.presets import preset

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from tiny_model import random_params
 
+from tests.support.tiny_model import random_params
 from tonsai_jax.errors import UserError
 from tonsai_jax.huggingface.names import config_json, family_of, flat, tensors
 from tonsai_jax.model.config import ModelConfig

@@ -2,9 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-from eight_devices import run_on_eight_devices
-from tiny_model import config_with
 
+from tests.support.eight_devices import run_on_eight_devices
+from tests.support.tiny_model import config_with
 from tonsai_jax.planning.collectives import least_bytes, read_collectives, seconds_on_the_wire
 from tonsai_jax.planning.memory import described_state
 from tonsai_jax.training.optimizer import make_optimizer

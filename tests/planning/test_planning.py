@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
-from tiny_model import config_with
-from tiny_run import TinyRun, make_rows
 
 from configs.gpt2_500m import get_config
+from tests.support.tiny_model import config_with
+from tests.support.tiny_run import TinyRun
 from tonsai_jax.config import default_config
 from tonsai_jax.errors import UserError, run_command
 from tonsai_jax.model.config import ModelConfig
@@ -247,11 +247,6 @@ def test_a_mistake_is_told_in_one_line(arguments: tuple[str, ...], message: str,
 
 
 # The command
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory) -> Path:
-    return make_rows(tmp_path_factory.mktemp("rows"))
 
 
 def test_the_command_tells_epochs_and_what_it_cannot_tell(rows: Path, tmp_path: Path) -> None:

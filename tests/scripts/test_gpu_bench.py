@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny_run import environment
+from tests.support.tiny_run import environment
 
 ROOT = Path(__file__).parents[2]
 BENCH = ROOT / "scripts" / "bench"

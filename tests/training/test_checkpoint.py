@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from eight_devices import run_on_eight_devices
 from jax.sharding import Mesh
-from tiny_model import config_with
 
+from tests.support.eight_devices import run_on_eight_devices
+from tests.support.tiny_model import config_with
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json
 from tonsai_jax.training.checkpoint import SCORES_FILE, Checkpoints, KeepPolicy

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from eight_devices import run_on_eight_devices
 
+from tests.support.eight_devices import run_on_eight_devices
 from tonsai_jax.errors import UserError
 from tonsai_jax.training.loss import chunk_length, cross_entropy
 from tonsai_jax.training.mesh import make_mesh

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from eight_devices import run_on_eight_devices
 from jax.sharding import PartitionSpec as P
 
+from tests.support.eight_devices import run_on_eight_devices
 from tonsai_jax.errors import UserError
 from tonsai_jax.training.mesh import (
     REPLICATED_BELOW,

@@ -10,13 +10,13 @@ import numpy as np
 import optax
 import optax.contrib
 import pytest
-from eight_devices import run_on_eight_devices
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
-from test_step import BIG, assert_same, batch_of, make_step
-from tiny_model import CONFIG, config_with
 
+from tests.support.eight_devices import run_on_eight_devices
+from tests.support.tiny_model import CONFIG, config_with
+from tests.support.train_step import BIG, assert_same, batch_of, make_step
 from tonsai_jax.config import OPTIMIZERS, default_config, to_json
 from tonsai_jax.errors import UserError
 from tonsai_jax.model.presets import preset

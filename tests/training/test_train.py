@@ -12,26 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_run import TinyRun, environment, make_rows, wait_for_step
 
+from tests.support.made_once import MadeOnce
+from tests.support.tiny_run import TinyRun, environment, wait_for_step
 from tonsai_jax.training.run import load_run
 
 
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_rows(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def never_stopped(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
-    run = TinyRun(rows, tmp_path_factory.mktemp("reference") / "run")
-    run.train()
-    return run
-
-
-@pytest.fixture
-def run(rows: Path, tmp_path: Path) -> TinyRun:
-    return TinyRun(rows, tmp_path / "run")
+@pytest.fixture(scope="session")
+def never_stopped(rows: Path, made_once: MadeOnce) -> TinyRun:
+    folder = made_once("never-stopped", lambda folder: TinyRun(rows, folder / "run").train())
+    return TinyRun(rows, folder / "run")
 
 
 def assert_same_run(run: TinyRun, reference: TinyRun) -> None:

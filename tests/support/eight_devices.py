@@ -1,6 +1,5 @@
 """Runs a check of a test file in processes of its own that see eight CPU devices."""
 
-import inspect
 import os
 import socket
 import subprocess
@@ -41,8 +40,8 @@ def _start(check: Callable[[], None], *, devices: int, **environment: str) -> su
     )
     return subprocess.Popen(
         [sys.executable, "-c", program],
-        cwd=Path(inspect.getfile(check)).parent,
-        env=os.environ | settings | environment | {"PYTHONPATH": str(Path(__file__).parent)},
+        cwd=Path(__file__).parents[2],
+        env=os.environ | settings | environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
