@@ -149,7 +149,7 @@ def test_tokens_are_those_of_the_stages() -> None:
 
 def test_seconds_are_those_of_the_steps_and_untimed_ones_take_the_speed_that_follows() -> None:
     stages = (Stage(steps=100, seq_len=10, global_batch_size=10),)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"step": 1, "train/loss": 5.0},  # compiles
         {"step": 10, "train/loss": 4.0, "speed/tokens_per_second": 100.0},
         {"step": 13, "train/loss": 3.0},  # another process went on from step 12

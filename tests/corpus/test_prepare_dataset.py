@@ -35,7 +35,7 @@ def command(tmp_path, monkeypatch, capsys):
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
-        code = 0
+        code: str | int | None = 0
         try:
             runpy.run_path(str(SCRIPT), run_name="__main__")
         except SystemExit as stop:
@@ -261,6 +261,7 @@ runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
     process = subprocess.Popen(
         [sys.executable, "-c", held_before_the_manifest], cwd=tmp_path, stdout=subprocess.PIPE, text=True
     )
+    assert process.stdout is not None
     assert process.stdout.readline() == "writing\n"
     assert len(list(tmp_path.iterdir())) == 3, "the input, what is finished, and what is being written"
     process.send_signal(signal.SIGTERM)

@@ -84,7 +84,7 @@ def run_script(monkeypatch, capsys, *arguments):
     handler = signal.getsignal(signal.SIGTERM)
     try:
         runpy.run_path(str(SCRIPT), run_name="__main__")
-        code = 0
+        code: str | int | None = 0
     except SystemExit as stop:
         code = stop.code
     finally:
@@ -430,6 +430,6 @@ def test_a_document_of_any_length_has_the_ids_it_has_as_a_whole(folder, monkeypa
         assert len(parts) > 5 or not text
         assert list(chain.from_iterable(parts)) == tokenizer.encode(text)
     endless = "ក្តៅស្ត្រី" * 100
-    parts = [tokenizer.decode(ids) for ids in tokenizer.encode_in_parts(endless)]
-    assert "".join(parts) == endless
-    assert all(part[0] in "កស" for part in parts), "cut between clusters"
+    texts = [tokenizer.decode(ids) for ids in tokenizer.encode_in_parts(endless)]
+    assert "".join(texts) == endless
+    assert all(text[0] in "កស" for text in texts), "cut between clusters"

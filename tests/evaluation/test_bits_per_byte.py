@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from pathlib import Path
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -179,7 +180,7 @@ def test_between_steps_no_device_holds_more_windows_than_in_training(eval_step, 
         stages=stages_of(config),
         shape=CONFIG,
         manifest=manifest,
-        tokenizer=None,  # only for samples
+        tokenizer=cast(Tokenizer, None),  # only samples need it
         mesh=mesh(),
         eval_step=watched,
         writer=MetricsWriter(tmp_path, start_step=0, active=False, wandb_project="", wandb_name="", config={}),
@@ -187,6 +188,7 @@ def test_between_steps_no_device_holds_more_windows_than_in_training(eval_step, 
     )
     evaluation = between.evaluate(1, PARAMS)
     assert held == {2}
+    assert evaluation is not None
     for name, whole in scored(eval_step, manifest, PARAMS, batch_size=4, max_windows=8).sources.items():
         assert evaluation.sources[name].tokens == whole.tokens
         assert evaluation.sources[name].nats == pytest.approx(whole.nats, rel=1e-6)

@@ -78,7 +78,7 @@ def check_the_reader_on_a_real_program() -> None:
         return jax.lax.psum_scatter(jnp.ones((64, 64)) * x[0, 0], "fsdp", tiled=True), jax.lax.psum(x, "fsdp")
 
     arguments = jnp.zeros((64, 64)), jnp.zeros((16, 64))
-    found = read_collectives(step.lower(*arguments).compile().as_text())
+    found = read_collectives(step.lower(*arguments).compile().as_text() or "")
     whole, x = 64 * 64 * 4, 16 * 64 * 4
     assert found["all-reduce"].num_bytes == (3 + 1) * x, found
     assert found["all-gather"].num_bytes in (whole, 3 * whole), found  # XLA may take it out of the loop

@@ -32,7 +32,6 @@ def _start(check: Callable[[], None], *, devices: int, **environment: str) -> su
     settings = {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiles in half the time
     }
     program = (
         "from tonsai_jax.runtime.processes import start_processes; start_processes(); "

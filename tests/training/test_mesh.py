@@ -1,10 +1,9 @@
 """Which device holds what: the rules of sharding, and meshes and batches that cannot be are refused by name."""
 
-from types import SimpleNamespace
-
 import jax
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
 from tests.support.eight_devices import run_on_eight_devices
@@ -95,7 +94,10 @@ def check_meshes_of_eight_devices() -> None:
     ):
         make_mesh(2, 2)
 
-    rows = {"tokens": np.arange(16 * 5, dtype=np.uint16).reshape(16, 5), "valid": np.arange(16, dtype=np.int32)}
+    rows: dict[str, np.ndarray] = {
+        "tokens": np.arange(16 * 5, dtype=np.uint16).reshape(16, 5),
+        "valid": np.arange(16, dtype=np.int32),
+    }
     batch = put_batch(rows, make_mesh(2, 4))
     for name, array in batch.items():
         np.testing.assert_array_equal(array, rows[name])
@@ -118,7 +120,7 @@ def test_a_mesh_of_more_devices_than_there_are_is_refused() -> None:
     [(1, 32, 0, 1), (8, 32, 0, 1), (1, 32, 8, 4), (8, 32, 1, 4), (8, 32, 4, 1), (8, 32, 100, 1)],
 )
 def test_parts_of_a_batch(devices: int, global_batch_size: int, micro_batch_size: int, steps: int) -> None:
-    assert accumulation_steps(SimpleNamespace(size=devices), global_batch_size, micro_batch_size) == steps
+    assert accumulation_steps(AbstractMesh((devices,), ("data",)), global_batch_size, micro_batch_size) == steps
 
 
 @pytest.mark.parametrize(
@@ -132,4 +134,4 @@ def test_a_batch_that_cannot_be_cut_evenly_is_refused(
     global_batch_size: int, micro_batch_size: int, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        accumulation_steps(SimpleNamespace(size=8), global_batch_size, micro_batch_size)
+        accumulation_steps(AbstractMesh((8,), ("data",)), global_batch_size, micro_batch_size)

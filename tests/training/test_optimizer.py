@@ -39,7 +39,7 @@ def normal(shapes, seed=0):
     """A tree of random arrays of these shapes."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(
-        lambda shape: rng.standard_normal(shape).astype(np.float32),
+        lambda shape: np.asarray(rng.standard_normal(shape), np.float32),
         shapes,
         is_leaf=lambda node: isinstance(node, tuple),
     )
