@@ -2,17 +2,14 @@
 
 import re
 import shutil
-import signal
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-import tonsai_jax.train
 from tests.support.made_once import MadeOnce
-from tests.support.tiny_run import TinyRun, environment, make_rows
+from tests.support.tiny_run import TinyRun, environment, make_rows, train_in_this_process
 from tonsai_jax.errors import run_command
 
 Spoil = Callable[[Path], object]
@@ -29,22 +26,16 @@ def trained(rows: Path, made_once: MadeOnce) -> Path:
 
 
 @pytest.fixture
-def error_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
+def error_of(capsys: pytest.CaptureFixture[str]) -> Callable[[list[str]], str]:
     """Runs the command in this process, much sooner than in its own; gives the one line it ends with."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    monkeypatch.setattr(tonsai_jax.train, "keep_freed_memory", lambda: None)  # it would stay so in this process
 
     def error_of(command: list[str]) -> str:
-        monkeypatch.setattr(sys, "argv", command[command.index("tonsai_jax.train") :])
-        monkeypatch.delitem(sys.modules, "config_config", raising=False)  # the config file of the case before
         with pytest.raises(SystemExit) as ended:
-            run_command(tonsai_jax.train.main)
+            run_command(lambda: train_in_this_process(command))
         assert ended.value.code == 1
         return the_error(capsys.readouterr().err)
 
-    yield error_of
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    return error_of
 
 
 def the_error(stderr: str) -> str:
