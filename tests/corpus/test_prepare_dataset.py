@@ -253,8 +253,8 @@ def test_sigterm_leaves_nothing_half_written(tmp_path):
     (tmp_path / "three.txt").write_text("1\n2\n3\n")
     held_before_the_manifest = f"""
 import runpy, sys, time
-import tonsai_jax.corpus.prepare as prepare
-prepare.write_json = lambda *_: (print("writing", flush=True), time.sleep(60))
+import tonsai_jax.corpus.output as output
+output.write_json = lambda *_: (print("writing", flush=True), time.sleep(60))
 sys.argv = ["prepare_dataset.py", "--khmer", "three.txt", "--output-dir", "out"]
 runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
 """
