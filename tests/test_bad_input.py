@@ -274,6 +274,7 @@ def train_with_file_limit(run: TinyRun, kilobytes: int) -> subprocess.CompletedP
     )
 
 
+@pytest.mark.full
 def test_a_disk_that_is_full_for_the_next_checkpoint_leaves_the_earlier_one_whole(run: TinyRun) -> None:
     run.train(steps_today=8)
     done = train_with_file_limit(run, 128)

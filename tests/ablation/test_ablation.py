@@ -248,6 +248,7 @@ def stopped_and_finished(rows: Path, tmp_path_factory: pytest.TempPathFactory) -
     return file, before, after
 
 
+@pytest.mark.full
 def test_the_same_command_goes_on_and_skips_what_is_complete(
     rows: Path, stopped_and_finished: tuple[Path, str, str]
 ) -> None:
@@ -264,6 +265,7 @@ def test_the_same_command_goes_on_and_skips_what_is_complete(
     assert list(TinyRun(rows, run).losses()) == list(range(1, 25))
 
 
+@pytest.mark.full
 def test_the_seed_changes_weights_and_data_and_the_variants_share_them(
     stopped_and_finished: tuple[Path, str, str],
 ) -> None:
@@ -275,6 +277,7 @@ def test_the_seed_changes_weights_and_data_and_the_variants_share_them(
     assert first["baseline/seed-0"] != first["baseline/seed-1"]
 
 
+@pytest.mark.full
 def test_figures_table_and_page_tell_the_same(stopped_and_finished: tuple[Path, str, str]) -> None:
     file, _, printed = stopped_and_finished
     results = json.loads((file.parent / "runs" / "results.json").read_text(encoding="utf-8"))
@@ -302,6 +305,7 @@ def test_figures_table_and_page_tell_the_same(stopped_and_finished: tuple[Path, 
     assert not re.search(r"<script|https?://|\bnan\b", page)
 
 
+@pytest.mark.full
 def test_a_variant_that_fails_is_named_and_a_variant_may_come_later(
     rows: Path,
     stopped_and_finished: tuple[Path, str, str],
@@ -317,6 +321,7 @@ def test_a_variant_that_fails_is_named_and_a_variant_may_come_later(
     assert "no/rows" in (folder / "runs" / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.full
 def test_a_variant_that_has_changed_since_it_was_trained_is_refused(
     rows: Path,
     stopped_and_finished: tuple[Path, str, str],

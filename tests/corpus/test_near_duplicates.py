@@ -79,6 +79,7 @@ def test_planted_duplicates_are_found(tmp_path: Path, language: str) -> None:
     check_planted(texts, plant(texts, language, rng, word), language, tmp_path / "out")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("language", ["km", "en"])
 def test_planted_duplicates_of_real_text_are_found(tmp_path: Path, language: str) -> None:
     corpus = os.environ.get("TONSAI_CORPUS")

@@ -151,6 +151,7 @@ def test_impossible_executors_are_refused(arguments: dict[str, Any], message: st
         Executor(**arguments)
 
 
+@pytest.mark.full
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: uv sync --extra ray")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_ray_gives_the_same_results(tmp_path: Path) -> None:
@@ -174,6 +175,7 @@ def test_the_script_for_slurm_asks_for_what_was_given(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.full
 def test_slurm_jobs_are_submitted_and_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real path through datatrove, with commands in Slurm's place that run the array at once."""
     commands = {

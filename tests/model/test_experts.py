@@ -221,10 +221,12 @@ def check_eight_devices():
     assert {shard.data.shape for shard in up.addressable_shards} == {(1, E // 2, 64 // 2, 256)}
 
 
+@pytest.mark.full
 def test_experts_spread_over_eight_devices_give_what_one_device_gives():
     run_on_eight_devices(check_eight_devices)
 
 
+@pytest.mark.full
 def test_a_batch_done_in_parts_is_the_whole_batch_but_for_what_is_balanced_by_part():
     (whole, metrics), (parts, metrics_of_parts) = (train(DROPLESS, one_device_mesh(), size) for size in (0, 4))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), whole, parts)

@@ -85,6 +85,7 @@ def check_the_reader_on_a_real_program() -> None:
     assert found["reduce-scatter"].num_bytes == whole, found
 
 
+@pytest.mark.full
 def test_the_reader_on_a_real_program() -> None:
     run_on_eight_devices(check_the_reader_on_a_real_program)
 

@@ -109,6 +109,7 @@ def check_a_state_moves_between_placements_in_a_temporary_folder() -> None:
         check_a_state_moves_between_placements(Path(folder))
 
 
+@pytest.mark.full
 def test_a_state_is_restored_onto_other_devices_than_it_was_saved_from() -> None:
     run_on_eight_devices(check_a_state_moves_between_placements_in_a_temporary_folder)
 

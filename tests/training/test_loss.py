@@ -129,5 +129,6 @@ def check_eight_devices_give_what_one_gives():
         jax.tree.map(close, ours, value_and_gradients(partial(chunked, chunk=3), z_loss=0.01))
 
 
+@pytest.mark.full
 def test_eight_devices_give_what_one_gives():
     run_on_eight_devices(check_eight_devices_give_what_one_gives)

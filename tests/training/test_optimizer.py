@@ -450,5 +450,6 @@ def check_many_devices():
     check_a_run_with_muon_stopped_and_never_stopped()
 
 
+@pytest.mark.full
 def test_on_eight_devices_updates_are_those_of_one_and_a_resumed_run_is_one_never_stopped():
     run_on_eight_devices(check_many_devices)

@@ -215,5 +215,6 @@ def test_eight_devices_give_what_one_gives_and_each_holds_its_part():
     run_on_eight_devices(check_many_devices)
 
 
+@pytest.mark.full
 def test_two_processes_of_four_devices_give_what_one_device_gives():
     run_on_two_processes_of_four_devices(check_two_processes)

@@ -47,6 +47,7 @@ def test_stopped_twice_by_sigterm_is_never_stopped_bit_for_bit(run: TinyRun, nev
     assert_same_run(run, never_stopped)
 
 
+@pytest.mark.full
 def test_ctrl_c_saves_and_ends_well(run: TinyRun, never_stopped: TinyRun) -> None:
     printed = run.interrupt(signal.SIGINT, at_step=3)
     saved = max(run.saved_steps())
@@ -63,6 +64,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(run: TinyRun, never_stopp
     assert_same_run(run, never_stopped)
 
 
+@pytest.mark.full
 def test_other_devices_go_on_with_the_same_curve(run: TinyRun, never_stopped: TinyRun) -> None:
     run.train(steps_today=8, devices=1)
     run.train("mesh.fsdp=2", steps_today=8, devices=4)
@@ -73,6 +75,7 @@ def test_other_devices_go_on_with_the_same_curve(run: TinyRun, never_stopped: Ti
         assert run.losses()[step] == pytest.approx(loss, abs=1e-4), step
 
 
+@pytest.mark.full
 def test_two_processes_are_one_run(run: TinyRun, never_stopped: TinyRun) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -101,6 +104,7 @@ def test_steps_today_trains_that_many_and_saves(run: TinyRun, never_stopped: Tin
     assert run.losses() == never_stopped.losses()
 
 
+@pytest.mark.full
 def test_a_traced_run_is_the_same_run(run: TinyRun, never_stopped: TinyRun) -> None:
     printed = run.train("profile.steps=2", "profile.start=3", steps_today=2)
     assert "profile: nothing was traced, the session ended before step 4; lower profile.start" in printed
