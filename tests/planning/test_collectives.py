@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from tests.support.eight_devices import run_on_eight_devices
 from tests.support.tiny_model import config_with
