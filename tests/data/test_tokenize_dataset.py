@@ -344,8 +344,15 @@ def finished_pieces(folder):
     return pieces
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
-@pytest.mark.parametrize("moment", ["encoding", "writing"])
+@pytest.mark.parametrize(
+    ("moment", "number", "code"),
+    [
+        ("encoding", signal.SIGKILL, -9),
+        pytest.param("encoding", signal.SIGTERM, 143, marks=pytest.mark.full),
+        pytest.param("writing", signal.SIGKILL, -9, marks=pytest.mark.full),
+        pytest.param("writing", signal.SIGTERM, 143, marks=pytest.mark.full),
+    ],
+)
 def test_a_run_that_is_ended_goes_on_and_gives_the_same_bytes(long_run, tmp_path, number, code, moment):
     earlier = hashes(tmp_path / "rows")
     with subprocess.Popen(long_run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as process:
