@@ -6,14 +6,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from tonsai_jax.corpus.output import REPORT
 from tonsai_jax.corpus.prepare import prepare
 from tonsai_jax.corpus.recipe import Recipe, load_recipe
 from tonsai_jax.corpus.report import figures, table
 from tonsai_jax.corpus.sources.source import source_at
-from tonsai_jax.corpus.writing import REPORT
 from tonsai_jax.errors import UserError, run_command
 from tonsai_jax.files import write_json
-from tonsai_jax.jobs.engine import Executor
+from tonsai_jax.jobs.executor import Executor
 
 EXAMPLES = """examples:
   python scripts/prepare_dataset.py --config configs/data/shakespeare.yaml --output-dir data/shakespeare

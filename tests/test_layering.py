@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -134,3 +135,11 @@ def test_preparing_text_never_loads_jax() -> None:
     code += "sys.exit(' '.join({'jax', 'flax', 'torch'} & set(sys.modules)) or 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_trainer_loads_nothing_that_prepares_text() -> None:
+    """It reads token rows; the quickstart alone cleans text, and imports that when it needs it."""
+    code = "import json, sys, tonsai_jax.train\njson.dump(sorted(sys.modules), sys.stdout)"
+    loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    for name in ("tonsai_jax.corpus", "tonsai_jax.jobs", "tonsai_jax.tokenizer.training", "datasets", "datatrove"):
+        assert not [module for module in loaded if f"{module}.".startswith(f"{name}.")], name

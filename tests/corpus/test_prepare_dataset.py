@@ -35,7 +35,7 @@ def command(tmp_path, monkeypatch, capsys):
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
-        code = 0
+        code: str | int | None = 0
         try:
             runpy.run_path(str(SCRIPT), run_name="__main__")
         except SystemExit as stop:
@@ -253,14 +253,15 @@ def test_sigterm_leaves_nothing_half_written(tmp_path):
     (tmp_path / "three.txt").write_text("1\n2\n3\n")
     held_before_the_manifest = f"""
 import runpy, sys, time
-import tonsai_jax.corpus.prepare as prepare
-prepare.write_json = lambda *_: (print("writing", flush=True), time.sleep(60))
+import tonsai_jax.corpus.output as output
+output.write_json = lambda *_: (print("writing", flush=True), time.sleep(60))
 sys.argv = ["prepare_dataset.py", "--khmer", "three.txt", "--output-dir", "out"]
 runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
 """
     process = subprocess.Popen(
         [sys.executable, "-c", held_before_the_manifest], cwd=tmp_path, stdout=subprocess.PIPE, text=True
     )
+    assert process.stdout is not None
     assert process.stdout.readline() == "writing\n"
     assert len(list(tmp_path.iterdir())) == 3, "the input, what is finished, and what is being written"
     process.send_signal(signal.SIGTERM)

@@ -6,7 +6,7 @@ import pytest
 
 from tonsai_jax.corpus.recipe import load_recipe
 from tonsai_jax.errors import UserError
-from tonsai_jax.jobs.engine import Executor
+from tonsai_jax.jobs.executor import Executor
 from tonsai_jax.text.normalize import Normalization
 
 SOURCES = "sources: [{name: a, language: km, path: a.txt}]\n"

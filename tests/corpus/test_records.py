@@ -94,6 +94,7 @@ def test_the_reason_is_one_line():
 
 def rendered(template, record):
     reading = chosen_reading(None, template)
+    assert reading is not None
     return reading.text(record, "here", Faults(), 1000)
 
 
@@ -130,7 +131,9 @@ def test_a_template_that_fails_is_a_fault_of_that_record(template, message):
     with pytest.raises(UserError, match=message):
         rendered(template, record)
     faults = Faults("skip")
-    assert chosen_reading(None, template).text(record, "here", faults, 1000) is None
+    reading = chosen_reading(None, template)
+    assert reading is not None
+    assert reading.text(record, "here", faults, 1000) is None
     assert faults.counts == {"not_text": 1}
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_rows import write_rows
 
+from tests.support.rows import write_rows
 from tonsai_jax.data.loader import Batch, Mixture, Position, SourceOrder, _counts
 from tonsai_jax.data.manifest import RowsManifest
 from tonsai_jax.data.rows import Rows
@@ -242,7 +242,12 @@ def test_resuming_reads_only_the_batch_it_resumes_at(manifest: RowsManifest, mon
     state = mixture(manifest, Stage(200_000, 4, 8)).state(100_000)
     reads = []
     read = Rows.read
-    monkeypatch.setattr(Rows, "read", lambda self, index: reads.append(index) or read(self, index))
+
+    def counted(self: Rows, index: int) -> Any:
+        reads.append(index)
+        return read(self, index)
+
+    monkeypatch.setattr(Rows, "read", counted)
     mixture(manifest, Stage(200_000, 4, 8), state=state).batch_at(100_000)
     assert len(reads) == 8
 

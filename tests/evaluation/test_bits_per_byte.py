@@ -3,14 +3,15 @@
 import dataclasses
 import math
 from pathlib import Path
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh
-from tiny_model import CONFIG, config_with, random_params, tiny_tokenizer
 
+from tests.support.tiny_model import CONFIG, config_with, random_params, tiny_tokenizer
 from tonsai_jax.config import default_config, stages_of
 from tonsai_jax.data.manifest import RowsManifest, SourceInfo, SplitInfo, dtype_for, read_manifest, write_manifest
 from tonsai_jax.data.rows import RowWriter
@@ -182,7 +183,7 @@ def test_between_steps_a_device_evaluates_no_more_windows_at_once_than_in_traini
         stages=stages_of(config),
         model_config=CONFIG,
         manifest=manifest,
-        tokenizer=None,  # only for samples
+        tokenizer=cast(Tokenizer, None),  # only samples need it
         mesh=mesh(),
         eval_step=watched,
         writer=MetricsWriter(tmp_path, start_step=0, active=False, wandb_project="", wandb_name="", config={}),
@@ -190,6 +191,7 @@ def test_between_steps_a_device_evaluates_no_more_windows_at_once_than_in_traini
     )
     evaluation = hooks.evaluate(1, PARAMS)
     assert held == {2}
+    assert evaluation is not None
     for name, whole in scored(eval_step, manifest, PARAMS, batch_size=4, max_windows=8).sources.items():
         assert evaluation.sources[name].tokens == whole.tokens
         assert evaluation.sources[name].nats == pytest.approx(whole.nats, rel=1e-6)

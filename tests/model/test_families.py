@@ -2,14 +2,15 @@
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from tiny_model import random_params
 
+from tests.support.tiny_model import random_params
 from tonsai_jax.errors import UserError
 from tonsai_jax.huggingface.names import config_json, family_of, flat, tensors
 from tonsai_jax.model.config import ModelConfig
@@ -22,7 +23,7 @@ SIZES = {"vocab_size": 300, "context_length": 64, "num_layers": 2, "num_heads": 
 TOKENS = np.random.default_rng(0).integers(1, 300, (2, 64), dtype=np.int32)
 GQA = {"num_kv_heads": 2}
 STRETCHED = {"rope_factor": 4.0, "rope_original_context": 16}
-VARIANTS = {
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("gpt2", {}),
     "gpt2, odd sizes": ("gpt2", {"num_heads": 2, "d_model": 24, "d_ff": 70, "num_layers": 3, "scan_layers": False}),
     "llama": ("llama", {}),

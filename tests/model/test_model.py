@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from tiny_model import CONFIG, config_with, random_params
 
+from tests.support.tiny_model import CONFIG, config_with, random_params
 from tonsai_jax.errors import UserError
 from tonsai_jax.huggingface.names import flat, tensors
 from tonsai_jax.model.attention import choose_attention_backend

@@ -6,15 +6,17 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
-from tiny_model import config_with
-from tiny_run import TinyRun, make_rows
+from ml_collections import ConfigDict
 
 from configs.gpt2_500m import get_config
+from tests.support.tiny_model import config_with
+from tests.support.tiny_run import TinyRun
 from tonsai_jax.config import default_config
 from tonsai_jax.errors import UserError, run_command
 from tonsai_jax.model.config import ModelConfig
@@ -38,11 +40,16 @@ GIB = 2**30
 
 
 def memory(shape: ModelConfig = SHAPE, **changes) -> dict[str, int]:
-    settings = {"kernel": "xla", "mesh_sizes": {"data": 1, "fsdp": 1, "expert": 1}, "micro_batch": 4, "seq_len": 64}
+    settings: dict[str, Any] = {
+        "kernel": "xla",
+        "mesh_sizes": {"data": 1, "fsdp": 1, "expert": 1},
+        "micro_batch": 4,
+        "seq_len": 64,
+    }
     return memory_by_part(shape, ADAMW, **settings | {"chunk_tokens": 128} | changes)
 
 
-def config_of(**model) -> object:
+def config_of(**model) -> ConfigDict:
     """A small config: on one device 8 sequences of 64 tokens a step."""
     config = default_config()
     config.update({"steps": 100, "seq_len": 64, "global_batch_size": 8})
@@ -73,7 +80,9 @@ def test_flops_of_the_forward_pass_are_those_that_xla_counts() -> None:
         return model.logits(model(tokens_BxT)[0])
 
     params = jax.eval_shape(lambda: init_params(shape, 0))
-    counted = jax.jit(forward).lower(params, jax.ShapeDtypeStruct((2, 64), jnp.int32)).cost_analysis()["flops"]
+    cost = jax.jit(forward).lower(params, jax.ShapeDtypeStruct((2, 64), jnp.int32)).cost_analysis()
+    assert cost is not None
+    counted = cost["flops"]
     parts = flops_by_part(shape, 64)
     assert parts["gemm"] + parts["head"] + parts["attention"] == shape.flops_per_token(64)
     assert counted == pytest.approx(tokens * shape.flops_per_token(64) / 3, rel=0.06)
@@ -247,11 +256,6 @@ def test_a_mistake_is_told_in_one_line(arguments: tuple[str, ...], message: str,
 
 
 # The command
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory) -> Path:
-    return make_rows(tmp_path_factory.mktemp("rows"))
 
 
 def test_the_command_tells_epochs_and_what_it_cannot_tell(rows: Path, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def out(tmp_path: Path) -> Iterator[MetricsWriter]:
 
 
 def logger(out: MetricsWriter, lines: list[str], **changes: Any) -> StepLogger:
-    settings = {
+    settings: dict[str, Any] = {
         "start_step": 0,
         "end_step": 30,
         "flops_per_token": lambda seq_len: 1e6,

@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 import pytest
-from eight_devices import run_on_eight_devices
 from jax.sharding import PartitionSpec as P
 
+from tests.support.eight_devices import run_on_eight_devices
 from tonsai_jax.errors import UserError
 from tonsai_jax.training.mesh import (
     REPLICATED_BELOW,
@@ -85,7 +85,10 @@ def check_meshes_of_eight_devices() -> None:
     ):
         make_mesh(2, 2)
 
-    rows = {"tokens": np.arange(16 * 5, dtype=np.uint16).reshape(16, 5), "valid": np.arange(16, dtype=np.int32)}
+    rows: dict[str, np.ndarray] = {
+        "tokens": np.arange(16 * 5, dtype=np.uint16).reshape(16, 5),
+        "valid": np.arange(16, dtype=np.int32),
+    }
     batch = put_batch(rows, make_mesh(2, 4))
     for name, array in batch.items():
         np.testing.assert_array_equal(array, rows[name])

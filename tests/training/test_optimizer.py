@@ -10,13 +10,13 @@ import numpy as np
 import optax
 import optax.contrib
 import pytest
-from eight_devices import run_on_eight_devices
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
-from test_step import BIG, assert_same, batch_of, make_step
-from tiny_model import CONFIG, config_with
 
+from tests.support.eight_devices import run_on_eight_devices
+from tests.support.tiny_model import CONFIG, config_with
+from tests.support.train_step import BIG, assert_same, batch_of, make_step
 from tonsai_jax.config import OPTIMIZERS, default_config, to_json
 from tonsai_jax.errors import UserError
 from tonsai_jax.model.presets import preset
@@ -39,7 +39,7 @@ def normal(shapes, seed=0):
     """A tree of random arrays of these shapes."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(
-        lambda shape: rng.standard_normal(shape).astype(np.float32),
+        lambda shape: np.asarray(rng.standard_normal(shape), np.float32),
         shapes,
         is_leaf=lambda node: isinstance(node, tuple),
     )
@@ -450,5 +450,6 @@ def check_many_devices():
     check_a_run_with_muon_stopped_and_never_stopped()
 
 
+@pytest.mark.full
 def test_on_eight_devices_updates_are_those_of_one_and_a_resumed_run_is_one_never_stopped():
     run_on_eight_devices(check_many_devices)

@@ -12,26 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_run import TinyRun, environment, make_rows, wait_for_step
 
+from tests.support.made_once import MadeOnce
+from tests.support.tiny_run import TinyRun, environment, wait_for_step
 from tonsai_jax.training.run import load_run
 
 
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_rows(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def never_stopped(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
-    run = TinyRun(rows, tmp_path_factory.mktemp("reference") / "run")
-    run.train()
-    return run
-
-
-@pytest.fixture
-def run(rows: Path, tmp_path: Path) -> TinyRun:
-    return TinyRun(rows, tmp_path / "run")
+@pytest.fixture(scope="session")
+def never_stopped(rows: Path, made_once: MadeOnce) -> TinyRun:
+    folder = made_once("never-stopped", lambda folder: TinyRun(rows, folder / "run").train())
+    return TinyRun(rows, folder / "run")
 
 
 def assert_same_run(run: TinyRun, reference: TinyRun) -> None:
@@ -57,6 +47,7 @@ def test_stopped_twice_by_sigterm_is_never_stopped_bit_for_bit(run: TinyRun, nev
     assert_same_run(run, never_stopped)
 
 
+@pytest.mark.full
 def test_ctrl_c_saves_and_ends_well(run: TinyRun, never_stopped: TinyRun) -> None:
     printed = run.interrupt(signal.SIGINT, at_step=3)
     saved = max(run.saved_steps())
@@ -73,6 +64,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(run: TinyRun, never_stopp
     assert_same_run(run, never_stopped)
 
 
+@pytest.mark.full
 def test_other_devices_go_on_with_the_same_curve(run: TinyRun, never_stopped: TinyRun) -> None:
     run.train(steps_today=8, devices=1)
     run.train("mesh.fsdp=2", steps_today=8, devices=4)
@@ -83,6 +75,7 @@ def test_other_devices_go_on_with_the_same_curve(run: TinyRun, never_stopped: Ti
         assert run.losses()[step] == pytest.approx(loss, abs=1e-4), step
 
 
+@pytest.mark.full
 def test_two_processes_are_one_run(run: TinyRun, never_stopped: TinyRun) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -111,6 +104,7 @@ def test_steps_today_trains_that_many_and_saves(run: TinyRun, never_stopped: Tin
     assert run.losses() == never_stopped.losses()
 
 
+@pytest.mark.full
 def test_a_traced_run_is_the_same_run(run: TinyRun, never_stopped: TinyRun) -> None:
     printed = run.train("profile.steps=2", "profile.start=3", steps_today=2)
     assert "profile: nothing was traced, the session ended before step 4; lower profile.start" in printed

@@ -13,7 +13,7 @@ from tonsai_jax.corpus.duplicates.exact import Deduplication
 from tonsai_jax.corpus.sources.faults import OnError
 from tonsai_jax.corpus.sources.source import Source, sources_of
 from tonsai_jax.errors import UserError, did_you_mean
-from tonsai_jax.jobs.engine import Executor
+from tonsai_jax.jobs.executor import Executor
 from tonsai_jax.text.normalize import Normalization
 
 

@@ -41,7 +41,7 @@ def write_report(
       details: {source: {"lengths": {floor(log2(characters)): documents}, "scripts": {name: characters},
         "scores": {floor(10 x score): documents}, "samples": [{"id", "text"}]}}, as `Statistics` gives them, and
         "dropped": [{"id", "text", "rule"}].
-      clusters: of duplicates, as `describe_clusters` gives them; None where none were looked for.
+      clusters: of duplicates, as `describe_groups` gives them; None where none were looked for.
       planned_tokens: tokens of the run to tell the epochs of, or None.
     """
     sources = manifest["sources"]

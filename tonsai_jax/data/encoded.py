@@ -15,9 +15,14 @@ import pyarrow.parquet as pq
 
 from tonsai_jax.corpus.documents import parquet_errors
 from tonsai_jax.files import atomic_write, sha256_file, write_array
-from tonsai_jax.jobs.engine import Executor, code_version, content_key, run_stage
+from tonsai_jax.jobs.cache import code_hash, content_key
+from tonsai_jax.jobs.engine import Engine
+from tonsai_jax.jobs.executor import Executor
 from tonsai_jax.tokenizer.loading import Tokenizer
 
+VERSION = (
+    1  # of encoded pieces; raise it when they change although no module does, such as with another library release
+)
 PIECE_BYTES = 16 * 2**20  # of text that one task encodes
 SMALL_BYTES = 16 * 2**20  # of text: below this, processes take longer to start than to work
 
@@ -44,8 +49,7 @@ def encode_sources(
 
     Raises `UserError` where a file is damaged, or the disk is full.
     """
-    version = code_version("corpus", "tokenizer", "data")
-    identity = [version, dtype.str, *_tokenizer_hashes(tokenizer)]
+    identity = [VERSION, code_hash(__name__), dtype.str, *_tokenizer_hashes(tokenizer)]
     tasks: list[tuple[str, _Piece]] = []
     pieces: dict[str, list[Path]] = {}
     for name, paths in files.items():
@@ -56,7 +60,8 @@ def encode_sources(
     sizes = [piece.text_bytes for _, piece in tasks]
     executor = Executor(workers=1 if sum(sizes) < SMALL_BYTES else 0)
     task = _Encode(str(tokenizer.folder), dtype.str)
-    run_stage(work / "encoded", task, tasks, executor, progress="tokenizing" if progress else None, sizes=sizes)
+    with Engine(executor, modules=(__name__,)) as engine:
+        engine.run(work / "encoded", task, tasks, progress="tokenizing" if progress else None, sizes=sizes)
     return pieces
 
 

@@ -29,7 +29,7 @@ BYTE_OF_LETTER = {letter: byte for byte, letter in LETTER_OF_BYTE.items()}
 _LONG_SPACE = 1000
 _TWO_SPACES = re.compile(r"\s(?=\s)")
 _WORD_END = re.compile(r"(?<=\S)(?= \S)|(?<=\n)(?=\S)")
-_CLUSTER_START = re.compile("[^\u17b4-\u17d3\u17dd\u0300-\u036f\u200b-\u200d\ufe00-\ufe0f](?<!\u17d2.)")
+_SYLLABLE_START = re.compile("[^\u17b4-\u17d3\u17dd\u0300-\u036f\u200b-\u200d\ufe00-\ufe0f](?<!\u17d2.)")
 
 
 def encoder_for(folder: Path, inner: tokenizers.Tokenizer) -> Encode:
@@ -52,7 +52,7 @@ def cut_where_words_end(text: str, length: int) -> Iterator[str]:
     while len(text) - start > 2 * length:
         place = _WORD_END.search(text, start + length, start + 2 * length)
         if place is None:
-            place = _CLUSTER_START.search(text, start + 2 * length)
+            place = _SYLLABLE_START.search(text, start + 2 * length)
         end = place.start() if place else len(text)
         yield text[start:end]
         start = end

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tonsai_jax.text.khmer import CLUSTER
+from tonsai_jax.text.syllables import SYLLABLE
 from tonsai_jax.tokenizer.any_tokenizer import BYTES, KINDS, SPECIAL, AnyTokenizer, is_text
 from tonsai_jax.tokenizer.even_sample import EvenSample
 
@@ -26,8 +26,8 @@ def measure(tokenizer: AnyTokenizer, by_label: Mapping[str, EvenSample[str]]) ->
     Returns:
       {"fertility": {label: figures}, "vocabulary": figures}. Of a label's text: "examples" and "bytes" (UTF-8) of all of it,
       "sample_bytes" and "sample_tokens" of the sample, and on the sample "bytes_per_token", "characters_per_token",
-      "clusters_per_token" (of Khmer's orthographic clusters), and as shares of its tokens "ends_in_cluster" (those that end
-      inside a cluster; also that of clusters None where there are none), "parts_of_characters" (those that are not
+      "clusters_per_token" (Khmer orthographic syllables), and as shares of its tokens "ends_in_cluster" (those that end inside
+      an orthographic syllable; this and the former are None for text without Khmer), "parts_of_characters" (those that are not
       whole characters) and "unknown" (those that stand for text that cannot be written). Of the vocabulary: "kinds"
       ({kind: ids}, by `KINDS`), "unused" (ids of text, bytes not among them, that are nowhere in the samples) and
       "longest" ({kind: [tokens]}).
@@ -61,7 +61,7 @@ def _fertility(tokenizer: AnyTokenizer, sample: EvenSample[str], used: np.ndarra
     pieces = [*tokenizer.pieces, b"\n"]
     sizes = np.array([len(piece) for piece in pieces])
     # What the tokens stand for, and not the texts: some tokenizers change a text before they cut it.
-    clusters, ends_in_cluster = _clusters(b"".join(map(pieces.__getitem__, ids)), np.cumsum(sizes[ids]))
+    syllables, ends_in_syllable = _syllables(b"".join(map(pieces.__getitem__, ids)), np.cumsum(sizes[ids]))
     counts = np.bincount(ids, minlength=len(pieces))[:between]
     used |= counts > 0
     tokens = int(counts.sum())
@@ -74,24 +74,24 @@ def _fertility(tokenizer: AnyTokenizer, sample: EvenSample[str], used: np.ndarra
         "sample_tokens": tokens,
         "bytes_per_token": _ratio(sample.sample_bytes, tokens),
         "characters_per_token": _ratio(sum(map(len, texts)), tokens),
-        "clusters_per_token": _ratio(clusters, tokens) if clusters else None,
-        "ends_in_cluster": _ratio(ends_in_cluster, tokens) if clusters else None,
+        "clusters_per_token": _ratio(syllables, tokens) if syllables else None,
+        "ends_in_cluster": _ratio(ends_in_syllable, tokens) if syllables else None,
         "parts_of_characters": _ratio(int(counts[parts].sum()), tokens),
         "unknown": _ratio(unknown, tokens),
     }
 
 
-def _clusters(joined: bytes, ends: np.ndarray) -> tuple[int, int]:
-    """How many Khmer clusters there are, and how many tokens end inside one; `ends` are byte offsets, int64 (tokens,)."""
+def _syllables(joined: bytes, ends: np.ndarray) -> tuple[int, int]:
+    """Counts Khmer orthographic syllables, and tokens that end inside one; `ends` are byte offsets, int64 (tokens,)."""
     text = joined.decode("utf-8", "surrogateescape")
-    spans = np.array([match.span() for match in CLUSTER.finditer(text)], np.int64).reshape(-1, 2)
+    spans = np.array([match.span() for match in SYLLABLE.finditer(text)], np.int64).reshape(-1, 2)
     if not len(spans):
         return 0, 0
     points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
     escaped = (points >= 0xDC80) & (points <= 0xDCFF)  # a byte that is no part of a character
     widths = 1 + (points >= 0x80) + (points >= 0x800) + (points >= 0x10000) - 2 * escaped
     starts, stops = np.concatenate([[0], np.cumsum(widths)])[spans].T
-    last = np.searchsorted(starts, ends) - 1  # the last cluster that begins before the end
+    last = np.searchsorted(starts, ends) - 1  # the last syllable that begins before the end
     return len(spans), int(((last >= 0) & (ends < stops[last])).sum())
 
 

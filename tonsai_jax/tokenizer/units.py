@@ -1,11 +1,10 @@
-"""What the pairs of byte-pair encoding are made of: characters, and Khmer's clusters.
+"""The units that byte-pair encoding merges: characters, and Khmer orthographic syllables.
 
-Pairs of bytes would spend a tenth of the vocabulary on parts of characters: Khmer letters have three bytes, the first two of them
-nearly always the same, so that the end of one letter and the beginning of the next are the most frequent pairs of all.
-A cluster is a consonant or independent vowel with all that hangs on it, and no reader would cut it.
+With bytes as units, a tenth of the vocabulary would be parts of characters: a Khmer letter has three bytes and the first two are
+nearly always the same, so the end of one letter with the beginning of the next would be the most frequent pair of all.
 
-They are made by merges like all other tokens, which come first: a character of its bytes from the left; a coeng and its
-consonant; a cluster of its parts from the left. None of these can join what belongs to two clusters.
+Merges make these units, as they make all other tokens, and come before the others: a character from its bytes, left to right; a
+coeng with its consonant; an orthographic syllable from its parts, left to right. No such merge joins parts of two syllables.
 """
 
 import re
@@ -17,18 +16,17 @@ from itertools import accumulate
 import numpy as np
 import tiktoken
 
-from tonsai_jax.text.khmer import CLUSTER
+from tonsai_jax.text.syllables import COENG, SYLLABLE, SYLLABLE_PART
 from tonsai_jax.tokenizer.merging import END
 
 BYTES = [bytes([byte]) for byte in range(256)]
-CHARACTER_COVERAGE = 0.9999  # of all characters in the text; what is rarer is written in bytes
-CLUSTER_SHARE = 1e-4  # of all clusters in the text; what is rarer is written in characters
-_UNIT = re.compile(f"{CLUSTER.pattern}|.", re.DOTALL)
-_PART = re.compile("\u17d2[\u1780-\u17b3]|.", re.DOTALL)
+CHARACTER_COVERAGE = 0.9999  # of all characters in the text; rarer ones are written in bytes
+SYLLABLE_SHARE = 1e-4  # of all orthographic syllables in the text; rarer ones are written in characters
+_UNIT = re.compile(f"{SYLLABLE.pattern}|.", re.DOTALL)
 
 
 class CutWords:
-    """Words cut into characters and clusters.
+    """Words cut into characters and orthographic syllables.
 
     Args:
       words: how often each word occurs.
@@ -47,21 +45,23 @@ class CutWords:
         self._counts = np.repeat(np.fromiter((0, *words.values()), np.int32), np.frombuffer(lengths, np.int32))
 
     def frequent(self, room: int) -> list[bytes]:
-        """At most `room` tokens for the most frequent characters beyond ASCII and clusters, in an order in which each is made
-        of two that come before it or of bytes."""
+        """At most `room` tokens for the most frequent orthographic syllables and characters beyond ASCII.
+
+        The order is one of merges: each token is made of two tokens before it, or of bytes.
+        """
         inside = self._stream != END
         totals = np.bincount(self._stream[inside], self._counts[inside], len(self._units)).astype(np.int64)
         characters: Counter[str] = Counter()
-        clusters: Counter[str] = Counter()
+        syllables: Counter[str] = Counter()
         for unit, total in zip(self._units, totals.tolist(), strict=True):
             for character in unit:
                 characters[character] += total
-            if len(unit) > 1:  # a cluster counts for its beginnings too, which it is made of
-                for beginning in list(accumulate(_PART.findall(unit)))[1:]:
-                    clusters[beginning] += total
-        wanted = _covering(characters, CHARACTER_COVERAGE) + _above(clusters, CLUSTER_SHARE)
+            if len(unit) > 1:  # merges make the beginnings of a syllable first, so it counts for those too
+                for beginning in list(accumulate(SYLLABLE_PART.findall(unit)))[1:]:
+                    syllables[beginning] += total
+        wanted = _covering(characters, CHARACTER_COVERAGE) + _above(syllables, SYLLABLE_SHARE)
         tokens: dict[bytes, None] = {}
-        for unit in sorted(wanted, key=lambda unit: (-max(characters[unit], clusters[unit]), unit)):
+        for unit in sorted(wanted, key=lambda unit: (-max(characters[unit], syllables[unit]), unit)):
             new = [token for token in _makings(unit) if token not in tokens]
             if len(tokens) + len(new) > room:
                 break
@@ -106,12 +106,12 @@ def _covering(counts: Counter[str], share: float) -> list[str]:
 
 def _above(counts: Counter[str], share: float) -> list[str]:
     least = sum(counts.values()) * share
-    return [cluster for cluster, count in counts.items() if count >= least]
+    return [syllable for syllable, count in counts.items() if count >= least]
 
 
 def _makings(unit: str) -> list[bytes]:
-    """What merges make on the way to a character or cluster, and itself."""
-    parts = _PART.findall(unit)
+    """The tokens that merges make on the way to a character or a syllable, and the unit itself."""
+    parts = SYLLABLE_PART.findall(unit)
     tokens = [token for character in unit for token in accumulate(_bytes_of(character))]
     tokens += [part.encode() for part in parts[1:]]
     tokens += [beginning.encode() for beginning in accumulate(parts)]
@@ -119,9 +119,9 @@ def _makings(unit: str) -> list[bytes]:
 
 
 def _order(token: bytes) -> tuple[int, int, bytes]:
-    """Characters and their beginnings; a coeng and its consonant, which else would take a vowel to itself; clusters."""
+    """Characters and their parts first; then coengs, so that no vowel merges with their consonants before; then syllables."""
     text = token.decode(errors="ignore")
-    kind = 0 if len(text) < 2 else 1 if text.startswith("\u17d2") else 2
+    kind = 0 if len(text) < 2 else 1 if text.startswith(COENG) else 2
     return kind, len(token), token
 
 

@@ -30,7 +30,7 @@ class Verdict(NamedTuple):
     score: float
 
 
-class Judge:
+class QualityFilter:
     """Judges the documents of one language. Raises `UserError` for a word list or a model that cannot be read."""
 
     def __init__(self, quality: Quality, language: str):

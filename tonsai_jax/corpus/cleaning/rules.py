@@ -151,7 +151,7 @@ class Quality:
                 raise UserError(f"quality: {path}: no such file")
 
     @property
-    def judges(self) -> bool:
+    def is_active(self) -> bool:
         """Whether anything is asked of documents; then they have a score too."""
         return self != Quality()
 
