@@ -17,7 +17,7 @@ from tiny_run import CONFIG, TinyRun, environment, make_rows
 
 from tonsai_jax.ablation.ablate import ablate
 from tonsai_jax.ablation.plan import Ablation, load_ablation, plan_runs
-from tonsai_jax.ablation.report_page import mean_curve
+from tonsai_jax.ablation.report import mean_curve
 from tonsai_jax.ablation.results import Point, final_loss, read_curve, tokens_after
 from tonsai_jax.ablation.statistics import paired_difference, spread
 from tonsai_jax.errors import UserError

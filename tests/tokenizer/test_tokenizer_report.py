@@ -17,8 +17,8 @@ from tonsai_jax.tokenizer.any_tokenizer import AnyTokenizer
 from tonsai_jax.tokenizer.encoding import LETTER_OF_BYTE
 from tonsai_jax.tokenizer.even_sample import EvenSample, SampledText
 from tonsai_jax.tokenizer.examples import Example
-from tonsai_jax.tokenizer.report import measure, measure_parallel
-from tonsai_jax.tokenizer.report_page import write_report
+from tonsai_jax.tokenizer.measure import measure, measure_parallel
+from tonsai_jax.tokenizer.report import write_report
 from tonsai_jax.tokenizer.training import train_tokenizer
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "tokenizer_report.py"
@@ -269,7 +269,7 @@ def test_without_an_output_folder_it_is_written_beside_the_tokenizer_and_leaves_
     arguments = ["--tokenizer-dir", folders / "ours/tokenizer.json", "--input", folders / "en.txt"]
     code, out, _ = run_script(monkeypatch, capsys, *arguments)
     assert code == 0
-    assert "evaluation.html: the same, with texts token by token" in out
+    assert "evaluation.html: the same figures, and texts token by token" in out
     after = {path.name: path.read_bytes() for path in (folders / "ours").iterdir()}
     assert after.keys() - before.keys() == {"evaluation.json", "evaluation.html"}
     assert {name: after[name] for name in before} == before

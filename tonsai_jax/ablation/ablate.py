@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tonsai_jax.ablation.plan import load_ablation, plan_runs
-from tonsai_jax.ablation.report_page import write_report
+from tonsai_jax.ablation.report import write_report
 from tonsai_jax.ablation.results import read_result
 from tonsai_jax.ablation.running import run_all
 from tonsai_jax.ablation.summary import summarize

@@ -10,14 +10,15 @@ from tonsai_jax.ablation.statistics import Spread, paired_difference, spread
 from tonsai_jax.reporting.numbers import format_seconds
 from tonsai_jax.reporting.tables import Table
 
-_HOW_WELL = (
-    "Mean ± standard deviation over the seeds. Loss: of training, the mean over the last tenth of the steps; bits per byte: "
-    "of held-out text after the last step. Differences are to the baseline, the first line, paired by seed, ± half of the "
-    "95 % confidence interval; “within chance” where 0 lies inside it. One seed tells nothing of chance."
+_QUALITY_NOTE = (
+    "Figures are the mean ± the standard deviation over the seeds. The loss is the training loss, averaged over the last tenth "
+    "of the steps; bits per byte are measured on held-out text after the last step. A difference compares a variant with the "
+    "baseline (the first line) seed by seed; its ± is half of the 95 % confidence interval. “Within chance” means that 0 lies "
+    "inside this interval. With one seed there is no interval, so chance cannot be ruled out."
 )
-_WHAT_IT_COSTS = (
-    "Time is that of the training steps: compiling, evaluating, saving and pauses are left out. It means something where "
-    "nothing else ran on the machine. Memory is of the fullest device, or of the process on a CPU."
+_COST_NOTE = (
+    "Time is the time of the training steps, without compiling, evaluating, saving and pauses. Times can only be compared if "
+    "nothing else ran on the machine. Memory is that of the device that used most, or of the process on a CPU."
 )
 
 
@@ -80,8 +81,8 @@ def tables(summary: Mapping[str, Any]) -> list[Table]:
         time = "-" if figures["seconds"] is None else format_seconds(figures["seconds"]["mean"])
         cost.append([variant, *numbers, time, _mean(figures["peak_gib"], ".2f", with_spread=False)])
     return [
-        Table("How well", _HOW_WELL, heads, well, 1),
-        Table("What it costs", _WHAT_IT_COSTS, ["variant", "tokens", "tokens/s", "time", "GiB"], cost, 1),
+        Table("Quality", heads, well, "l" + "r" * (len(heads) - 1), _QUALITY_NOTE),
+        Table("Cost", ["variant", "tokens", "tokens/s", "time", "GiB"], cost, "lrrrr", _COST_NOTE),
     ]
 
 

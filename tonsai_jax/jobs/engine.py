@@ -7,11 +7,11 @@ the missing ones are computed, and a changed input, setting or program asks for 
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +22,7 @@ from loguru import logger
 
 from tonsai_jax.errors import UserError, did_you_mean
 from tonsai_jax.files import read_json, write_json
+from tonsai_jax.reporting.progress_bar import SECONDS_BETWEEN_UPDATES, progress_bar
 
 logger.disable("datatrove")  # its log of every task; imported by the workers too, before they begin
 
@@ -166,33 +167,28 @@ class _Work:
 
 @contextlib.contextmanager
 def _watched(work: _Work, name: str | None, sizes: dict[str, int]) -> Iterator[None]:
-    """Shows how many tasks have ended, for as long as the block takes."""
-    if name is None or not sys.stderr.isatty():
-        yield
-        return
+    """Shows how many tasks have ended, or the bytes of text in them where `sizes` are known, for as long as the block runs."""
+    keys = [key for key, _ in work.tasks]
+    unit, amounts = ("B", [sizes[key] for key in keys]) if sizes else (" parts", [1] * len(keys))
     ended = threading.Event()
-    start = time.monotonic()
 
     def watch() -> None:
-        while not ended.wait(0.5):
-            done = [key for key, _ in work.tasks if (work.folder / f"{key}.json").exists()]
-            line = f"{name}: {len(done)} of {len(work.tasks)} parts"
-            if sizes and done:
-                size, total = (sum(sizes[key] for key in keys) for keys in (done, [key for key, _ in work.tasks]))
-                rate = size / (time.monotonic() - start)
-                left = int((total - size) / rate)
-                line += f", {size / 1e6:,.0f} of {total / 1e6:,.0f} MB, {rate / 1e6:.1f} MB/s"
-                line += f", {left // 60}:{left % 60:02d} left"
-            print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)
+        while not ended.wait(SECONDS_BETWEEN_UPDATES):
+            done = [(work.folder / f"{key}.json").exists() for key in keys]
+            bar.set_postfix_str(f"{sum(done)} of {len(keys)} parts", refresh=False)
+            bar.update(sum(itertools.compress(amounts, done)) - bar.n)
 
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        watcher.join()
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    with progress_bar(name or "", unit=unit, total=sum(amounts), wanted=name is not None) as bar:
+        if bar.disable:
+            yield
+            return
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watcher.join()
 
 
 def _run(work: _Work, executor: Executor) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import regex
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from tonsai_jax.reporting.progress_bar import counting
+from tonsai_jax.reporting.progress_bar import progress_bar
 from tonsai_jax.tokenizer.encoding import LETTER_OF_BYTE
 from tonsai_jax.tokenizer.merging import learn_merges
 from tonsai_jax.tokenizer.units import BYTES, CutWords
@@ -56,13 +56,14 @@ def train_bpe(texts: Iterable[str], vocab_size: int, special_tokens: Sequence[st
     sizes = np.array([len(token) for token in made], np.int32)
     tokens = dict.fromkeys(made)  # by id: what two pairs make may be the same
     merges = learn_merges(symbols, counts, sizes, max_size=MAX_TOKEN_LENGTH, min_count=MIN_FREQUENCY)
-    with counting("learning tokens", wanted=progress, total=vocab_size) as show:
+    with progress_bar("learning tokens", unit=" tokens", total=vocab_size, wanted=progress) as bar:
+        bar.update(len(tokens) + len(special_tokens))
         while len(tokens) + len(special_tokens) < vocab_size and (merge := next(merges, None)):
             left, right, count = merge
             made.append(made[left] + made[right])
+            bar.update(made[-1] not in tokens)
             tokens[made[-1]] = None
             _logger.debug("%r + %r: %d times", made[left].decode(), made[right].decode(), count)
-            show(len(tokens) + len(special_tokens))
     return _as_tokenizers([*special_tokens], list(tokens))
 
 

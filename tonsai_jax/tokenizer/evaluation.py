@@ -12,8 +12,8 @@ from tonsai_jax.tokenizer.any_tokenizer import AnyTokenizer
 from tonsai_jax.tokenizer.balance import language_of
 from tonsai_jax.tokenizer.even_sample import SAMPLE_BYTES, EvenSample, SampledText
 from tonsai_jax.tokenizer.examples import Example, file_examples
-from tonsai_jax.tokenizer.report import Pair, measure, measure_parallel
-from tonsai_jax.tokenizer.report_page import write_report
+from tonsai_jax.tokenizer.measure import Pair, measure, measure_parallel
+from tonsai_jax.tokenizer.report import write_report
 
 FORMAT = "tonsai_jax/tokenizer_evaluation"
 VERSION = 1

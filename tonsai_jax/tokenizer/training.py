@@ -9,15 +9,15 @@ from tokenizers import Tokenizer
 
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import atomic_folder, write_json
-from tonsai_jax.reporting.progress_bar import TextProgress
+from tonsai_jax.reporting.progress_bar import progress_bar
 from tonsai_jax.text.normalize import DEFAULT, Normalization
 from tonsai_jax.tokenizer import bpe, unigram
 from tonsai_jax.tokenizer.any_tokenizer import AnyTokenizer
 from tonsai_jax.tokenizer.even_sample import SampledText
 from tonsai_jax.tokenizer.examples import Example
 from tonsai_jax.tokenizer.loading import NORMALIZATION
-from tonsai_jax.tokenizer.report import measure
-from tonsai_jax.tokenizer.report_page import write_report
+from tonsai_jax.tokenizer.measure import measure
+from tonsai_jax.tokenizer.report import write_report
 from tonsai_jax.tokenizer.special_tokens import (
     CHAT_TEMPLATE,
     END_OF_TEXT,
@@ -112,9 +112,9 @@ def train_tokenizer(
 
 
 def _shown(texts: Iterable[str], progress: bool) -> Iterator[str]:
-    with TextProgress("reading text", wanted=progress) as meter:
+    with progress_bar("reading text", unit="B", wanted=progress) as bar:
         for text in texts:
-            meter.add(1, len(text.encode()))
+            bar.update(len(text.encode()))
             yield text
 
 
