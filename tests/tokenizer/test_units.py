@@ -1,4 +1,4 @@
-"""Characters and Khmer clusters as what pairs are made of."""
+"""Characters and Khmer orthographic syllables, the units that pairs are made of."""
 
 from collections import Counter
 
@@ -12,7 +12,7 @@ from tonsai_jax.tokenizer.examples import Example
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.tokenizer.merging import END
 from tonsai_jax.tokenizer.training import train_tokenizer
-from tonsai_jax.tokenizer.units import BYTES, CLUSTER_SHARE, CutWords
+from tonsai_jax.tokenizer.units import BYTES, SYLLABLE_SHARE, CutWords
 
 WORDS = {"ក្តៅ": 5, "តា": 9, "ក្ដី": 2, "café": 3, "walk": 8, "ស្ត្រី": 4}
 
@@ -24,7 +24,7 @@ def encode(tokens: list[bytes], text: str) -> list[bytes]:
     return [tokens[id] for id in encoding.encode_ordinary(text)]
 
 
-def test_frequent_characters_and_clusters_are_one_token():
+def test_frequent_characters_and_syllables_are_one_token():
     tokens = BYTES + CutWords(WORDS).frequent(1000)
     assert len(tokens) == len(set(tokens))
     for unit in ("ក្តៅ", "តា", "ក្ដី", "ស្ត្រី", "é", "k"):
@@ -32,7 +32,7 @@ def test_frequent_characters_and_clusters_are_one_token():
 
 
 def test_a_subscript_is_not_torn_off_by_the_vowel_that_follows():
-    # តា is a cluster, but in ក្តា the ត hangs on the ក.
+    # តា is a syllable, but in ក្តា the ត is a subscript of ក.
     tokens = BYTES + CutWords({"តា": 1000, "ក្ត": 500, "ក្តៅ": 1}).frequent(1000)
     assert encode(tokens, "ក្តា") == ["ក្ត".encode(), "ា".encode()]
 
@@ -62,13 +62,13 @@ def test_no_text_has_no_tokens():
     np.testing.assert_array_equal(counts, [0])
 
 
-def test_tokens_are_whole_characters_and_end_where_frequent_clusters_end(tmp_path):
+def test_tokens_are_whole_characters_and_end_where_frequent_syllables_end(tmp_path):
     texts = list(stories("km", 300, seed=1))
     train_tokenizer([Example(text, "km") for text in texts], vocab_size=2000, output_dir=tmp_path / "t")
     tokenizer = Tokenizer.from_folder(tmp_path / "t")
     sizes = tokenizer.token_bytes()
     counts = Counter(match[0] for text in texts for match in CLUSTER.finditer(text))
-    frequent = {cluster for cluster, count in counts.items() if count >= 2 * CLUSTER_SHARE * counts.total()}
+    frequent = {syllable for syllable, count in counts.items() if count >= 2 * SYLLABLE_SHARE * counts.total()}
     assert len(frequent) > 300
     for text in texts[:100]:
         ends = set(np.cumsum(sizes[tokenizer.encode(text)]).tolist())

@@ -1,4 +1,4 @@
-"""The figures of an ablation: of every run and, over the seeds, of every variant beside the baseline; and their tables."""
+"""The figures of an ablation, for each run and for each variant over its seeds, and their tables."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -29,10 +29,14 @@ def summarize(
     results: Mapping[Path, RunResult],
     failures: Mapping[Path, str],
 ) -> dict[str, Any]:
-    """The figures of all runs and of all variants, as JSON values; what is not known yet is None.
+    """The figures of all runs and all variants, as values for JSON; a figure that is not known yet is None.
 
     Args:
-      results, failures: what a run came to and why it failed, by its workdir.
+      name: of the ablation.
+      ablation: its base and variants.
+      runs: all planned runs.
+      results: the result of each run, by its workdir.
+      failures: the reason why a run failed, by its workdir.
     """
     of_seed: dict[str, dict[int, RunResult]] = {variant: {} for variant in ablation.variants}
     for run in runs:
@@ -64,7 +68,7 @@ def summarize(
 
 
 def tables(summary: Mapping[str, Any]) -> list[Table]:
-    """What `summarize` found, for people: how well the variants do, and what they cost."""
+    """Two tables of the figures of `summarize`: the quality of the variants, and their cost."""
     variants = summary["variants"]
     languages = sorted({language for figures in variants.values() for language in figures["bits_per_byte"]})
     heads = ["variant", "seeds", "loss", "difference"]

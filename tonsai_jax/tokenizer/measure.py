@@ -1,7 +1,7 @@
-"""What a tokenizer makes of text, in figures: how much of it a token holds, and how it treats Khmer.
+"""Measures a tokenizer on text: how much text a token holds, and how it splits Khmer.
 
-They can be compared between tokenizers of all makes and sizes, as loss and perplexity of models with different tokenizers cannot.
-Each is measured on an even sample of at most `SAMPLE_BYTES` of every label's text.
+These figures can be compared between tokenizers of any kind and size; the loss and perplexity of models with different
+tokenizers cannot. Each is measured on an even sample of at most `SAMPLE_BYTES` of the text of each label.
 """
 
 from collections.abc import Mapping
@@ -14,23 +14,30 @@ from tonsai_jax.text.khmer import CLUSTER
 from tonsai_jax.tokenizer.any_tokenizer import BYTES, KINDS, SPECIAL, AnyTokenizer, is_text
 from tonsai_jax.tokenizer.even_sample import EvenSample
 
-LONGEST = 10  # tokens listed of each kind
+LONGEST = 10  # tokens listed for each kind
 
-# Of parallel text: a sentence in one language, the same in another.
+# A sentence in one language, and the same sentence in another.
 Pair = tuple[str, str]
 
 
 def measure(tokenizer: AnyTokenizer, by_label: Mapping[str, EvenSample[str]]) -> dict[str, Any]:
-    """Measures a tokenizer on samples of text by label (a language or a file).
+    """Measures a tokenizer on samples of text.
+
+    Args:
+      tokenizer: the tokenizer.
+      by_label: {label: sample}; a label is a language or a file.
 
     Returns:
-      {"fertility": {label: figures}, "vocabulary": figures}. Of a label's text: "examples" and "bytes" (UTF-8) of all of it,
-      "sample_bytes" and "sample_tokens" of the sample, and on the sample "bytes_per_token", "characters_per_token",
-      "clusters_per_token" (of Khmer's orthographic clusters), and as shares of its tokens "ends_in_cluster" (those that end
-      inside a cluster; also that of clusters None where there are none), "parts_of_characters" (those that are not
-      whole characters) and "unknown" (those that stand for text that cannot be written). Of the vocabulary: "kinds"
-      ({kind: ids}, by `KINDS`), "unused" (ids of text, bytes not among them, that are nowhere in the samples) and
-      "longest" ({kind: [tokens]}).
+      {"fertility": {label: figures}, "vocabulary": figures}.
+
+      The figures of a label. Of all its text: "examples" and "bytes" (UTF-8). Of the sample: "sample_bytes", "sample_tokens",
+      "bytes_per_token", "characters_per_token" and "clusters_per_token" (Khmer orthographic syllables per token). As shares
+      of the tokens of the sample: "ends_in_cluster" (tokens that end inside a syllable), "parts_of_characters" (tokens that are
+      not whole characters) and "unknown" (tokens for text that cannot be represented). "clusters_per_token" and
+      "ends_in_cluster" are None for text without Khmer.
+
+      The figures of the vocabulary: "kinds" is {kind: number of ids}, with the kinds of `KINDS`; "unused" is the number of ids
+      that are not in any sample, without bytes and special tokens; "longest" is {kind: [tokens]}.
     """
     used = np.zeros(len(tokenizer.pieces), bool)
     fertility = {label: _fertility(tokenizer, sample, used) for label, sample in by_label.items()}
@@ -38,10 +45,15 @@ def measure(tokenizer: AnyTokenizer, by_label: Mapping[str, EvenSample[str]]) ->
 
 
 def measure_parallel(tokenizer: AnyTokenizer, pairs: EvenSample[Pair], names: tuple[str, str]) -> dict[str, Any]:
-    """Tokens a sentence of parallel text, whose two languages are called `names`.
+    """Measures the tokens per sentence on parallel text.
 
-    Returns {"sentences": how many were measured, "tokens_per_sentence": {name: tokens}, "ratio": tokens of the first for each
-    of the second}.
+    Args:
+      tokenizer: the tokenizer.
+      pairs: a sample of the sentences.
+      names: what to call the two languages.
+
+    Returns {"sentences": number of sentences measured, "tokens_per_sentence": {name: tokens}, "ratio": tokens of the first
+    language divided by tokens of the second}.
     """
     first, second = (sum(len(ids) for ids in tokenizer.encode([pair[side] for pair in pairs.items])) for side in (0, 1))
     count = len(pairs.items)
@@ -53,15 +65,15 @@ def measure_parallel(tokenizer: AnyTokenizer, pairs: EvenSample[Pair], names: tu
 
 
 def _fertility(tokenizer: AnyTokenizer, sample: EvenSample[str], used: np.ndarray) -> dict[str, Any]:
-    """The figures of one label; notes in `used`, bool (ids,), which ids there were."""
+    """The figures of one label. Sets `used`, bool (ids,), to True for the ids in the sample."""
     texts = sample.items
     rows = tokenizer.encode(texts)
-    between = len(tokenizer.pieces)  # stands for a newline after each text, so that nothing joins over its end
+    between = len(tokenizer.pieces)  # an id for a newline after each text, so that no syllable crosses its end
     ids = np.fromiter(chain.from_iterable([*row, between] for row in rows), np.int64)
     pieces = [*tokenizer.pieces, b"\n"]
     sizes = np.array([len(piece) for piece in pieces])
-    # What the tokens stand for, and not the texts: some tokenizers change a text before they cut it.
-    clusters, ends_in_cluster = _clusters(b"".join(map(pieces.__getitem__, ids)), np.cumsum(sizes[ids]))
+    # Counted in the text of the tokens, not in the given text: some tokenizers change a text before they split it.
+    syllables, ends_in_syllable = _syllables(b"".join(map(pieces.__getitem__, ids)), np.cumsum(sizes[ids]))
     counts = np.bincount(ids, minlength=len(pieces))[:between]
     used |= counts > 0
     tokens = int(counts.sum())
@@ -74,24 +86,29 @@ def _fertility(tokenizer: AnyTokenizer, sample: EvenSample[str], used: np.ndarra
         "sample_tokens": tokens,
         "bytes_per_token": _ratio(sample.sample_bytes, tokens),
         "characters_per_token": _ratio(sum(map(len, texts)), tokens),
-        "clusters_per_token": _ratio(clusters, tokens) if clusters else None,
-        "ends_in_cluster": _ratio(ends_in_cluster, tokens) if clusters else None,
+        "clusters_per_token": _ratio(syllables, tokens) if syllables else None,
+        "ends_in_cluster": _ratio(ends_in_syllable, tokens) if syllables else None,
         "parts_of_characters": _ratio(int(counts[parts].sum()), tokens),
         "unknown": _ratio(unknown, tokens),
     }
 
 
-def _clusters(joined: bytes, ends: np.ndarray) -> tuple[int, int]:
-    """How many Khmer clusters there are, and how many tokens end inside one; `ends` are byte offsets, int64 (tokens,)."""
+def _syllables(joined: bytes, ends: np.ndarray) -> tuple[int, int]:
+    """The number of Khmer orthographic syllables in the text of the tokens, and of tokens that end inside one.
+
+    Args:
+      joined: the bytes of all tokens.
+      ends: where each token ends in `joined`, int64 (tokens,).
+    """
     text = joined.decode("utf-8", "surrogateescape")
     spans = np.array([match.span() for match in CLUSTER.finditer(text)], np.int64).reshape(-1, 2)
     if not len(spans):
         return 0, 0
     points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-    escaped = (points >= 0xDC80) & (points <= 0xDCFF)  # a byte that is no part of a character
+    escaped = (points >= 0xDC80) & (points <= 0xDCFF)  # a byte that is not part of a whole character
     widths = 1 + (points >= 0x80) + (points >= 0x800) + (points >= 0x10000) - 2 * escaped
     starts, stops = np.concatenate([[0], np.cumsum(widths)])[spans].T
-    last = np.searchsorted(starts, ends) - 1  # the last cluster that begins before the end
+    last = np.searchsorted(starts, ends) - 1  # the last syllable that starts before the token's end
     return len(spans), int(((last >= 0) & (ends < stops[last])).sum())
 
 

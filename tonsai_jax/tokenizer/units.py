@@ -1,11 +1,11 @@
-"""What the pairs of byte-pair encoding are made of: characters, and Khmer's clusters.
+"""The units that byte-pair encoding merges: characters and Khmer orthographic syllables.
 
-Pairs of bytes would spend a tenth of the vocabulary on parts of characters: Khmer letters have three bytes, the first two of them
-nearly always the same, so that the end of one letter and the beginning of the next are the most frequent pairs of all.
-A cluster is a consonant or independent vowel with all that hangs on it, and no reader would cut it.
+Merging bytes would spend a tenth of the vocabulary on parts of characters. Khmer letters have three bytes, and the first two are
+nearly always the same, so the most frequent pair would be the end of one letter and the start of the next. An orthographic
+syllable is a consonant or independent vowel with its subscripts, vowels and signs; no reader would split it.
 
-They are made by merges like all other tokens, which come first: a character of its bytes from the left; a coeng and its
-consonant; a cluster of its parts from the left. None of these can join what belongs to two clusters.
+The units are made by merges like all other tokens, and these merges come first: the bytes of a character from left to right; a
+coeng and its consonant; the parts of a syllable from left to right. None of them joins parts of two syllables.
 """
 
 import re
@@ -21,17 +21,17 @@ from tonsai_jax.text.khmer import CLUSTER
 from tonsai_jax.tokenizer.merging import END
 
 BYTES = [bytes([byte]) for byte in range(256)]
-CHARACTER_COVERAGE = 0.9999  # of all characters in the text; what is rarer is written in bytes
-CLUSTER_SHARE = 1e-4  # of all clusters in the text; what is rarer is written in characters
+CHARACTER_COVERAGE = 0.9999  # of all characters in the text; rarer characters are written as bytes
+SYLLABLE_SHARE = 1e-4  # of all syllables in the text; rarer syllables are written as characters
 _UNIT = re.compile(f"{CLUSTER.pattern}|.", re.DOTALL)
 _PART = re.compile("\u17d2[\u1780-\u17b3]|.", re.DOTALL)
 
 
 class CutWords:
-    """Words cut into characters and clusters.
+    """Words split into characters and orthographic syllables.
 
     Args:
-      words: how often each word occurs.
+      words: {word: how often it occurs}.
     """
 
     def __init__(self, words: Mapping[str, int]) -> None:
@@ -47,21 +47,23 @@ class CutWords:
         self._counts = np.repeat(np.fromiter((0, *words.values()), np.int32), np.frombuffer(lengths, np.int32))
 
     def frequent(self, room: int) -> list[bytes]:
-        """At most `room` tokens for the most frequent characters beyond ASCII and clusters, in an order in which each is made
-        of two that come before it or of bytes."""
+        """At most `room` tokens for the most frequent syllables and non-ASCII characters.
+
+        In their order, each token can be made of two parts that are earlier tokens or bytes.
+        """
         inside = self._stream != END
         totals = np.bincount(self._stream[inside], self._counts[inside], len(self._units)).astype(np.int64)
         characters: Counter[str] = Counter()
-        clusters: Counter[str] = Counter()
+        syllables: Counter[str] = Counter()
         for unit, total in zip(self._units, totals.tolist(), strict=True):
             for character in unit:
                 characters[character] += total
-            if len(unit) > 1:  # a cluster counts for its beginnings too, which it is made of
+            if len(unit) > 1:  # the beginnings of a syllable, of which it is made, are counted with it
                 for beginning in list(accumulate(_PART.findall(unit)))[1:]:
-                    clusters[beginning] += total
-        wanted = _covering(characters, CHARACTER_COVERAGE) + _above(clusters, CLUSTER_SHARE)
+                    syllables[beginning] += total
+        wanted = _covering(characters, CHARACTER_COVERAGE) + _above(syllables, SYLLABLE_SHARE)
         tokens: dict[bytes, None] = {}
-        for unit in sorted(wanted, key=lambda unit: (-max(characters[unit], clusters[unit]), unit)):
+        for unit in sorted(wanted, key=lambda unit: (-max(characters[unit], syllables[unit]), unit)):
             new = [token for token in _makings(unit) if token not in tokens]
             if len(tokens) + len(new) > room:
                 break
@@ -69,10 +71,10 @@ class CutWords:
         return sorted(tokens, key=_order)
 
     def symbols(self, tokens: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-        """The words as `learn_merges` takes them: symbols and counts, int32 (n,).
+        """The words as `learn_merges` takes them: symbols and counts, each int32 (n,).
 
-        A symbol is the place of a token in `tokens`, of which the first are the bytes. A byte of a character that has no token
-        is an `END`: no token shall have a part of a character.
+        A symbol is the index of a token in `tokens`, which start with the bytes. The bytes of a character without a token
+        become `END`, so that no token gets a part of a character.
         """
         encoding = tiktoken.Encoding(
             "units",
@@ -82,18 +84,18 @@ class CutWords:
         )
         whole = [_is_text(token) for token in tokens]
         rows = [[id if whole[id] else END for id in encoding.encode_ordinary(unit)] for unit in self._units]
-        rows.append([END])  # which the stream calls -1
+        rows.append([END])  # the last row: the stream refers to it by -1
         lengths = np.array([len(row) for row in rows], np.int32)
         starts = np.cumsum(lengths) - lengths
         flat = np.array([symbol for row in rows for symbol in row], np.int32)
         times = lengths[self._stream]
         begins = np.cumsum(times) - times
-        places = np.repeat(starts[self._stream] - begins, times) + np.arange(times.sum())
-        return flat[places], np.repeat(self._counts, times)
+        positions = np.repeat(starts[self._stream] - begins, times) + np.arange(times.sum())
+        return flat[positions], np.repeat(self._counts, times)
 
 
 def _covering(counts: Counter[str], share: float) -> list[str]:
-    """The most frequent characters beyond ASCII: with those of ASCII they are `share` of all."""
+    """The most frequent non-ASCII characters; together with the ASCII ones they are `share` of all characters."""
     left = sum(counts.values()) * (1 - share)
     rare = set()
     for character, count in sorted(counts.items(), key=lambda item: (item[1], item[0])):
@@ -106,11 +108,11 @@ def _covering(counts: Counter[str], share: float) -> list[str]:
 
 def _above(counts: Counter[str], share: float) -> list[str]:
     least = sum(counts.values()) * share
-    return [cluster for cluster, count in counts.items() if count >= least]
+    return [syllable for syllable, count in counts.items() if count >= least]
 
 
 def _makings(unit: str) -> list[bytes]:
-    """What merges make on the way to a character or cluster, and itself."""
+    """All tokens that merges make on the way to a character or syllable, and the token itself."""
     parts = _PART.findall(unit)
     tokens = [token for character in unit for token in accumulate(_bytes_of(character))]
     tokens += [part.encode() for part in parts[1:]]
@@ -119,7 +121,7 @@ def _makings(unit: str) -> list[bytes]:
 
 
 def _order(token: bytes) -> tuple[int, int, bytes]:
-    """Characters and their beginnings; a coeng and its consonant, which else would take a vowel to itself; clusters."""
+    """Sorts characters and their beginnings first, then a coeng with its consonant (or a vowel would join it), then syllables."""
     text = token.decode(errors="ignore")
     kind = 0 if len(text) < 2 else 1 if text.startswith("\u17d2") else 2
     return kind, len(token), token
