@@ -40,7 +40,7 @@ def main() -> None:
     from tonsai_jax.cli import parse_flags
     from tonsai_jax.files import write_json
     from tonsai_jax.planning.estimate import estimate
-    from tonsai_jax.planning.report import as_text
+    from tonsai_jax.planning.report import estimate_as_text
     from tonsai_jax.runtime.hardware import gpu_named
 
     gpu = gpu_named(args.gpu)
@@ -48,7 +48,7 @@ def main() -> None:
     if args.data:
         config.data.dir, config.data.sample_corpus = args.data, False
     figures = estimate(config, gpu, args.num_gpus, tokens=args.tokens, price=args.price, compiles=not args.no_compile)
-    print(as_text(figures))
+    print(estimate_as_text(figures))
     if args.json:
         write_json(args.json, figures)
 

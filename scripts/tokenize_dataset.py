@@ -10,6 +10,7 @@ from tonsai_jax.data.flat_files import FILE_FORMATS
 from tonsai_jax.data.tokenize import figures, tokenize_dataset, tokenize_to_streams
 from tonsai_jax.errors import run_command
 from tonsai_jax.files import write_json
+from tonsai_jax.reporting.tables import Table, as_text
 
 EXAMPLE = """example:
   python scripts/tokenize_dataset.py --dataset-dir data/mixture_train --tokenizer-dir artifacts/tokenizer \\
@@ -47,13 +48,17 @@ def main() -> None:
         sources = tokenize_to_streams(*folders, **settings, file_format=args.format)
     seconds = time.monotonic() - start
     lines = figures(sources)
-    width = max(6, *(len(name) for name in sources))
-    print(f"{'source':<{width}} {'split':<10} {'documents':>12} {'rows':>10} {'tokens':>16} {'bytes/token':>12}")
-    for line in lines:
-        print(
-            f"{line['source']:<{width}} {line['split']:<10} {line['documents']:>12,} {line['rows']:>10,} "
-            f"{line['tokens']:>16,} {line['bytes_per_token']:>12.2f}"
-        )
+    rows = [
+        [
+            line["source"],
+            line["split"],
+            *(f"{line[name]:,}" for name in ("documents", "rows", "tokens")),
+            f"{line['bytes_per_token']:.2f}",
+        ]
+        for line in lines
+    ]
+    heads = ["source", "split", "documents", "rows", "tokens", "bytes/token"]
+    print(as_text(Table("", heads, rows, "llrrrr")))
     for line in lines:
         if args.format == "arrayrecord" and line["split"] == "train" and line["tokens"] <= args.row_tokens:
             print(f"note: {line['source']} is smaller than a row of {args.row_tokens:,} tokens; it is padded")

@@ -35,7 +35,7 @@ LEVELS = (
 ONLY = {
     "text": {"errors"},
     "reporting": {"files"},
-    "jobs": {"errors", "files"},
+    "jobs": {"errors", "files", "reporting"},
     "corpus": {"errors", "files", "jobs", "reporting", "text"},
     "model": {"errors"},
     "config": {"errors", "stages", "model"},

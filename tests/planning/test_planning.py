@@ -25,7 +25,7 @@ from tonsai_jax.planning.described_gpu import no_plugin_reason
 from tonsai_jax.planning.estimate import estimate
 from tonsai_jax.planning.memory import largest_micro_batch, memory_by_part
 from tonsai_jax.planning.out_of_memory import explain_out_of_memory, out_of_memory_advice
-from tonsai_jax.planning.report import as_text
+from tonsai_jax.planning.report import estimate_as_text
 from tonsai_jax.planning.roofline import flops_by_part, run_cost
 from tonsai_jax.planning.step_plan import plan_steps
 from tonsai_jax.runtime.hardware import GPUS, gpu_named, peak_flops
@@ -172,7 +172,7 @@ def test_the_parts_of_an_estimate_agree() -> None:
     assert 0 < stage["mfu"] < 0.8
     assert stage["fits"]
     assert stage["largest_micro_batch"] > stage["micro_batch_size"] == 1  # a GPU's share is one sequence
-    text = as_text(figures)
+    text = estimate_as_text(figures)
     assert "fits" in text
     assert "all-reduce" in text
     json.dumps(figures)

@@ -19,6 +19,7 @@ from tonsai_jax.data.manifest import RowsManifest
 from tonsai_jax.data.rows import open_rows, read_window, window_count
 from tonsai_jax.errors import UserError
 from tonsai_jax.model.attention import choose_attention_backend
+from tonsai_jax.reporting.tables import Table, as_text
 from tonsai_jax.training.mesh import one_device_mesh, put_batch
 from tonsai_jax.training.run import Run
 from tonsai_jax.training.state import model_graph
@@ -71,15 +72,19 @@ class Evaluation:
         return values
 
     def table(self) -> str:
-        """Lines for people."""
-        lines = [f"  {'':<24}{'bits/byte':>10}{'perplexity':>12}{'tokens':>10}{'bytes':>12}"]
-        for kind, scores in (("source", self.sources), ("language", self.languages)):
-            for name, score in scores.items():
-                lines.append(
-                    f"  {kind + ' ' + name:<24}{score.bits_per_byte:>10.4f}{score.perplexity:>12.2f}"
-                    f"{score.tokens:>10,}{score.bytes:>12,}"
-                )
-        return "\n".join(lines)
+        """The scores as a table for the terminal: a line for each source and for each language."""
+        rows = [
+            [
+                f"{kind} {name}",
+                f"{score.bits_per_byte:.4f}",
+                f"{score.perplexity:.2f}",
+                f"{score.tokens:,}",
+                f"{score.bytes:,}",
+            ]
+            for kind, scores in (("source", self.sources), ("language", self.languages))
+            for name, score in scores.items()
+        ]
+        return as_text(Table("", ["", "bits/byte", "perplexity", "tokens", "bytes"], rows, "lrrrr"))
 
 
 def evaluate(
