@@ -21,8 +21,9 @@ from tonsai_jax.between_steps import BetweenSteps
 from tonsai_jax.cli import parse_flags
 from tonsai_jax.completion import complete_run, describe_complete_run
 from tonsai_jax.config import model_config, optimizer_settings, stages_of, to_json, validate
-from tonsai_jax.data.loader import Mixture
+from tonsai_jax.data.loader import Loader
 from tonsai_jax.data.manifest import read_manifest
+from tonsai_jax.data.order import DataOrder
 from tonsai_jax.errors import UserError, run_command
 from tonsai_jax.huggingface.names import family_of
 from tonsai_jax.model.attention import choose_attention_backend
@@ -98,15 +99,9 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
     saved = checkpoints.progress(start_step) if start_step else None
     for change in changes_since(saved, workdir, config, shape, manifest) if saved else ():
         say(f"config changed since step {start_step}: {change}")
-    mixture = Mixture(
-        manifest,
-        seed=config.seed,
-        stages=stages,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        state=saved["data"] if saved else None,
-    )
-    mixture.check_max_epochs(config.data.max_epochs)
+    order = DataOrder(manifest, seed=config.seed, stages=stages, state=saved["data"] if saved else None)
+    order.check_max_epochs(config.data.max_epochs)
+    loader = Loader(order, process_index=jax.process_index(), process_count=jax.process_count())
     open_workdir(workdir, config, manifest)  # not before: a config that is refused changes nothing there
     end_step = total_steps if steps_today is None else min(total_steps, start_step + steps_today)
     end_step = max(end_step, start_step)  # config.steps may have been lowered since
@@ -150,7 +145,7 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
     say(f"model: {shape.num_parameters / 1e6:,.1f}M parameters{active}, {shape.num_layers} layers, {shape.dtype}")
     say(f"attention: {kernel} ({why_kernel})")
     say(f"devices: {mesh.size} x {device.device_kind}, mesh {dict(mesh.shape)}")
-    for name, epochs in mixture.epochs().items():
+    for name, epochs in order.epochs().items():
         say(f"data: {name}, read {epochs:.2f} times over the whole run")
     say(
         f"steps: {start_step} of {total_steps} done, {end_step - start_step} to do; the first takes longer, it compiles"
@@ -185,7 +180,7 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
     )
     between = BetweenSteps(config, workdir, stages, shape, manifest, tokenizer, mesh, eval_step, writer, say)
 
-    for step, batch in enumerate(mixture.batches(start_step), start_step):
+    for step, batch in enumerate(loader.batches(start_step), start_step):
         asked_to_stop = np.full(len(batch["valid"]), stop_request.name is not None, np.int32)
         profile.before(step)
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
@@ -199,7 +194,7 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
 
         if is_last or done % config.checkpoint.every == 0:
             with progress.paused():
-                checkpoints.save(state, progress_json(done, mixture, config, shape, manifest))
+                checkpoints.save(state, progress_json(done, order, config, shape, manifest))
                 say(f"step {done}: saving in the background, host memory {host_memory_bytes() / 2**30:.1f} GiB")
         if config.eval.every and done % config.eval.every == 0 and done < total_steps and not stopping:
             with progress.paused():
