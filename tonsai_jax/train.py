@@ -19,8 +19,9 @@ from ml_collections import ConfigDict
 
 from tonsai_jax.cli import parse_flags
 from tonsai_jax.config import stages_of, to_json, validate
-from tonsai_jax.data.loader import Mixture
+from tonsai_jax.data.loader import Loader
 from tonsai_jax.data.manifest import RowsManifest, read_manifest
+from tonsai_jax.data.order import DataOrder
 from tonsai_jax.errors import UserError, run_command
 from tonsai_jax.hooks import Hooks, complete_run, describe_complete_run
 from tonsai_jax.planning.out_of_memory import explain_out_of_memory
@@ -65,15 +66,9 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
     saved = checkpoints.resume_metadata(start_step) if start_step else None
     for change in changes_since(saved, workdir, config, setup.model_config, manifest) if saved else ():
         say(f"config changed since step {start_step}: {change}")
-    loader = Mixture(
-        manifest,
-        seed=config.seed,
-        stages=stages,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        state=saved["data"] if saved else None,
-    )
-    loader.check_max_epochs(config.data.max_epochs)
+    order = DataOrder(manifest, seed=config.seed, stages=stages, state=saved["data"] if saved else None)
+    order.check_max_epochs(config.data.max_epochs)
+    loader = Loader(order, process_index=jax.process_index(), process_count=jax.process_count())
     end_step = last_step if steps_today is None else min(last_step, start_step + steps_today)
     end_step = max(end_step, start_step)  # config.steps may have been lowered since
 
@@ -92,7 +87,7 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
     train_step, eval_step = make_steps(
         config, setup, end_of_text_id=manifest.end_of_text_id, token_bytes=tokenizer.token_bytes()
     )
-    _describe(setup, manifest, loader.epochs(), start_step, end_step)
+    _describe(setup, manifest, order.epochs(), start_step, end_step)
     writer = MetricsWriter(
         workdir,
         start_step=start_step,
@@ -138,7 +133,7 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
 
         if is_last or done % config.checkpoint.every == 0:
             with logger.paused():
-                checkpoints.save(state, resume_metadata(done, loader, config, setup.model_config, manifest))
+                checkpoints.save(state, resume_metadata(done, order, config, setup.model_config, manifest))
                 say(f"step {done}: saving in the background, host memory {host_memory_bytes() / 2**30:.1f} GiB")
         if config.eval.every and done % config.eval.every == 0 and done < last_step and not stopping:
             with logger.paused():

@@ -8,8 +8,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tonsai_jax.config import stages_of
-from tonsai_jax.data.loader import Mixture
 from tonsai_jax.data.manifest import RowsManifest, read_manifest
+from tonsai_jax.data.order import DataOrder
 from tonsai_jax.errors import UserError
 from tonsai_jax.planning.collectives import KINDS, least_bytes, seconds_on_the_wire
 from tonsai_jax.planning.compiled import CompiledStep, compile_step
@@ -150,4 +150,4 @@ def _stages(stages: Sequence[Stage], tokens: float | None) -> tuple[Stage, ...]:
 
 
 def _epochs(manifest: RowsManifest, seed: int, stages: Sequence[Stage]) -> Mapping[str, float]:
-    return Mixture(manifest, seed=seed, stages=stages).epochs()
+    return DataOrder(manifest, seed=seed, stages=stages).epochs()

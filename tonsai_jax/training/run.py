@@ -10,8 +10,8 @@ import jax
 from ml_collections import ConfigDict
 
 from tonsai_jax.config import differences, from_json, to_json
-from tonsai_jax.data.loader import Mixture
 from tonsai_jax.data.manifest import RowsManifest
+from tonsai_jax.data.order import DataOrder
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import disk_errors, read_json, write_json
 from tonsai_jax.model.config import ModelConfig
@@ -90,12 +90,12 @@ def open_workdir(workdir: Path, config: ConfigDict, manifest: RowsManifest) -> N
 
 
 def resume_metadata(
-    step: int, mixture: Mixture, config: ConfigDict, model_config: ModelConfig, manifest: RowsManifest
+    step: int, order: DataOrder, config: ConfigDict, model_config: ModelConfig, manifest: RowsManifest
 ) -> dict[str, Any]:
     """The JSON part of a checkpoint: what a run needs besides its arrays to resume after `step` steps."""
     return {
         "step": step,
-        "data": mixture.state(step),
+        "data": order.state(step),
         "model": dataclasses.asdict(model_config),
         "tokenizer_hash": manifest.tokenizer_hash,
         "config": to_json(config),
