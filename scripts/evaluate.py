@@ -29,7 +29,7 @@ def main() -> None:
             f"--batch-size {args.batch_size} must be at least 1 and --max-batches {args.max_batches} at least 0"
         )
 
-    from tonsai_jax.runtime.processes import quiet_libraries
+    from tonsai_jax.runtime.libraries import quiet_libraries
 
     quiet_libraries()
     from tonsai_jax.data.manifest import read_manifest

@@ -60,14 +60,14 @@ def test_a_typing_error_in_a_key_fails_where_it_is_made() -> None:
         default_config().model.num_layer = 3
 
 
-def test_every_key_has_its_meaning_beside_it() -> None:
+def test_every_key_has_its_meaning_next_to_it() -> None:
+    """Those of the model have theirs in `ModelConfig`."""
     lines = Path(config_module.__file__).read_text(encoding="utf-8").splitlines()
     keys = [number for number, line in enumerate(lines) if re.match(r"    config\.[a-z0-9_.]+ = (?!ConfigDict)", line)]
-    flat = [path for path, _ in _leaves(default_config())]
+    flat = [path for path, _ in _leaves(default_config()) if not path.startswith("model.")]
     assert len(keys) == len(flat)
     speak_for_themselves = {
-        "model.num_layers", "model.num_heads", "optimizer.beta1", "optimizer.beta2", "optimizer.epsilon",
-        "sample.prompts", "sample.max_new_tokens", "sample.top_p",
+        "optimizer.beta1", "optimizer.beta2", "optimizer.epsilon", "sample.prompts", "sample.max_new_tokens", "sample.top_p",
     }  # fmt: skip
     for number in keys:
         key = lines[number].split(" = ")[0].strip().removeprefix("config.")

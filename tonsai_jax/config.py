@@ -4,6 +4,7 @@ A config file is Python with a `get_config()` that starts from `default_config()
 set on the command line as `--config.section.key=value`.
 """
 
+import dataclasses
 import importlib.util
 import json
 from collections.abc import Mapping
@@ -47,48 +48,7 @@ def default_config() -> ConfigDict:
     config.data.weights = placeholder(object)  # {source: weight}; None takes the weights in the rows' manifest
     config.data.max_epochs = 0.0  # refuse a run that reads a source more often than this; 0 is no limit
 
-    config.model = ConfigDict()
-    config.model.vocab_size = 0  # ids the model knows; 0 takes the tokenizer's
-    config.model.context_length = 1024  # positions; at least the longest seq_len
-    config.model.num_layers = 12
-    config.model.num_heads = 12
-    config.model.d_model = 768  # width of the residual stream
-    config.model.d_ff = 3072  # inner width of the feed-forward layers
-    # Which kind of decoder; config.model.update(preset("llama")) of tonsai_jax.model.presets sets these together.
-    config.model.norm = "layernorm"  # layernorm, rmsnorm
-    config.model.norm_epsilon = 1e-5  # added to the variance
-    config.model.position = "learned"  # learned, rope
-    config.model.rope_theta = 10_000.0  # base of the rotations' wavelengths
-    config.model.rope_scaling = "none"  # none, linear, yarn, llama3: stretches rope over a longer context
-    config.model.rope_factor = 1.0  # by so much
-    config.model.rope_original_context = 0  # from this length; 0 is context_length / rope_factor
-    config.model.mlp = "gelu"  # gelu (two matrices), swiglu (three)
-    config.model.num_kv_heads = 0  # heads of keys and values, shared by groups of heads; 0 is num_heads
-    config.model.head_size = 0  # 0 is d_model / num_heads
-    config.model.qk_norm = False  # RMSNorm of each head's queries and keys
-    config.model.bias = True  # in linear layers
-    config.model.tie_embeddings = True  # one table for input and output
-
-    # Mixture of experts.
-    config.model.num_experts = 0  # in each layer; 0 is a dense model
-    config.model.experts_per_token = 2  # that each token meets
-    config.model.router_temperature = 1.0  # divides the router's logits
-    config.model.capacity_factor = (
-        1.25  # tokens an expert takes, in even shares; more are dropped. 0 drops none, slowly
-    )
-
-    config.model.dropout = 0.0  # share dropped of embeddings and residual branches
-    config.model.attention_dropout = 0.0  # share dropped of attention probabilities
-    config.model.dtype = "bfloat16"  # compute: bfloat16 or float32; masters and moments are always float32
-    config.model.attention = (
-        "auto"  # auto, cudnn or xla; auto is cudnn wherever it can run, and the start line says which
-    )
-    config.model.document_mask = False  # True: a token never attends to another document
-    config.model.scan_layers = (
-        True  # True: compile one layer and loop; False: unroll (slower to compile, faster to run)
-    )
-    # Kept for the backward pass: none (all), qkv_mlp, offload (the same, in the host's memory), full (nothing).
-    config.model.remat = "none"
+    config.model = ConfigDict({field.name: field.default for field in dataclasses.fields(ModelConfig)})
 
     config.loss = ConfigDict()
     config.loss.chunk_tokens = 4096  # tokens per device whose logits exist at a time; 512 is faster on a CPU

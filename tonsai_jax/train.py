@@ -27,10 +27,12 @@ from tonsai_jax.errors import UserError, run_command
 from tonsai_jax.huggingface.names import family_of
 from tonsai_jax.model.attention import choose_attention_backend
 from tonsai_jax.planning.out_of_memory import explain_out_of_memory
-from tonsai_jax.runtime.hardware import total_peak_flops
+from tonsai_jax.runtime.hardware import check_dtype, total_peak_flops
+from tonsai_jax.runtime.libraries import quiet_libraries
 from tonsai_jax.runtime.memory import host_memory_bytes, keep_freed_memory, return_freed_memory
-from tonsai_jax.runtime.processes import StopRequest, check_dtype, quiet_libraries, start_processes
+from tonsai_jax.runtime.processes import start_processes
 from tonsai_jax.runtime.profile import StepProfile
+from tonsai_jax.runtime.signals import StopRequest
 from tonsai_jax.runtime.xla import set_environment, set_optimization_level, use_compile_cache
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.training.checkpoint import Checkpoints, KeepPolicy

@@ -147,6 +147,7 @@ def our_step(sizes: dict[str, int], *, unrolled: bool) -> Callable[[np.ndarray],
         num_heads=sizes["num_heads"],
         d_model=sizes["d_model"],
         d_ff=4 * sizes["d_model"],
+        dtype="float32",
         scan_layers=not unrolled,
     )
     state, train_step, mesh = make_step(config, chunk_tokens=512)
