@@ -14,13 +14,11 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from tonsai_jax.errors import UserError, did_you_mean
+from tonsai_jax.choices import MU_DTYPES, OPTIMIZERS, SCHEDULES
+from tonsai_jax.errors import UserError, did_you_mean, unknown_name
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.stages import Stage
 
-OPTIMIZERS = ("adamw", "muon", "lion", "adafactor")
-SCHEDULES = ("cosine", "wsd", "linear")
-MU_DTYPES = ("float32", "bfloat16")
 OPTIMIZATION_LEVELS = ("auto", "default", "O0", "O1", "O2", "O3")
 STAGE_KEYS = ("steps", "seq_len", "global_batch_size", "weights")
 
@@ -157,7 +155,7 @@ def _weights(where: str, weights: Any) -> dict[str, float]:
 
 
 def model_config(config: ConfigDict, tokenizer_vocab_size: int) -> ModelConfig:
-    """The model's shape; its vocabulary is the tokenizer's unless `model.vocab_size` names a larger one."""
+    """The model of the config. Its vocabulary is that of the tokenizer, unless `model.vocab_size` is larger."""
     values = config.model.to_dict()
     if values["vocab_size"] == 0:
         values["vocab_size"] = tokenizer_vocab_size
@@ -225,23 +223,20 @@ def validate(config: ConfigDict) -> None:
         "must be -1 (what the others leave) or at least 1",
     )
     require(0 < config.runtime.memory_fraction <= 1, "runtime.memory_fraction", "must lie in (0, 1]")
-    require(
-        config.runtime.optimization_level in OPTIMIZATION_LEVELS,
-        "runtime.optimization_level",
-        f"is no level{did_you_mean(config.runtime.optimization_level, OPTIMIZATION_LEVELS)}",
-    )
     require(optimizer.learning_rate > 0, "optimizer.learning_rate", "must be above 0")
     require(optimizer.epsilon > 0, "optimizer.epsilon", "must be above 0")
     for key in ("beta1", "beta2", "momentum"):
         require(0 <= optimizer[key] < 1, f"optimizer.{key}", "must lie in [0, 1)")
     require(0 <= optimizer.final_ratio <= 1, "optimizer.final_ratio", "must lie in [0, 1]")
     require(0 < config.sample.top_p <= 1, "sample.top_p", "must lie in (0, 1]")
-    for key, what, known in (
-        ("name", "optimizer", OPTIMIZERS),
-        ("schedule", "schedule", SCHEDULES),
-        ("mu_dtype", "dtype of a moment", MU_DTYPES),
+    for section, key, known in (
+        ("optimizer", "name", OPTIMIZERS),
+        ("optimizer", "schedule", SCHEDULES),
+        ("optimizer", "mu_dtype", MU_DTYPES),
+        ("runtime", "optimization_level", OPTIMIZATION_LEVELS),
     ):
-        require(optimizer[key] in known, f"optimizer.{key}", f"is no {what}{did_you_mean(optimizer[key], known)}")
+        if config[section][key] not in known:
+            raise unknown_name(f"{section}.{key}", config[section][key], known)
     _check_rate_of(optimizer.rate_of)
     require(
         optimizer.warmup_steps + optimizer.decay_steps <= total_steps,

@@ -3,12 +3,15 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import pytest
+from flax import nnx
 from tiny_model import CONFIG
 
 from tonsai_jax.config import default_config
 from tonsai_jax.errors import UserError
 from tonsai_jax.model.config import ModelConfig, choices_of, keys_that_change_arrays
+from tonsai_jax.model.transformer import Transformer
 from tonsai_jax.training.state import init_params
 
 ROPE = {"position": "rope"}
@@ -51,6 +54,15 @@ CHANGES = {
 def shapes_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     leaves = jax.tree_util.tree_leaves_with_path(jax.eval_shape(lambda: init_params(config, 0)))
     return {jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves}
+
+
+def forward(config: ModelConfig, attention_backend: str = "xla") -> None:
+    """Traces the model without computing anything."""
+
+    def hidden(tokens_BxT: jax.Array) -> jax.Array:
+        return Transformer(config, attention_backend, rngs=nnx.Rngs(0))(tokens_BxT)[0]
+
+    jax.eval_shape(hidden, jax.ShapeDtypeStruct((1, 8), jnp.int32))
 
 
 def test_the_keys_of_the_config_are_the_fields_of_the_model_with_their_defaults() -> None:
@@ -121,3 +133,19 @@ def test_a_name_that_is_not_known_is_refused(name: str) -> None:
     assert getattr(CONFIG, name) in choices_of(name)
     with pytest.raises(UserError, match=rf"model\.{name}='other' is not known; known are: {choices_of(name)[0]}, "):
         dataclasses.replace(CONFIG, **{name: "other"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("norm", "group"), ("position", "alibi"), ("rope_scaling", "ntk"), ("mlp", "relu"), ("remat", "half")],
+)
+def test_a_choice_that_the_model_does_not_implement_is_an_error_and_not_another_model(name: str, value: str) -> None:
+    config = dataclasses.replace(CONFIG, **(ROPE if name == "rope_scaling" else {}))
+    object.__setattr__(config, name, value)  # past the check of the config, as a choice without code would be
+    with pytest.raises(UserError, match=rf"model\.{name}='{value}' is not known"):
+        forward(config)
+
+
+def test_an_attention_backend_that_is_not_known_is_refused() -> None:
+    with pytest.raises(UserError, match="attention backend='flash' is not known"):
+        forward(CONFIG, "flash")

@@ -34,7 +34,7 @@ def frequencies(config: ModelConfig) -> tuple[np.ndarray, float]:
     stretched = plain / config.rope_factor
     scale = 1.0
     if config.rope_scaling == "none":
-        share = 0.0
+        share: float | np.ndarray = 0.0
     elif config.rope_scaling == "linear":
         share = 1.0
     elif config.rope_scaling == "yarn":
