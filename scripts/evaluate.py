@@ -35,7 +35,7 @@ def main() -> None:
             f"--batch-size must be at least 1 (it is {args.batch_size}) and --max-batches at least 0 (it is {args.max_batches})"
         )
 
-    from tonsai_jax.runtime.processes import quiet_libraries
+    from tonsai_jax.runtime.libraries import quiet_libraries
 
     quiet_libraries()
     from tonsai_jax.data.manifest import read_manifest

@@ -15,13 +15,11 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from tonsai_jax.errors import UserError, did_you_mean
+from tonsai_jax.choices import MU_DTYPES, OPTIMIZERS, SCHEDULES
+from tonsai_jax.errors import UserError, did_you_mean, unknown_name
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.stages import Length, MicroBatch, SourceSize, Stage, total_steps
 
-OPTIMIZERS = ("adamw", "muon", "lion", "adafactor")
-SCHEDULES = ("cosine", "wsd", "linear")
-MU_DTYPES = ("float32", "bfloat16")
 OPTIMIZATION_LEVELS = ("auto", "default", "O0", "O1", "O2", "O3")
 LENGTH_KEYS = ("steps", "tokens", "epochs")
 STAGE_KEYS = (*LENGTH_KEYS, "epochs_of", "seq_len", "global_batch_size", "weights")
@@ -58,48 +56,7 @@ def default_config() -> ConfigDict:
     config.data.weights = placeholder(object)  # {source: weight}; None takes the weights in the rows' manifest
     config.data.max_epochs = 0.0  # refuse a run that reads a source more often than this; 0 is no limit
 
-    config.model = ConfigDict()
-    config.model.vocab_size = 0  # ids the model knows; 0 takes the tokenizer's
-    config.model.context_length = 1024  # positions; at least the longest seq_len
-    config.model.num_layers = 12
-    config.model.num_heads = 12
-    config.model.d_model = 768  # width of the residual stream
-    config.model.d_ff = 3072  # inner width of the feed-forward layers
-    # Which kind of decoder; config.model.update(preset("llama")) of tonsai_jax.model.presets sets these together.
-    config.model.norm = "layernorm"  # layernorm, rmsnorm
-    config.model.norm_epsilon = 1e-5  # added to the variance
-    config.model.position = "learned"  # learned, rope
-    config.model.rope_theta = 10_000.0  # base of the rotations' wavelengths
-    config.model.rope_scaling = "none"  # none, linear, yarn, llama3: stretches rope over a longer context
-    config.model.rope_factor = 1.0  # by so much
-    config.model.rope_original_context = 0  # from this length; 0 is context_length / rope_factor
-    config.model.mlp = "gelu"  # gelu (two matrices), swiglu (three)
-    config.model.num_kv_heads = 0  # heads of keys and values, shared by groups of heads; 0 is num_heads
-    config.model.head_size = 0  # 0 is d_model / num_heads
-    config.model.qk_norm = False  # RMSNorm of each head's queries and keys
-    config.model.bias = True  # in linear layers
-    config.model.tie_embeddings = True  # one table for input and output
-
-    # Mixture of experts.
-    config.model.num_experts = 0  # in each layer; 0 is a dense model
-    config.model.experts_per_token = 2  # that each token meets
-    config.model.router_temperature = 1.0  # divides the router's logits
-    config.model.capacity_factor = (
-        1.25  # tokens an expert takes, in even shares; more are dropped. 0 drops none, slowly
-    )
-
-    config.model.dropout = 0.0  # share dropped of embeddings and residual branches
-    config.model.attention_dropout = 0.0  # share dropped of attention probabilities
-    config.model.dtype = "bfloat16"  # compute: bfloat16 or float32; masters and moments are always float32
-    config.model.attention = (
-        "auto"  # auto, cudnn or xla; auto is cudnn wherever it can run, and the start line says which
-    )
-    config.model.document_mask = False  # True: a token never attends to another document
-    config.model.scan_layers = (
-        True  # True: compile one layer and loop; False: unroll (slower to compile, faster to run)
-    )
-    # Kept for the backward pass: none (all), qkv_mlp, offload (the same, in the host's memory), full (nothing).
-    config.model.remat = "none"
+    config.model = ConfigDict({field.name: field.default for field in dataclasses.fields(ModelConfig)})
 
     config.loss = ConfigDict()
     config.loss.chunk_tokens = 4096  # tokens per device whose logits exist at a time; 512 is faster on a CPU
@@ -236,7 +193,7 @@ def _weights(where: str, weights: Any) -> dict[str, float]:
 
 
 def model_config(config: ConfigDict, tokenizer_vocab_size: int) -> ModelConfig:
-    """The model's shape; its vocabulary is the tokenizer's unless `model.vocab_size` names a larger one."""
+    """The model of the config. Its vocabulary is that of the tokenizer, unless `model.vocab_size` is larger."""
     values = config.model.to_dict()
     if values["vocab_size"] == 0:
         values["vocab_size"] = tokenizer_vocab_size
@@ -311,23 +268,20 @@ def validate(config: ConfigDict) -> None:
         "must be -1 (what the others leave) or at least 1",
     )
     require(0 < config.runtime.memory_fraction <= 1, "runtime.memory_fraction", "must lie in (0, 1]")
-    require(
-        config.runtime.optimization_level in OPTIMIZATION_LEVELS,
-        "runtime.optimization_level",
-        f"is no level{did_you_mean(config.runtime.optimization_level, OPTIMIZATION_LEVELS)}",
-    )
     require(optimizer.learning_rate > 0, "optimizer.learning_rate", "must be above 0")
     require(optimizer.epsilon > 0, "optimizer.epsilon", "must be above 0")
     for key in ("beta1", "beta2", "momentum"):
         require(0 <= optimizer[key] < 1, f"optimizer.{key}", "must lie in [0, 1)")
     require(0 <= optimizer.final_ratio <= 1, "optimizer.final_ratio", "must lie in [0, 1]")
     require(0 < config.sample.top_p <= 1, "sample.top_p", "must lie in (0, 1]")
-    for key, what, known in (
-        ("name", "optimizer", OPTIMIZERS),
-        ("schedule", "schedule", SCHEDULES),
-        ("mu_dtype", "dtype of a moment", MU_DTYPES),
+    for section, key, known in (
+        ("optimizer", "name", OPTIMIZERS),
+        ("optimizer", "schedule", SCHEDULES),
+        ("optimizer", "mu_dtype", MU_DTYPES),
+        ("runtime", "optimization_level", OPTIMIZATION_LEVELS),
     ):
-        require(optimizer[key] in known, f"optimizer.{key}", f"is no {what}{did_you_mean(optimizer[key], known)}")
+        if config[section][key] not in known:
+            raise unknown_name(f"{section}.{key}", config[section][key], known)
     _check_rate_of(optimizer.rate_of)
     if all(stage.steps for stage in stages):
         check_schedule(config, total_steps(stages))

@@ -27,9 +27,11 @@ from tonsai_jax.hooks import Hooks, complete_run, describe_complete_run
 from tonsai_jax.planning.out_of_memory import explain_out_of_memory
 from tonsai_jax.reporting.numbers import format_count
 from tonsai_jax.runtime.hardware import total_peak_flops
+from tonsai_jax.runtime.libraries import quiet_libraries
 from tonsai_jax.runtime.memory import host_memory_bytes, keep_freed_memory, return_freed_memory
-from tonsai_jax.runtime.processes import StopRequest, quiet_libraries, start_processes
+from tonsai_jax.runtime.processes import start_processes
 from tonsai_jax.runtime.profile import StepProfile
+from tonsai_jax.runtime.signals import StopRequest
 from tonsai_jax.runtime.xla import set_environment, set_optimization_level, use_compile_cache
 from tonsai_jax.stages import tokens_between, total_steps
 from tonsai_jax.tokenizer.loading import Tokenizer

@@ -107,7 +107,7 @@ def test_steps_today_trains_that_many_and_saves(run: TinyRun, never_stopped: Tin
 @pytest.mark.full
 def test_a_traced_run_is_the_same_run(run: TinyRun, never_stopped: TinyRun) -> None:
     printed = run.train("profile.steps=2", "profile.start=3", steps_today=2)
-    assert "profile: nothing was traced, the session ended before step 4; lower profile.start" in printed
+    assert "profile: nothing was traced, this run ended before step 4; lower profile.start" in printed
     printed = run.train("profile.steps=2", "profile.start=3", steps_today=6)
     assert f"--logdir {run.workdir / 'profile'}" in printed
     (trace,) = run.workdir.glob("profile/plugins/profile/*/*.trace.json.gz")

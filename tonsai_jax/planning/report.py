@@ -1,4 +1,4 @@
-"""An estimate as tables for the terminal."""
+"""The figures of an estimate as tables for the terminal."""
 
 from typing import Any
 
@@ -59,7 +59,7 @@ def _collectives(stage: dict[str, Any]) -> str:
     kinds = [kind for kind in least if least[kind] or kind in found]
     if not kinds:
         return ""
-    heads = ["", "at least GB", *(["compiled GB", "count", "overlapped"] if compiled else [])]
+    heads = ["", "least GB", *(["compiled GB", "count", "overlapped"] if compiled else [])]
     rows = []
     for kind in kinds:
         row = [kind, f"{least[kind] / GB:.3f}"]

@@ -12,7 +12,7 @@ import jax
 
 from tonsai_jax.errors import UserError
 from tonsai_jax.reporting.numbers import format_count, format_seconds
-from tonsai_jax.runtime.processes import peak_memory_bytes
+from tonsai_jax.runtime.memory import peak_memory_bytes
 from tonsai_jax.stages import Stage, flops_between, stage_at
 from tonsai_jax.training.metrics import MetricsWriter
 

@@ -14,18 +14,10 @@ from tonsai_jax.data.manifest import RowsManifest
 from tonsai_jax.data.order import DataOrder
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import disk_errors, read_json, write_json
-from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.model.config import ModelConfig, keys_that_change_arrays
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.training.checkpoint import Checkpoints
 from tonsai_jax.training.state import init_params
-
-# What a checkpoint's arrays depend on, by the names of keys; the other keys of a model may change between two runs.
-SHAPE_KEYS = (
-    "vocab_size", "num_layers", "num_heads", "d_model", "d_ff", "norm", "position", "mlp", "qk_norm", "bias",
-    "tie_embeddings", "num_experts", "num_kv_heads", "head_size",
-)  # fmt: skip
-# Those of which 0 stands for another value.
-RESOLVED = {"num_kv_heads": "kv_heads", "head_size": "head_dim"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,14 +42,16 @@ def changes_since(
 
     Raises `UserError` where the checkpoint has a model of another shape, another tokenizer or another optimizer.
     """
-    before = ModelConfig(**saved["model"])
-    for key in (*SHAPE_KEYS, *(("context_length",) if model_config.position == "learned" else ())):
-        old, new = (getattr(model, RESOLVED.get(key, key)) for model in (before, model_config))
-        if old != new:
-            raise UserError(
-                f"{workdir}: its checkpoint is of another model (model.{key} is {old} there, {new} in the "
-                f"config); give another --workdir, or the config that began this run"
-            )
+    saved_model = ModelConfig.from_saved(saved["model"])
+    if keys := keys_that_change_arrays(saved_model, model_config):
+        changes = [
+            f"model.{key} is {getattr(saved_model, key)} there, {getattr(model_config, key)} in the config"
+            for key in keys
+        ]
+        raise UserError(
+            f"{workdir}: its checkpoint is of another model ({'; '.join(changes)}); "
+            f"give another --workdir, or the config that began this run"
+        )
     if saved["tokenizer_hash"] != manifest.tokenizer_hash:
         raise UserError(
             f"{workdir}: was trained with another tokenizer than that of {manifest.directory}; "
@@ -114,7 +108,7 @@ def load_run(workdir: str | Path, step: int | None = None) -> Run:
     step = checkpoints.latest_step() if step is None else step
     if step is None:
         raise UserError(f"{workdir}: this run has no checkpoint yet; wait for the first one, or train some steps")
-    model_config = ModelConfig(**checkpoints.resume_metadata(step)["model"])
+    model_config = ModelConfig.from_saved(checkpoints.resume_metadata(step)["model"])
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),

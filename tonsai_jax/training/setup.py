@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from tonsai_jax.config import check_schedule, micro_batch, model_config, optimizer_settings
 from tonsai_jax.model.attention import choose_attention_backend
 from tonsai_jax.model.config import ModelConfig
-from tonsai_jax.runtime.processes import check_dtype
+from tonsai_jax.runtime.hardware import check_dtype
 from tonsai_jax.stages import Stage, total_steps
 from tonsai_jax.training.mesh import make_mesh
 from tonsai_jax.training.optimizer import learning_rate_schedule, make_optimizer
