@@ -1,6 +1,6 @@
-"""What a run does besides training steps: evaluate and sample between them; sample, export and say what next at the end.
+"""What a run does besides training steps: evaluation and samples between them, samples and the export at the end.
 
-Evaluation and samples never end a run: the checkpoint is saved before them, and a failure is one line.
+Evaluation and samples never stop a run: the checkpoint is saved before them, and a failure prints one line.
 """
 
 import dataclasses
