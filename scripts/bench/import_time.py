@@ -56,10 +56,10 @@ def main() -> None:
     for _ in range(args.times):
         for tree in args.trees:
             runs[tree].append(measure(tree, args.module))
-    rows = [
-        {"tree": str(tree), "seconds": statistics.median(seconds for seconds, *_ in each), "files": each[0][1], "lines": each[0][2]}
-        for tree, each in runs.items()
-    ]  # fmt: skip
+    rows = []
+    for tree, each in runs.items():
+        seconds, files, lines = zip(*each, strict=True)
+        rows.append({"tree": str(tree), "seconds": statistics.median(seconds), "files": files[0], "lines": lines[0]})
     cells = [[str(row["tree"]), f"{row['seconds']:.2f}", f"{row['files']}", f"{row['lines']:,}"] for row in rows]
     print(as_text(Table(f"import {args.module}", ["tree", "seconds", "files", "lines"], cells, "lrrr")))
     if args.json:
