@@ -1,9 +1,9 @@
-"""Write a trained model in Hugging Face format, and put it on the Hub when asked."""
+"""Export a trained model in Hugging Face format, and optionally upload it to the Hub."""
 
 import argparse
 
 from tonsai_jax.errors import run_command
-from tonsai_jax.runtime.processes import quiet_libraries
+from tonsai_jax.runtime.libraries import quiet_libraries
 
 EXAMPLES = """examples:
   python scripts/export_hf.py --workdir runs/gpt2 --output-dir export/gpt2
@@ -16,11 +16,11 @@ def main() -> None:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--workdir", required=True, metavar="DIR", help="folder of the run, as given to tonsai_jax.train")
+    add("--workdir", required=True, metavar="DIR", help="folder of the run, the --workdir of tonsai_jax.train")
     add("--step", type=int, metavar="N", help="checkpoint to export (default: the newest)")
-    add("--output-dir", required=True, metavar="DIR", help="folder to write; an earlier export is replaced")
-    add("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the weights (default: float32)")
-    add("--push-to-hub", metavar="USER/NAME", help="also upload it; needs `hf auth login` once")
+    add("--output-dir", required=True, metavar="DIR", help="folder to write; replaces an earlier export")
+    add("--dtype", choices=["float32", "bfloat16"], default="float32", help="dtype of the weights (default: float32)")
+    add("--push-to-hub", metavar="USER/NAME", help="also upload the export; run `hf auth login` once before")
     args = parser.parse_args()
 
     quiet_libraries()
@@ -37,7 +37,7 @@ def main() -> None:
     if args.push_to_hub:
         print(f"uploaded to {push_to_hub(folder, args.push_to_hub)}")
     else:
-        print(f'next: AutoModelForCausalLM.from_pretrained("{folder}"); the card is {folder / "README.md"}')
+        print(f'next: AutoModelForCausalLM.from_pretrained("{folder}"); the model card is {folder / "README.md"}')
 
 
 if __name__ == "__main__":

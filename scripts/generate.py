@@ -1,4 +1,4 @@
-"""Continue text with a trained model: one prompt streams as it comes, several are done together."""
+"""Continue text with a trained model. The text for one prompt appears as it is generated; several prompts share a batch."""
 
 import argparse
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tonsai_jax.errors import UserError, run_command
 from tonsai_jax.files import write_json
-from tonsai_jax.runtime.processes import quiet_libraries
+from tonsai_jax.runtime.libraries import quiet_libraries
 
 EXAMPLES = """examples:
   python scripts/generate.py --workdir runs/gpt2 --prompt "ប្រទេសកម្ពុជា"
@@ -21,21 +21,29 @@ def main() -> None:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--workdir", required=True, metavar="DIR", help="folder of the run, as given to tonsai_jax.train")
+    add("--workdir", required=True, metavar="DIR", help="folder of the run, the --workdir of tonsai_jax.train")
     add("--step", type=int, metavar="N", help="checkpoint to use (default: the newest)")
-    add("--prompt", action="append", default=[], metavar="TEXT", help="may be given several times")
-    add("--prompts-file", type=Path, metavar="FILE", help="a prompt per line, UTF-8")
+    add("--prompt", action="append", default=[], metavar="TEXT", help="text to continue; can be given several times")
+    add("--prompts-file", type=Path, metavar="FILE", help="UTF-8 file with one prompt per line")
     add("--num-samples", type=int, default=1, metavar="N", help="continuations of each prompt (default: 1)")
-    add("--max-new-tokens", type=int, default=128, metavar="N", help="(default: 128)")
-    add("--temperature", type=float, default=0.8, metavar="X", help="0 is greedy (default: 0.8)")
-    add("--top-k", type=int, default=50, metavar="N", help="0 is no limit (default: 50)")
-    add("--top-p", type=float, default=1.0, metavar="X", help="1 is no limit (default: 1)")
+    add("--max-new-tokens", type=int, default=128, metavar="N", help="most tokens per continuation (default: 128)")
+    add("--temperature", type=float, default=0.8, metavar="X", help="0 for greedy decoding (default: 0.8)")
+    add(
+        "--top-k", type=int, default=50, metavar="N", help="draw from the N most likely tokens, 0 for all (default: 50)"
+    )
+    add(
+        "--top-p",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="draw from the top tokens of this probability, 1 for all (default: 1)",
+    )
     add("--seed", type=int, default=0, metavar="N", help="the same seed gives the same text (default: 0)")
-    add("--json", type=Path, metavar="FILE", help="write prompts, continuations and speed here too")
+    add("--json", type=Path, metavar="FILE", help="also write prompts, continuations and speed to this file")
     args = parser.parse_args()
     prompts = [prompt for prompt in _prompts(args) for _ in range(args.num_samples)]
     if not prompts or args.max_new_tokens < 1:
-        raise UserError("nothing to generate: give --prompt or --prompts-file, and numbers of at least 1")
+        raise UserError("nothing to generate: give --prompt or --prompts-file, and counts of at least 1")
 
     quiet_libraries()
     from tonsai_jax.inference.generate import Sampling, stream_texts
@@ -55,7 +63,7 @@ def main() -> None:
         sampling=sampling,
         seed=args.seed,
     ):
-        started = started or time.monotonic()  # from the first token on: compiling is not counted
+        started = started or time.monotonic()  # at the first token, so that compiling is not counted
         texts[number] += piece
         counts[number] += 1
         if len(prompts) == 1:
@@ -68,7 +76,7 @@ def main() -> None:
     full = [number for number, ids in enumerate(given) if 1 + len(ids) + counts[number] == context]
     if full:
         print(
-            f"note: {len(full)} of {len(prompts)} ended where the model's context of {context:,} tokens is full",
+            f"note: {len(full)} of {len(prompts)} continuations ended because the model's context of {context:,} tokens is full",
             file=sys.stderr,
         )
     print(f"{tokens:,} tokens, {speed:,.1f} tokens/s (step {run.step:,})", file=sys.stderr)
@@ -83,9 +91,9 @@ def _prompts(args: argparse.Namespace) -> list[str]:
     try:
         lines = args.prompts_file.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise UserError(f"{args.prompts_file}: cannot be read ({error.strerror})") from None
+        raise UserError(f"{args.prompts_file}: cannot be read ({error.strerror}); check the path") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{args.prompts_file}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+        raise UserError(f"{args.prompts_file}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
     return [*args.prompt, *filter(str.strip, lines)]
 
 

@@ -1,4 +1,4 @@
-"""Train a tokenizer that speaks Khmer, byte-level BPE or Unigram, from prepared documents or from raw text files."""
+"""Train a tokenizer that handles Khmer well, byte-level BPE or Unigram, on prepared documents or on raw text files."""
 
 import argparse
 import sys
@@ -9,6 +9,7 @@ from pathlib import Path
 from tonsai_jax.corpus.sources.readers import Faults
 from tonsai_jax.errors import run_command
 from tonsai_jax.files import write_json
+from tonsai_jax.reporting.tables import Table, as_text
 from tonsai_jax.text.normalize import DEFAULT
 from tonsai_jax.tokenizer.balance import balanced, language_weights
 from tonsai_jax.tokenizer.examples import (
@@ -36,27 +37,34 @@ def main() -> None:
     add = parser.add_argument
     inputs = parser.add_mutually_exclusive_group(required=True)
     inputs.add_argument("--dataset-dir", metavar="DIR", help="documents written by scripts/prepare_dataset.py")
-    inputs.add_argument("--input", nargs="+", metavar="FILE", help="text files (.gz, .zst too), an example a line")
+    inputs.add_argument("--input", nargs="+", metavar="FILE", help="text files (also .gz and .zst), one text per line")
     add("--dataset-split", default="train", help="split of --dataset-dir (default: train)")
     add("--text-column", default="text", metavar="NAME", help="column that holds the text (default: text)")
-    add("--max-examples", type=int, metavar="N", help="take N texts, sources by their weights (default: all)")
+    add(
+        "--max-examples",
+        type=int,
+        metavar="N",
+        help="use N texts, shared among the sources by their weights (default: all)",
+    )
     add(
         "--on-error",
         choices=["stop", "skip"],
         default="stop",
-        help="at unreadable --input: stop, or leave it out",
+        help="what to do with unreadable text in --input (default: stop)",
     )
     add(
         "--language-weights",
         metavar="km=0.5,en=0.5",
-        help="shares of the bytes to train on (default: those of --dataset-dir's sources; of --input all)",
+        help="share of each language in the training bytes (default: the weights of --dataset-dir; all of --input)",
     )
     add("--model-type", default="bpe", help="kind of tokenizer: bpe or unigram (default: bpe)")
-    add("--input-sentence-size", type=int, default=0, metavar="N", help="train Unigram on N lines (default: all)")
-    add("--special-tokens", metavar="FILE", help="YAML list of them, with ids from 0 (default: see docs/tokenizer.md)")
+    add(
+        "--input-sentence-size", type=int, default=0, metavar="N", help="train Unigram on N random lines (default: all)"
+    )
+    add("--special-tokens", metavar="FILE", help="YAML list; they get the ids from 0 (default: see docs/tokenizer.md)")
     add("--vocab-size", type=int, required=True, metavar="N", help="number of token ids wanted")
     add("--output-dir", required=True, metavar="DIR", help="folder for the tokenizer")
-    add("--json", type=Path, metavar="FILE", help="write the figures here too")
+    add("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     args = parser.parse_args()
 
     start, name, count = time.monotonic(), args.text_column, args.max_examples
@@ -69,7 +77,7 @@ def main() -> None:
             weights = of_dataset
 
     def examples() -> Iterator[Example]:
-        faults.counts.clear()  # it may be read twice
+        faults.counts.clear()  # `balanced` reads the texts twice
         if args.dataset_dir:
             return dataset_examples(args.dataset_dir, split=args.dataset_split, text_column=name, max_examples=count)
         return file_examples(args.input, text_column=name, faults=faults, max_examples=count)
@@ -85,17 +93,17 @@ def main() -> None:
         normalization=normalization,
         progress=sys.stderr.isatty(),
     )
-    width = max(len(label) for label in report["fertility"])
-    print(f"{'text':<{width}} {'examples':>12} {'MB':>10} {'bytes/token':>12}")
-    for label, line in report["fertility"].items():
-        megabytes, ratio = line["bytes"] / 1e6, line["bytes_per_token"]
-        print(f"{label:<{width}} {line['examples']:>12,} {megabytes:>10,.2f} {ratio:>12.2f}")
+    rows = [
+        [label, f"{line['examples']:,}", f"{line['bytes'] / 1e6:,.2f}", f"{line['bytes_per_token']:.2f}"]
+        for label, line in report["fertility"].items()
+    ]
+    print(as_text(Table("", ["text", "examples", "MB", "bytes/token"], rows, "lrrr")))
     for kind, number in faults.counts.items():
-        print(f"note: {number:,} texts left out: {kind}")
+        print(f"note: {number:,} texts were left out: {kind}")
     size, seconds = report["vocab_size"], time.monotonic() - start
     if size < args.vocab_size:
-        print(f"note: this text gives {size:,} token ids, not {args.vocab_size:,}; more text gives more")
-    print(f"{args.output_dir}: {size:,} token ids, trained in {seconds:.1f} s; report.html shows what it does")
+        print(f"note: this text gives only {size:,} of {args.vocab_size:,} token ids; more text gives more")
+    print(f"{args.output_dir}: {size:,} token ids, trained in {seconds:.1f} s; see report.html in it")
     if args.json:
         write_json(args.json, report)
 

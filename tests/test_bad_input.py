@@ -68,7 +68,7 @@ def the_error(stderr: str) -> str:
         ("data.weights={'kn': 1}", "weights name source 'kn', which the token rows do not have; did you mean 'km'?"),
         ("data.max_epochs=0.01", "would be read 0.67"),
         ("stages=({'step': 3},)", "stages[0].step: no such key; did you mean 'steps'?"),
-        ("optimizer.schedule=cosin", "optimizer.schedule='cosin' is no schedule; did you mean 'cosine'?"),
+        ("optimizer.schedule=cosin", "optimizer.schedule='cosin' is not known; did you mean 'cosine'?"),
         (
             "optimizer.rate_of={'embedding': 0.5}",
             "optimizer.rate_of='embedding': no parameter has that name; there are blocks/attention_norm/bias, blocks/",

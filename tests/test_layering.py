@@ -13,8 +13,8 @@ PACKAGE = Path(__file__).parents[1] / "tonsai_jax"
 
 # From the ground up. A module imports those of the levels below its own, and its own folder's.
 LEVELS = (
-    ("errors", "stages"),
-    ("files",),
+    ("choices", "errors"),
+    ("files", "stages"),
     ("reporting", "text"),
     ("jobs",),
     ("corpus",),
@@ -27,7 +27,7 @@ LEVELS = (
     ("evaluation", "inference", "planning"),
     ("huggingface",),
     ("samples",),
-    ("completion", "between_steps", "cli"),
+    ("cli", "hooks"),
     ("train",),
     ("ablation",),
 )
@@ -35,18 +35,29 @@ LEVELS = (
 ONLY = {
     "text": {"errors"},
     "reporting": {"files"},
-    "jobs": {"errors", "files"},
+    "jobs": {"errors", "files", "reporting"},
     "corpus": {"errors", "files", "jobs", "reporting", "text"},
     "model": {"errors"},
-    "config": {"errors", "stages", "model"},
+    "config": {"choices", "errors", "stages", "model"},
     "runtime": {"errors"},
     "planning": {"errors", "files", "reporting", "stages", "data", "model", "config", "runtime", "training"},
-    "training": {"errors", "files", "reporting", "stages", "tokenizer", "data", "model", "config", "runtime"},
+    "training": {
+        "choices",
+        "errors",
+        "files",
+        "reporting",
+        "stages",
+        "tokenizer",
+        "data",
+        "model",
+        "config",
+        "runtime",
+    },
     "ablation": {"errors", "files", "reporting", "stages", "data", "config", "cli"},
 }
 # Text is prepared on machines without an accelerator; there JAX would only cost seconds and memory.
 WITHOUT_JAX = (
-    *(PACKAGE / name for name in ("errors.py", "files.py", "stages.py")),
+    *(PACKAGE / name for name in ("choices.py", "errors.py", "files.py", "stages.py")),
     *(PACKAGE / name for name in ("data/manifest.py", "data/rows.py", "data/tokenize.py")),
     *(
         file

@@ -8,7 +8,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from tonsai_jax.config import default_workdir
+from tonsai_jax.config import RENAMED, default_workdir
 from tonsai_jax.errors import UserError
 
 _HELP = "Config file, with an optional variant: configs/gpt2_500m.py or configs/gpt2_500m.py:exact."
@@ -75,10 +75,12 @@ def _told(error: BaseException, argv: list[str], file: str) -> str:
     suggestion = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', text)
     unknown = suggestion[2] if suggestion else text.strip("'\"")
     meant = f"; did you mean {suggestion[1]}?" if suggestion else " (see tonsai_jax/config.py)"
+    if renamed := next((old for old in RENAMED if re.search(rf"\b{old}\b", text)), None):
+        unknown, meant = renamed, f"; it is called {RENAMED[renamed]} now"
     frames = [frame for each in chain for frame in traceback.extract_tb(each.__traceback__)]
     lines = [frame.lineno for frame in frames if Path(frame.filename).absolute() == Path(file).absolute()]
     if lines:
-        what = f"no such key {unknown!r}{meant}" if suggestion else f"{type(cause).__name__}: {text}"
+        what = f"no such key {unknown!r}{meant}" if suggestion or renamed else f"{type(cause).__name__}: {text}"
         return f"{file}, line {lines[-1]}: {what}"
     for word in argv:
         if re.search(rf"\.{re.escape(unknown)}(\.|$)", word.partition("=")[0]):

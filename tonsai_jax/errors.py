@@ -18,6 +18,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known are: {', '.join(names)}"
 
 
+def unknown_name(key: str, value: object, known: Iterable[str]) -> UserError:
+    """The error for a name that `key` cannot take; it suggests the nearest of the `known` ones, or lists them."""
+    return UserError(f"{key}={value!r} is not known{did_you_mean(str(value), known)}")
+
+
 def run_command(main: Callable[[], None]) -> None:
     """Runs a command: exit code 0 when `main` returns, 1 and one line on stderr when it raises `UserError`, 130 on Ctrl-C.
 

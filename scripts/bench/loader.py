@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import psutil
 
-from tonsai_jax.data.loader import Mixture
+from tonsai_jax.data.loader import Loader
 from tonsai_jax.data.manifest import RowsManifest, SourceInfo, SplitInfo, dtype_for, read_manifest, write_manifest
+from tonsai_jax.data.order import DataOrder
 from tonsai_jax.data.rows import RowWriter
 from tonsai_jax.errors import run_command
 from tonsai_jax.files import sha256_file, write_json
@@ -49,17 +50,17 @@ def measure(directory: Path, seq_len: int, batches: int) -> dict[str, float]:
     """One run: a fresh start, `batches` batches, and a resume."""
     stages = [Stage(steps=10 * RESUME_STEP, seq_len=seq_len, global_batch_size=BATCH)]
     began = time.perf_counter()
-    mixture = Mixture(read_manifest(directory), seed=0, stages=stages)
-    iterator = mixture.batches(0)
+    order = DataOrder(read_manifest(directory), seed=0, stages=stages)
+    iterator = Loader(order).batches(0)
     next(iterator)
     first = time.perf_counter() - began
     began = time.perf_counter()
     for _ in range(batches):
         next(iterator)
     rate = batches * BATCH * seq_len / (time.perf_counter() - began)
-    state = mixture.state(RESUME_STEP)
+    state = order.state(RESUME_STEP)
     began = time.perf_counter()
-    next(Mixture(read_manifest(directory), seed=0, stages=stages, state=state).batches(RESUME_STEP))
+    next(Loader(DataOrder(read_manifest(directory), seed=0, stages=stages, state=state)).batches(RESUME_STEP))
     resume = time.perf_counter() - began
     memory = psutil.Process().memory_info().rss / 1e6
     return {"tokens_per_second": rate, "first_batch_s": first, "resume_s": resume, "rss_mb": memory}

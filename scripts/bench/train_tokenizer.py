@@ -1,9 +1,9 @@
-"""Times the training of byte-level BPE, ours beside that of `tokenizers`, each in a process of its own.
+"""Measures the training of byte-level BPE by our trainer and by `tokenizers`, each in its own process.
 
 python scripts/bench/train_tokenizer.py --input km.txt en.txt --vocab-size 16000
 
-Every 20th line of each file is held out for bytes a token. Both read the lines as they are, and cut words by the same pattern;
-`tokenizers` makes pairs of bytes. Memory is the most that the process ever had.
+Every 20th line of each file is held out to measure bytes per token. Both trainers read the lines unchanged and split words with
+the same pattern; `tokenizers` merges bytes. Memory is the peak of the process.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
+from tonsai_jax.reporting.tables import Table, as_text
 from tonsai_jax.tokenizer.bpe import MAX_TOKEN_LENGTH, MIN_FREQUENCY, PATTERN, train_bpe
 from tonsai_jax.tokenizer.special_tokens import END_OF_TEXT
 
@@ -46,7 +47,7 @@ def theirs(lines: Iterable[str], vocab_size: int) -> Tokenizer:
 def measure(
     train: Callable[[Iterable[str], int], Tokenizer], files: list[Path], vocab_size: int
 ) -> tuple[float, float, dict[str, float]]:
-    """Seconds, GB of memory, and bytes a token of each file's held-out lines."""
+    """Trains once; returns seconds, GB of memory, and {file: bytes per token on its held-out lines}."""
     start = time.perf_counter()
     tokenizer = train((line for file in files for line in read_lines(file, held_out=False)), vocab_size)
     seconds = time.perf_counter() - start
@@ -68,14 +69,15 @@ def read_lines(file: Path, *, held_out: bool) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", nargs="+", type=Path, required=True, metavar="FILE", help="text files")
-    parser.add_argument("--vocab-size", type=int, default=16_000)
+    parser.add_argument("--vocab-size", type=int, default=16_000, help="token ids to train (default: 16000)")
     args = parser.parse_args()
-    print(f"{'trainer':<12} {'seconds':>8} {'GB':>6}  bytes a token")
+    rows = []
     for name, train in (("ours", ours), ("tokenizers", theirs)):
         with ProcessPoolExecutor(1) as pool:
             seconds, memory, ratios = pool.submit(measure, train, args.input, args.vocab_size).result()
-        shown = ", ".join(f"{file} {ratio:.2f}" for file, ratio in ratios.items())
-        print(f"{name:<12} {seconds:>8.1f} {memory:>6.2f}  {shown}")
+        rows.append([name, f"{seconds:.1f}", f"{memory:.2f}", *(f"{ratio:.2f}" for ratio in ratios.values())])
+    heads = ["trainer", "seconds", "GB", *(f"bytes/token {file.name}" for file in args.input)]
+    print(as_text(Table("", heads, rows, "l" + "r" * (len(heads) - 1))))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import pytest
 from tests.support.tiny_run import CONFIG, TinyRun, environment
 from tonsai_jax.ablation.ablate import ablate
 from tonsai_jax.ablation.plan import Ablation, load_ablation, plan_runs
-from tonsai_jax.ablation.report_page import mean_curve
+from tonsai_jax.ablation.report import mean_curve
 from tonsai_jax.ablation.results import Point, final_loss, read_curve, tokens_after
 from tonsai_jax.ablation.statistics import paired_difference, spread
 from tonsai_jax.errors import UserError
@@ -82,9 +82,9 @@ def test_runs_have_names_of_their_own_in_weights_and_biases(tmp_path: Path) -> N
         ({"a": {}, "b": {"model.num_heads": 3}}, [], "variant 'b'.*not divisible"),
         ({"a": {}, "b": {"seed": 3}}, [], "--seeds N for more"),
         ({"a": {}, "b": 3}, [], "must be a dict"),
-        ({"a": {}, "b/c": {"steps": 9}}, [], "'b/c' names a folder"),
+        ({"a": {}, "b/c": {"steps": 9}}, [], "'b/c' cannot be the name of a folder"),
         ({"a": {}, "b": {"steps": 700}}, [], "'a' and 'b' are the same run"),
-        ({"a": {}, "b": {"steps": 90}}, ["--config.steps=80"], "sets steps, which a flag sets"),
+        ({"a": {}, "b": {"steps": 90}}, ["--config.steps=80"], "sets steps, which a flag also sets"),
         ({"a": {}}, ["--step=8"], "'--step=8' is not a flag"),
         ({}, [], "has no variants"),
     ],
@@ -101,7 +101,7 @@ def test_a_mistake_in_any_variant_is_told_before_anything_runs(
     ("text", "told"),
     [
         ("def get_ablation(:", r"ablation.py, line 1: "),
-        ("x = 1", "has no get_ablation"),
+        ("x = 1", "has no function get_ablation"),
         ("def get_ablation():\n    return {}", "returns dict"),
         ("def get_ablation():\n    return 1 / 0", "line 2: ZeroDivisionError"),
     ],

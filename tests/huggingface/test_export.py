@@ -223,9 +223,9 @@ def test_the_files_can_be_read_by_whom_the_config_can(folder):
 
 def test_what_does_not_fit_together_is_refused(tokenizer, tmp_path):
     small = config_with(vocab_size=200)
-    with pytest.raises(UserError, match="this tokenizer has 288 ids but the model only knows 200"):
+    with pytest.raises(UserError, match="this tokenizer has 288 ids, but the model has only 200"):
         export(small, random_params(small), tokenizer, tmp_path / "out")
-    with pytest.raises(UserError, match="dtype='float16' is not one of float32, bfloat16"):
+    with pytest.raises(UserError, match="dtype='float16' is not known; use float32 or bfloat16"):
         export(CONFIG, PARAMS, tokenizer, tmp_path / "out", dtype="float16")
     with pytest.raises(KeyError, match="surprise"):
         export(CONFIG, PARAMS | {"surprise": jnp.zeros(3)}, tokenizer, tmp_path / "out")
@@ -236,10 +236,10 @@ def test_a_hub_that_cannot_be_reached_is_told_in_one_line_and_the_export_stays(f
     constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_TOKEN", "hf_not_a_real_token")
-    with pytest.raises(UserError, match=r"sokha/tiny: could not be uploaded .* is complete") as caught:
+    with pytest.raises(UserError, match=r"sokha/tiny: cannot be uploaded .* is complete") as caught:
         push_to_hub(folder, "sokha/tiny")
     assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="must be USER/NAME"):
+    with pytest.raises(UserError, match="write it as USER/NAME"):
         push_to_hub(folder, "tiny")
 
 

@@ -96,7 +96,7 @@ def test_a_batch_of_different_lengths_gives_what_each_prompt_gives_alone():
 def test_more_prompts_than_fit_at_once_take_their_turns(tokenizer, monkeypatch):
     prompts = [ENGLISH[:n] for n in range(4)]
     together = texts(tokenizer, prompts)
-    monkeypatch.setattr(generate, "ROWS_AT_A_TIME", 2)
+    monkeypatch.setattr(generate, "BATCH_SIZE", 2)
     assert texts(tokenizer, prompts) == together
 
 
@@ -127,7 +127,7 @@ def test_generation_ends_where_the_context_is_full():
 
 
 def test_a_prompt_that_fills_the_context_is_refused_by_number_and_length():
-    message = "prompt 2 has 64 tokens and leaves no room in the model's context_length=64; shorten it"
+    message = "prompt 2 has 64 tokens and leaves no room in the model's context_length=64; use a shorter prompt"
     with pytest.raises(UserError, match=message):
         rows([[7], [7] * CONFIG.context_length])
 
@@ -283,7 +283,7 @@ def test_the_command_takes_many_prompts_and_writes_json(tokenizer, monkeypatch, 
 def test_the_command_says_when_the_context_ended_a_text(tokenizer, monkeypatch, capsys):
     code, _, err = run_script(monkeypatch, capsys, tokenizer, "--prompt", KHMER, "--max-new-tokens", 500)
     assert code == 0
-    assert "note: 1 of 1 ended where the model's context of 64 tokens is full" in err
+    assert "note: 1 of 1 continuations ended because the model's context of 64 tokens is full" in err
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A mixture of experts: the sum of its experts' work, whoever does it; what has no place is left out and counted."""
+"""A mixture of experts: the sum of the outputs of its experts on any mesh; what finds no capacity slot is dropped and counted."""
 
 import dataclasses
 import functools
@@ -12,9 +12,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from tests.support.eight_devices import run_on_eight_devices
 from tonsai_jax.model.config import ModelConfig
-from tonsai_jax.model.experts import mixture_of_experts, places
+from tonsai_jax.model.experts import expert_capacity, mixture_of_experts
 from tonsai_jax.model.presets import preset
 from tonsai_jax.model.remat import remat_policy
+from tonsai_jax.stages import MicroBatch
 from tonsai_jax.training.mesh import make_mesh, one_device_mesh, put_batch
 from tonsai_jax.training.state import init_state, model_graph
 from tonsai_jax.training.step import LossSettings, make_train_step
@@ -28,6 +29,7 @@ CONFIG = ModelConfig(
     num_heads=2,
     d_model=D,
     d_ff=F,
+    dtype="float32",
 )
 
 
@@ -58,9 +60,9 @@ def by_a_loop(config, x, router, up, down, kept=None):
 
 
 @pytest.mark.parametrize("change", [{"experts_per_token": 1}, {}, {"router_temperature": 1.7, "experts_per_token": 3}])
-@pytest.mark.parametrize("way", ["dropless", "no limit", "places enough"])
+@pytest.mark.parametrize("way", ["dropless", "no limit", "enough capacity"])
 def test_it_is_the_weighted_sum_of_its_experts(change, way):
-    capacity = {"dropless": 0.1, "no limit": 0.0, "places enough": 4.0}[way]
+    capacity = {"dropless": 0.1, "no limit": 0.0, "enough capacity": 4.0}[way]
     config = dataclasses.replace(CONFIG, capacity_factor=capacity, **change)
     arrays = weights()
     direction = jnp.asarray(np.random.default_rng(1).standard_normal((B, T, D)), jnp.float32)
@@ -73,20 +75,20 @@ def test_it_is_the_weighted_sum_of_its_experts(change, way):
         y = by_a_loop(config, *arrays)
         return jnp.sum(y * direction), y
 
-    places_of_gradient = tuple(range(4))
-    gradients, (y, routing) = jax.grad(of_ours, places_of_gradient, has_aux=True)(*arrays)
-    expected_gradients, expected = jax.grad(of_loop, places_of_gradient, has_aux=True)(*arrays)
+    argnums = tuple(range(4))
+    gradients, (y, routing) = jax.grad(of_ours, argnums, has_aux=True)(*arrays)
+    expected_gradients, expected = jax.grad(of_loop, argnums, has_aux=True)(*arrays)
     np.testing.assert_allclose(y, expected, atol=1e-4, rtol=1e-4)
     for ours_, theirs in zip(gradients, expected_gradients, strict=True):
         np.testing.assert_allclose(ours_, theirs, atol=1e-4 * (1 + np.abs(theirs).max()), rtol=1e-3)
     assert routing.dropped == 0
 
 
-def test_an_expert_takes_as_many_tokens_as_it_has_places_first_choices_first():
+def test_an_expert_takes_as_many_tokens_as_it_has_capacity_slots_first_choices_first():
     config = dataclasses.replace(CONFIG, capacity_factor=0.5)
     arrays = weights()
     x, router, up, down = arrays
-    C = places(B * T, config)
+    C = expert_capacity(B * T, config)
     assert C == B * T * 2 // E // 2
     _, experts = jax.lax.top_k(x @ router, 2)
     taken = np.zeros(E, int)
@@ -197,7 +199,7 @@ def train(config, mesh, micro_batch_size=0):
         end_of_text_id=0,
         dropout_key=jax.random.key(1),
         clip_norm=0.0,
-        micro_batch_size=micro_batch_size,
+        micro_batch=MicroBatch(micro_batch_size),
     )
     state = init_state(config, optimizer, mesh, seed=0)
     state, metrics = step(state, put_batch(batch_of(0), mesh))
@@ -260,7 +262,7 @@ def test_the_backward_pass_runs_no_matrix_product_again_where_the_widest_are_kep
     )
     gradient = jax.grad(lambda *arrays: jnp.sum(layer(*arrays)[0] ** 2), argnums=(0, 1, 2, 3))
     compiled = jax.jit(gradient).lower(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)).compile()
-    forward = 2 * E * places(512, config) * 3 * 64 * 128
+    forward = 2 * E * expert_capacity(512, config) * 3 * 64 * 128
     cost = compiled.cost_analysis()
     assert cost is not None
     assert cost["flops"] < 3.2 * forward

@@ -1,4 +1,4 @@
-"""Collectives are counted as often as they run, with the bytes of their arrays, and known to overlap or not."""
+"""Collectives are counted as often as they run, with the bytes of their arrays, and whether they overlap."""
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +71,7 @@ def check_the_reader_on_a_real_program() -> None:
     @partial(jax.shard_map, mesh=mesh, in_specs=(P("fsdp", None), P()), out_specs=(P("fsdp", None), P()))
     def step(shard, x):
         def layer(x, _):
-            whole = jax.lax.all_gather(shard, "fsdp", tiled=True)  # depends on nothing that turns; stays in the loop
+            whole = jax.lax.all_gather(shard, "fsdp", tiled=True)  # depends on nothing that changes in the loop
             return jnp.tanh(jax.lax.psum(x @ (whole + x[0, 0]), "fsdp") / 8), None
 
         x = jax.lax.pcast(x, "fsdp", to="varying")
@@ -92,36 +92,38 @@ def test_the_reader_on_a_real_program() -> None:
 
 
 def test_the_least_that_a_sharding_must_send() -> None:
-    shape = config_with(vocab_size=1280, num_layers=2, d_model=256, d_ff=512)
+    model_config = config_with(vocab_size=1280, num_layers=2, d_model=256, d_ff=512)
     optimizer = make_optimizer("adamw", beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1)
 
-    def least(data: int, fsdp: int, accumulation: int = 1) -> dict[str, int]:
+    def least(data: int, fsdp: int, accumulation_steps: int = 1) -> dict[str, int]:
         sizes = {"data": data, "fsdp": fsdp, "expert": 1}
-        found = least_bytes(described_state(shape, optimizer, sizes), sizes, accumulation, "bfloat16")
+        found = least_bytes(described_state(model_config, optimizer, sizes), sizes, accumulation_steps, "bfloat16")
         return {kind: size for kind, size in found.items() if size}
 
-    params = described_state(shape, optimizer, {"data": 1, "fsdp": 1, "expert": 1}).params
+    params = described_state(model_config, optimizer, {"data": 1, "fsdp": 1, "expert": 1}).params
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     kernels = sum(leaf.size for path, leaf in jax.tree_util.tree_leaves_with_path(params) if path[-1].key == "kernel")
-    table = shape.padded_vocab_size * shape.d_model
+    table = model_config.padded_vocab_size * model_config.d_model
     rest = size - kernels - table  # norms, biases, positions: each below 2**16 elements, on every device alike
 
     assert least(1, 1) == {}
-    assert least(8, 1) == least(8, 1, accumulation=4) == {"all-reduce": 4 * size}
+    assert least(8, 1) == least(8, 1, accumulation_steps=4) == {"all-reduce": 4 * size}
     assert least(1, 8) == {
         "all-gather": 2 * 2 * kernels + 4 * table,
         "reduce-scatter": 4 * (kernels + table),
         "all-reduce": 4 * rest,
     }
-    assert least(1, 8, accumulation=2)["all-gather"] == 2 * least(1, 8)["all-gather"]
+    assert least(1, 8, accumulation_steps=2)["all-gather"] == 2 * least(1, 8)["all-gather"]
     assert least(2, 4)["all-reduce"] == 4 * ((kernels + table) // 4 + rest)
 
 
 def test_experts_on_devices_of_their_own_are_not_gathered_from_the_others() -> None:
-    shape = config_with(vocab_size=128, num_layers=2, d_model=256, d_ff=512, mlp="swiglu", num_experts=8, bias=False)
+    model_config = config_with(
+        vocab_size=128, num_layers=2, d_model=256, d_ff=512, mlp="swiglu", num_experts=8, bias=False
+    )
     optimizer = make_optimizer("adamw", beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1)
     sizes = {"data": 1, "fsdp": 1, "expert": 8}
-    state = described_state(shape, optimizer, sizes)
+    state = described_state(model_config, optimizer, sizes)
     least = least_bytes(state, sizes, 1, "bfloat16")
     params = jax.tree_util.tree_leaves_with_path(state.params)
     others = sum(leaf.size for path, leaf in params if "experts" not in jax.tree_util.keystr(path))

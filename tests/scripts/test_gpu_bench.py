@@ -38,7 +38,7 @@ class Missing(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Missing())
 sys.path.insert(0, {str(BENCH)!r})
 import numpy as np
-import tonsai_jax.training.loss, tonsai_jax.runtime.processes
+import tonsai_jax.training.loss, tonsai_jax.runtime.memory
 from our_step import device_batch, make_step
 from tonsai_jax.model.config import ModelConfig
 

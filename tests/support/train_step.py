@@ -1,12 +1,14 @@
 """A training step of the tiny model, batches for it, and the comparison of two trees of arrays."""
 
 import functools
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from tests.support.tiny_model import CONFIG, config_with
+from tonsai_jax.stages import MicroBatch
 from tonsai_jax.training.mesh import BATCH_AXES
 from tonsai_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from tonsai_jax.training.state import model_graph
@@ -30,7 +32,7 @@ def batch_of(seed=0, *, batch_size=B, vocab_size=CONFIG.vocab_size):
 
 
 def make_step(config=CONFIG, mesh=None, *, optimizer=ADAMW, schedule=COSINE, **changes):
-    settings = {"clip_norm": 1.0, "micro_batch_size": 0} | changes
+    settings: dict[str, Any] = {"clip_norm": 1.0, "micro_batch": MicroBatch()} | changes
     return make_train_step(
         model_graph(config, "xla"),
         optimizer,

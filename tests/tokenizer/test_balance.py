@@ -65,6 +65,6 @@ def test_a_language_without_text_is_named() -> None:
     "words", ["km", "km=", "km=x", "", "km=-1,en=2", "km=0,en=0", "km=nan", "km=inf,en=1", "km=0.5,km=0.5"]
 )
 def test_weights_that_are_none_are_refused(words: str) -> None:
-    with pytest.raises(UserError, match="write it as km="):
+    with pytest.raises(UserError, match="write weights as km="):
         language_weights(words)
     assert language_weights("km=0.5, en=0.5") == {"km": 0.5, "en": 0.5}

@@ -73,13 +73,13 @@ def test_ones_own_are_read_from_a_list_and_without_roles_there_is_no_chat_templa
 @pytest.mark.parametrize(
     ("tokens", "expected"),
     [
-        (["<|endoftext|>", "<sep>", "<sep>"], "'<sep>' is declared 2 times"),
+        (["<|endoftext|>", "<sep>", "<sep>"], "'<sep>' is in the list 2 times"),
         (["<pad>"], "the first must be '<|endoftext|>'"),
         ([], "the first must be '<|endoftext|>'"),
         (["<|endoftext|>", " "], "one of them is empty"),
-        (["<|endoftext|>", "<unk>"], "'<unk>' cannot be one"),
-        (["<|endoftext|>", "<0x41>"], "'<0x41>' cannot be one"),
-        *((["<|endoftext|>", word], f"{word!r} cannot be told from text") for word in ("a", "the", "<x", "2026", "=>")),
+        (["<|endoftext|>", "<unk>"], "'<unk>' is already used by the tokenizer formats"),
+        (["<|endoftext|>", "<0x41>"], "'<0x41>' is already used by the tokenizer formats"),
+        *((["<|endoftext|>", word], f"{word!r} could be text") for word in ("a", "the", "<x", "2026", "=>")),
     ],
 )
 def test_tokens_that_cannot_work_are_one_clear_line(tokens, expected):

@@ -240,7 +240,7 @@ def test_prompts_are_put_as_the_training_text_was(tmp_path):
     config = json.loads((tmp_path / "kept" / "tokenizer_config.json").read_text())
     config["tonsai_normalization"]["khmr"] = True
     (tmp_path / "kept" / "tokenizer_config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="tonsai_normalization is not understood"):
+    with pytest.raises(UserError, match="tonsai_normalization is not valid"):
         Tokenizer.from_folder(tmp_path / "kept")
 
 
@@ -274,10 +274,10 @@ def bad_commands(folder):
         "no text in the one language": (given(language_weights="km=1"), "there is no text in 'km'"),
         "not utf-8": (given(input=folder / "latin.txt"), "latin.txt: not UTF-8 at byte 3"),
         "vocabulary too small": (given(vocab_size="256"), "256 is too small"),
-        "unknown kind": (given(model_type="wordpiece"), "'wordpiece' is not known; use one of: bpe, unigram"),
+        "unknown kind": (given(model_type="wordpiece"), "'wordpiece' is not known; use bpe or unigram"),
         "unigram too small": (
             given(model_type="unigram"),
-            "vocab_size 300 is too small: bytes and 31 special tokens need 541",
+            "vocab_size 300 is too small: the bytes and 31 special tokens need 541",
         ),
         "sentences of bpe": (given(input_sentence_size="900"), "is for --model-type unigram"),
         "no examples wanted": (given(max_examples="0"), "--max-examples 0"),
@@ -315,7 +315,7 @@ def test_errors_skip_counts_what_it_leaves_out(tmp_path, monkeypatch, capsys):
     arguments = ("--input", tmp_path / "latin.txt", "--vocab-size", 300, "--output-dir", tmp_path / "out")
     code, out, _ = run_script(monkeypatch, capsys, *arguments, "--on-error", "skip")
     assert code == 0
-    assert "note: 1 texts left out: not_utf8" in out
+    assert "note: 1 texts were left out: not_utf8" in out
 
 
 def test_a_training_that_fails_leaves_the_earlier_tokenizer_and_one_that_ends_replaces_it(tmp_path):
@@ -365,7 +365,7 @@ MUTILATIONS = {
     ),
     "changes text": (
         lambda f: edit(f / "tokenizer.json", normalizer={"type": "Lowercase"}),
-        "does not give back the text",
+        "decoding does not give back the encoded text",
     ),
     "not byte-level": (lambda f: edit(f / "tokenizer.json", decoder=None), "only byte-level"),
 }
@@ -395,7 +395,7 @@ def test_a_mutilated_tokenizer_is_one_clear_line(case, tmp_path):
     [
         (lambda model, other: os.truncate(model, 3000), "spm.model: damaged"),
         (lambda model, other: model.write_bytes(b""), "spm.model: damaged"),
-        (lambda model, other: shutil.copyfile(other, model), "spm.model: has other pieces than tokenizer.json"),
+        (lambda model, other: shutil.copyfile(other, model), "spm.model: does not have the pieces of tokenizer.json"),
     ],
 )
 def test_a_mutilated_model_of_sentencepiece_is_one_clear_line(mutilate, expected, tmp_path):

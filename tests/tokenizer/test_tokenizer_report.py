@@ -17,8 +17,8 @@ from tonsai_jax.tokenizer.any_tokenizer import AnyTokenizer
 from tonsai_jax.tokenizer.encoding import LETTER_OF_BYTE
 from tonsai_jax.tokenizer.even_sample import EvenSample, SampledText
 from tonsai_jax.tokenizer.examples import Example
-from tonsai_jax.tokenizer.report import measure, measure_parallel
-from tonsai_jax.tokenizer.report_page import write_report
+from tonsai_jax.tokenizer.measure import measure, measure_parallel
+from tonsai_jax.tokenizer.report import write_report
 from tonsai_jax.tokenizer.training import train_tokenizer
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "tokenizer_report.py"
@@ -118,15 +118,15 @@ def test_text_that_cannot_be_written_is_told():
     assert (line["sample_tokens"], line["unknown"]) == (3, round(1 / 3, 4))
 
 
-def test_text_without_khmer_has_no_clusters_and_nothing_at_all_divides_nothing():
+def test_text_without_khmer_has_no_syllables_and_empty_text_gives_zeros():
     line = figures(byte_level(), "ab")["fertility"]["any"]
     assert (line["bytes_per_token"], line["clusters_per_token"], line["ends_in_cluster"]) == (1.0, None, None)
     line = figures(byte_level(), "")["fertility"]["any"]
     assert (line["bytes_per_token"], line["parts_of_characters"]) == (0.0, 0.0)
 
 
-def test_texts_do_not_join_into_a_cluster():
-    line = figures(byte_level(KA[:2], KA), "ក", "\u17b6")["fertility"]["any"]  # the vowel alone is no cluster
+def test_a_syllable_does_not_cross_two_texts():
+    line = figures(byte_level(KA[:2], KA), "ក", "\u17b6")["fertility"]["any"]  # the vowel alone is not a syllable
     assert (line["sample_tokens"], line["clusters_per_token"], line["ends_in_cluster"]) == (3, round(1 / 3, 4), 0.0)
 
 
@@ -237,7 +237,7 @@ def test_beside_a_tokenizer_with_the_pattern_of_gpt2(folders, tmp_path, monkeypa
     for name, measured in evaluation["tokenizers"].items():
         assert ["km", name, f"{measured['fertility']['km']['bytes_per_token']:.2f}"] in [line[:3] for line in lines]
         english = next(line for line in lines if line[:2] == ["en", name])
-        assert english[4:6] == ["-", "-"], "no clusters in English"
+        assert english[4:6] == ["-", "-"], "no Khmer syllables in English"
     page = (tmp_path / "out/evaluation.html").read_text(encoding="utf-8")
     assert page.count("<section>") == 10
     assert page.count("<strong>ours</strong>") == page.count("<strong>gpt2</strong>") == 10
@@ -269,7 +269,7 @@ def test_without_an_output_folder_it_is_written_beside_the_tokenizer_and_leaves_
     arguments = ["--tokenizer-dir", folders / "ours/tokenizer.json", "--input", folders / "en.txt"]
     code, out, _ = run_script(monkeypatch, capsys, *arguments)
     assert code == 0
-    assert "evaluation.html: the same, with texts token by token" in out
+    assert "evaluation.html: the same figures, and texts token by token" in out
     after = {path.name: path.read_bytes() for path in (folders / "ours").iterdir()}
     assert after.keys() - before.keys() == {"evaluation.json", "evaluation.html"}
     assert {name: after[name] for name in before} == before
@@ -303,10 +303,13 @@ def bad_commands(folders: Path, folder: Path):
     return {
         "no such tokenizer": (["--tokenizer-dir", folder / "none", *good[2:]], "none: no such tokenizer folder"),
         "no such other": ([*good, "--compare", folder / "none"], "none: no such tokenizer folder"),
-        "no tokenizer.json": ([*good, "--compare", folder / "empty"], "AutoTokenizer writes one with save_pretrained"),
+        "no tokenizer.json": (
+            [*good, "--compare", folder / "empty"],
+            "write one with save_pretrained of Hugging Face's AutoTokenizer",
+        ),
         "not json": ([*good, "--compare", folder / "cut.json"], "cut.json: not valid JSON"),
-        "no tokenizer": ([*good, "--compare", folder / "other.json"], "other.json: not a tokenizer this program"),
-        "another kind": ([*good, "--compare", folder / "words.json"], "neither byte-level nor made of pieces"),
+        "no tokenizer": ([*good, "--compare", folder / "other.json"], "other.json: cannot be used as a tokenizer"),
+        "another kind": ([*good, "--compare", folder / "words.json"], "neither byte-level nor pieces"),
         "no text": ([*good[:-1], folder / "blank.txt"], "there is no text to measure on"),
         "no such text": ([*good[:-1], folder / "none.txt"], "none.txt: no such file"),
         "not parallel": ([*good, "--parallel", folders / "en.txt", folder / "two.txt"], "after 2 sentences"),

@@ -1,4 +1,4 @@
-"""Characters and Khmer orthographic syllables as the units of byte-pair encoding."""
+"""Characters and Khmer orthographic syllables, the units that pairs are made of."""
 
 from collections import Counter
 
@@ -32,7 +32,7 @@ def test_frequent_characters_and_syllables_are_one_token():
 
 
 def test_a_subscript_is_not_torn_off_by_the_vowel_that_follows():
-    # តា is a syllable, but in ក្តា the ត hangs on the ក.
+    # តា is a syllable, but in ក្តា the ត is a subscript of ក.
     tokens = BYTES + CutWords({"តា": 1000, "ក្ត": 500, "ក្តៅ": 1}).frequent(1000)
     assert encode(tokens, "ក្តា") == ["ក្ត".encode(), "ា".encode()]
 

@@ -61,7 +61,7 @@ def test_a_restored_state_is_the_saved_one_to_the_bit(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
     save(checkpoints, 7, state=state)
     assert checkpoints.latest_step() == 7
-    assert checkpoints.progress(7) == {"step": 7, "data": {"km": 7}}
+    assert checkpoints.resume_metadata(7) == {"step": 7, "data": {"km": 7}}
     restored = checkpoints.restore_state(7, abstract(state))
     checkpoints.close()
     assert int(restored.step) == 7
@@ -206,10 +206,10 @@ def test_a_reader_of_a_folder_without_checkpoints_makes_none(tmp_path: Path) -> 
 def test_a_step_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, KeepPolicy(last=3))
     with pytest.raises(UserError, match="no checkpoint at step 5; there are: none"):
-        checkpoints.progress(5)
+        checkpoints.resume_metadata(5)
     save(checkpoints, 1, 2, 3)
     for restore in (
-        lambda: checkpoints.progress(5),
+        lambda: checkpoints.resume_metadata(5),
         lambda: checkpoints.restore_params(5, abstract(SMALL).params),
         lambda: checkpoints.restore_state(5, abstract(SMALL)),
     ):

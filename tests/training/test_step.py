@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from tests.support.eight_devices import run_on_eight_devices, run_on_two_processes_of_four_devices
 from tests.support.tiny_model import CONFIG, config_with
 from tests.support.train_step import ADAMW, BIG, B, T, assert_same, batch_of, make_step, one_device
+from tonsai_jax.stages import MicroBatch
 from tonsai_jax.training.mesh import make_mesh, put_batch
 from tonsai_jax.training.state import init_state
 
@@ -75,7 +76,7 @@ def test_the_loss_of_a_fresh_model_is_that_of_guessing():
 def test_a_batch_done_in_parts_is_the_whole_batch():
     batches = [batch_of(seed) for seed in range(3)]
     whole = run(adamw_step(), batches)
-    parts = run(make_step(micro_batch_size=2), batches)
+    parts = run(make_step(micro_batch=MicroBatch(2)), batches)
     assert_same(whole, parts, atol=1e-5, rtol=1e-5)
 
 
@@ -175,7 +176,7 @@ def check_many_devices_give_what_one_gives(splits):
     rows = np.split(np.arange(16), jax.process_count())[jax.process_index()]
     for data, fsdp, micro_batch_size in splits:
         mesh = make_mesh(data, fsdp)
-        step = make_step(BIG, mesh, micro_batch_size=micro_batch_size)
+        step = make_step(BIG, mesh, micro_batch=MicroBatch(micro_batch_size))
         state, metrics = init_state(BIG, ADAMW, mesh, seed=0), []
         for batch in batches:
             state, got = step(state, put_batch({name: whole[rows] for name, whole in batch.items()}, mesh))

@@ -42,7 +42,7 @@ def test_stopped_twice_by_sigterm_is_never_stopped_bit_for_bit(run: TinyRun, nev
     first, second = sorted(random.Random(0).sample(range(1, 20), 2))
     for step in (first, second):
         printed = run.interrupt(signal.SIGTERM, at_step=step)
-        assert "SIGTERM asked to stop; the same command goes on from here" in printed, (first, second)
+        assert "SIGTERM asked to stop; run the same command again to continue" in printed, (first, second)
     run.train()
     assert_same_run(run, never_stopped)
 
@@ -97,7 +97,7 @@ def test_two_processes_are_one_run(run: TinyRun, never_stopped: TinyRun) -> None
 
 def test_steps_today_trains_that_many_and_saves(run: TinyRun, never_stopped: TinyRun) -> None:
     printed = run.train(steps_today=5)
-    assert "saved at step 5 of 24: 5 steps were for today" in printed
+    assert "saved at step 5 of 24: --steps_today=5 is done" in printed
     assert 5 in run.saved_steps()
     assert list(run.losses()) == [1, 2, 3, 4, 5]
     run.train(steps_today=100)
@@ -107,7 +107,7 @@ def test_steps_today_trains_that_many_and_saves(run: TinyRun, never_stopped: Tin
 @pytest.mark.full
 def test_a_traced_run_is_the_same_run(run: TinyRun, never_stopped: TinyRun) -> None:
     printed = run.train("profile.steps=2", "profile.start=3", steps_today=2)
-    assert "profile: nothing was traced, the session ended before step 4; lower profile.start" in printed
+    assert "profile: nothing was traced, this run ended before step 4; lower profile.start" in printed
     printed = run.train("profile.steps=2", "profile.start=3", steps_today=6)
     assert f"--logdir {run.workdir / 'profile'}" in printed
     (trace,) = run.workdir.glob("profile/plugins/profile/*/*.trace.json.gz")
@@ -166,7 +166,7 @@ def test_too_many_steps_that_are_not_finite_end_the_run(run: TinyRun) -> None:
     done = run.run("optimizer.learning_rate=1e38", "optimizer.max_skipped_steps=3")
     assert done.returncode == 1
     [error] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert "not finite for 3 steps on end" in error
+    assert "not finite for 3 steps in a row" in error
     assert "Traceback" not in done.stderr
     run.train(steps_today=2)
     assert max(run.losses()) == 10

@@ -1,11 +1,11 @@
-"""From an ablation's file to its report: plan, train what is missing, and after every run tell what is known."""
+"""Runs an ablation: plans the runs, trains those that are missing, and writes the report after each of them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tonsai_jax.ablation.plan import load_ablation, plan_runs
-from tonsai_jax.ablation.report_page import write_report
+from tonsai_jax.ablation.report import write_report
 from tonsai_jax.ablation.results import read_result
 from tonsai_jax.ablation.running import run_all
 from tonsai_jax.ablation.summary import summarize
@@ -13,14 +13,16 @@ from tonsai_jax.files import write_json
 
 
 def ablate(file: Path, workdir: Path, *, num_seeds: int, flags: Sequence[str] = ()) -> dict[str, Any]:
-    """Trains what is not complete, and writes `workdir/results.json` and `workdir/report.html` after every run.
+    """Trains the runs that are not complete, and writes `workdir/results.json` and `workdir/report.html` after each run.
 
     Args:
-      file: that defines the ablation.
-      flags: for all variants, "--config.key=value".
+      file: the file that defines the ablation.
+      workdir: folder for the runs and the report.
+      num_seeds: how many seeds to train each variant with.
+      flags: keys for all variants, each written "--config.key=value".
 
-    Returns the figures, as `summarize` gives them; those of what has been trained where it was asked to stop.
-    Raises `UserError` for a mistake in any variant, before anything is trained.
+    Returns the figures of `summarize`. If training was stopped by a signal, they cover the runs so far.
+    Raises `UserError` for a mistake in any variant, before the first run starts.
     """
     ablation, about = load_ablation(file)
     runs = plan_runs(file, ablation, workdir, num_seeds=num_seeds, flags=flags)

@@ -1,4 +1,4 @@
-"""An ablation: a base config and variants of it that each set a few keys; checked as a whole before anything runs."""
+"""The plan of an ablation: a base config and variants that each set a few keys, all checked before the first run starts."""
 
 import re
 import runpy
@@ -23,10 +23,10 @@ class Ablation:
     """What the `get_ablation()` of a file in configs/ablations/ returns.
 
     Attributes:
-      base: a config file as that of `tonsai_jax.train`, seen from the ablation's own folder: "../quickstart.py".
-      variants: {name: {key: value}}, a key written as on the command line of training, "optimizer.learning_rate".
-        The first is the baseline, which the others are compared with.
-      overrides: keys that every variant shares.
+      base: a config file for `tonsai_jax.train`; its path is relative to the folder of the ablation: "../quickstart.py".
+      variants: {name: {key: value}}. Keys are written as on the command line of training: "optimizer.learning_rate". The first
+        variant is the baseline, which the others are compared with.
+      overrides: {key: value} for all variants.
     """
 
     base: str
@@ -39,8 +39,11 @@ class PlannedRun:
     """One variant with one seed.
 
     Attributes:
-      config: as training will see it.
-      command: that trains it, and goes on with it.
+      variant: name of the variant.
+      seed: the run's seed.
+      workdir: folder of the run.
+      config: the config that training will use.
+      command: starts or resumes the run.
     """
 
     variant: str
@@ -55,21 +58,21 @@ class PlannedRun:
 
 
 def load_ablation(file: Path) -> tuple[Ablation, str]:
-    """What the file's `get_ablation()` returns, and the first paragraph of its docstring.
+    """Returns the ablation that the file's `get_ablation()` makes, and the first paragraph of the file's docstring.
 
-    Raises `UserError` where there is no such file or function, or the file does not load.
+    Raises `UserError` if the file does not exist, has no such function, or fails.
     """
     if not file.is_file():
-        raise UserError(f"--config {file}: no such file; there are some in configs/ablations/")
+        raise UserError(f"--config {file}: no such file; configs/ablations/ has examples")
     try:
         module = runpy.run_path(str(file))
         ablation = module["get_ablation"]()
     except SyntaxError as error:
         raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}") from error
-    except Exception as error:  # a config file is a program: anything can go wrong in it
+    except Exception as error:  # a config file is a program and can raise anything
         frames = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
         if not frames:
-            raise UserError(f"{file}: has no get_ablation(); see those in configs/ablations/") from error
+            raise UserError(f"{file}: has no function get_ablation(); see the files in configs/ablations/") from error
         raise UserError(f"{file}, line {frames[-1]}: {type(error).__name__}: {error}") from error
     if not isinstance(ablation, Ablation):
         raise UserError(f"{file}: get_ablation() returns {type(ablation).__name__}; it must return an Ablation")
@@ -79,28 +82,32 @@ def load_ablation(file: Path) -> tuple[Ablation, str]:
 def plan_runs(
     file: Path, ablation: Ablation, workdir: Path, *, num_seeds: int, flags: Sequence[str] = ()
 ) -> list[PlannedRun]:
-    """The runs in the order in which they are trained: all variants with one seed, then all with the next.
+    """The runs in the order in which they are trained: all variants with the first seed, then all with the next.
 
     Args:
-      file: of the ablation.
-      num_seeds: so many, counted up from the `seed` of the base config.
-      flags: for all variants, "--config.key=value".
+      file: the file of the ablation.
+      ablation: what the file defines.
+      workdir: folder for the runs.
+      num_seeds: number of seeds, counted up from the `seed` of the base config.
+      flags: keys for all variants, each written "--config.key=value".
 
-    Raises `UserError` for a key, value or name that cannot work, in any variant; two variants that are the same run;
+    Raises `UserError` for a key, value or name that is not valid in any variant, for two variants that are the same run, and for
     a run in `workdir` that was trained with other values.
     """
     if num_seeds < 1:
         raise UserError(f"--seeds {num_seeds} must be at least 1")
     if not ablation.variants:
-        raise UserError(f"{file}: has no variants; give some, the baseline first")
+        raise UserError(f"{file}: has no variants; add some, the baseline first")
     for flag in flags:
         if not re.match(r"--config\.[\w.]+=", flag):
-            raise UserError(f"{flag!r} is not a flag; a key for all variants is written --config.section.key=value")
+            raise UserError(f"{flag!r} is not a flag; to set a key for all variants, write --config.section.key=value")
     configs: dict[str, ConfigDict] = {}
     words: dict[str, list[str]] = {}
     for name, overrides in ablation.variants.items():
         if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name):
-            raise UserError(f"{file}: variant {name!r} names a folder; use letters, digits and . _ + - only")
+            raise UserError(
+                f"{file}: variant {name!r} cannot be the name of a folder; use only letters, digits and . _ + -"
+            )
         try:
             words[name] = _words(file, ablation, overrides, flags)
             configs[name] = _config(words[name])
@@ -115,7 +122,7 @@ def plan_runs(
         for name in ablation.variants:
             own = [*words[name], f"--config.seed={seed}"]
             if configs[name].wandb.project:
-                own.append(f"--config.wandb.name={file.stem}-{name}-seed-{seed}")  # else every run there is "seed-0"
+                own.append(f"--config.wandb.name={file.stem}-{name}-seed-{seed}")  # else all are called "seed-0"
             run_dir = workdir / name / f"seed-{seed}"
             command = (sys.executable, "-m", "tonsai_jax.train", *own, f"--workdir={run_dir}")
             runs.append(PlannedRun(name, seed, run_dir, _config(own), command))
@@ -125,15 +132,15 @@ def plan_runs(
 
 
 def _words(file: Path, ablation: Ablation, overrides: Mapping[str, Any], flags: Sequence[str]) -> list[str]:
-    """The config file and keys of a variant as flags of training; what stands later wins."""
+    """The config file and keys of a variant as flags of training; a later flag overrides an earlier one."""
     if not isinstance(overrides, Mapping):
         raise UserError(f"{overrides!r} must be a dict such as {{'optimizer.learning_rate': 1e-3}}")
     for keys in (ablation.overrides, overrides):
         if "seed" in keys:
-            raise UserError("seed is set by the ablation itself; set it in the base config, and --seeds N for more")
+            raise UserError("cannot set seed; set the first seed in the base config, and use --seeds N for more")
     both = {flag.partition("=")[0].removeprefix("--config.") for flag in flags} & overrides.keys()
     if both:
-        raise UserError(f"sets {', '.join(sorted(both))}, which a flag sets for all variants; remove the flag")
+        raise UserError(f"sets {', '.join(sorted(both))}, which a flag also sets for all variants; remove the flag")
     shared = [f"--config.{key}={value}" for key, value in ablation.overrides.items()]
     own = [f"--config.{key}={value}" for key, value in overrides.items()]
     return [f"--config={normpath(file.parent / ablation.base)}", *shared, *flags, *own]
@@ -146,7 +153,7 @@ def _config(words: Sequence[str]) -> ConfigDict:
 
 
 def _check_begun(run: PlannedRun) -> None:
-    """Refuses to go on with a checkpoint of other values: the result would belong to no variant."""
+    """Raises `UserError` if the run has a checkpoint trained with other values: its result would belong to no variant."""
     saved = run.workdir / "config.json"
     checkpoints = run.workdir / "checkpoints"
     if (
@@ -159,5 +166,5 @@ def _check_begun(run: PlannedRun) -> None:
     if changes:
         raise UserError(
             f"{run.workdir}: was trained with other values ({'; '.join(changes)}); "
-            f"give another --workdir, or remove this folder to train it again"
+            "use another --workdir, or remove this folder to train the run again"
         )

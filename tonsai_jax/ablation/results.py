@@ -1,4 +1,4 @@
-"""What a run of an ablation came to, read from its folder: the curve, and the figures at the end."""
+"""Reads the result of a run from its folder: the loss curve and the final figures."""
 
 import json
 from collections.abc import Sequence
@@ -12,12 +12,14 @@ from tonsai_jax.config import stages_of
 from tonsai_jax.files import read_json
 from tonsai_jax.stages import Stage
 
-FINAL_SHARE = 0.1  # of the steps: the final loss is the mean over the last ones, since the loss of one batch is noisy
+FINAL_SHARE = (
+    0.1  # of the steps; the final loss is the mean over the last ones, because the loss of a single batch is noisy
+)
 
 
 @dataclass(frozen=True)
 class Point:
-    """A line of metrics.jsonl: loss (None where it was not finite) after so many steps, tokens and seconds of training."""
+    """A point of the loss curve, from a line of metrics.jsonl: the loss is None if it was not finite."""
 
     step: int
     tokens: int
@@ -30,12 +32,13 @@ class RunResult:
     """Figures of a run.
 
     Attributes:
-      curve: as far as it has come.
-      loss: the mean over the last tenth of the steps; None where the run is not complete, or no loss there is finite.
-      bits_per_byte: on held-out text after the last step, by language; empty where it was not evaluated.
-      mean_bits_per_byte: the mean over languages; None where it was not evaluated.
-      tokens_per_second: over the whole run; None where no step was timed.
-      peak_gib: of the fullest device, or of the process on a CPU.
+      complete: whether the run has reached its last step.
+      curve: the loss curve so far.
+      loss: mean loss of the last tenth of the steps; None if the run is not complete or no loss there is finite.
+      bits_per_byte: {language: bits per byte} on held-out text after the last step; empty if it was not evaluated.
+      mean_bits_per_byte: the mean over the languages; None if it was not evaluated.
+      tokens_per_second: over the whole run; None if no step was timed.
+      peak_gib: peak memory of the device that used most, or of the process on a CPU.
     """
 
     complete: bool
@@ -48,7 +51,7 @@ class RunResult:
 
 
 def read_result(run: PlannedRun) -> RunResult:
-    """Reads what the run has written so far; nothing is no error."""
+    """Reads what the run has written so far; a run that has not started has an empty curve."""
     rows = _training_rows(run.workdir / "metrics.jsonl")
     curve = tuple(read_curve(rows, stages_of(run.config)))
     complete = is_complete(run) and bool(curve)
@@ -71,11 +74,15 @@ def read_result(run: PlannedRun) -> RunResult:
 
 
 def read_curve(rows: Sequence[dict[str, Any]], stages: Sequence[Stage]) -> list[Point]:
-    """The lines of metrics.jsonl that training wrote, with the tokens and seconds of training up to each.
+    """The loss curve, with the tokens and the seconds of training up to each point.
 
-    A line's speed is that of the steps since the line before; compiling, evaluating, saving and the time between two
-    processes are not in it. The first step of a process is not timed: it, and the steps since the line before it, count
-    at the speed of the next line.
+    The speed on a line is that of the steps since the line before, without compiling, evaluating, saving and the time between
+    two processes. The first step of a process is not timed: for it, and for the steps since the line before it, the speed of the
+    next line is used.
+
+    Args:
+      rows: the lines of metrics.jsonl that have a training loss.
+      stages: the stages of the run.
     """
     speeds = [row.get("speed/tokens_per_second") for row in rows]
     following = None
@@ -92,7 +99,7 @@ def read_curve(rows: Sequence[dict[str, Any]], stages: Sequence[Stage]) -> list[
 
 
 def tokens_after(step: int, stages: Sequence[Stage]) -> int:
-    """Tokens of the batches of the first `step` steps, padding included."""
+    """The number of tokens in the batches of the first `step` steps, padding included."""
     tokens = 0
     for stage in stages:
         steps = min(step, stage.steps)
@@ -102,7 +109,7 @@ def tokens_after(step: int, stages: Sequence[Stage]) -> int:
 
 
 def final_loss(curve: Sequence[Point], total_steps: int) -> float | None:
-    """The mean of the finite losses among the lines of the last tenth of the steps."""
+    """The mean of the finite losses in the last tenth of the steps; None if there are none."""
     losses = [point.loss for point in curve if point.step > (1 - FINAL_SHARE) * total_steps and point.loss is not None]
     return sum(losses) / len(losses) if losses else None
 
@@ -115,7 +122,7 @@ def _training_rows(path: Path) -> list[dict[str, Any]]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
-            continue  # the last line of a killed run
+            continue  # a killed run can leave half a line
         if "train/loss" in row:
             rows.append(row)
     return rows

@@ -1,4 +1,4 @@
-"""Runs what is planned, one run after the other, each in a process of its own; what is complete is not run again."""
+"""Trains the planned runs one after another, each in its own process; complete runs are skipped."""
 
 import fcntl
 import signal
@@ -18,7 +18,7 @@ LOG = "train.log"
 
 
 def is_complete(run: PlannedRun) -> bool:
-    """Whether training has written down that the run is complete."""
+    """Whether training has recorded that the run is complete."""
     file = run.workdir / "complete.json"
     return file.is_file() and read_json(file)["step"] == run.total_steps
 
@@ -29,16 +29,18 @@ def run_all(
     say: Callable[[str], None],
     after_each: Callable[[dict[Path, str]], object],
 ) -> dict[Path, str]:
-    """Trains what is not complete yet; a run that fails does not keep the others from theirs.
+    """Trains the runs that are not complete yet; if a run fails, the next ones are still trained.
 
-    SIGTERM and SIGINT are passed on to the run, which saves and ends; the runs after it are not begun.
+    SIGTERM and SIGINT are passed on to the current run, which saves a checkpoint and ends; no further run is started.
 
     Args:
+      runs: the runs, in order.
+      workdir: the folder of the ablation, which is locked meanwhile.
       say: prints a line.
-      after_each: called after every run, with the failures so far.
+      after_each: called after every run with the failures so far.
 
-    Returns {workdir of a run that failed: why}.
-    Raises `UserError` where another process trains in `workdir`.
+    Returns {workdir of a failed run: the reason}.
+    Raises `UserError` if another process is training in `workdir`.
     """
     failures: dict[Path, str] = {}
     with _alone_in(workdir) as lock, _Signals() as signals:
@@ -52,7 +54,7 @@ def run_all(
             failure = _train(run, lock, signals)
             took = format_seconds(time.monotonic() - began)
             if signals.stop:
-                say(f"{name}: stopped after {took}; the same command goes on from here")
+                say(f"{name}: stopped after {took}; run the same command to continue")
                 return failures
             say(f"{name}: failed after {took}: {failure}" if failure else f"{name}: complete after {took}")
             if failure:
@@ -62,14 +64,14 @@ def run_all(
 
 
 def _train(run: PlannedRun, lock: int, signals: "_Signals") -> str:
-    """Why the run failed; empty where it is complete, or was asked to stop."""
+    """Trains one run; returns why it failed, or an empty string if it is complete or was stopped by a signal."""
     with disk_errors(run.workdir):
         run.workdir.mkdir(parents=True, exist_ok=True)
         log = (run.workdir / LOG).open("a+b")
     with log:
         start = log.seek(0, 2)
-        # A session of its own, so that Ctrl-C reaches the run once, through us. The lock is passed on: a run that
-        # outlives us still keeps others from training beside it.
+        # In its own session, so that Ctrl-C reaches the run only once, through this process. The run inherits the lock: if
+        # it outlives this process, no other ablation can train here.
         process = subprocess.Popen(
             run.command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, pass_fds=[lock]
         )
@@ -79,14 +81,14 @@ def _train(run: PlannedRun, lock: int, signals: "_Signals") -> str:
     if code == 0 and is_complete(run):
         return ""
     if code < 0:
-        return f"ended by {signal.Signals(-code).name}"
+        return f"killed by {signal.Signals(-code).name}"
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     return next(reversed(errors or lines), f"ended with exit code {code}")
 
 
 @contextmanager
 def _alone_in(workdir: Path) -> Iterator[int]:
-    """Locks the folder; gives the file descriptor that holds the lock as long as any process has it open."""
+    """Locks the folder; gives the file descriptor that holds the lock for as long as any process has it open."""
     with disk_errors(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         file = (workdir / ".lock").open("w")
@@ -95,13 +97,13 @@ def _alone_in(workdir: Path) -> Iterator[int]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"{workdir}: another ablation, or a run that one left behind, is training here; wait for it to end"
+                f"{workdir}: another ablation, or a run that it left behind, is training here; wait until it ends"
             ) from None
         yield file.fileno()
 
 
 class _Signals:
-    """Passes SIGTERM and SIGINT on to the process that is waited for."""
+    """Passes SIGTERM and SIGINT on to the process that this one waits for."""
 
     def __init__(self) -> None:
         self.stop = False
@@ -118,7 +120,7 @@ class _Signals:
 
     def wait(self, process: "subprocess.Popen[bytes]") -> int:
         self._process = process
-        if self.stop:  # asked while the process was being started
+        if self.stop:  # the signal came while the process was starting
             process.send_signal(self._last)
         code = process.wait()
         self._process = None

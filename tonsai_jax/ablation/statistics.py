@@ -1,4 +1,4 @@
-"""Is a difference more than chance? Means and spreads over seeds, and differences paired by seed."""
+"""Statistics over seeds: means, standard deviations, and paired differences with confidence intervals."""
 
 import math
 import statistics
@@ -11,36 +11,37 @@ CONFIDENCE = 0.95
 
 
 class Spread(NamedTuple):
-    """The mean over seeds, and the sample standard deviation (n - 1); None with one seed."""
+    """The mean over seeds, and the sample standard deviation (with n - 1), which is None for one seed."""
 
     mean: float
     deviation: float | None
 
 
 class Difference(NamedTuple):
-    """A variant less the baseline: the mean over the seeds that both have, and half its confidence interval; None with one."""
+    """Variant minus baseline: the mean over the seeds of both, and half of its confidence interval (None for one seed)."""
 
     mean: float
     margin: float | None
 
     @property
     def beyond_chance(self) -> bool | None:
-        """Whether 0 lies outside the interval; None where one seed tells nothing of chance."""
+        """Whether 0 lies outside the confidence interval; None for one seed."""
         return None if self.margin is None else abs(self.mean) > self.margin
 
 
 def spread(values: Sequence[float]) -> Spread | None:
-    """Mean and standard deviation of one value for each seed; None without any."""
+    """Mean and standard deviation of one value per seed; None without values."""
     if not values:
         return None
     return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
 def paired_difference(variant: Mapping[int, float], baseline: Mapping[int, float]) -> Difference | None:
-    """The mean difference of {seed: value} with its 95 % confidence interval; None where they share no seed.
+    """The mean difference between two {seed: value} with its 95 % confidence interval; None if they share no seed.
 
-    Runs of one seed have the same data order, so what the seed does to both cancels in their difference. The margin is
-    t * s / sqrt(n) of the n differences, with Student's t at n - 1 degrees of freedom (the paired t-test).
+    Runs with the same seed read the same data in the same order, so the effect of the seed on both cancels in their difference.
+    The margin is t * s / sqrt(n): s is the standard deviation of the n differences, and t is Student's t with n - 1 degrees of
+    freedom (the paired t-test).
     """
     differences = [variant[seed] - baseline[seed] for seed in variant if seed in baseline]
     found = spread(differences)

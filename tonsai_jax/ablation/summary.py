@@ -1,4 +1,4 @@
-"""The figures of an ablation: of every run and, over the seeds, of every variant beside the baseline; and their tables."""
+"""The figures of an ablation, for each run and for each variant over its seeds, and their tables."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,14 +10,15 @@ from tonsai_jax.ablation.statistics import Spread, paired_difference, spread
 from tonsai_jax.reporting.numbers import format_seconds
 from tonsai_jax.reporting.tables import Table
 
-_HOW_WELL = (
-    "Mean ± standard deviation over the seeds. Loss: of training, the mean over the last tenth of the steps; bits per byte: "
-    "of held-out text after the last step. Differences are to the baseline, the first line, paired by seed, ± half of the "
-    "95 % confidence interval; “within chance” where 0 lies inside it. One seed tells nothing of chance."
+_QUALITY_NOTE = (
+    "Figures are the mean ± the standard deviation over the seeds. The loss is the training loss, averaged over the last tenth "
+    "of the steps; bits per byte are measured on held-out text after the last step. A difference compares a variant with the "
+    "baseline (the first line) seed by seed; its ± is half of the 95 % confidence interval. “Within chance” means that 0 lies "
+    "inside this interval. With one seed there is no interval, so chance cannot be ruled out."
 )
-_WHAT_IT_COSTS = (
-    "Time is that of the training steps: compiling, evaluating, saving and pauses are left out. It means something where "
-    "nothing else ran on the machine. Memory is of the fullest device, or of the process on a CPU."
+_COST_NOTE = (
+    "Time is the time of the training steps, without compiling, evaluating, saving and pauses. Times can only be compared if "
+    "nothing else ran on the machine. Memory is that of the device that used most, or of the process on a CPU."
 )
 
 
@@ -28,10 +29,14 @@ def summarize(
     results: Mapping[Path, RunResult],
     failures: Mapping[Path, str],
 ) -> dict[str, Any]:
-    """The figures of all runs and of all variants, as JSON values; what is not known yet is None.
+    """The figures of all runs and all variants, as values for JSON; a figure that is not known yet is None.
 
     Args:
-      results, failures: what a run came to and why it failed, by its workdir.
+      name: of the ablation.
+      ablation: its base and variants.
+      runs: all planned runs.
+      results: the result of each run, by its workdir.
+      failures: the reason why a run failed, by its workdir.
     """
     of_seed: dict[str, dict[int, RunResult]] = {variant: {} for variant in ablation.variants}
     for run in runs:
@@ -63,7 +68,7 @@ def summarize(
 
 
 def tables(summary: Mapping[str, Any]) -> list[Table]:
-    """What `summarize` found, for people: how well the variants do, and what they cost."""
+    """Two tables of the figures of `summarize`: the quality of the variants, and their cost."""
     variants = summary["variants"]
     languages = sorted({language for figures in variants.values() for language in figures["bits_per_byte"]})
     heads = ["variant", "seeds", "loss", "difference"]
@@ -80,8 +85,8 @@ def tables(summary: Mapping[str, Any]) -> list[Table]:
         time = "-" if figures["seconds"] is None else format_seconds(figures["seconds"]["mean"])
         cost.append([variant, *numbers, time, _mean(figures["peak_gib"], ".2f", with_spread=False)])
     return [
-        Table("How well", _HOW_WELL, heads, well, 1),
-        Table("What it costs", _WHAT_IT_COSTS, ["variant", "tokens", "tokens/s", "time", "GiB"], cost, 1),
+        Table("Quality", heads, well, "l" + "r" * (len(heads) - 1), _QUALITY_NOTE),
+        Table("Cost", ["variant", "tokens", "tokens/s", "time", "GiB"], cost, "lrrrr", _COST_NOTE),
     ]
 
 

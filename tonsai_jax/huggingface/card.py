@@ -1,4 +1,4 @@
-"""The model card: what a stranger who finds the model must know, from what the run recorded."""
+"""The model card: what a person who finds the model needs to know, taken from the records of the run."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ LANGUAGE_NAMES = {"km": "Khmer", "en": "English"}
 
 @dataclasses.dataclass(frozen=True)
 class SourceDetails:
-    """A source of training text; None where it was not recorded."""
+    """A source of training text; a weight or license that was not recorded is None."""
 
     name: str
     language: str
@@ -27,12 +27,13 @@ class SourceDetails:
 
 @dataclasses.dataclass(frozen=True)
 class CardDetails:
-    """What is known about a run besides its model.
+    """What is known about a run in addition to its model.
 
     Attributes:
-      name: of the model; empty takes that of the exported folder.
-      step: optimizer steps done.
-      bits_per_byte: on held-out text, by language and by source, each by name.
+      name: the model's name; if empty, the name of the exported folder is used.
+      step: number of optimizer steps.
+      sources: the sources of training text.
+      bits_per_byte: on held-out text, {"km": 1.2, "source/wiki": 1.3}, by language and by source.
     """
 
     name: str = ""
@@ -46,11 +47,12 @@ class CardDetails:
 
 
 def details_of_run(workdir: Path, config: Any, step: int) -> CardDetails:
-    """What the run's folder and its data still tell; data that has been moved away is left out, not an error.
+    """Reads the details from the run's folder and its token rows; token rows that no longer exist are left out.
 
     Args:
+      workdir: the run's folder.
       config: the run's config.
-      step: of the exported checkpoint.
+      step: the step of the exported checkpoint.
     """
     try:
         manifest_sources = list(read_manifest(config.data.dir).sources.values()) if config.data.dir else []
@@ -85,9 +87,9 @@ def _last_scores(path: Path, step: int) -> dict[str, float]:
     return {name: score for name, score in scores.items() if score is not None}
 
 
-def model_card(name: str, config: ModelConfig, details: CardDetails) -> str:
-    """README.md for the Hugging Face Hub: metadata, how to load, data, scores, limits."""
-    family = family_of(config)
+def model_card(name: str, model_config: ModelConfig, details: CardDetails) -> str:
+    """The text of README.md for the Hugging Face Hub: metadata, usage, data, scores and limits."""
+    family = family_of(model_config)
     languages = [LANGUAGE_NAMES.get(code, code) for code in details.languages]
     spoken = " and ".join([", ".join(languages[:-1]), languages[-1]] if len(languages) > 1 else languages)
     metadata = ["---", *(["language:", *(f"- {code}" for code in details.languages)] if languages else [])]
@@ -99,9 +101,9 @@ def model_card(name: str, config: ModelConfig, details: CardDetails) -> str:
         "- tonsai-jax",
         "---",
     ]
-    counts = f"{config.num_parameters:,} parameters"
-    if config.num_experts:
-        counts += f" ({config.num_active_parameters:,} of them for each token)"
+    counts = f"{model_config.num_parameters:,} parameters"
+    if model_config.num_experts:
+        counts += f" ({model_config.num_active_parameters:,} of them for each token)"
     steps = "" if details.step is None else f", trained for {details.step:,} steps"
     return "\n".join(
         [
@@ -114,8 +116,8 @@ def model_card(name: str, config: ModelConfig, details: CardDetails) -> str:
             "",
             "| layers | width | heads | inner width | context | vocabulary |",
             "| --- | --- | --- | --- | --- | --- |",
-            f"| {config.num_layers} | {config.d_model} | {config.num_heads} | {config.d_ff} "
-            f"| {config.context_length:,} tokens | {config.vocab_size:,} ids |",
+            f"| {model_config.num_layers} | {model_config.d_model} | {model_config.num_heads} | {model_config.d_ff} "
+            f"| {model_config.context_length:,} tokens | {model_config.vocab_size:,} ids |",
             "",
             "## How to use it",
             "",

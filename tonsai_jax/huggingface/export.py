@@ -1,4 +1,4 @@
-"""A model in the form that `transformers` loads, written whole or not at all, without PyTorch."""
+"""Writes a model in the format that `transformers` loads, completely or not at all, without PyTorch."""
 
 import shutil
 from collections.abc import Mapping
@@ -36,24 +36,28 @@ def export(
     dtype: str = "float32",
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> Path:
-    """Writes a folder for `AutoModelForCausalLM` and `AutoTokenizer`; an earlier export there is replaced when this one is whole.
+    """Writes a folder that `AutoModelForCausalLM` and `AutoTokenizer` load.
 
     Args:
+      model_config: of the model.
       params: nested dict of float32 arrays.
-      output_dir: the folder to write.
-      details: what the card tells about the training.
+      tokenizer: the tokenizer that the model was trained with.
+      output_dir: the folder to write. An earlier export there is replaced when this one is complete.
+      details: what the model card says about the training.
       dtype: of the weights: "float32" or "bfloat16".
-      max_shard_bytes: larger models are split over several files, held in memory one at a time.
+      max_shard_bytes: a larger model is split into several files; only one of them is in memory at a time.
 
-    Returns the folder. Raises `UserError` where the model cannot be exported, `output_dir` is not an export, or the disk is full.
+    Returns the folder.
+    Raises `UserError` if no Hugging Face family fits the model, if the tokenizer has more ids than the model, if `output_dir` is
+    a folder that is not an export, and if the disk is full.
     """
     output_dir = Path(output_dir).absolute()
     if dtype not in DTYPES:
-        raise UserError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}")
+        raise UserError(f"dtype={dtype!r} is not known; use {' or '.join(DTYPES)}")
     if tokenizer.vocab_size > model_config.vocab_size:
         raise UserError(
-            f"{tokenizer.folder}: this tokenizer has {tokenizer.vocab_size} ids but the model only knows "
-            f"{model_config.vocab_size}; export with the tokenizer that the model was trained with"
+            f"{tokenizer.folder}: this tokenizer has {tokenizer.vocab_size} ids, but the model has only "
+            f"{model_config.vocab_size}; use the tokenizer that the model was trained with"
         )
     details = details or CardDetails()
     end_of_text_id = tokenizer.end_of_text_id
@@ -74,7 +78,7 @@ def export(
 
 
 def _write_tokenizer(folder: Path, tokenizer: Tokenizer, context_length: int) -> None:
-    """Copies the tokenizer; the copy puts the end-of-text token before a text, as generation does here."""
+    """Copies the tokenizer. The copy adds the end-of-text token before a text, as our generation does."""
     for name in ("special_tokens_map.json", "chat_template.jinja", "spm.model"):
         if (tokenizer.folder / name).exists():
             shutil.copyfile(tokenizer.folder / name, folder / name)
@@ -91,12 +95,12 @@ def _write_tokenizer(folder: Path, tokenizer: Tokenizer, context_length: int) ->
 
 
 def _write_weights(
-    folder: Path, config: ModelConfig, params: Mapping[str, Any], dtype: str, max_shard_bytes: int
+    folder: Path, model_config: ModelConfig, params: Mapping[str, Any], dtype: str, max_shard_bytes: int
 ) -> None:
     by_path = flat(params)
-    wanted = tensors(config)
-    if strangers := by_path.keys() ^ {tensor.path for tensor in wanted}:
-        raise KeyError(f"parameters without a name in the table, or the reverse: {sorted(strangers)}")
+    wanted = tensors(model_config)
+    if unmatched := by_path.keys() ^ {tensor.path for tensor in wanted}:
+        raise KeyError(f"only in the parameters, or only in the table of names: {sorted(unmatched)}")
     shards: list[list[Tensor]] = [[]]
     shard_bytes = total_bytes = 0
     for tensor in wanted:
@@ -114,9 +118,9 @@ def _write_weights(
             save_file(arrays, folder / file, metadata={"format": "pt"})
         except SafetensorError as error:  # also a full disk
             raise UserError(
-                f"{file} could not be written ({error}); free some space or choose another folder"
+                f"{file}: cannot be written ({error}); free some disk space or choose another folder"
             ) from None
-        shutil.copymode(folder / "config.json", folder / file)  # else only its owner could read it
+        shutil.copymode(folder / "config.json", folder / file)  # save_file makes files that only the owner can read
         weight_map |= dict.fromkeys(arrays, file)
         total_bytes += sum(array.nbytes for array in arrays.values())
     if len(shards) > 1:

@@ -1,8 +1,8 @@
-"""Where each of our parameters stands in a Hugging Face model, and that model's `config.json`: one table per family.
+"""Maps our parameters to the tensors of a Hugging Face model, and our `ModelConfig` to its `config.json`, one table per family.
 
-Ours are stacked along a leading layer axis; theirs are one tensor per layer, and per expert. GPT-2's linear layers over there
-are `Conv1D`, whose weights are [in, out] as ours are; the others' are [out, in]. What one of ours holds side by side (queries,
-keys and values; SwiGLU's gate and values) is several of theirs.
+Our parameters are stacked along a leading layer axis; a Hugging Face model has one tensor per layer, and per expert. Its GPT-2
+uses `Conv1D`, whose weights are [in, out] like ours; the weights of the other families are [out, in]. A parameter that we store
+in one array (queries, keys and values; gate and values of SwiGLU) is several tensors there.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ ARCHITECTURES = {
     "qwen3": "Qwen3ForCausalLM",
     "mixtral": "MixtralForCausalLM",
 }
-# Switches that tell the families apart; what else a preset sets is free.
+# The keys of a preset that define its family; the other keys can differ.
 _SWITCHES = ("norm", "position", "mlp", "bias", "qk_norm")
 
 
@@ -29,13 +29,13 @@ class Tensor:
     """One tensor of the Hugging Face model.
 
     Attributes:
-      name: over there.
-      path: of our parameter, with dots.
-      index: what to take of it: a layer, and an expert.
-      columns: which of its last axis, or None for all.
-      rows: how many of its first axis, or None for all; a table's padding is cut off.
-      is_transposed: [out, in] over there.
-      factor: what it is multiplied with.
+      name: its name in the Hugging Face model.
+      path: the path of our parameter, with dots.
+      index: the layer, and the expert, to take from our parameter.
+      columns: the range of the last axis to take; None for all.
+      rows: how many entries of the first axis to take; None for all. It cuts off the padding of the vocabulary.
+      is_transposed: whether the Hugging Face tensor is [out, in].
+      factor: a number that the values are multiplied by.
     """
 
     name: str
@@ -47,46 +47,48 @@ class Tensor:
     factor: float = 1.0
 
     def of(self, param: Any) -> Any:
-        """This tensor, a float32 array, of the parameter at `path`."""
+        """This tensor, a float32 array, taken from the parameter at `path`."""
         value = param[self.index][..., self.columns or slice(None)][: self.rows] * self.factor
         return value.T if self.is_transposed else value
 
 
-def family_of(config: ModelConfig) -> str:
-    """The Hugging Face family that is this model: a key of `ARCHITECTURES`.
+def family_of(model_config: ModelConfig) -> str:
+    """The Hugging Face family of the model: a key of `ARCHITECTURES`.
 
-    Raises `UserError` where there is none.
+    Raises `UserError` if no family can represent the model.
     """
     families = [
         family
         for family, switches in PRESETS.items()
-        if all(getattr(config, name) == switches[name] for name in _SWITCHES)
-        and bool(config.num_experts) == bool(switches["num_experts"])
+        if all(getattr(model_config, name) == switches[name] for name in _SWITCHES)
+        and bool(model_config.num_experts) == bool(switches["num_experts"])
     ]
     if not families:
-        found = ", ".join(f"model.{name}={getattr(config, name)}" for name in (*_SWITCHES, "num_experts"))
-        raise UserError(f"no Hugging Face family has {found}; tonsai_jax/model/presets.py has what they are made of")
+        found = ", ".join(f"model.{name}={getattr(model_config, name)}" for name in (*_SWITCHES, "num_experts"))
+        raise UserError(
+            f"no Hugging Face family has {found}; see tonsai_jax/model/presets.py for the values of each family"
+        )
     if families == ["gpt2"]:
-        own_head = config.num_heads * config.head_dim != config.d_model
+        own_head = model_config.num_heads * model_config.head_dim != model_config.d_model
         for name, differs in (
-            ("tie_embeddings", not config.tie_embeddings),
-            ("num_kv_heads", config.kv_heads != config.num_heads),
+            ("tie_embeddings", not model_config.tie_embeddings),
+            ("num_kv_heads", model_config.kv_heads != model_config.num_heads),
             ("head_size", own_head),
         ):
             if differs:
                 raise UserError(
-                    f"Hugging Face's gpt2 has no model.{name}={getattr(config, name)}; the llama preset has"
+                    f"Hugging Face's gpt2 has no model.{name}={getattr(model_config, name)}; the llama preset has"
                 )
     return families[0]
 
 
-def tensors(config: ModelConfig) -> list[Tensor]:
-    """Every tensor of the Hugging Face model, in the order of its layers. Raises `UserError` where there is no such model."""
-    return list(_gpt2(config) if family_of(config) == "gpt2" else _llama(config))
+def tensors(model_config: ModelConfig) -> list[Tensor]:
+    """All tensors of the Hugging Face model, in the order of its layers. Raises `UserError` if no family fits the model."""
+    return list(_gpt2(model_config) if family_of(model_config) == "gpt2" else _llama(model_config))
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested dict's leaves by their paths, with dots."""
+    """The leaves of a nested dict by their paths, with dots: {"blocks.qkv.kernel": array}."""
     leaves: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
@@ -96,8 +98,8 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def _gpt2(config: ModelConfig) -> Iterator[Tensor]:
-    yield Tensor("transformer.wte.weight", "token_embedding", rows=config.vocab_size)
+def _gpt2(model_config: ModelConfig) -> Iterator[Tensor]:
+    yield Tensor("transformer.wte.weight", "token_embedding", rows=model_config.vocab_size)
     yield Tensor("transformer.wpe.weight", "position_embedding")
     parts = {
         "ln_1": "attention_norm",
@@ -107,7 +109,7 @@ def _gpt2(config: ModelConfig) -> Iterator[Tensor]:
         "mlp.c_fc": "mlp_up",
         "mlp.c_proj": "mlp_down",
     }
-    for layer in range(config.num_layers):
+    for layer in range(model_config.num_layers):
         for theirs, ours in parts.items():
             weight = "scale" if "norm" in ours else "kernel"
             yield Tensor(f"transformer.h.{layer}.{theirs}.weight", f"blocks.{ours}.{weight}", (layer,))
@@ -116,28 +118,32 @@ def _gpt2(config: ModelConfig) -> Iterator[Tensor]:
     yield Tensor("transformer.ln_f.bias", "final_norm.bias")
 
 
-def _llama(config: ModelConfig) -> Iterator[Tensor]:
-    """Llama, and Qwen3 and Mixtral, which name what they share alike."""
-    F, q, kv = config.d_ff, config.num_heads * config.head_dim, config.kv_heads * config.head_dim
+def _llama(model_config: ModelConfig) -> Iterator[Tensor]:
+    """Llama, Qwen3 and Mixtral: the tensors that they share have the same names."""
+    F, q, kv = (
+        model_config.d_ff,
+        model_config.num_heads * model_config.head_dim,
+        model_config.kv_heads * model_config.head_dim,
+    )
     gate, values = slice(0, F), slice(F, 2 * F)
-    yield Tensor("model.embed_tokens.weight", "token_embedding", rows=config.vocab_size)
-    for layer in range(config.num_layers):
+    yield Tensor("model.embed_tokens.weight", "token_embedding", rows=model_config.vocab_size)
+    for layer in range(model_config.num_layers):
         prefix, at = f"model.layers.{layer}", (layer,)
         yield Tensor(f"{prefix}.input_layernorm.weight", "blocks.attention_norm.scale", at)
         for name, columns in (("q", slice(0, q)), ("k", slice(q, q + kv)), ("v", slice(q + kv, q + 2 * kv))):
             theirs = f"{prefix}.self_attn.{name}_proj.weight"
             yield Tensor(theirs, "blocks.qkv.kernel", at, columns, is_transposed=True)
-        if config.qk_norm:
+        if model_config.qk_norm:
             for name in ("q_norm", "k_norm"):
                 yield Tensor(f"{prefix}.self_attn.{name}.weight", f"blocks.{name}.scale", at)
         yield Tensor(f"{prefix}.self_attn.o_proj.weight", "blocks.attention_out.kernel", at, is_transposed=True)
         yield Tensor(f"{prefix}.post_attention_layernorm.weight", "blocks.mlp_norm.scale", at)
-        if config.num_experts:
+        if model_config.num_experts:
             experts = f"{prefix}.block_sparse_moe"
-            # Mixtral's router has no temperature: it is in the weights.
-            temperature = 1 / config.router_temperature
+            # Mixtral has no router temperature, so the weights are divided by it.
+            temperature = 1 / model_config.router_temperature
             yield Tensor(f"{experts}.gate.weight", "blocks.router.kernel", at, is_transposed=True, factor=temperature)
-            for number in range(config.num_experts):
+            for number in range(model_config.num_experts):
                 one, where = f"{experts}.experts.{number}", (layer, number)
                 yield Tensor(f"{one}.w1.weight", "blocks.experts_up.kernel", where, gate, is_transposed=True)
                 yield Tensor(f"{one}.w3.weight", "blocks.experts_up.kernel", where, values, is_transposed=True)
@@ -147,78 +153,85 @@ def _llama(config: ModelConfig) -> Iterator[Tensor]:
             yield Tensor(f"{prefix}.mlp.up_proj.weight", "blocks.mlp_up.kernel", at, values, is_transposed=True)
             yield Tensor(f"{prefix}.mlp.down_proj.weight", "blocks.mlp_down.kernel", at, is_transposed=True)
     yield Tensor("model.norm.weight", "final_norm.scale")
-    if not config.tie_embeddings:
-        yield Tensor("lm_head.weight", "head", rows=config.vocab_size)
+    if not model_config.tie_embeddings:
+        yield Tensor("lm_head.weight", "head", rows=model_config.vocab_size)
 
 
-def config_json(config: ModelConfig, *, end_of_text_id: int, pad_id: int, dtype: str) -> dict[str, Any]:
-    """The content of `config.json` for the model's family; the vocabulary is the true one, without padding.
+def config_json(model_config: ModelConfig, *, end_of_text_id: int, pad_id: int, dtype: str) -> dict[str, Any]:
+    """The content of `config.json` for the model's family.
 
-    Raises `UserError` where no family is made of the model's switches.
+    Args:
+      model_config: of the model.
+      end_of_text_id: the id that starts and ends a text.
+      pad_id: the id for padding.
+      dtype: of the weights, "float32" or "bfloat16".
+
+    Returns values for JSON. The vocabulary is the tokenizer's, without the padding of our table.
+    Raises `UserError` if no family fits the model.
     """
-    family = family_of(config)
+    family = family_of(model_config)
     common = {
         "architectures": [ARCHITECTURES[family]],
         "model_type": family,
         "dtype": dtype,
-        "vocab_size": config.vocab_size,
-        "tie_word_embeddings": config.tie_embeddings,
+        "vocab_size": model_config.vocab_size,
+        "tie_word_embeddings": model_config.tie_embeddings,
         "initializer_range": 0.02,
         "bos_token_id": end_of_text_id,
         "eos_token_id": end_of_text_id,
         "pad_token_id": pad_id,
         "use_cache": True,
     }
-    return common | (_gpt2_config(config) if family == "gpt2" else _llama_config(config))
+    return common | (_gpt2_config(model_config) if family == "gpt2" else _llama_config(model_config))
 
 
-def _gpt2_config(config: ModelConfig) -> dict[str, Any]:
+def _gpt2_config(model_config: ModelConfig) -> dict[str, Any]:
     return {
-        "n_positions": config.context_length,
-        "n_embd": config.d_model,
-        "n_layer": config.num_layers,
-        "n_head": config.num_heads,
-        "n_inner": config.d_ff,
+        "n_positions": model_config.context_length,
+        "n_embd": model_config.d_model,
+        "n_layer": model_config.num_layers,
+        "n_head": model_config.num_heads,
+        "n_inner": model_config.d_ff,
         "activation_function": "gelu_new",
-        "layer_norm_epsilon": config.norm_epsilon,
+        "layer_norm_epsilon": model_config.norm_epsilon,
         "scale_attn_weights": True,
-        "resid_pdrop": config.dropout,
-        "embd_pdrop": config.dropout,
-        "attn_pdrop": config.attention_dropout,
+        "resid_pdrop": model_config.dropout,
+        "embd_pdrop": model_config.dropout,
+        "attn_pdrop": model_config.attention_dropout,
     }
 
 
-def _llama_config(config: ModelConfig) -> dict[str, Any]:
+def _llama_config(model_config: ModelConfig) -> dict[str, Any]:
     values: dict[str, Any] = {
-        "max_position_embeddings": config.context_length,
-        "hidden_size": config.d_model,
-        "intermediate_size": config.d_ff,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_dim,
+        "max_position_embeddings": model_config.context_length,
+        "hidden_size": model_config.d_model,
+        "intermediate_size": model_config.d_ff,
+        "num_hidden_layers": model_config.num_layers,
+        "num_attention_heads": model_config.num_heads,
+        "num_key_value_heads": model_config.kv_heads,
+        "head_dim": model_config.head_dim,
         "hidden_act": "silu",
-        "rms_norm_eps": config.norm_epsilon,
+        "rms_norm_eps": model_config.norm_epsilon,
         "attention_bias": False,
         "mlp_bias": False,
-        "attention_dropout": config.attention_dropout,
-        "rope_theta": config.rope_theta,
+        "attention_dropout": model_config.attention_dropout,
+        "rope_theta": model_config.rope_theta,
         "rope_scaling": None,
         "sliding_window": None,
     }
-    if config.rope_scaling != "none":
+    if model_config.rope_scaling != "none":
         values["rope_scaling"] = {
-            "rope_type": config.rope_scaling,
-            "factor": config.rope_factor,
+            "rope_type": model_config.rope_scaling,
+            "factor": model_config.rope_factor,
         }
-    if config.rope_scaling in ("yarn", "llama3"):
-        values["rope_scaling"]["original_max_position_embeddings"] = config.original_context
-    if config.rope_scaling == "llama3":
+    if model_config.rope_scaling in ("yarn", "llama3"):
+        values["rope_scaling"]["original_max_position_embeddings"] = model_config.original_context
+    if model_config.rope_scaling == "llama3":
         values["rope_scaling"] |= {"low_freq_factor": float(LLAMA3_SLOW), "high_freq_factor": float(LLAMA3_FAST)}
-    if config.num_experts:
+    if model_config.num_experts:
         values |= {
-            "num_local_experts": config.num_experts,
-            "num_experts_per_tok": config.experts_per_token,
+            "num_local_experts": model_config.num_experts,
+            "num_experts_per_tok": model_config.experts_per_token,
             "output_router_logits": False,
         }
     return values

@@ -1,8 +1,8 @@
-"""Text from a model: prompts in, continuations out, piece by piece as they come.
+"""Generates text with a model: continues prompts, and gives the text piece by piece while it is generated.
 
-Two compiled functions do the work. `_prefill` reads the prompts at once and fills a cache of keys and values; `_step` adds
-one token to every row. Prompts of different lengths share a batch: each row has its own length in the cache, so what a row
-gives does not depend on the rows beside it. Names: B rows, T prompt positions, S cache slots, V vocabulary, K kept ids.
+Two compiled functions do the work. `_prefill` reads all prompts at once and fills a cache of keys and values; `_step` adds one
+token to each sequence. Prompts of different lengths share a batch: each sequence has its own length in the cache, so its text
+does not depend on the other sequences. Array names: B sequences, T prompt positions, V vocabulary, K kept ids, D model width.
 """
 
 import dataclasses
@@ -22,19 +22,20 @@ from tonsai_jax.model.transformer import KVCache, Transformer
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.training.state import model_graph
 
-ROWS_AT_A_TIME = 16  # prompts decoded together; more wait for their turn
-SHORTEST_BUCKET = 16  # lengths are rounded up to powers of two from here, so that few shapes are compiled
-CUT_CHARACTER = "\ufffd"  # what decoding gives for bytes that are not a whole character
+BATCH_SIZE = 16  # prompts continued together; further prompts follow in the next batch
+SHORTEST_BUCKET = 16  # lengths are rounded up to powers of two, at least this one, so that few shapes are compiled
+CUT_CHARACTER = "\ufffd"  # decoded from bytes that are not a whole character
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How the next token is drawn; raises `UserError` for a value out of range.
+    """How the next token is drawn. Raises `UserError` for a value out of range.
 
     Attributes:
-      temperature: divides the logits; 0 takes the most likely token always.
-      top_k: only so many of the likeliest tokens; 0 is no limit.
-      top_p: only the likeliest tokens that together reach this probability (nucleus sampling, arXiv:1904.09751).
+      temperature: divides the logits; 0 always takes the most likely token (greedy decoding).
+      top_k: draws only from the k most likely tokens; 0 for no limit.
+      top_p: draws only from the most likely tokens that together reach this probability (nucleus sampling,
+        arXiv:1904.09751); 1 for no limit.
     """
 
     temperature: float = 0.8
@@ -43,15 +44,23 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
-            raise UserError(f"temperature={self.temperature} must be at least 0; 0 is greedy")
+            raise UserError(f"temperature={self.temperature} must be at least 0; use 0 for greedy decoding")
         if self.top_k < 0:
-            raise UserError(f"top_k={self.top_k} must be at least 0; 0 is no limit")
+            raise UserError(f"top_k={self.top_k} must be at least 0; use 0 for no limit")
         if not 0 < self.top_p <= 1:
-            raise UserError(f"top_p={self.top_p} must lie in (0, 1]; 1 is no limit")
+            raise UserError(f"top_p={self.top_p} must be in (0, 1]; use 1 for no limit")
 
 
 def sample(logits_BxV: jax.Array, key_B: jax.Array, sampling: Sampling) -> jax.Array:
-    """Draws one id per row, int32 [B], with a random key per row: first temperature, then top-k, then top-p."""
+    """Draws one id per sequence: applies the temperature, then top-k, then top-p.
+
+    Args:
+      logits_BxV: float [B, V].
+      key_B: a random key per sequence, [B].
+      sampling: the settings.
+
+    Returns int32 [B].
+    """
     if sampling.temperature == 0:
         return jnp.argmax(logits_BxV, axis=-1).astype(jnp.int32)
     draw = jax.vmap(jax.random.categorical)
@@ -80,7 +89,7 @@ def generate_texts(
     top_p: float,
     seed: int,
 ) -> list[str]:
-    """The continuation of each prompt, without the prompt; see `stream_texts`."""
+    """Returns the continuation of each prompt, without the prompt; see `stream_texts` for arguments and errors."""
     sampling = Sampling(temperature, top_k, top_p)
     texts = [""] * len(prompts)
     for number, piece in stream_texts(
@@ -100,35 +109,40 @@ def stream_texts(
     sampling: Sampling,
     seed: int,
 ) -> Iterator[tuple[int, str]]:
-    """Continues each prompt as the start of a document; gives one (prompt number, text) for every new token.
+    """Continues each prompt as the beginning of a document; yields (prompt index, text) for every new token.
 
-    Prompts are put as the text was that the tokenizer was trained on. The text that comes is what the token completes:
-    empty while a character still lacks bytes, so no piece ever holds half a character, and one cut off at the very end
-    is left out. A continuation ends before the end-of-text token, after `max_new_tokens`, or where
-    the model's context is full. An empty prompt gives a document of the model's own.
+    Prompts are normalized like the tokenizer's training text. The text of a token is the characters that it completes: it is
+    empty while a character still lacks bytes, so it never holds half a character. An incomplete character at the end is left
+    out. A continuation ends before the end-of-text token, after `max_new_tokens` tokens, or when the model's context is full. For
+    an empty prompt the model starts a document of its own.
 
     Args:
+      model_config: of the model.
       params: nested dict of float32 arrays, on any devices.
+      tokenizer: the tokenizer that the model was trained with.
+      prompts: the texts to continue.
+      max_new_tokens: the most tokens per prompt.
+      sampling: how tokens are drawn.
       seed: the same seed, prompts and settings give the same text.
 
     Raises:
-      UserError: a prompt is not UTF-8, or leaves no room in the model's context.
+      UserError: a prompt is not UTF-8, or it fills the model's context.
     """
     for number, prompt in enumerate(prompts, start=1):
         try:
             prompt.encode()
-        except UnicodeEncodeError:  # what Python makes of other bytes on a command line
+        except UnicodeEncodeError:  # Python turns bytes that are not UTF-8 on a command line into surrogates
             raise UserError(f"prompt {number} is not UTF-8 text; set the terminal or the file to UTF-8") from None
-    # Every document but the first of a row follows an end-of-text token: with it, a prompt is a document's start.
+    # In training, documents follow an end-of-text token: after one, the model reads a prompt as the start of a document.
     normalized = [tokenizer.normalize_prompt(prompt) for prompt in prompts]
     prompt_ids = [[tokenizer.end_of_text_id, *ids] for ids in tokenizer.encode_batch(normalized)]
-    for start in range(0, len(prompts), ROWS_AT_A_TIME):
-        rows = prompt_ids[start : start + ROWS_AT_A_TIME]
-        texts = [_CharacterStream(tokenizer) for _ in rows]
+    for start in range(0, len(prompts), BATCH_SIZE):
+        batch = prompt_ids[start : start + BATCH_SIZE]
+        texts = [_CharacterStream(tokenizer) for _ in batch]
         for step in generate_ids(
             model_config,
             params,
-            rows,
+            batch,
             end_of_text_id=tokenizer.end_of_text_id,
             num_ids=min(tokenizer.vocab_size, model_config.vocab_size),
             max_new_tokens=max_new_tokens,
@@ -136,9 +150,9 @@ def stream_texts(
             seed=seed,
             first_number=start,
         ):
-            for row, id in enumerate(step):
+            for number, id in enumerate(step):
                 if id is not None:
-                    yield start + row, texts[row].add(id)
+                    yield start + number, texts[number].add(id)
 
 
 def generate_ids(
@@ -153,20 +167,27 @@ def generate_ids(
     seed: int,
     first_number: int = 0,
 ) -> Iterator[list[int | None]]:
-    """One batch: after every step, the new id of each row, or None where the row has ended.
+    """Continues one batch of sequences: yields after every step the new id of each sequence, or None if it has ended.
 
     Args:
-      prompts: at least one id each.
-      end_of_text_id: ends a row and is not given out.
-      num_ids: ids from here on (rows of the model's table that the tokenizer does not have) are never drawn.
-      first_number: number of the first row; with `seed` it makes the row's random numbers.
+      model_config: of the model.
+      params: nested dict of float32 arrays.
+      prompts: the ids of each sequence, at least one.
+      end_of_text_id: ends a sequence; it is not yielded.
+      num_ids: only ids below this are drawn, because the model's table can be larger than the vocabulary.
+      max_new_tokens: the most ids per sequence.
+      sampling: how ids are drawn.
+      seed: for the random numbers.
+      first_number: the number of the first sequence. The random numbers of a sequence depend on `seed` and its number.
+
+    Raises `UserError` for a prompt that fills the model's context.
     """
     room = [model_config.context_length - len(ids) for ids in prompts]
     for number, ids in enumerate(prompts, start=first_number + 1):
         if len(ids) >= model_config.context_length:
             raise UserError(
                 f"prompt {number} has {len(ids)} tokens and leaves no room in the model's context_length="
-                f"{model_config.context_length}; shorten it"
+                f"{model_config.context_length}; use a shorter prompt"
             )
     limits = [min(max_new_tokens, rest) for rest in room]
     most = max(limits)
@@ -176,8 +197,8 @@ def generate_ids(
     decoder = _Decoder(model_graph(model_config, "xla"), sampling, num_ids, _mesh_of(params))
     length_B = np.array([len(ids) for ids in prompts], np.int32)
     tokens_BxT = np.zeros((len(prompts), _bucket(length_B.max(), model_config.context_length)), np.int32)
-    for row, ids in enumerate(prompts):
-        tokens_BxT[row, : len(ids)] = ids
+    for number, ids in enumerate(prompts):
+        tokens_BxT[number, : len(ids)] = ids
     cache_length = _bucket(length_B.max() + most, model_config.context_length)
     random = (np.uint32(seed % 2**32), np.arange(first_number, first_number + len(prompts), dtype=np.uint32))
 
@@ -185,7 +206,7 @@ def generate_ids(
     going = [True] * len(prompts)
     for count in range(most):
         ready_B = token_B
-        if count + 1 < most:  # the device goes on while the host reads
+        if count + 1 < most:  # dispatched first, so that the device works while the host reads the ids
             token_B, cache = _step(decoder, params, token_B, cache, random)
         ids_B = np.asarray(ready_B.addressable_data(0)).tolist()
         going = [
@@ -197,17 +218,17 @@ def generate_ids(
 
 
 class _CharacterStream:
-    """Turns ids into text that grows by whole characters only."""
+    """Decodes ids one by one into text that grows by whole characters."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._ids: list[int] = []
-        self._given = 0  # characters of these ids that have been given out
+        self._given = 0  # number of characters of these ids that were returned
 
     def add(self, id: int) -> str:
         self._ids.append(id)
         text = self._tokenizer.decode(self._ids)
-        whole = text.removesuffix(CUT_CHARACTER)  # more bytes may still turn the last one into a character
+        whole = text.removesuffix(CUT_CHARACTER)  # the next bytes may complete the last character
         piece = whole[self._given :]
         self._given = len(whole)
         if whole == text:
@@ -217,7 +238,7 @@ class _CharacterStream:
 
 @dataclasses.dataclass(frozen=True)
 class _Decoder:
-    """All that a compiled function is compiled for, besides shapes."""
+    """The static arguments of the compiled functions."""
 
     graph: nnx.GraphDef
     sampling: Sampling
@@ -225,7 +246,7 @@ class _Decoder:
     mesh: Mesh | AbstractMesh | None
 
     def draw(self, model: Transformer, x_BxD: jax.Array, random: Any, position_B: jax.Array) -> jax.Array:
-        """Draws the token that stands at `position_B`; whole on every device, so that every host can read it."""
+        """Draws the token for `position_B`, int32 [B], replicated on all devices so that every host can read it."""
         logits_BxV = model.logits(x_BxD[:, None])[:, 0, : self.num_ids]
         seed, number_B = random
         token_B = sample(logits_BxV, jax.vmap(partial(_key, seed))(number_B, position_B), self.sampling)
@@ -246,13 +267,13 @@ def _prefill(
     B = tokens_BxT.shape[0]
     x_BxTxD, cache = model.decode(tokens_BxT, KVCache.empty(model.config, B, cache_length))
     token_B = decoder.draw(model, x_BxTxD[jnp.arange(B), length_B - 1], random, length_B)
-    return token_B, dataclasses.replace(cache, length_B=length_B)  # padding is written over by what follows
+    return token_B, dataclasses.replace(cache, length_B=length_B)  # later tokens overwrite the padding
 
 
 @partial(jax.jit, static_argnames="decoder", donate_argnames="cache")
 def _step(decoder: _Decoder, params: Any, token_B: jax.Array, cache: KVCache, random: Any) -> tuple[jax.Array, KVCache]:
     model = nnx.merge(decoder.graph, params)
-    # Rows that have ended go on beside the others, past their context if need be: nobody reads what they give.
+    # Sequences that have ended are still computed with the others, even past their context: nobody reads their ids.
     x_Bx1xD, cache = model.decode(token_B[:, None], cache)
     return decoder.draw(model, x_Bx1xD[:, 0], random, cache.length_B), cache
 
@@ -265,7 +286,7 @@ def _cast_kernels(params: Any, dtype: str) -> Any:
 
 
 def _ready(params: Any, dtype: str) -> Any:
-    """Params on the device, with the matrices cast once to the dtype in which every step would use them."""
+    """Params on the device, with the weight matrices cast once to the dtype that every step computes in."""
     params = jax.tree.map(jnp.asarray, params)
     return params if dtype == "float32" else _cast_kernels(params, dtype)
 
@@ -276,5 +297,5 @@ def _mesh_of(params: Any) -> Mesh | AbstractMesh | None:
 
 
 def _bucket(length: int, longest: int) -> int:
-    """`length` rounded up to a power of two, but not past `longest`."""
+    """`length` rounded up to a power of two, but at most `longest`."""
     return min(longest, max(SHORTEST_BUCKET, 1 << (int(length) - 1).bit_length()))

@@ -16,7 +16,7 @@ from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json, write_json
 from tonsai_jax.jobs.executor import Executor
 from tonsai_jax.jobs.local import LocalPool
-from tonsai_jax.jobs.progress import progress_line
+from tonsai_jax.jobs.progress import stage_progress
 
 Task = Callable[[Any, Path], dict[str, Any]]
 """What a stage does with each of its inputs: (payload, path without a suffix for its files) -> figures for JSON.
@@ -81,7 +81,7 @@ class Engine:
             size_of = dict(zip((key for key, _ in payloads), sizes, strict=False))
             calls = [(task, folder, key, payload, stop_at_errors) for key, payload in missing]
             try:
-                with progress_line(progress, keys, lambda key: (folder / f"{key}.json").exists(), size_of):
+                with stage_progress(progress, keys, lambda key: (folder / f"{key}.json").exists(), size_of):
                     self._run(calls, folder)
             except BrokenProcessPool as error:
                 raise UserError(

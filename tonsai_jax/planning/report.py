@@ -1,61 +1,56 @@
-"""An estimate as people read it: a few tables for the terminal."""
+"""The figures of an estimate as tables for the terminal."""
 
-from collections.abc import Sequence
 from typing import Any
 
-from tonsai_jax.reporting.tables import Table
-from tonsai_jax.reporting.tables import as_text as as_table
+from tonsai_jax.reporting.tables import Table, as_text, tables_as_text
 
 GIB, GB = 2**30, 10**9
 
 
-def as_text(figures: dict[str, Any]) -> str:
-    """Tables of what `estimate` found."""
-    gpu, run = figures["gpu"], figures["run"]
-    flops = figures["flops_per_token"]
-    model = sum(flops[name] for name in ("gemm", "head", "attention"))
-    beyond = f"{flops['recomputed'] / 1e9:.3f} G done again"
-    if flops["spare_places"]:
-        beyond += f", {flops['spare_places'] / 1e9:.3f} G in spare places of experts"
-    head = [
-        ("GPUs", f"{figures['num_gpus']} x {gpu['name']}, mesh {figures['mesh']}"),
-        ("parameters", f"{figures['parameters'] / 1e6:,.1f} M, {figures['active_parameters'] / 1e6:,.1f} M active"),
-        ("compute", f"{figures['dtype']}, attention {figures['attention']}"),
-        ("FLOPs per token", f"{model / 1e9:.3f} G, and {beyond}"),
-    ]
-    blocks = [_rows(head)]
+def estimate_as_text(figures: dict[str, Any]) -> str:
+    """The tables for what `estimate` returns."""
+    blocks = [as_text(_head(figures))]
     for number, stage in enumerate(figures["stages"], 1):
         title = f"stage {number}: " if len(figures["stages"]) > 1 else ""
-        blocks += [f"{title}{stage['global_batch_size']} sequences of {stage['seq_len']} tokens a step"]
-        blocks += [_memory(stage, figures["usable_bytes"]), _speed(stage), _collectives(stage)]
-    total = [("tokens", f"{run['tokens'] / 1e9:,.2f} B in {run['steps']:,} steps"), ("hours", f"{run['hours']:,.1f}")]
-    total += [("GPU-hours", f"{run['gpu_hours']:,.1f}")]
-    total += [("cost", f"{run['cost']:,.0f}")] if "cost" in run else []
-    total += [(f"epochs of {name}", f"{epochs:.2f}") for name, epochs in (figures["epochs"] or {}).items()]
-    blocks += ["The run, at that speed", _rows(total)]
+        blocks += [f"{title}{stage['global_batch_size']} sequences of {stage['seq_len']} tokens per step"]
+        blocks += [tables_as_text([_memory(stage, figures["usable_bytes"]), _speed(stage)]), _collectives(stage)]
+    blocks += [as_text(_run(figures))]
     return "\n\n".join(block for block in blocks if block)
 
 
-def _memory(stage: dict[str, Any], usable: int) -> str:
-    rows = [(name, f"{size / GIB:8.2f} GiB") for name, size in stage["memory"].items()]
+def _head(figures: dict[str, Any]) -> Table:
+    flops = figures["flops_per_token"]
+    model = sum(flops[name] for name in ("gemm", "head", "attention"))
+    extra = f"{flops['recomputed'] / 1e9:.3f} G recomputed"
+    if flops["spare_places"]:
+        extra += f", {flops['spare_places'] / 1e9:.3f} G in unused capacity slots of experts"
+    rows = [
+        ["GPUs", f"{figures['num_gpus']} x {figures['gpu']['name']}, mesh {figures['mesh']}"],
+        ["parameters", f"{figures['parameters'] / 1e6:,.1f} M, {figures['active_parameters'] / 1e6:,.1f} M active"],
+        ["compute", f"{figures['dtype']}, attention {figures['attention']}"],
+        ["FLOPs per token", f"{model / 1e9:.3f} G of the model, {extra}"],
+    ]
+    return Table("", [], rows, "ll")
+
+
+def _memory(stage: dict[str, Any], usable: int) -> Table:
+    title = f"Memory of one GPU: {stage['micro_batch']} sequences at once, {stage['accumulation']} times per step"
     verdict = "fits" if stage["fits"] else "does not fit"
-    peak = sum(stage["memory"].values()) / GIB
-    rows += [("together", f"{peak:8.2f} GiB, of {usable / GIB:.2f} that JAX takes: {verdict}")]
+    peak = sum(stage["memory"].values())
+    rows = [[name, f"{size / GIB:.2f} GiB", ""] for name, size in stage["memory"].items()]
+    rows += [["total", f"{peak / GIB:.2f} GiB", f"JAX can use {usable / GIB:.2f} GiB: {verdict}"]]
     if stage["compiled"]:
-        rows += [("as compiled", f"{stage['compiled']['peak_bytes'] / GIB:8.2f} GiB")]
-    rows += [("largest micro-batch", f"{stage['largest_micro_batch']:8d}")]
-    rows += [("micro_batch_size", f"{stage['micro_batch_size']:8d} at most, of the config's seq_len")]
-    return (
-        f"Memory of a GPU, {stage['micro_batch']} sequences at a time, {stage['accumulation']} times a step\n"
-        + _rows(rows)
-    )
+        rows += [["as compiled", f"{stage['compiled']['peak_bytes'] / GIB:.2f} GiB", ""]]
+    rows += [["largest micro-batch", f"{stage['largest_micro_batch']}", ""]]
+    rows += [["micro_batch_size", f"{stage['micro_batch_size']}", "at most, for the config's seq_len"]]
+    return Table(title, [], rows, "lrl")
 
 
-def _speed(stage: dict[str, Any]) -> str:
-    rows = [(name, f"{1e3 * seconds:8.1f} ms") for name, seconds in stage["seconds"].items() if seconds]
-    rows += [("step", f"{1e3 * sum(stage['seconds'].values()):8.1f} ms")]
-    rows += [("speed", f"{stage['tokens_per_second']:,.0f} tokens/s, MFU {100 * stage['mfu']:.1f} %")]
-    return "Speed at best: a roofline, nothing was timed\n" + _rows(rows)
+def _speed(stage: dict[str, Any]) -> Table:
+    rows = [[name, f"{1e3 * seconds:.1f} ms", ""] for name, seconds in stage["seconds"].items() if seconds]
+    rows += [["step", f"{1e3 * sum(stage['seconds'].values()):.1f} ms", ""]]
+    rows += [["speed", f"{stage['tokens_per_second']:,.0f} tokens/s", f"MFU {100 * stage['mfu']:.1f} %"]]
+    return Table("Best possible speed (a roofline model, not a measurement)", [], rows, "lrl")
 
 
 def _collectives(stage: dict[str, Any]) -> str:
@@ -64,7 +59,7 @@ def _collectives(stage: dict[str, Any]) -> str:
     kinds = [kind for kind in least if least[kind] or kind in found]
     if not kinds:
         return ""
-    heads = ["", "at least GB", *(["compiled GB", "count", "overlapped"] if compiled else [])]
+    heads = ["", "least GB", *(["compiled GB", "count", "overlapped"] if compiled else [])]
     rows = []
     for kind in kinds:
         row = [kind, f"{least[kind] / GB:.3f}"]
@@ -73,12 +68,19 @@ def _collectives(stage: dict[str, Any]) -> str:
             share = each["overlapped_bytes"] / max(1, each["num_bytes"])
             row += [f"{each['num_bytes'] / GB:.3f}", str(each["count"]), f"{100 * share:.0f} %"]
         rows.append(row)
-    line = f"scaling with none overlapped {100 * stage['scaling']:.1f} %"
+    line = f"scaling without overlap {100 * stage['scaling']:.1f} %"
     if compiled:
-        line = f"scaling, overlapped as compiled, {100 * compiled['scaling']:.1f} %; {line}, at the least bytes"
-    return as_table(Table("Collectives of a step", "", heads, rows, 1)) + f"\n  {line}"
+        line = f"scaling with the compiled overlap {100 * compiled['scaling']:.1f} %; {line}, with the least bytes"
+    return as_text(Table("Collectives per step", heads, rows, "l" + "r" * (len(heads) - 1))) + f"\n  {line}"
 
 
-def _rows(rows: Sequence[tuple[str, str]]) -> str:
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
+def _run(figures: dict[str, Any]) -> Table:
+    run = figures["run"]
+    rows = [
+        ["tokens", f"{run['tokens'] / 1e9:,.2f} B in {run['steps']:,} steps"],
+        ["hours", f"{run['hours']:,.1f}"],
+        ["GPU-hours", f"{run['gpu_hours']:,.1f}"],
+    ]
+    rows += [["cost", f"{run['cost']:,.0f}"]] if "cost" in run else []
+    rows += [[f"epochs of {name}", f"{epochs:.2f}"] for name, epochs in (figures["epochs"] or {}).items()]
+    return Table("The run, at that speed", [], rows, "ll")

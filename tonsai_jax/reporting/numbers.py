@@ -1,4 +1,4 @@
-"""Numbers as people read them on a terminal."""
+"""Numbers as people read them."""
 
 
 def format_seconds(seconds: float) -> str:
@@ -19,3 +19,8 @@ def format_count(count: float) -> str:
         if count >= size:
             return f"{count / size:.0f}{unit}" if count >= 100 * size else f"{count / size:.1f}{unit}"
     return f"{count:.0f}"
+
+
+def format_known(value: float | None, spec: str) -> str:
+    """`format(value, spec)`, or '-' for a value that is not known."""
+    return "-" if value is None else format(value, spec)

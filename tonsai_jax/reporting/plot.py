@@ -1,35 +1,25 @@
-"""Lines over a common axis as inline SVG: a bold line for each name, light ones behind it; no script, colours of the page."""
+"""Line plots as inline SVG for a page that includes `plot.css`."""
 
-import html
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from markupsafe import Markup, escape
+
 WIDTH, HEIGHT = 860, 380
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 14, 44
-NUM_COLORS = 8
-# After the palette of Okabe and Ito for colour-blind readers, darkened for light pages and lightened for dark ones.
-_LIGHT = ("#0072b2", "#d55e00", "#008f68", "#b8478f", "#8a6d00", "#2f9fd0", "#6b4bb5", "#55606e")
-_DARK = ("#5aaee8", "#ff9257", "#35c99c", "#ec8cc6", "#e0c040", "#8ad3f7", "#a98cf0", "#a9b4c2")
-STYLE = (
-    f":root {{ {' '.join(f'--line{number}: {color};' for number, color in enumerate(_LIGHT))} }}"
-    f"@media (prefers-color-scheme: dark) {{ :root {{ "
-    f"{' '.join(f'--line{number}: {color};' for number, color in enumerate(_DARK))} }} }}"
-    """
-.plot svg { width: 100%; min-width: 34rem; height: auto; display: block; font: 12px system-ui, sans-serif }
-.plot polyline { fill: none; stroke: var(--color); stroke-width: 2; stroke-linejoin: round }
-.plot polyline.light { stroke-width: 1; opacity: .45 } .plot polyline.dashed { stroke-dasharray: 6 4 }
-.plot polyline:hover { stroke-width: 3.5; opacity: 1 }
-.plot text { fill: var(--faint) } .plot .grid { stroke: var(--line) }
-.legend { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; margin: .3rem 0 .6rem; font-size: .92rem }
-.legend i { display: inline-block; width: 1.4rem; height: 0; margin-right: .4rem; vertical-align: .25em;
-  border-top: 3px solid var(--color) } .legend i.dashed { border-top-style: dashed }
-""" + " ".join(f".color{number} {{ --color: var(--line{number}) }}" for number in range(NUM_COLORS))
-)
+NUM_COLORS = 8  # that plot.css defines
 
 
 class Line(NamedTuple):
-    """Points (x, y) in the order of x; `color` numbers the name, `light` lines stand behind the others."""
+    """One line of a plot.
+
+    Attributes:
+      name: shown when the pointer is on the line.
+      color: the number of its color; lines that belong together share one.
+      points: (x, y), in the order of x.
+      light: drawn thin, behind the other lines.
+    """
 
     name: str
     color: int
@@ -37,11 +27,15 @@ class Line(NamedTuple):
     light: bool = False
 
 
-def line_plot(lines: Sequence[Line], *, x_label: str, y_label: str) -> str:
-    """An `<svg>`; y is cut above what is left after the first twentieth of the axis, where a loss falls too steeply to read."""
+def line_plot(lines: Sequence[Line], *, x_label: str, y_label: str) -> Markup:
+    """An `<svg>` of lines over a common x axis that starts at 0.
+
+    The y axis covers the values after the first twentieth of the x axis: before that a loss falls so steeply that the
+    rest of the curve would look flat.
+    """
     points = [point for line in lines for point in line.points]
     if not points:
-        return "<p>Nothing to draw yet.</p>"
+        return Markup("<p>There is nothing to plot yet.</p>")
     x_end = max(x for x, _ in points) or 1.0
     shown = [y for x, y in points if x >= x_end / 20]
     y_ticks = ticks(min(shown), max(shown))
@@ -64,28 +58,28 @@ def line_plot(lines: Sequence[Line], *, x_label: str, y_label: str) -> str:
             f'<line class="grid" x1="{across:.1f}" x2="{across:.1f}" y1="{down:.1f}" y2="{down + 4:.1f}"/>'
         )
     middle = LEFT + (WIDTH - LEFT - RIGHT) / 2
-    parts.append(f'<text x="{middle:.0f}" y="{HEIGHT - 6}" text-anchor="middle">{html.escape(x_label)}</text>')
-    # A viewport of its own cuts the lines off at the frame.
+    parts.append(f'<text x="{middle:.0f}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>')
+    # The inner <svg> clips the lines at the frame.
     inner = f'x="{LEFT}" y="{TOP}" width="{WIDTH - LEFT - RIGHT}" height="{HEIGHT - TOP - BOTTOM}"'
     box = f"{LEFT} {TOP} {WIDTH - LEFT - RIGHT} {HEIGHT - TOP - BOTTOM}"
     parts.append(f'<svg {inner} viewBox="{box}" style="min-width:0">')
     for line in sorted(lines, key=lambda line: not line.light):
         path = " ".join("{:.1f},{:.1f}".format(*at(x, y)) for x, y in line.points)
         kind = _color(line.color) + (" light" if line.light else "")
-        parts.append(f'<polyline class="{kind}" points="{path}"><title>{html.escape(line.name)}</title></polyline>')
+        parts.append(f'<polyline class="{kind}" points="{path}"><title>{escape(line.name)}</title></polyline>')
     parts.append("</svg>")
-    label = html.escape(f"{y_label} against {x_label}")
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+    label = escape(f"{y_label} against {x_label}")
+    return Markup(f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>')
 
 
-def legend(names: Sequence[str]) -> str:
-    """The names beside their colours, the first name being colour 0."""
-    entries = (f'<span><i class="{_color(number)}"></i>{html.escape(name)}</span>' for number, name in enumerate(names))
-    return f'<div class="legend">{"".join(entries)}</div>'
+def legend(names: Sequence[str]) -> Markup:
+    """Each name with its color: the first name has color 0."""
+    entries = (f'<span><i class="{_color(number)}"></i>{escape(name)}</span>' for number, name in enumerate(names))
+    return Markup(f'<div class="legend">{"".join(entries)}</div>')
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Four to nine round numbers, 1, 2 or 5 times a power of ten apart, from `low` or below to `high` or above."""
+    """Four to nine round numbers that cover `low` to `high`; their distance is 1, 2 or 5 times a power of ten."""
     span = high - low or abs(high) or 1.0
     rough = span / 6
     power = 10.0 ** math.floor(math.log10(rough))
@@ -95,12 +89,12 @@ def ticks(low: float, high: float) -> list[float]:
 
 
 def _color(number: int) -> str:
-    """The classes of a name; the colours come again, dashed, when they are used up."""
+    """The CSS classes of a color number; past the last color the colors are used again, dashed."""
     return f"color{number % NUM_COLORS}{' dashed' if number >= NUM_COLORS else ''}"
 
 
 def _number(value: float, among: Sequence[float]) -> str:
-    """With as many digits as tell it from its neighbours: '0.25', '1,500', '12M'."""
+    """A tick's label, with enough digits to differ from the ticks next to it: '0.25', '1,500', '12M'."""
     gap = among[1] - among[0] if len(among) > 1 else abs(value) or 1.0
     for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if max(map(abs, among)) >= 10 * size:

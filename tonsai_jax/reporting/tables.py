@@ -1,46 +1,37 @@
-"""Tables of a report: the same cells for the terminal and for the page."""
+"""One kind of table for all reports: printed on a terminal here, shown on a page by `macros.html`."""
 
-import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 
 class Table(NamedTuple):
-    """Cells as people read them; the first `names` columns are words, the others numbers."""
+    """A table of strings that are already formatted for people.
+
+    Attributes:
+      title: the line above the table; empty for none.
+      heads: a name for each column; empty for a table without a header.
+      rows: one string per column.
+      align: one letter per column, "l" for words and "r" for numbers.
+      note: explains the columns; a page shows it, a terminal does not.
+    """
 
     title: str
-    note: str
     heads: Sequence[str]
     rows: Sequence[Sequence[str]]
-    names: int
+    align: str
+    note: str = ""
 
 
 def as_text(table: Table) -> str:
-    """A table for the terminal."""
-    grid = [table.heads, *table.rows]
-    widths = [max(len(row[column]) for row in grid) for column in range(len(table.heads))]
-    lines = [
-        "  ".join(
-            f"{cell:{'<' if column < table.names else '>'}{width}}"
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in grid
-    ]
-    return "\n".join([table.title, *(f"  {line.rstrip()}" for line in lines)])
+    """The table for a terminal. Columns are aligned by the width of the text on the screen: a Khmer mark may have none."""
+    from tabulate import tabulate  # imported here because training imports this module and seldom prints a table
+
+    sides = ["right" if letter == "r" else "left" for letter in table.align]
+    grid = tabulate(table.rows, table.heads, tablefmt="plain", disable_numparse=True, colalign=sides)
+    lines = [f"  {line}".rstrip() for line in grid.splitlines()]
+    return "\n".join([table.title, *lines] if table.title else lines)
 
 
-def as_html(table: Table) -> str:
-    """A table for a page of `web_page`, its title and note above it."""
-
-    def row(tag: str, cells: Sequence[str]) -> str:
-        return "".join(
-            f"<{tag}{'' if column < table.names else ' class=number'}>{html.escape(cell)}</{tag}>"
-            for column, cell in enumerate(cells)
-        )
-
-    head = f"<tr>{row('th', table.heads)}</tr>"
-    rows = "".join(f"<tr>{row('td', cells)}</tr>" for cells in table.rows)
-    return (
-        f'<h2>{html.escape(table.title)}</h2><p class="lead">{html.escape(table.note)}</p>'
-        f'<div class="wide"><table>{head}{rows}</table></div>'
-    )
+def tables_as_text(tables: Iterable[Table]) -> str:
+    """Several tables for a terminal, with an empty line between them."""
+    return "\n\n".join(map(as_text, tables))

@@ -1,4 +1,4 @@
-"""A tokenizer of whatever make, opened to be looked at: what each of its ids stands for, and how it cuts texts."""
+"""Inspects a tokenizer, ours or another: what text each of its ids stands for, and how it splits texts into ids."""
 
 import json
 import re
@@ -22,32 +22,35 @@ KHMER, LATIN, OTHER, SIGNS, BYTES, SPECIAL = KINDS = (
     "bytes",
     "special",
 )
-"""Kinds of tokens: by the script of the first letter; without letters; parts of characters, or bytes; standing for no text."""
+"""The kinds of tokens. Tokens with letters are named by the script of the first one; "digits and signs" have no letter; "bytes"
+are parts of characters; "special" tokens stand for no text."""
 
 _BYTE_PIECE = re.compile("<0x([0-9A-F]{2})>")
 
 
 class AnyTokenizer:
-    """A byte-level BPE, or one whose pieces have U+2581 for a space, as SentencePiece's have: ours, and most others.
+    """A tokenizer that is a byte-level BPE, or whose pieces write the space as U+2581 like those of SentencePiece.
+
+    Ours are of these two kinds, and so are most others.
 
     Attributes:
-      ids: how many there are.
-      pieces: the bytes that each id stands for, by id; none for special tokens, and where there is no such id.
-      kinds: which of `KINDS` each id is, by id; "" where there is no such id.
-      unknown_id: the id of what it cannot write, or None.
+      ids: number of ids.
+      pieces: by id, the bytes that the id stands for; empty for special tokens and for unused ids.
+      kinds: by id, one of `KINDS`; empty for unused ids.
+      unknown_id: the id for text that the tokenizer cannot represent; None if it has no such id.
     """
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
-        """Raises `ValueError` where it is of another kind."""
+        """Raises `ValueError` for a tokenizer of another kind."""
         described = tokenizer.to_str()
         content = json.loads(described)
         spelling = _types(content["decoder"]) | _types(content["pre_tokenizer"])
         if not spelling & {"ByteLevel", "Metaspace", "ByteFallback", "Replace"}:
-            raise ValueError("neither byte-level nor made of pieces with U+2581 for the space")
-        self._inner = tokenizers.Tokenizer.from_str(described)  # not to change what was given
+            raise ValueError("its tokens are neither byte-level nor pieces that write the space as U+2581")
+        self._inner = tokenizers.Tokenizer.from_str(described)  # a copy: the caller's tokenizer is not changed
         self._inner.no_truncation()
         self._inner.no_padding()
-        self._inner.encode_special_tokens = True  # as text, that is: do not look for them
+        self._inner.encode_special_tokens = True  # special tokens that are spelled out in a text are encoded as text
 
         vocabulary = self._inner.get_vocab(with_added_tokens=True)
         model = content["model"]
@@ -72,32 +75,32 @@ class AnyTokenizer:
 
     @classmethod
     def from_path(cls, path: str | Path) -> Self:
-        """Opens a tokenizer's folder, or its tokenizer.json; raises `UserError` where there is none that can be read."""
+        """Opens a tokenizer's folder, or its tokenizer.json; raises `UserError` if it is missing or cannot be used."""
         given = Path(path)
         if not given.exists():
             raise UserError(f"{path}: no such tokenizer folder; train one with scripts/train_tokenizer.py")
         file = given / "tokenizer.json" if given.is_dir() else given
         if not file.is_file():
             raise UserError(
-                f"{path}: no tokenizer.json in it; Hugging Face's AutoTokenizer writes one with save_pretrained"
+                f"{path}: has no tokenizer.json; write one with save_pretrained of Hugging Face's AutoTokenizer"
             )
         read_json(file)
         try:
             return cls(tokenizers.Tokenizer.from_file(str(file)))
-        except Exception as error:  # what the Rust side raises has no narrower type
-            raise UserError(f"{file}: not a tokenizer this program can read ({error})") from None
+        except Exception as error:  # the Rust library raises plain `Exception`
+            raise UserError(f"{file}: cannot be used as a tokenizer ({error}); give another folder") from None
 
     def encode(self, texts: list[str]) -> list[list[int]]:
-        """Ids of each text, without any special token."""
+        """The ids of each text, without special tokens."""
         return [encoding.ids for encoding in self._inner.encode_batch_fast(texts, add_special_tokens=False)]
 
     def token(self, id: int) -> str:
-        """The name of an id, as tokenizer.json spells it."""
+        """The token of an id, as tokenizer.json spells it."""
         return self._inner.id_to_token(id) or ""
 
 
 def is_text(piece: bytes) -> bool:
-    """Whether bytes are whole characters."""
+    """Whether the bytes are whole UTF-8 characters."""
     try:
         piece.decode()
     except UnicodeDecodeError:
@@ -106,7 +109,7 @@ def is_text(piece: bytes) -> bool:
 
 
 def _types(step: dict[str, Any] | None) -> set[str]:
-    """The types of a decoder or pre-tokenizer, and of those that it is a sequence of."""
+    """The type of a decoder or pre-tokenizer; for a sequence, also the types of its parts."""
     if step is None:
         return set()
     parts = step.get("decoders") or step.get("pretokenizers") or []
@@ -116,7 +119,7 @@ def _types(step: dict[str, Any] | None) -> set[str]:
 def _of_letters(token: str) -> bytes:
     try:
         return bytes(map(BYTE_OF_LETTER.__getitem__, token))
-    except KeyError:  # not spelt in letters of bytes
+    except KeyError:  # not spelled with one letter per byte
         return token.encode()
 
 

@@ -1,4 +1,7 @@
-"""Languages in the shares that they shall have: a tokenizer learns what it sees, and of Khmer there is always less."""
+"""Takes text of each language in a given share.
+
+A tokenizer gives its ids to the text that it sees most, and there is always less Khmer than English.
+"""
 
 import math
 from collections import Counter
@@ -10,18 +13,24 @@ from tonsai_jax.tokenizer.examples import Example
 
 
 def balanced(read: Callable[[], Iterable[Example]], weights: dict[str, float]) -> Iterator[Example]:
-    """Takes of each language as many bytes as `weights` say, and as much as the scarcest allows, evenly from all of its text.
+    """Takes as much text as possible with the languages in the shares of `weights`, by UTF-8 bytes.
 
-    `read` is called twice: to see how much there is, then to take from it. The language of a text is its label, or else the
-    one of `weights` in whose script most of its letters are. What is in none of them is left out.
-    Raises `UserError` where there is no text in one of the languages.
+    The scarcest language, compared with its weight, is used completely; the texts of the others are spread evenly over all
+    that they have. Texts in none of the languages are left out.
+
+    Args:
+      read: gives the texts. It is called twice: to count the bytes, then to take the texts.
+      weights: {language: weight}. A text belongs to the language that its label names, or else to the language whose script
+        most of its letters are in.
+
+    Raises `UserError` if a language with a weight above 0 has no text.
     """
     sizes: Counter[str] = Counter()
     for text, label in read():
         sizes[language_of(text, label, weights)] += len(text.encode())
     for language, weight in weights.items():
         if weight and not sizes[language]:
-            raise UserError(f"--language-weights: there is no text in {language!r} to train on; leave it out")
+            raise UserError(f"--language-weights: there is no text in {language!r} to train on; remove it, or add text")
     unit = min(sizes[language] / weight for language, weight in weights.items() if weight)
     wanted = {language: unit * weight / max(sizes[language], 1) for language, weight in weights.items()}
     offered: Counter[str] = Counter()
@@ -38,7 +47,7 @@ def balanced(read: Callable[[], Iterable[Example]], weights: dict[str, float]) -
 
 
 def language_weights(words: str) -> dict[str, float]:
-    """The weights in "km=0.5,en=0.5"; raises `UserError` for anything else."""
+    """Parses weights such as "km=0.5,en=0.5"; raises `UserError` for text of another form."""
     pairs = [word.strip().partition("=") for word in words.split(",")]
     try:
         weights = {language: float(number) for language, _, number in pairs}
@@ -46,12 +55,12 @@ def language_weights(words: str) -> dict[str, float]:
         weights = {}
     finite = all(0 <= weight < math.inf for weight in weights.values())
     if not finite or not sum(weights.values()) or len(weights) < len(pairs):
-        raise UserError(f"--language-weights {words!r}: write it as km=0.5,en=0.5, each language once")
+        raise UserError(f"--language-weights {words!r}: not valid; write weights as km=0.5,en=0.5, each language once")
     return weights
 
 
 def language_of(text: str, label: str, languages: Collection[str]) -> str:
-    """The label where it is one of `languages`, else the one in whose script most of the text is; "" where it is in none."""
+    """The label if it is one of `languages`; else the language whose script most of the text is in; "" if it is in none."""
     if label in languages:
         return label
     shares = {language: script_share(text, language) for language in languages}

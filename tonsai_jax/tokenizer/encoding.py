@@ -1,8 +1,8 @@
-"""The fastest encoder for a tokenizer, with the ids of `tokenizer.json` exactly.
+"""The fastest encoder for a tokenizer, with exactly the ids of its `tokenizer.json`.
 
-tokenizer.json is what a tokenizer means: `tokenizers` reads it, and so does Hugging Face. But byte-level BPE is encoded five
-times faster by tiktoken, given the same merges and pattern, and Unigram by SentencePiece, given the model that
-tokenizer.json was made from (docs/tokenizer.md). What is neither goes through `tokenizers`.
+tokenizer.json defines a tokenizer: the `tokenizers` library and Hugging Face read it. But tiktoken, given the same merges and
+pattern, encodes byte-level BPE five times faster, and SentencePiece, given the model that tokenizer.json was made from, encodes
+Unigram faster (docs/tokenizer.md). `tokenizers` encodes all others.
 """
 
 import re
@@ -19,9 +19,9 @@ from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json
 
 Encode = Callable[[str], list[int]]
-"""Ids of a text, without any special token; lets other threads run meanwhile."""
+"""Gives the ids of a text, without special tokens; other Python threads can run meanwhile."""
 
-# Byte-level tokenizers spell each byte with one printable character: itself, or the next that is free from U+0100 on.
+# Byte-level tokenizers write each byte as one printable character: itself, or the next free one from U+0100 on.
 _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
 LETTER_OF_BYTE = {byte: chr(byte) for byte in _PRINTABLE} | {byte: chr(0x100 + n) for n, byte in enumerate(_OTHERS)}
@@ -33,7 +33,10 @@ _SYLLABLE_START = re.compile("[^\u17b4-\u17d3\u17dd\u0300-\u036f\u200b-\u200d\uf
 
 
 def encoder_for(folder: Path, inner: tokenizers.Tokenizer) -> Encode:
-    """The encoder of the tokenizer in `folder`, of which `inner` is the tokenizer.json."""
+    """The encoder of the tokenizer in `folder`, whose tokenizer.json is loaded as `inner`.
+
+    Raises `UserError` for an spm.model that is damaged or does not match tokenizer.json.
+    """
     content = read_json(folder / "tokenizer.json")
     if _is_our_bpe(content):
         return _tiktoken(content, inner)
@@ -43,10 +46,11 @@ def encoder_for(folder: Path, inner: tokenizers.Tokenizer) -> Encode:
 
 
 def cut_where_words_end(text: str, length: int) -> Iterator[str]:
-    """Parts of at least `length` characters, cut where no token of ours goes across, so that their ids are those of the text.
+    """Splits a text into parts of at least `length` characters whose ids, put together, are those of the whole text.
 
-    That is before one space between two other characters, and behind a newline. Where there is neither for `length`
-    characters more, the cut is before a character that begins a cluster, or after all of them; there the ids may differ.
+    The cuts are where no token of ours crosses: before a single space between two other characters, and after a newline. If
+    there is no such place in the next `length` characters, the cut is before the first character after them that starts an
+    orthographic syllable, or at the end of the text. At such a cut the ids can differ.
     """
     start = 0
     while len(text) - start > 2 * length:
@@ -76,7 +80,7 @@ def _is_our_bpe(content: dict[str, Any]) -> bool:
 
 
 def _has_all_merges(model: dict[str, Any], special: set[str]) -> bool:
-    """Whether any two tokens that make a third are merged, in the order of the ids: tiktoken knows no other merges."""
+    """Whether every pair of tokens that makes a third token is a merge, in the order of the ids, as tiktoken assumes."""
     vocabulary = {token: id for token, id in model["vocab"].items() if token not in special}
     ranks = [
         vocabulary.get("".join(merge if isinstance(merge, list) else merge.split(" "))) for merge in model["merges"]
@@ -89,7 +93,7 @@ def _has_all_merges(model: dict[str, Any], special: set[str]) -> bool:
 
 def _tiktoken(content: dict[str, Any], inner: tokenizers.Tokenizer) -> Encode:
     special = {token["content"] for token in content["added_tokens"]}
-    # Ids grow with the merges, so they are the ranks too.
+    # `_has_all_merges` checked that later merges make higher ids, so the ids are the ranks.
     ranks = {
         bytes(map(BYTE_OF_LETTER.__getitem__, token)): rank
         for token, rank in content["model"]["vocab"].items()
@@ -99,7 +103,7 @@ def _tiktoken(content: dict[str, Any], inner: tokenizers.Tokenizer) -> Encode:
     encoding = tiktoken.Encoding("tokenizer.json", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
 
     def encode(text: str) -> list[int]:
-        if _has_long_space(text):  # on which the regular expressions of tiktoken run out of stack
+        if _has_long_space(text):  # tiktoken's regular expressions run out of stack on it
             return inner.encode(text, add_special_tokens=False).ids
         return encoding.encode_ordinary(text)
 
@@ -107,7 +111,7 @@ def _tiktoken(content: dict[str, Any], inner: tokenizers.Tokenizer) -> Encode:
 
 
 def _has_long_space(text: str) -> bool:
-    """True where `_LONG_SPACE` white characters are in a row, perhaps where half as many are; looks at few of them."""
+    """True for `_LONG_SPACE` white-space characters in a row, perhaps for half as many; it looks at few of the characters."""
     step = _LONG_SPACE // 2
     return any(
         text[step * match.start() : step * match.start() + step].isspace()
@@ -124,13 +128,13 @@ def _sentencepiece(model: Path, inner: tokenizers.Tokenizer) -> Encode:
     size = inner.get_vocab_size()
     if processor.id_to_piece(list(range(processor.get_piece_size()))) != [inner.id_to_token(id) for id in range(size)]:
         raise UserError(
-            f"{model}: has other pieces than tokenizer.json; train the tokenizer again, or remove this file"
+            f"{model}: does not have the pieces of tokenizer.json; train the tokenizer again, or remove this file"
         )
     newline = processor.encode("\n")
 
     def encode(text: str) -> list[int]:
-        # Line by line, as tokenizer.json says: the sums of scores stay exact, and time linear. Given a list of lines,
-        # SentencePiece would start a thread, which on busy cores waits longer than it works.
+        # Line by line, as tokenizer.json does: sums of scores stay exact and the time linear. Not as a list of lines, for
+        # which SentencePiece starts a thread that, on busy cores, waits longer than it works.
         first, *others = text.split("\n")
         ids: list[int] = processor.encode(first)
         for line in others:

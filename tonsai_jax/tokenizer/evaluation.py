@@ -1,4 +1,4 @@
-"""Tokenizers measured side by side on text given by hand: `evaluation.json`, and `evaluation.html` for people."""
+"""Compares tokenizers on the same text and writes `evaluation.json` and a page, `evaluation.html`."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,8 +12,8 @@ from tonsai_jax.tokenizer.any_tokenizer import AnyTokenizer
 from tonsai_jax.tokenizer.balance import language_of
 from tonsai_jax.tokenizer.even_sample import SAMPLE_BYTES, EvenSample, SampledText
 from tonsai_jax.tokenizer.examples import Example, file_examples
-from tonsai_jax.tokenizer.report import Pair, measure, measure_parallel
-from tonsai_jax.tokenizer.report_page import write_report
+from tonsai_jax.tokenizer.measure import Pair, measure, measure_parallel
+from tonsai_jax.tokenizer.report import write_report
 
 FORMAT = "tonsai_jax/tokenizer_evaluation"
 VERSION = 1
@@ -28,24 +28,25 @@ def evaluate_tokenizers(
     n: int = 10,
     seed: int = 42,
 ) -> dict[str, Any]:
-    """Measures the tokenizers at `paths` on the same text and writes both files; the same text gives the same bytes.
+    """Measures the tokenizers at `paths` on the same text and writes both files; the same text gives the same files.
 
     Args:
-      paths: folders or files tokenizer.json, ours or others'.
-      examples: texts by language, each figure measured on an even sample of a language's.
-      output_dir: where the files go.
-      parallel: two files with the same sentences, a sentence a line.
-      n, seed: how many documents the page shows, and what chooses them.
+      paths: tokenizer folders or tokenizer.json files, ours or others.
+      examples: texts with their languages. Each figure is measured on an even sample of one language.
+      output_dir: folder for the two files.
+      parallel: two files with the same sentences in two languages, one sentence per line.
+      n: number of documents that the page shows.
+      seed: selects these documents.
 
     Returns:
-      What `evaluation.json` has: "tokenizers", {name: what `measure` says, its "path", and under "parallel" what
-      `measure_parallel` says}, and "samples", {"n", "seed"}.
+      The content of `evaluation.json`: "tokenizers" is {name: the figures of `measure`, "path", and under "parallel" those of
+      `measure_parallel`}, "samples" is {"n", "seed"}.
 
     Raises:
-      UserError: a tokenizer cannot be read, there is no text, the files of `parallel` differ in length, `n` < 0.
+      UserError: a tokenizer cannot be read, there is no text, the files of `parallel` differ in length, or `n` < 0.
     """
     if n < 0:
-        raise UserError(f"--n {n}: must be at least 0, how many documents to show")
+        raise UserError(f"--n {n}: must be at least 0; it is the number of documents to show")
     tokenizers = {path: AnyTokenizer.from_path(path) for path in paths}
     pairs = None if parallel is None else _pairs(*parallel)
     text = SampledText(n=n, seed=seed)
@@ -61,12 +62,12 @@ def evaluate_tokenizers(
         if parallel and pairs:
             measured[names[path]]["parallel"] = measure_parallel(tokenizer, pairs, parallel)
     evaluation = {"format": FORMAT, "version": VERSION, "tokenizers": measured, "samples": {"n": n, "seed": seed}}
-    sizes = ", ".join(f"{each.sample_bytes:,} of {label}" for label, each in text.by_label.items())
+    sizes = ", ".join(f"{each.sample_bytes:,} bytes of {label}" for label, each in text.by_label.items())
     write_json(Path(output_dir) / "evaluation.json", evaluation)
     write_report(
         Path(output_dir) / "evaluation.html",
-        title="Tokenizers side by side",
-        lead=f"Measured on an even sample of the text, at most {SAMPLE_BYTES / 1e6:g} MB of each language: bytes, {sizes}.",
+        title="Comparison of tokenizers",
+        lead=f"Measured on an even sample of the text, at most {SAMPLE_BYTES / 1e6:g} MB of each language: {sizes}.",
         measured=measured,
         tokenizers=opened,
         documents=text.documents,
@@ -75,13 +76,13 @@ def evaluate_tokenizers(
 
 
 def labelled(inputs: Sequence[str], languages: Sequence[str]) -> Iterator[Example]:
-    """Lines of raw text files, each with the language of `languages` in whose script it is, or "other".
+    """The lines of raw text files, each labelled with the one of `languages` whose script it is in, or else with "other".
 
-    Raises `UserError` where the script of a language is not known.
+    Raises `UserError` for a language whose script is not known, and for a file that cannot be read.
     """
     for language in languages:
         if script_of(language) is None:
-            raise UserError(f"--languages {language!r}: its script is not known; write it as km, en or sr-Cyrl")
+            raise UserError(f"--languages {language!r}: its script is not known; use a code such as km, en or sr-Cyrl")
     for text, _ in file_examples(inputs, faults=Faults()):
         yield Example(text, language_of(text, "", languages) or "other")
 
@@ -94,14 +95,14 @@ def _pairs(first: str, second: str) -> EvenSample[Pair]:
             pairs.add(pair, sum(len(text.encode()) for text in pair))
     except ValueError:
         raise UserError(
-            f"--parallel {first} {second}: one has more lines than the other after {pairs.examples:,} sentences; "
-            "each line of one must be the same sentence in the other"
+            f"--parallel {first} {second}: one file ends after {pairs.examples:,} sentences, the other has more; "
+            "line N of both files must be the same sentence"
         ) from None
     return pairs
 
 
 def _names(paths: Sequence[str]) -> dict[str, str]:
-    """What to call tokenizers: the names of their folders, or the whole paths where two have the same."""
+    """{path: a name for its tokenizer}: the name of the folder, or the path if two folders have the same name."""
     folders = [Path(path).absolute() for path in paths]
     names = [path.parent.name if path.is_file() else path.name for path in folders]
     return {path: path if names.count(name) > 1 else name for path, name in zip(paths, names, strict=True)}

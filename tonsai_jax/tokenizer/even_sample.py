@@ -1,4 +1,4 @@
-"""The part of a body of text that a tokenizer's report is measured on, and the documents that it shows."""
+"""The sample of a text that a tokenizer's report is measured on, and the documents that it shows."""
 
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice, zip_longest
@@ -7,20 +7,21 @@ from typing import Generic, TypeVar
 
 from tonsai_jax.tokenizer.examples import Example
 
-SAMPLE_BYTES = 2_000_000  # of text that is measured, of each label
-SHOWN_CHARACTERS = 600  # of a document
+SAMPLE_BYTES = 2_000_000  # of text measured for each label
+SHOWN_CHARACTERS = 600  # of each document
 
 Item = TypeVar("Item")
 
 
 class EvenSample(Generic[Item]):
-    """A bounded part of a stream, taken evenly: every 2^n-th item, n growing as needed.
+    """A sample of bounded size, spread evenly over a stream: every `stride`-th item, where `stride` doubles when needed.
 
     Attributes:
-      items: the part.
-      sample_bytes: their UTF-8 bytes, at most `SAMPLE_BYTES` unless a single item has more.
-      examples, bytes: how many items there were in all, and their UTF-8 bytes.
-      stride: the 2^n.
+      items: the items in the sample.
+      sample_bytes: their UTF-8 bytes; at most `SAMPLE_BYTES`, unless the first item alone has more.
+      examples: number of items in the whole stream.
+      bytes: UTF-8 bytes of the whole stream.
+      stride: a power of two.
     """
 
     def __init__(self) -> None:
@@ -35,7 +36,7 @@ class EvenSample(Generic[Item]):
         return [item for item, _ in self._kept]
 
     def add(self, item: Item, size: int) -> None:
-        """Offers an item of `size` UTF-8 bytes."""
+        """Counts the next item of the stream, which has `size` UTF-8 bytes, and may take it into the sample."""
         if self.examples % self.stride == 0:
             self._kept.append((item, size))
             self.sample_bytes += size
@@ -48,7 +49,7 @@ class EvenSample(Generic[Item]):
 
 
 class SampledText:
-    """Of each label an even sample to measure on, and `n` documents at random to show, the labels in turn.
+    """An even sample of the text of each label, and `n` random documents to show, taken from the labels in turn.
 
     The same examples, `n` and `seed` give the same documents.
     """
@@ -58,7 +59,7 @@ class SampledText:
         self._by_label: dict[str, EvenSample[str]] = {}
 
     def passing(self, examples: Iterable[Example]) -> Iterator[str]:
-        """Gives the texts of `examples` as they are, having seen them."""
+        """Gives the texts of `examples` unchanged and adds each to the samples."""
         for text, label in examples:
             self._by_label.setdefault(label, EvenSample()).add(text, len(text.encode()))
             yield text
@@ -69,12 +70,12 @@ class SampledText:
 
     @property
     def by_label(self) -> dict[str, EvenSample[str]]:
-        """{label: what is measured}, labels in order."""
+        """{label: its sample}, with the labels sorted."""
         return {label: self._by_label[label] for label in sorted(self._by_label)}
 
     @property
     def documents(self) -> list[dict[str, str]]:
-        """The documents to show, [{"id", "text"}], each cut at `SHOWN_CHARACTERS`."""
+        """The documents to show, [{"id", "text"}]; a text has at most `SHOWN_CHARACTERS` characters."""
         in_turn = zip_longest(*(self._chosen(label, sample) for label, sample in self.by_label.items()))
         return list(islice((document for document in chain.from_iterable(in_turn) if document), self._n))
 

@@ -1,4 +1,4 @@
-"""Which texts a tokenizer is trained on: prepared documents, or the lines of raw text files."""
+"""The texts that a tokenizer is trained on: prepared documents, or the lines of raw text files."""
 
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
@@ -12,7 +12,7 @@ from tonsai_jax.text.normalize import Normalization, normalize
 
 
 class Example(NamedTuple):
-    """A text, and the label under which the report counts it: its language, or the file it is from."""
+    """A text, and the label under which the report counts it: its language, or the file that it comes from."""
 
     text: str
     label: str
@@ -25,22 +25,24 @@ def dataset_examples(
     text_column: str = "text",
     max_examples: int | None = None,
 ) -> Iterator[Example]:
-    """Documents of a prepared dataset: all, or `max_examples` shared out among the sources by their weights.
+    """The documents of a prepared dataset: all, or `max_examples` of them, shared among the sources by their weights.
 
-    A source's share is spread evenly over its documents; what a source is too small to give, the others do.
+    The documents taken from a source are spread evenly over it. If a source has fewer documents than its share, the other
+    sources give more.
 
     Raises:
-      UserError: not a folder of prepared documents, no such split or column, or `max_examples` < 1.
+      UserError: `dataset_dir` is not a folder of prepared documents, the split or column does not exist, or
+        `max_examples` < 1.
     """
     if split != "train":
         raise UserError(
-            f"{dataset_dir}: no split {split!r}; prepared documents have one, 'train' "
-            "(scripts/tokenize_dataset.py --val-ratio takes validation documents out of it)"
+            f"{dataset_dir}: no split {split!r}; prepared documents only have the split 'train' "
+            "(scripts/tokenize_dataset.py --val-ratio takes validation documents from it)"
         )
     if text_column != "text":
         raise UserError(
-            f"{dataset_dir}: no text in a column {text_column!r}; prepared documents have the columns "
-            f"{', '.join(SCHEMA.names)}, and their text is in 'text'"
+            f"{dataset_dir}: column {text_column!r} is not the text; use 'text' (prepared documents have the columns "
+            f"{', '.join(SCHEMA.names)})"
         )
     _check_max_examples(max_examples)
     sources = read_documents_manifest(dataset_dir)["sources"]
@@ -54,12 +56,12 @@ def dataset_examples(
 
 
 def dataset_normalization(dataset_dir: str | Path) -> Normalization:
-    """What was done to the texts of a prepared dataset."""
+    """The normalization that the texts of a prepared dataset went through."""
     return Normalization(**read_documents_manifest(dataset_dir)["normalize"])
 
 
 def dataset_language_weights(dataset_dir: str | Path) -> dict[str, float]:
-    """How much of each language a prepared dataset is to have in training: the weights of its sources, added up."""
+    """{language: share in training} of a prepared dataset: the sum of the weights of its sources in that language."""
     weights: dict[str, float] = {}
     for source in read_documents_manifest(dataset_dir)["sources"].values():
         weights[source["language"]] = weights.get(source["language"], 0.0) + source["weight"]
@@ -73,13 +75,13 @@ def file_examples(
     faults: Faults,
     max_examples: int | None = None,
 ) -> Iterator[Example]:
-    """Lines of raw text files, cleaned as prepared documents are; each file gives one in turn.
+    """The lines of raw text files, normalized as prepared documents are, taken from the files in turn.
 
     Args:
       inputs: files, folders or globs of .txt, .jsonl, .csv, .tsv (each also .gz or .zst) and .parquet.
-      text_column: where the text is, in files with columns.
-      faults: says what happens at text that cannot be read, and counts it.
-      max_examples: how many lines to take; None for all.
+      text_column: the column that holds the text, in files with columns.
+      faults: says what to do with text that cannot be read, and counts it.
+      max_examples: number of lines to take; None for all.
 
     Raises:
       UserError: a file is missing or cannot be read, or `max_examples` < 1.
@@ -91,13 +93,13 @@ def file_examples(
 
 
 def share_out(count: int, sizes: dict[str, int], weights: dict[str, float]) -> dict[str, int]:
-    """Shares `count` out by `weights`, giving none more than its size; sums to `count` if the sizes allow."""
+    """Divides `count` by `weights`, giving no name more than its size; the shares add up to `count` if the sizes allow it."""
     shares = dict.fromkeys(sizes, 0)
     left = min(count, sum(size for name, size in sizes.items() if weights[name] > 0))
     while left:
         open_names = [name for name in sizes if shares[name] < sizes[name] and weights[name] > 0]
         total = sum(weights[name] for name in open_names)
-        # At least one document goes out in each round, so that rounding down cannot stop it.
+        # Each round gives at least one document, so the loop ends although shares are rounded down.
         for name in sorted(open_names, key=lambda name: -weights[name]):
             room = min(sizes[name] - shares[name], left)
             given = min(max(int(count * weights[name] / total), 1), room)
@@ -114,7 +116,7 @@ def _examples(
         if not shares[name]:
             continue
         for index, text in enumerate(chain.from_iterable(read_documents(dataset_dir, name))):
-            # True for `share` of the `size` indices, at even distances.
+            # True for `shares[name]` of the `sizes[name]` indices, at even distances.
             if (index + 1) * shares[name] // sizes[name] > index * shares[name] // sizes[name]:
                 yield Example(text, language)
 
@@ -126,17 +128,17 @@ def _lines(file: Path, text_column: str, faults: Faults) -> Iterator[Example]:
             yield Example(text, str(file))
 
 
-def _in_turn(streams: list[Iterator[Example]]) -> Iterator[Example]:
-    while streams:
-        going = []
-        for stream in streams:
-            example = next(stream, None)
+def _in_turn(files: list[Iterator[Example]]) -> Iterator[Example]:
+    while files:
+        unfinished = []
+        for lines in files:
+            example = next(lines, None)
             if example is not None:
-                going.append(stream)
+                unfinished.append(lines)
                 yield example
-        streams = going
+        files = unfinished
 
 
 def _check_max_examples(max_examples: int | None) -> None:
     if max_examples is not None and max_examples < 1:
-        raise UserError(f"--max-examples {max_examples}: must be at least 1; leave it out to take all")
+        raise UserError(f"--max-examples {max_examples}: must be at least 1; leave it out to use all texts")

@@ -1,116 +1,136 @@
-"""What a tokenizer makes of text, in figures: how much of it a token holds, and how it treats Khmer.
+"""The report on one or more tokenizers: tables for the terminal, and a page that also shows texts token by token."""
 
-They can be compared between tokenizers of all makes and sizes, as loss and perplexity of models with different tokenizers cannot.
-Each is measured on an even sample of at most `SAMPLE_BYTES` of every label's text.
-"""
-
-from collections.abc import Mapping
-from itertools import chain
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
+from markupsafe import Markup, escape
 
-from tonsai_jax.text.syllables import SYLLABLE
-from tonsai_jax.tokenizer.any_tokenizer import BYTES, KINDS, SPECIAL, AnyTokenizer, is_text
-from tonsai_jax.tokenizer.even_sample import EvenSample
+from tonsai_jax.reporting.numbers import format_known
+from tonsai_jax.reporting.page import write_page
+from tonsai_jax.reporting.tables import Table
+from tonsai_jax.tokenizer.any_tokenizer import KINDS, SPECIAL, AnyTokenizer, is_text
 
-LONGEST = 10  # tokens listed of each kind
+_TEXT_NOTE = (
+    "A syllable is a Khmer orthographic syllable: a consonant with its subscripts, vowels and signs. The last three columns are "
+    "shares of the tokens: tokens that end inside a syllable, tokens that are not whole characters, and tokens for text that the "
+    "tokenizer cannot represent."
+)
+_PARALLEL_NOTE = "The ratio is the first column divided by the second: below 1, the first language needs fewer tokens."
+_VOCABULARY_NOTE = (
+    "Tokens are counted by the script of their first letter. The last column counts the tokens that do not occur in the measured "
+    "text; bytes and special tokens are left out."
+)
+# Characters that cannot be seen, and what the page shows for them. A line can still break at them.
+_SHOWN = {
+    " ": Markup("<u>·</u><wbr>"),
+    "\n": Markup("<u>↵</u>\n"),
+    "\r": Markup("<u>␍</u>"),
+    "\t": Markup("<u>→</u>\t"),
+    "\u200b": Markup("<u>|</u>\u200b"),
+    "\u200c": Markup("<u>¦</u>\u200c"),
+    "\u00a0": Markup("<u>⍽</u>"),
+}
 
-# Of parallel text: a sentence in one language, the same in another.
-Pair = tuple[str, str]
 
+def tables(measured: Mapping[str, dict[str, Any]]) -> list[Table]:
+    """The figures of the tokenizers side by side.
 
-def measure(tokenizer: AnyTokenizer, by_label: Mapping[str, EvenSample[str]]) -> dict[str, Any]:
-    """Measures a tokenizer on samples of text by label (a language or a file).
-
-    Returns:
-      {"fertility": {label: figures}, "vocabulary": figures}. Of a label's text: "examples" and "bytes" (UTF-8) of all of it,
-      "sample_bytes" and "sample_tokens" of the sample, and on the sample "bytes_per_token", "characters_per_token",
-      "clusters_per_token" (Khmer orthographic syllables), and as shares of its tokens "ends_in_cluster" (those that end inside
-      an orthographic syllable; this and the former are None for text without Khmer), "parts_of_characters" (those that are not
-      whole characters) and "unknown" (those that stand for text that cannot be written). Of the vocabulary: "kinds"
-      ({kind: ids}, by `KINDS`), "unused" (ids of text, bytes not among them, that are nowhere in the samples) and
-      "longest" ({kind: [tokens]}).
+    Args:
+      measured: {name of a tokenizer: the result of `measure`}, which may hold that of `measure_parallel` under "parallel".
     """
-    used = np.zeros(len(tokenizer.pieces), bool)
-    fertility = {label: _fertility(tokenizer, sample, used) for label, sample in by_label.items()}
-    return {"fertility": fertility, "vocabulary": _vocabulary(tokenizer, used)}
+    figures = list(measured.values())
+    labels = list(figures[0]["fertility"])
+    rows = [[label, name, *_of_text(each["fertility"][label])] for label in labels for name, each in measured.items()]
+    heads = ["text", "tokenizer", "bytes/token", "characters/token", "syllables/token"]
+    heads += ["ends in syllable", "parts of characters", "unknown"]
+    found = [Table("How texts are split", heads, rows, "llrrrrrr", _TEXT_NOTE)]
+    if "parallel" in figures[0]:
+        names = figures[0]["parallel"]["tokens_per_sentence"]
+        rows = [[name, *_of_parallel(each["parallel"])] for name, each in measured.items()]
+        title = "Tokens per sentence of parallel text"
+        found.append(Table(title, ["tokenizer", *names, "ratio"], rows, "lrrr", _PARALLEL_NOTE))
+    rows = [[name, *_of_vocabulary(each["vocabulary"])] for name, each in measured.items()]
+    heads = ["tokenizer", "total", *KINDS, "not in the text"]
+    return [*found, Table("Token ids by kind", heads, rows, "l" + "r" * (len(heads) - 1), _VOCABULARY_NOTE)]
 
 
-def measure_parallel(tokenizer: AnyTokenizer, pairs: EvenSample[Pair], names: tuple[str, str]) -> dict[str, Any]:
-    """Tokens a sentence of parallel text, whose two languages are called `names`.
+def write_report(
+    path: Path,
+    *,
+    title: str,
+    lead: str,
+    measured: Mapping[str, dict[str, Any]],
+    tokenizers: Mapping[str, AnyTokenizer],
+    documents: Sequence[Mapping[str, str]],
+) -> None:
+    """Writes the page.
 
-    Returns {"sentences": how many were measured, "tokens_per_sentence": {name: tokens}, "ratio": tokens of the first for each
-    of the second}.
+    Args:
+      path: the HTML file to write.
+      title: the heading.
+      lead: a sentence on the text that was measured.
+      measured: the figures of each tokenizer by name, as `tables` takes them.
+      tokenizers: the same tokenizers, by the same names.
+      documents: to show token by token, [{"id", "text"}].
     """
-    first, second = (sum(len(ids) for ids in tokenizer.encode([pair[side] for pair in pairs.items])) for side in (0, 1))
-    count = len(pairs.items)
-    return {
-        "sentences": count,
-        "tokens_per_sentence": {names[0]: _ratio(first, count), names[1]: _ratio(second, count)},
-        "ratio": _ratio(first, second),
-    }
+    texts = [document["text"] for document in documents]
+    ids = {name: tokenizer.encode(texts) for name, tokenizer in tokenizers.items()}
+    write_page(
+        path,
+        Path(__file__).with_name("report.html"),
+        title=title,
+        lead=lead,
+        tables=tables(measured),
+        documents=[
+            {
+                "id": document["id"],
+                "tokenized": [
+                    (name, len(ids[name][number]), _tokens(tokenizer, ids[name][number]))
+                    for name, tokenizer in tokenizers.items()
+                ],
+            }
+            for number, document in enumerate(documents)
+        ],
+        longest=[
+            (
+                name,
+                [
+                    (kind, list(map(_visible, tokens)))
+                    for kind, tokens in figures["vocabulary"]["longest"].items()
+                    if tokens
+                ],
+            )
+            for name, figures in measured.items()
+        ],
+    )
 
 
-def _fertility(tokenizer: AnyTokenizer, sample: EvenSample[str], used: np.ndarray) -> dict[str, Any]:
-    """The figures of one label; notes in `used`, bool (ids,), which ids there were."""
-    texts = sample.items
-    rows = tokenizer.encode(texts)
-    between = len(tokenizer.pieces)  # stands for a newline after each text, so that nothing joins over its end
-    ids = np.fromiter(chain.from_iterable([*row, between] for row in rows), np.int64)
-    pieces = [*tokenizer.pieces, b"\n"]
-    sizes = np.array([len(piece) for piece in pieces])
-    # What the tokens stand for, and not the texts: some tokenizers change a text before they cut it.
-    syllables, ends_in_syllable = _syllables(b"".join(map(pieces.__getitem__, ids)), np.cumsum(sizes[ids]))
-    counts = np.bincount(ids, minlength=len(pieces))[:between]
-    used |= counts > 0
-    tokens = int(counts.sum())
-    parts = np.array([not is_text(piece) for piece in tokenizer.pieces])
-    unknown = 0 if tokenizer.unknown_id is None else int(counts[tokenizer.unknown_id])
-    return {
-        "examples": sample.examples,
-        "bytes": sample.bytes,
-        "sample_bytes": sample.sample_bytes,
-        "sample_tokens": tokens,
-        "bytes_per_token": _ratio(sample.sample_bytes, tokens),
-        "characters_per_token": _ratio(sum(map(len, texts)), tokens),
-        "clusters_per_token": _ratio(syllables, tokens) if syllables else None,
-        "ends_in_cluster": _ratio(ends_in_syllable, tokens) if syllables else None,
-        "parts_of_characters": _ratio(int(counts[parts].sum()), tokens),
-        "unknown": _ratio(unknown, tokens),
-    }
+def _of_text(figures: dict[str, Any]) -> list[str]:
+    ratios = [figures[f"{unit}_per_token"] for unit in ("bytes", "characters", "clusters")]
+    shares = [figures[name] for name in ("ends_in_cluster", "parts_of_characters", "unknown")]
+    return [format_known(value, ".2f") for value in ratios] + [format_known(value, ".1%") for value in shares]
 
 
-def _syllables(joined: bytes, ends: np.ndarray) -> tuple[int, int]:
-    """Counts Khmer orthographic syllables, and tokens that end inside one; `ends` are byte offsets, int64 (tokens,)."""
-    text = joined.decode("utf-8", "surrogateescape")
-    spans = np.array([match.span() for match in SYLLABLE.finditer(text)], np.int64).reshape(-1, 2)
-    if not len(spans):
-        return 0, 0
-    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-    escaped = (points >= 0xDC80) & (points <= 0xDCFF)  # a byte that is no part of a character
-    widths = 1 + (points >= 0x80) + (points >= 0x800) + (points >= 0x10000) - 2 * escaped
-    starts, stops = np.concatenate([[0], np.cumsum(widths)])[spans].T
-    last = np.searchsorted(starts, ends) - 1  # the last syllable that begins before the end
-    return len(spans), int(((last >= 0) & (ends < stops[last])).sum())
+def _of_parallel(figures: dict[str, Any]) -> list[str]:
+    return [f"{value:.2f}" for value in (*figures["tokens_per_sentence"].values(), figures["ratio"])]
 
 
-def _vocabulary(tokenizer: AnyTokenizer, used: np.ndarray) -> dict[str, Any]:
-    by_kind: dict[str, list[int]] = {kind: [] for kind in KINDS}
-    for id, kind in enumerate(tokenizer.kinds):
-        if kind:
-            by_kind[kind].append(id)
-    of_text = {kind: ids for kind, ids in by_kind.items() if kind not in (BYTES, SPECIAL)}
-    longest = {}
-    for kind, ids in of_text.items():
-        tokens = sorted((tokenizer.pieces[id].decode() for id in ids), key=lambda token: (-len(token), token))
-        longest[kind] = tokens[:LONGEST]
-    return {
-        "kinds": {kind: len(ids) for kind, ids in by_kind.items()},
-        "unused": sum(not used[id] for ids in of_text.values() for id in ids),
-        "longest": longest,
-    }
+def _of_vocabulary(figures: dict[str, Any]) -> list[str]:
+    counts = [figures["kinds"][kind] for kind in KINDS]
+    return [f"{value:,}" for value in (sum(counts), *counts, figures["unused"])]
 
 
-def _ratio(count: int, of: int) -> float:
-    return round(count / max(of, 1), 4)
+def _tokens(tokenizer: AnyTokenizer, ids: Iterable[int]) -> Markup:
+    return Markup("").join(Markup("<i title={}>{}</i>").format(id, _token(tokenizer, id)) for id in ids)
+
+
+def _token(tokenizer: AnyTokenizer, id: int) -> Markup:
+    piece = tokenizer.pieces[id]
+    if tokenizer.kinds[id] == SPECIAL:
+        return Markup("<b class=special>{}</b>").format(tokenizer.token(id))
+    return _visible(piece.decode()) if is_text(piece) else Markup("<b>{}</b>").format(piece.hex(" ").upper())
+
+
+def _visible(text: str) -> Markup:
+    return Markup("").join(_SHOWN.get(character) or escape(character) for character in text)

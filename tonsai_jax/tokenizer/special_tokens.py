@@ -1,7 +1,7 @@
-"""Tokens that stand for no text: what they are, their ids, and how a conversation is written with them.
+"""Special tokens, which stand for no text: their names, their ids, and how a conversation is written with them.
 
-They have the first ids of every tokenizer, in the order in which they are declared, whatever its kind: data, checkpoints and
-exported models may count on them. A tokenizer cannot be given more of them later, so some are kept in reserve.
+In every tokenizer they have the first ids, in the order of `SPECIAL_TOKENS`, so data, checkpoints and exported models can rely on
+them. Special tokens cannot be added to a tokenizer later, so some are reserved.
 """
 
 import re
@@ -12,9 +12,9 @@ import yaml
 
 from tonsai_jax.errors import UserError
 
-END_OF_TEXT = "<|endoftext|>"  # always id 0; opens every document
+END_OF_TEXT = "<|endoftext|>"  # always id 0; comes before every document
 PAD = "<pad>"
-UNKNOWN = "<unk>"  # of Unigram: never comes out, for every byte has its piece; the formats ask for it
+UNKNOWN = "<unk>"  # required by the file formats of Unigram; no text needs it, because every byte has a piece
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
 END_OF_TURN = "<|end|>"
 
@@ -35,7 +35,7 @@ SPECIAL_TOKENS = (
     *(f"<|reserved_{number}|>" for number in range(16)),
 )
 
-# What the assistant says stands in a generation block, so that a trainer can ask where it is.
+# The assistant's words are in a generation block, so that a trainer can find them.
 CHAT_TEMPLATE = """\
 {{- bos_token -}}
 {%- for message in messages -%}
@@ -58,7 +58,7 @@ CHAT_TEMPLATE = """\
 
 
 def read_special_tokens(path: str | Path) -> tuple[str, ...]:
-    """The tokens in a YAML file, a list; raises `UserError` where there is none, or `check` does."""
+    """Reads a YAML list of special tokens; raises `UserError` if the file or a token in it is not valid."""
     try:
         value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -66,7 +66,9 @@ def read_special_tokens(path: str | Path) -> tuple[str, ...]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(value, list) or not all(isinstance(token, str) for token in value):
-        raise UserError(f"{path}: must be a list of special tokens, such as [{END_OF_TEXT!r}, '<pad>']")
+        raise UserError(
+            f"{path}: not a list of strings; write a list of special tokens such as [{END_OF_TEXT!r}, '<pad>']"
+        )
     try:
         return check_special_tokens(value)
     except UserError as error:
@@ -74,19 +76,19 @@ def read_special_tokens(path: str | Path) -> tuple[str, ...]:
 
 
 def check_special_tokens(tokens: Sequence[str]) -> tuple[str, ...]:
-    """Returns them; raises `UserError` where one is empty, twice there or may be text, or the first does not open documents."""
+    """Returns the tokens; raises `UserError` if one is empty, repeated or could be text, or if the first is not end-of-text."""
     if not tokens or tokens[0] != END_OF_TEXT:
-        raise UserError(f"special tokens: the first must be {END_OF_TEXT!r}, which opens every document")
+        raise UserError(
+            f"special tokens: the first must be {END_OF_TEXT!r}, which comes before every document; put it first"
+        )
     for token in tokens:
         if not token.strip():
-            raise UserError("special tokens: one of them is empty")
+            raise UserError("special tokens: one of them is empty; remove it")
         if tokens.count(token) > 1:
-            raise UserError(f"special tokens: {token!r} is declared {tokens.count(token)} times; once is enough")
+            raise UserError(f"special tokens: {token!r} is in the list {tokens.count(token)} times; keep one")
         if token == UNKNOWN or re.fullmatch("<0x[0-9A-Fa-f]{2}>", token):
-            raise UserError(f"special tokens: {token!r} cannot be one, it has a meaning of its own; choose another")
-        # No piece of text is letters or digits between signs, so none can be learnt that is spelt like it.
+            raise UserError(f"special tokens: {token!r} is already used by the tokenizer formats; choose another name")
+        # Training never makes a token of letters or digits between signs, so no text token can have the same spelling.
         if token[0].isalnum() or token[-1].isalnum() or not any(map(str.isalnum, token)):
-            raise UserError(
-                f"special tokens: {token!r} cannot be told from text; write a word between signs, as {PAD!r}"
-            )
+            raise UserError(f"special tokens: {token!r} could be text; write it as a word between signs, like {PAD!r}")
     return tuple(tokens)

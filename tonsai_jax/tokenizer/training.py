@@ -1,4 +1,4 @@
-"""Trains a tokenizer that speaks Khmer, by byte-level BPE or as a Unigram model, and says how well it does."""
+"""Trains a byte-level BPE or Unigram tokenizer, writes its folder, and measures it."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,15 +9,15 @@ from tokenizers import Tokenizer
 
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import atomic_folder, write_json
-from tonsai_jax.reporting.progress_bar import TextProgress
+from tonsai_jax.reporting.progress_bar import progress_bar
 from tonsai_jax.text.normalize import DEFAULT, Normalization
 from tonsai_jax.tokenizer import bpe, unigram
 from tonsai_jax.tokenizer.any_tokenizer import AnyTokenizer
 from tonsai_jax.tokenizer.even_sample import SampledText
 from tonsai_jax.tokenizer.examples import Example
 from tonsai_jax.tokenizer.loading import NORMALIZATION
-from tonsai_jax.tokenizer.report import measure
-from tonsai_jax.tokenizer.report_page import write_report
+from tonsai_jax.tokenizer.measure import measure
+from tonsai_jax.tokenizer.report import write_report
 from tonsai_jax.tokenizer.special_tokens import (
     CHAT_TEMPLATE,
     END_OF_TEXT,
@@ -45,19 +45,20 @@ def train_tokenizer(
     normalization: Normalization = DEFAULT,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Trains a tokenizer and writes its folder; the same examples give the same bytes.
+    """Trains a tokenizer and writes its folder; the same examples give the same files.
 
-    More than a few MB is counted by processes, so a script that calls this needs the usual `if __name__ == "__main__":`.
+    More than a few MB of text are counted in worker processes, so a script that calls this function needs
+    `if __name__ == "__main__":`.
 
     Args:
       examples: texts, each with the label (a language or a file) under which the report counts it; read once.
-      vocab_size: ids wanted, with the special tokens; a small corpus may give fewer.
-      output_dir: the folder to write; a tokenizer trained before is replaced once the new one is whole.
+      vocab_size: number of ids wanted, special tokens included; a small corpus can give fewer.
+      output_dir: the folder to write. An earlier tokenizer there is replaced when the new one is complete.
       model_type: "bpe" or "unigram".
-      special_tokens: tokens that stand for no text; they have the ids 0 to n-1. The first is "<|endoftext|>".
-      sentences: of Unigram, on how many lines, chosen at random, it is trained; 0 is all.
-      normalization: what was done to the examples; kept, so that prompts go through the same.
-      progress: show on a terminal how far it is.
+      special_tokens: tokens that stand for no text; they get the ids 0 to n-1. The first is "<|endoftext|>".
+      sentences: number of random lines that Unigram is trained on; 0 for all.
+      normalization: what the examples went through. It is saved, so that prompts are normalized in the same way.
+      progress: whether to show progress bars on a terminal.
 
     Returns:
       The report, as written to `report.json`, and for people to `report.html`: "vocab_size" and "requested_vocab_size",
@@ -68,16 +69,18 @@ def train_tokenizer(
         `output_dir` is not ours to replace, or the disk is full.
     """
     if model_type not in MODEL_TYPES:
-        raise UserError(f"model type {model_type!r} is not known; use one of: {', '.join(MODEL_TYPES)}")
+        raise UserError(f"model type {model_type!r} is not known; use {' or '.join(MODEL_TYPES)}")
     special_tokens = check_special_tokens(special_tokens)
     least = len(special_tokens) + (len(BYTES) if model_type == "bpe" else unigram.SMALLEST_VOCABULARY)
     if vocab_size < least:
         raise UserError(
-            f"vocab_size {vocab_size} is too small: bytes and {len(special_tokens)} special tokens need {least}; "
-            "choose a larger one, 8000 for a first try"
+            f"vocab_size {vocab_size} is too small: the bytes and {len(special_tokens)} special tokens need {least} ids; "
+            "use a larger one, 8000 for a first try"
         )
     if sentences and (model_type != "unigram" or sentences <= 100):
-        raise UserError(f"--input-sentence-size {sentences}: must be above 100, and is for --model-type unigram")
+        raise UserError(
+            f"--input-sentence-size {sentences}: must be above 100, and only works with --model-type unigram"
+        )
     with atomic_folder(output_dir, manifest="report.json", format=FORMAT) as folder:
         text = SampledText()
         texts = _shown(text.passing(examples), progress)
@@ -103,7 +106,7 @@ def train_tokenizer(
         write_report(
             folder / "report.html",
             title="Tokenizer",
-            lead="Measured on an even sample of the text that it was trained on: text it has not seen has fewer bytes a token.",
+            lead="Measured on an even sample of the training text. Text that it has not seen has fewer bytes per token.",
             measured={model_type: report},
             tokenizers={model_type: opened},
             documents=text.documents,
@@ -112,9 +115,9 @@ def train_tokenizer(
 
 
 def _shown(texts: Iterable[str], progress: bool) -> Iterator[str]:
-    with TextProgress("reading text", wanted=progress) as meter:
+    with progress_bar("reading text", unit="B", wanted=progress) as bar:
         for text in texts:
-            meter.add(1, len(text.encode()))
+            bar.update(len(text.encode()))
             yield text
 
 
@@ -132,7 +135,7 @@ def _write_folder(
         "tokenizer_class": "PreTrainedTokenizerFast",
         **special,
         "clean_up_tokenization_spaces": False,
-        "model_max_length": 1_000_000_000,  # the model limits the length, the tokenizer does not
+        "model_max_length": 1_000_000_000,  # no limit: only the model limits the length
         NORMALIZATION: dataclasses.asdict(normalization),
     }
     (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True) + "\n", encoding="utf-8")

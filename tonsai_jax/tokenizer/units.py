@@ -29,7 +29,7 @@ class CutWords:
     """Words cut into characters and orthographic syllables.
 
     Args:
-      words: how often each word occurs.
+      words: {word: how often it occurs}.
     """
 
     def __init__(self, words: Mapping[str, int]) -> None:
@@ -69,10 +69,10 @@ class CutWords:
         return sorted(tokens, key=_order)
 
     def symbols(self, tokens: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-        """The words as `learn_merges` takes them: symbols and counts, int32 (n,).
+        """The words as `learn_merges` takes them: symbols and counts, each int32 (n,).
 
-        A symbol is the place of a token in `tokens`, of which the first are the bytes. A byte of a character that has no token
-        is an `END`: no token shall have a part of a character.
+        A symbol is the index of a token in `tokens`, which start with the bytes. The bytes of a character without a token
+        become `END`, so that no token gets a part of a character.
         """
         encoding = tiktoken.Encoding(
             "units",
@@ -82,18 +82,18 @@ class CutWords:
         )
         whole = [_is_text(token) for token in tokens]
         rows = [[id if whole[id] else END for id in encoding.encode_ordinary(unit)] for unit in self._units]
-        rows.append([END])  # which the stream calls -1
+        rows.append([END])  # the last row: the stream refers to it by -1
         lengths = np.array([len(row) for row in rows], np.int32)
         starts = np.cumsum(lengths) - lengths
         flat = np.array([symbol for row in rows for symbol in row], np.int32)
         times = lengths[self._stream]
         begins = np.cumsum(times) - times
-        places = np.repeat(starts[self._stream] - begins, times) + np.arange(times.sum())
-        return flat[places], np.repeat(self._counts, times)
+        positions = np.repeat(starts[self._stream] - begins, times) + np.arange(times.sum())
+        return flat[positions], np.repeat(self._counts, times)
 
 
 def _covering(counts: Counter[str], share: float) -> list[str]:
-    """The most frequent characters beyond ASCII: with those of ASCII they are `share` of all."""
+    """The most frequent non-ASCII characters; together with the ASCII ones they are `share` of all characters."""
     left = sum(counts.values()) * (1 - share)
     rare = set()
     for character, count in sorted(counts.items(), key=lambda item: (item[1], item[0])):

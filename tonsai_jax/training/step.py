@@ -15,12 +15,14 @@ from jax.sharding import PartitionSpec as P
 from tonsai_jax.model.experts import Routing
 from tonsai_jax.model.transformer import output_table
 from tonsai_jax.runtime.xla import compiler_options
+from tonsai_jax.stages import MicroBatch
 from tonsai_jax.training.loss import chunk_length, cross_entropy
-from tonsai_jax.training.mesh import BATCH_AXES, accumulation_steps, micro_batch_at, shardings
+from tonsai_jax.training.mesh import BATCH_AXES, shardings
 from tonsai_jax.training.optimizer import Schedule
 from tonsai_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
+WHOLE_SHARE = MicroBatch()
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 
 
@@ -52,8 +54,7 @@ def make_train_step(
     end_of_text_id: int,
     dropout_key: jax.Array,
     clip_norm: float,
-    micro_batch_size: int = 0,
-    at_seq_len: int = 0,
+    micro_batch: MicroBatch = WHOLE_SHARE,
 ) -> TrainStep:
     """The compiled step: (state, batch) -> (new state, metrics). The old state's memory is reused; do not touch it again.
 
@@ -62,10 +63,8 @@ def make_train_step(
       loss, end_of_text_id: see `LossSettings` and `Transformer`.
       dropout_key: key of the run; each step folds its number in.
       clip_norm: longest gradient, 0 for any length.
-      micro_batch_size: sequences a device holds at a time, 0 for all of its share; the gradients of the parts add up
-        to those of the whole batch.
-      at_seq_len: the length of the sequences that `micro_batch_size` counts; of longer ones a device holds fewer, as many
-        tokens. 0: it counts sequences of any length.
+      micro_batch: the most that a device processes at once; the gradients of the micro-batches add up to those of the
+        whole batch.
 
     A step whose loss or gradient is not finite leaves parameters and moments as they were. Metrics are scalars on the
     device: loss and grad_norm (before clipping) in nats, learning_rate, tokens, skipped (0 or 1), and stop (the largest
@@ -107,7 +106,7 @@ def make_train_step(
         key = jax.random.fold_in(dropout_key, state.step)
         gradient_of = jax.grad(loss_of, has_aux=True)
         B, T = batch["tokens"].shape[0], batch["tokens"].shape[1] - 1
-        accumulation = accumulation_steps(mesh, B, micro_batch_at(micro_batch_size, at_seq_len, T))
+        accumulation = micro_batch.accumulation_steps(mesh.size, B, T)
 
         if accumulation == 1:
             gradients, of_parts = gradient_of(state.params, batch, weight, 1.0, key)
