@@ -295,7 +295,10 @@ def finished_parts(folder, stage="*"):
     return parts
 
 
-@pytest.mark.parametrize("stage", ["clean", "matched", "written"])
+@pytest.mark.parametrize(
+    "stage",
+    [pytest.param("clean", marks=pytest.mark.full), "matched", pytest.param("written", marks=pytest.mark.full)],
+)
 def test_a_killed_run_goes_on_and_gives_the_same_bytes(tmp_path, stage):
     write_sources(tmp_path)
     arguments = ["--config", "recipe.yaml", "--output-dir"]
@@ -332,6 +335,7 @@ runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
     assert not (tmp_path / ".out.work").exists()
 
 
+@pytest.mark.full
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: uv sync --extra ray")
 def test_ray_gives_the_same_documents(tmp_path):
     write_sources(tmp_path)
@@ -432,6 +436,7 @@ def test_the_report_shows_sources_rules_and_epochs(command):
     assert f"{english:.2f}" in page
 
 
+@pytest.mark.full
 def test_real_text_loses_nothing(tmp_path):
     corpus = os.environ.get("TONSAI_CORPUS")
     if not corpus:
