@@ -1,4 +1,4 @@
-"""The report of a prepared dataset: one HTML page, nothing to install, no network, that a person can judge a corpus by."""
+"""The report of a prepared dataset: one HTML page, without scripts or network access, to judge a corpus by."""
 
 import html
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 from tonsai_jax.reporting.page import write_page
 
-# Only to say how long a run would be: our byte-level BPE of 32,000 ids has 10.4 bytes of Khmer and 4.7 of English a token.
+# Only to estimate epochs: our byte-level BPE of 32,000 ids has 10.4 bytes per token of Khmer and 4.7 of English.
 BYTES_PER_TOKEN = {"km": 10.0}
 BYTES_PER_TOKEN_ELSE = 4.5
 
@@ -31,18 +31,18 @@ def write_report(
     path: Path,
     manifest: dict[str, Any],
     details: dict[str, Any],
-    clusters: dict[str, Any] | None,
+    groups: dict[str, Any] | None,
     planned_tokens: float | None,
 ) -> None:
     """Writes the page.
 
     Args:
-      manifest: of the dataset, with `sources`.
+      manifest: the manifest of the dataset.
       details: {source: {"lengths": {floor(log2(characters)): documents}, "scripts": {name: characters},
-        "scores": {floor(10 x score): documents}, "samples": [{"id", "text"}]}}, as `Statistics` gives them, and
-        "dropped": [{"id", "text", "rule"}].
-      clusters: of duplicates, as `describe_groups` gives them; None where none were looked for.
-      planned_tokens: tokens of the run to tell the epochs of, or None.
+        "scores": {floor(10 x score): documents}, "samples": [{"id", "text"}]}} from `Statistics`, and "dropped":
+        [{"id", "text", "rule"}] from `merged_samples`.
+      groups: the duplicate groups, from `describe_groups`; None if duplicates were not searched for.
+      planned_tokens: tokens of a planned run, whose epochs the page shows, or None.
     """
     sources = manifest["sources"]
     documents = sum(entry["documents"] for entry in sources.values())
@@ -53,13 +53,13 @@ def write_report(
         "under the first rule that dropped it.</p>",
         _overview(sources, planned_tokens),
     ]
-    body += [_clusters(clusters)] if clusters else []
+    body += [_duplicate_groups(groups)] if groups else []
     body += [_source(name, entry, details[name]) for name, entry in sources.items()]
     write_page(path, title="Prepared text", style=_STYLE, body=body)
 
 
 def planned_epochs(sources: dict[str, Any], tokens: float) -> dict[str, float]:
-    """How often a run of `tokens` tokens reads each source: tokens x weight x bytes per token / bytes."""
+    """How many epochs of each source a run of `tokens` tokens has: tokens x weight x bytes per token / bytes."""
     return {
         name: tokens * entry["weight"] * BYTES_PER_TOKEN.get(entry["language"], BYTES_PER_TOKEN_ELSE) / entry["bytes"]
         for name, entry in sources.items()
@@ -78,7 +78,7 @@ def _overview(sources: dict[str, Any], planned_tokens: float | None) -> str:
             f"<td>{_text(name)}</td><td>{_text(entry['language'])}</td>",
             f'<td class="number">{entry["weight"]:.3f}</td><td class="number">{entry["documents"]:,}</td>',
             f'<td class="number">{entry["bytes"] / 1e6:,.2f}</td><td class="number">{dropped:,} ({share:.1%})</td>',
-            f"<td>{_text(entry['license'] or 'not said')}</td>",
+            f"<td>{_text(entry['license'] or 'not given')}</td>",
             f'<td class="number">{epochs[name]:.2f}</td>' if epochs else "",
         ]
         rows.append(f"<tr>{''.join(cells)}</tr>")
@@ -133,24 +133,26 @@ def _changes(entry: dict[str, Any]) -> str:
     return f'<p class="lead">{_text("; ".join([*reading, *said]))}</p>' if reading or said else ""
 
 
-def _clusters(clusters: dict[str, Any]) -> str:
+def _duplicate_groups(groups: dict[str, Any]) -> str:
     """The section about duplicates."""
-    lead = f"{clusters['clusters']:,} clusters hold {clusters['documents']:,} documents; the first of each stays"
-    names = sorted({name for row in clusters["between"].values() for name in row})
+    lead = f"{groups['clusters']:,} duplicate groups with {groups['documents']:,} documents; the first of each group is kept"
+    names = sorted({name for row in groups["between"].values() for name in row})
     head = "".join(f'<th class="number">{_text(name)}</th>' for name in names)
     rows = "".join(
         f"<tr><td>{_text(source)}</td>"
         + "".join(f'<td class="number">{row.get(name, 0):,}</td>' for name in names)
         + "</tr>"
-        for source, row in clusters["between"].items()
+        for source, row in groups["between"].items()
     )
     table = (
-        f'<div class="wide"><table><tr><th>dropped from, for one of</th>{head}</tr>{rows}</table></div>' if rows else ""
+        f'<div class="wide"><table><tr><th>dropped from ↓, kept in →</th>{head}</tr>{rows}</table></div>'
+        if rows
+        else ""
     )
-    sizes = f"<h3>Size of clusters</h3>{_powers(clusters['sizes'], 'clusters')}" if clusters["sizes"] else ""
+    sizes = f"<h3>Size of duplicate groups</h3>{_powers(groups['sizes'], 'groups')}" if groups["sizes"] else ""
     largest = "".join(
-        f"<details><summary>{cluster['size']:,} documents</summary>{_quotes(cluster['documents'])}</details>"
-        for cluster in clusters["largest"]
+        f"<details><summary>{group['size']:,} documents</summary>{_quotes(group['documents'])}</details>"
+        for group in groups["largest"]
     )
     return f'<section><h2>Duplicates</h2><p class="lead">{lead}</p>{table}{sizes}{largest}</section>'
 
@@ -207,7 +209,7 @@ def _text(text: str) -> str:
 
 
 def figures(manifest: dict[str, Any]) -> dict[str, Any]:
-    """What is reported for each source: language, weight, documents, megabytes (10^6 bytes), dropped."""
+    """The figures of each source: language, weight, documents, megabytes (10^6 bytes), dropped documents."""
     return {
         name: {
             "language": entry["language"],
@@ -221,7 +223,7 @@ def figures(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def table(manifest: dict[str, Any]) -> str:
-    """The figures as a table for people, followed by why documents were dropped."""
+    """The figures as a table, followed by the reasons why documents were dropped."""
     width = max(len("source"), *(len(name) for name in manifest["sources"]))
     lines = [f"{'source':{width}}  language  weight    documents          MB  dropped"]
     for name, row in figures(manifest).items():
