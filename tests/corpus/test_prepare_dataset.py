@@ -414,7 +414,7 @@ def test_a_source_of_nothing_but_duplicates_is_named(command):
     )
     code, _, err = command("--config", "r.yaml", "--output-dir", "out")
     assert code == 1
-    assert "source 'b': no document left (dropped: duplicate 3): take it out" in err
+    assert "source 'b': no document left (dropped: duplicate 3); remove it" in err
     assert not Path("out").exists()
     assert command("--config", "r.yaml", "--output-dir", "out", "--on-error", "skip")[0] == 1
     assert list(read_documents_manifest("out")["sources"]) == ["a"]
