@@ -16,7 +16,7 @@ import regex
 
 from tonsai_jax.corpus.prepare import prepare
 from tonsai_jax.corpus.recipe import Settings
-from tonsai_jax.corpus.sources.readers import Faults
+from tonsai_jax.corpus.sources.faults import Faults
 from tonsai_jax.corpus.sources.source import Source
 from tonsai_jax.errors import UserError
 from tonsai_jax.text.normalize import Normalization
