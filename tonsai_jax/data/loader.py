@@ -23,15 +23,14 @@ Window = dict[str, Any]
 Batch = dict[str, np.ndarray]
 
 
+# A `MapDataset` and not a source for `MapDataset.source`: Grain counts the bytes of every element of a source, which
+# takes longer than reading a window of 2048 tokens.
 class Windows(grain.MapDataset[Window]):
     """The windows of one segment in the order of training, over all processes.
 
     Element n is a dictionary:
       tokens: the ids of the window, (seq_len + 1,) of the rows' dtype; the last id is only a target.
       valid: int32 scalar, how many of the seq_len targets are real; fewer only in the last window of a source.
-
-    It is a `MapDataset` and not a source for `MapDataset.source`, which counts the bytes of each element: that takes
-    longer than reading a window of 2048 tokens.
 
     Args:
       order: the order of the run.
