@@ -199,6 +199,7 @@ def test_stages_that_cannot_be_are_refused(values: dict[str, object], message: s
         ({"checkpoint__keep_last": 0}, "checkpoint.keep_last=0 must be at least 1"),
         ({"eval__every": -1}, "eval.every=-1 must be at least 0"),
         ({"sample__top_p": 0.0}, r"sample.top_p=0.0 must lie in (0, 1]"),
+        ({"sample__top_p": 1.5}, r"sample.top_p=1.5 must lie in (0, 1]"),
         ({"sample__temperature": -1.0}, "sample.temperature=-1.0 must be at least 0"),
         ({"mesh__data": 0}, "mesh.data=0 must be -1 (what the others leave) or at least 1"),
         ({"mesh__fsdp": 0}, "mesh.fsdp=0 must be at least 1"),

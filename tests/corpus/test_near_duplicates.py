@@ -79,6 +79,22 @@ def test_planted_duplicates_are_found(tmp_path: Path, language: str) -> None:
     check_planted(texts, plant(texts, language, rng, word), language, tmp_path / "out")
 
 
+@pytest.mark.parametrize(("needed", "kept"), [(0.7, 1), (0.95, 101)])
+def test_a_copy_that_is_less_alike_than_the_setting_stays(tmp_path: Path, needed: float, kept: int) -> None:
+    rng = random.Random(7)
+    word = invented_words("en", rng)
+    texts = [[word() for _ in range(300)] for _ in range(100)]
+    copies = [[word() if place % 60 == 30 else unit for place, unit in enumerate(text)] for text in texts]
+    assert all(0.8 < similarity(" ".join(a), " ".join(b)) < 0.9 for a, b in zip(texts, copies, strict=True))
+    sources = [
+        Source("first", "en", documents=[" ".join(text) for text in texts]),
+        Source("copies", "en", documents=[" ".join(text) for text in copies] + ["a text of its own"]),
+    ]
+    near = Settings(deduplicate=Deduplication(near=True, similarity=needed))
+    manifest = prepare(sources, tmp_path / "out", near, progress=False)
+    assert manifest["sources"]["copies"]["documents"] == pytest.approx(kept, abs=2)
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("language", ["km", "en"])
 def test_planted_duplicates_of_real_text_are_found(tmp_path: Path, language: str) -> None:

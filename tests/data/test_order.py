@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_rows import write_rows
 
+from tests.support.rows import write_rows
 from tonsai_jax.data.manifest import RowsManifest
 from tonsai_jax.data.order import DataOrder, Segment, source_counts
 from tonsai_jax.errors import UserError

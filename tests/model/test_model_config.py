@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
-from tiny_model import CONFIG
 
+from tests.support.tiny_model import CONFIG
 from tonsai_jax.config import default_config
 from tonsai_jax.errors import UserError
 from tonsai_jax.model.config import ModelConfig, choices_of, keys_that_change_arrays

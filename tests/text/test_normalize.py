@@ -64,6 +64,7 @@ def test_nfc_does_not_tear_the_khmer_subscript_sign_from_its_consonant():
         ({"khmer": False}, "ខែ្មរ", "ខែ្មរ"),
         ({}, "ខែ្មរ", "ខ្មែរ"),
         ({"fold_coeng_da": False}, "កណ្ដាល", "កណ្ដាល"),
+        ({}, "កណ្ដាល", "កណ្តាល"),
         ({"quotes": True}, "“a” ‘b’ «ខ»", '"a" \'b\' "ខ"'),
         ({"dashes": True}, "1–2 — 3", "1-2 - 3"),
         ({"digits": "arabic"}, "១២៣ 45", "123 45"),
