@@ -4,17 +4,14 @@ A task is named by a hash of everything that its result depends on, so a result 
 the missing ones are computed, and a changed input, setting or program asks for other names.
 """
 
-import contextlib
 import dataclasses
 import hashlib
-import itertools
 import json
 import os
 import shutil
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,7 +19,7 @@ from loguru import logger
 
 from tonsai_jax.errors import UserError, did_you_mean
 from tonsai_jax.files import read_json, write_json
-from tonsai_jax.reporting.progress_bar import SECONDS_BETWEEN_UPDATES, progress_bar
+from tonsai_jax.jobs.progress import progress_line
 
 logger.disable("datatrove")  # its log of every task; imported by the workers too, before they begin
 
@@ -115,7 +112,9 @@ def run_stage(
         shutil.rmtree(folder / "engine", ignore_errors=True)
         work = _Work(folder, task, tuple(missing), stop_at_errors)
         try:
-            with _watched(work, progress, dict(zip((key for key, _ in payloads), sizes or (), strict=False))):
+            keys = [key for key, _ in missing]
+            size_of = dict(zip((key for key, _ in payloads), sizes or (), strict=False))
+            with progress_line(progress, keys, lambda key: (folder / f"{key}.json").exists(), size_of):
                 _run(work, executor)
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
@@ -163,32 +162,6 @@ class _Work:
                 raise
             return
         write_json(self.folder / f"{key}.json", result)
-
-
-@contextlib.contextmanager
-def _watched(work: _Work, name: str | None, sizes: dict[str, int]) -> Iterator[None]:
-    """Shows how many tasks have ended, or the bytes of text in them where `sizes` are known, for as long as the block runs."""
-    keys = [key for key, _ in work.tasks]
-    unit, amounts = ("B", [sizes[key] for key in keys]) if sizes else (" parts", [1] * len(keys))
-    ended = threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(SECONDS_BETWEEN_UPDATES):
-            done = [(work.folder / f"{key}.json").exists() for key in keys]
-            bar.set_postfix_str(f"{sum(done)} of {len(keys)} parts", refresh=False)
-            bar.update(sum(itertools.compress(amounts, done)) - bar.n)
-
-    with progress_bar(name or "", unit=unit, total=sum(amounts), wanted=name is not None) as bar:
-        if bar.disable:
-            yield
-            return
-        watcher = threading.Thread(target=watch, daemon=True)
-        watcher.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            watcher.join()
 
 
 def _run(work: _Work, executor: Executor) -> None:
