@@ -1,4 +1,4 @@
-"""What a config needs and costs on GPUs that are not rented yet: memory, largest micro-batch, speed, hours, collectives."""
+"""What a run needs before it starts: memory, largest micro-batch, speed, hours, cost and collectives on a GPU of your choice."""
 
 import argparse
 import os
@@ -12,7 +12,7 @@ EXAMPLE = """examples:
   python scripts/estimate.py --config configs/gpt2_500m.py --gpu h200 --config.mesh.fsdp=1 --config.micro_batch_size=32
 
 Any key of the config can be set as --config.section.key=value. Where JAX's CUDA plugin is installed
-(pip install 'tonsai-jax[cuda13]'), the real training step is compiled for h100 and h200; no GPU is needed for that.
+(pip install 'tonsai-jax[cuda13]'), the training step is also compiled for h100 and h200; that needs no GPU.
 """
 
 
@@ -21,22 +21,26 @@ def main() -> None:
         description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    add("--config", required=True, metavar="FILE", help="config of the run, as for tonsai_jax.train")
+    add("--config", required=True, metavar="FILE", help="config file of the run, as for tonsai_jax.train")
     add(
         "--gpu",
         required=True,
         metavar="NAME",
-        help="as in tonsai_jax/runtime/hardware.py: h100, a100-80gb, rtx4090 ...",
+        help="h100, a100-80gb, rtx4090 or another GPU in tonsai_jax/runtime/hardware.py",
     )
-    add("--num-gpus", type=int, default=1, metavar="N", help="of one machine (default: 1)")
-    add("--tokens", type=float, metavar="N", help="of the whole run (default: the config's steps)")
-    add("--price", type=float, metavar="X", help="of one GPU for an hour")
-    add("--data", metavar="DIR", help="token rows, to tell the epochs of each source (default: the config's data.dir)")
-    add("--no-compile", action="store_true", help="only the analytical figures: a second, not a minute")
+    add("--num-gpus", type=int, default=1, metavar="N", help="GPUs of one machine (default: 1)")
+    add("--tokens", type=float, metavar="N", help="tokens of the whole run (default: those of the steps in the config)")
+    add("--price", type=float, metavar="X", help="price of one GPU for one hour")
+    add("--data", metavar="DIR", help="token rows, for the epochs of each source (default: data.dir of the config)")
+    add(
+        "--no-compile",
+        action="store_true",
+        help="compute the figures without compiling the step: takes a second, not a minute",
+    )
     add("--json", type=Path, metavar="FILE", help="also write the figures here")
     args, keys = parser.parse_known_args()
 
-    os.environ["JAX_PLATFORMS"] = "cpu"  # a GPU that is here is left alone
+    os.environ["JAX_PLATFORMS"] = "cpu"  # leaves a GPU of this machine alone
     from tonsai_jax.cli import parse_flags
     from tonsai_jax.files import write_json
     from tonsai_jax.planning.estimate import estimate

@@ -1,4 +1,4 @@
-"""Bits per byte of a trained model on held-out text, per source and per language."""
+"""Measures a trained model on held-out text: bits per byte of every source and every language."""
 
 import argparse
 from pathlib import Path
@@ -16,20 +16,26 @@ def main() -> None:
         description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--workdir", required=True, metavar="DIR", help="folder of the run")
+    add("--workdir", required=True, metavar="DIR", help="folder of the run (the --workdir of tonsai_jax.train)")
     add("--step", type=int, metavar="N", help="checkpoint to evaluate (default: the newest)")
-    add("--data-dir", metavar="DIR", help="token rows to evaluate on (default: those of the run)")
-    add("--seq-len", type=int, metavar="T", help="tokens the model sees at a time (default: the run's longest)")
-    add("--batch-size", type=int, default=8, metavar="B", help="windows at a time (default: 8)")
-    add("--max-batches", type=int, default=0, metavar="N", help="of each source, spread evenly (default: 0, all)")
-    add("--json", type=Path, metavar="FILE", help="also write the figures here")
+    add("--data-dir", metavar="DIR", help="token rows to evaluate on (default: those that the run was trained on)")
+    add("--seq-len", type=int, metavar="T", help="sequence length (default: the longest of the run)")
+    add("--batch-size", type=int, default=8, metavar="B", help="sequences per batch (default: 8)")
+    add(
+        "--max-batches",
+        type=int,
+        default=0,
+        metavar="N",
+        help="batches of each source, spread evenly (default: 0, all)",
+    )
+    add("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     args = parser.parse_args()
     if args.batch_size < 1 or args.max_batches < 0:
         raise UserError(
-            f"--batch-size {args.batch_size} must be at least 1 and --max-batches {args.max_batches} at least 0"
+            f"--batch-size must be at least 1 (it is {args.batch_size}) and --max-batches at least 0 (it is {args.max_batches})"
         )
 
-    from tonsai_jax.runtime.processes import quiet_libraries
+    from tonsai_jax.runtime.libraries import quiet_libraries
 
     quiet_libraries()
     from tonsai_jax.data.manifest import read_manifest

@@ -3,7 +3,7 @@
 import argparse
 
 from tonsai_jax.errors import run_command
-from tonsai_jax.runtime.processes import quiet_libraries
+from tonsai_jax.runtime.libraries import quiet_libraries
 
 EXAMPLES = """examples:
   python scripts/export_hf.py --workdir runs/gpt2 --output-dir export/gpt2

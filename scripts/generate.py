@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tonsai_jax.errors import UserError, run_command
 from tonsai_jax.files import write_json
-from tonsai_jax.runtime.processes import quiet_libraries
+from tonsai_jax.runtime.libraries import quiet_libraries
 
 EXAMPLES = """examples:
   python scripts/generate.py --workdir runs/gpt2 --prompt "ប្រទេសកម្ពុជា"

@@ -2,56 +2,40 @@
 
 import re
 import shutil
-import signal
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_run import TinyRun, environment, make_rows
 
-import tonsai_jax.train
+from tests.support.made_once import MadeOnce
+from tests.support.tiny_run import TinyRun, environment, make_rows, train_in_this_process
 from tonsai_jax.errors import run_command
 
 Spoil = Callable[[Path], object]
 
 
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_rows(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def trained(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def trained(rows: Path, made_once: MadeOnce) -> Path:
     """A run with checkpoints at steps 2 and 4; copy it before you touch it."""
-    run = TinyRun(rows, tmp_path_factory.mktemp("trained") / "run", ("checkpoint.every=2",))
-    run.train(steps_today=4)
-    return run.workdir
+
+    def train(folder: Path) -> None:
+        TinyRun(rows, folder / "run", ("checkpoint.every=2",)).train(steps_today=4)
+
+    return made_once("trained", train) / "run"
 
 
 @pytest.fixture
-def run(rows: Path, tmp_path: Path) -> TinyRun:
-    return TinyRun(rows, tmp_path / "run")
-
-
-@pytest.fixture
-def error_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
+def error_of(capsys: pytest.CaptureFixture[str]) -> Callable[[list[str]], str]:
     """Runs the command in this process, much sooner than in its own; gives the one line it ends with."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    monkeypatch.setattr(tonsai_jax.train, "keep_freed_memory", lambda: None)  # it would stay so in this process
 
     def error_of(command: list[str]) -> str:
-        monkeypatch.setattr(sys, "argv", command[command.index("tonsai_jax.train") :])
-        monkeypatch.delitem(sys.modules, "config_config", raising=False)  # the config file of the case before
         with pytest.raises(SystemExit) as ended:
-            run_command(tonsai_jax.train.main)
+            run_command(lambda: train_in_this_process(command))
         assert ended.value.code == 1
         return the_error(capsys.readouterr().err)
 
-    yield error_of
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    return error_of
 
 
 def the_error(stderr: str) -> str:
@@ -84,7 +68,7 @@ def the_error(stderr: str) -> str:
         ("data.weights={'kn': 1}", "weights name source 'kn', which the token rows do not have; did you mean 'km'?"),
         ("data.max_epochs=0.01", "would be read 0.67"),
         ("stages=({'step': 3},)", "stages[0].step: no such key; did you mean 'steps'?"),
-        ("optimizer.schedule=cosin", "optimizer.schedule='cosin' is no schedule; did you mean 'cosine'?"),
+        ("optimizer.schedule=cosin", "optimizer.schedule='cosin' is not known; did you mean 'cosine'?"),
         (
             "optimizer.rate_of={'embedding': 0.5}",
             "optimizer.rate_of='embedding': no parameter has that name; there are blocks/attention_norm/bias, blocks/",
@@ -290,6 +274,7 @@ def train_with_file_limit(run: TinyRun, kilobytes: int) -> subprocess.CompletedP
     )
 
 
+@pytest.mark.full
 def test_a_disk_that_is_full_for_the_next_checkpoint_leaves_the_earlier_one_whole(run: TinyRun) -> None:
     run.train(steps_today=8)
     done = train_with_file_limit(run, 128)

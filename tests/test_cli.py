@@ -90,6 +90,7 @@ def test_a_key_inside_a_stage_is_set(tmp_path: Path) -> None:
             r"--config\.model\.num_layer=2: no such key; did you mean num_layers",
         ),
         ((QUICKSTART, "--config.step=2"), r"--config\.step=2: no such key; did you mean steps"),
+        ((QUICKSTART, "--config.device_batch_size=2"), r"no such key; it is called micro_batch_size now"),
         ((QUICKSTART, "--config.qqq=2"), r"--config\.qqq=2: no such key"),
         (
             (QUICKSTART, "--config.mdoel.num_layers=2"),

@@ -20,7 +20,7 @@ from tonsai_jax.config import (
 )
 from tonsai_jax.errors import UserError
 from tonsai_jax.samples.quickstart import VOCAB_SIZE as SAMPLE_VOCAB_SIZE
-from tonsai_jax.stages import Stage
+from tonsai_jax.stages import SourceSize, Stage
 
 ROOT = Path(__file__).parents[1]
 VARIANTS = (("gpt2_500m", "exact"), ("moe_1b", "mixture"), ("moe_small", "t4"))
@@ -60,14 +60,14 @@ def test_a_typing_error_in_a_key_fails_where_it_is_made() -> None:
         default_config().model.num_layer = 3
 
 
-def test_every_key_has_its_meaning_beside_it() -> None:
+def test_every_key_has_its_meaning_next_to_it() -> None:
+    """Those of the model have theirs in `ModelConfig`."""
     lines = Path(config_module.__file__).read_text(encoding="utf-8").splitlines()
     keys = [number for number, line in enumerate(lines) if re.match(r"    config\.[a-z0-9_.]+ = (?!ConfigDict)", line)]
-    flat = [path for path, _ in _leaves(default_config())]
+    flat = [path for path, _ in _leaves(default_config()) if not path.startswith("model.")]
     assert len(keys) == len(flat)
     speak_for_themselves = {
-        "model.num_layers", "model.num_heads", "optimizer.beta1", "optimizer.beta2", "optimizer.epsilon",
-        "sample.prompts", "sample.max_new_tokens", "sample.top_p",
+        "optimizer.beta1", "optimizer.beta2", "optimizer.epsilon", "sample.prompts", "sample.max_new_tokens", "sample.top_p",
     }  # fmt: skip
     for number in keys:
         key = lines[number].split(" = ")[0].strip().removeprefix("config.")
@@ -133,15 +133,41 @@ def test_a_stage_takes_from_the_top_level_what_it_does_not_say() -> None:
     )
 
 
+def test_a_length_in_tokens_or_epochs_becomes_steps() -> None:
+    sources = {"km": SourceSize(0.5, 640), "en": SourceSize(0.5, 1280)}
+    shape = {"seq_len": 64, "global_batch_size": 1}
+    assert stages_of(changed(steps=0, tokens=6401.0, **shape))[0].steps == 101
+    epochs = changed(steps=0, epochs=2.0, **shape)
+    assert stages_of(epochs, sources)[0].steps == 60
+    assert stages_of(epochs)[0].steps == 0  # not known before the data is
+    validate(epochs)  # nor refused for it
+    stages = changed(**shape, stages=({"epochs": 1, "epochs_of": "km"}, {"steps": 7}, {"tokens": 128}))
+    assert [stage.steps for stage in stages_of(stages, sources)] == [20, 7, 2]
+
+
+def test_a_key_of_an_earlier_version_is_read_under_its_new_name() -> None:
+    saved = to_json(changed(micro_batch_size=4))
+    saved["device_batch_size"] = saved.pop("micro_batch_size")
+    assert from_json(saved).micro_batch_size == 4
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"stages": ({"step": 5},)}, r"stages\[0\]\.step: no such key; did you mean 'steps'\?"),
-        ({"stages": ({"steps": 5}, 7)}, r"stages\[1\]=7 must be a dict with some of the keys steps, seq_len"),
+        ({"stages": ({"steps": 5}, 7)}, r"stages\[1\]=7 must be a dict with some of the keys steps, tokens, epochs"),
         ({"stages": ({"steps": 5}, {"seq_len": 0})}, r"stages\[1\]\.seq_len=0 must be a whole number of at least 1"),
         ({"stages": ({"steps": 0.5},)}, r"stages\[0\]\.steps=0.5 must be a whole number"),
         ({"stages": ({"weights": 3},)}, r"stages\[0\]: weights=3 must be a dict such as"),
-        ({"steps": 0}, r"config\.steps=0 must be a whole number of at least 1"),
+        ({"steps": 0}, "config: no length; set one of steps, tokens, epochs above 0"),
+        ({"steps": -5}, r"config\.steps=-5 must be a whole number above 0"),
+        (
+            {"tokens": 1e6},
+            r"config: steps=1000 and tokens=1000000.0 both give the length of the run; .* set the other to 0",
+        ),
+        ({"stages": ({"steps": 5, "epochs": 2},)}, r"stages\[0\]: steps=5 and epochs=2 both give the length"),
+        ({"steps": 0, "epochs": float("inf")}, r"config\.epochs=inf must be a number above 0"),
+        ({"epochs_of": "km"}, r"config\.epochs_of='km' is for a length in epochs, but steps=1000 gives it"),
         ({"data__weights": {"khmer": -1.0}}, "weight of source 'khmer' is -1.0; weights are numbers of at least 0"),
         ({"data__weights": {"khmer": float("nan")}}, "weight of source 'khmer' is nan"),
         ({"data__weights": {"khmer": "much"}}, "weight of source 'khmer' is 'much'"),
@@ -184,16 +210,16 @@ def test_stages_that_cannot_be_are_refused(values: dict[str, object], message: s
         ({"optimizer__final_ratio": 1.5}, "optimizer.final_ratio=1.5 must lie in [0, 1]"),
         ({"optimizer__weight_decay": -0.1}, "optimizer.weight_decay=-0.1 must be at least 0"),
         ({"optimizer__max_skipped_steps": 0}, "optimizer.max_skipped_steps=0 must be at least 1"),
-        ({"optimizer__schedule": "cosin"}, "optimizer.schedule='cosin' is no schedule; did you mean 'cosine'?"),
+        ({"optimizer__schedule": "cosin"}, "optimizer.schedule='cosin' is not known; did you mean 'cosine'?"),
         (
             {"steps": 50},
             "optimizer.warmup_steps=100 and optimizer.decay_steps=0 together pass the run's 50 steps",
         ),
         ({"optimizer__schedule": "wsd"}, "optimizer.decay_steps=0 must be above 0 for optimizer.schedule=wsd"),
         ({"optimizer__decay_steps": 9}, "optimizer.decay_steps=9 is for optimizer.schedule=wsd; cosine falls until"),
-        ({"optimizer__name": "adam"}, "optimizer.name='adam' is no optimizer; did you mean 'adamw'?"),
+        ({"optimizer__name": "adam"}, "optimizer.name='adam' is not known; did you mean 'adamw'?"),
         ({"optimizer__momentum": 1.0}, "optimizer.momentum=1.0 must lie in [0, 1)"),
-        ({"optimizer__mu_dtype": "float16"}, "optimizer.mu_dtype='float16' is no dtype of a moment; did you mean"),
+        ({"optimizer__mu_dtype": "float16"}, "optimizer.mu_dtype='float16' is not known; did you mean"),
         ({"optimizer__rate_of": 0.5}, "optimizer.rate_of=0.5 must be a dict such as {'token_embedding': 0.5}"),
         ({"optimizer__rate_of": {"bias": -1}}, "optimizer.rate_of: factor of 'bias' is -1; factors are numbers of"),
     ],

@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,8 @@ PACKAGE = Path(__file__).parents[1] / "tonsai_jax"
 
 # From the ground up. A module imports those of the levels below its own, and its own folder's.
 LEVELS = (
-    ("errors", "stages"),
-    ("files",),
+    ("choices", "errors"),
+    ("files", "stages"),
     ("reporting", "text"),
     ("jobs",),
     ("corpus",),
@@ -26,7 +27,7 @@ LEVELS = (
     ("evaluation", "inference", "planning"),
     ("huggingface",),
     ("samples",),
-    ("completion", "between_steps", "cli"),
+    ("cli", "hooks"),
     ("train",),
     ("ablation",),
 )
@@ -37,15 +38,26 @@ ONLY = {
     "jobs": {"errors", "files", "reporting"},
     "corpus": {"errors", "files", "jobs", "reporting", "text"},
     "model": {"errors"},
-    "config": {"errors", "stages", "model"},
+    "config": {"choices", "errors", "stages", "model"},
     "runtime": {"errors"},
     "planning": {"errors", "files", "reporting", "stages", "data", "model", "config", "runtime", "training"},
-    "training": {"errors", "files", "reporting", "stages", "tokenizer", "data", "model", "config", "runtime"},
+    "training": {
+        "choices",
+        "errors",
+        "files",
+        "reporting",
+        "stages",
+        "tokenizer",
+        "data",
+        "model",
+        "config",
+        "runtime",
+    },
     "ablation": {"errors", "files", "reporting", "stages", "data", "config", "cli"},
 }
 # Text is prepared on machines without an accelerator; there JAX would only cost seconds and memory.
 WITHOUT_JAX = (
-    *(PACKAGE / name for name in ("errors.py", "files.py", "stages.py")),
+    *(PACKAGE / name for name in ("choices.py", "errors.py", "files.py", "stages.py")),
     *(PACKAGE / name for name in ("data/manifest.py", "data/rows.py", "data/tokenize.py")),
     *(
         file
@@ -134,3 +146,11 @@ def test_preparing_text_never_loads_jax() -> None:
     code += "sys.exit(' '.join({'jax', 'flax', 'torch'} & set(sys.modules)) or 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_trainer_loads_nothing_that_prepares_text() -> None:
+    """It reads token rows; the quickstart alone cleans text, and imports that when it needs it."""
+    code = "import json, sys, tonsai_jax.train\njson.dump(sorted(sys.modules), sys.stdout)"
+    loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    for name in ("tonsai_jax.corpus", "tonsai_jax.jobs", "tonsai_jax.tokenizer.training", "datasets", "datatrove"):
+        assert not [module for module in loaded if f"{module}.".startswith(f"{name}.")], name

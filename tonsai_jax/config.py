@@ -4,8 +4,10 @@ A config file is Python with a `get_config()` that starts from `default_config()
 set on the command line as `--config.section.key=value`.
 """
 
+import dataclasses
 import importlib.util
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,30 +15,37 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from tonsai_jax.errors import UserError, did_you_mean
+from tonsai_jax.choices import MU_DTYPES, OPTIMIZERS, SCHEDULES
+from tonsai_jax.errors import UserError, did_you_mean, unknown_name
 from tonsai_jax.model.config import ModelConfig
-from tonsai_jax.stages import Stage
+from tonsai_jax.stages import Length, MicroBatch, SourceSize, Stage, total_steps
 
-OPTIMIZERS = ("adamw", "muon", "lion", "adafactor")
-SCHEDULES = ("cosine", "wsd", "linear")
-MU_DTYPES = ("float32", "bfloat16")
 OPTIMIZATION_LEVELS = ("auto", "default", "O0", "O1", "O2", "O3")
-STAGE_KEYS = ("steps", "seq_len", "global_batch_size", "weights")
+LENGTH_KEYS = ("steps", "tokens", "epochs")
+STAGE_KEYS = (*LENGTH_KEYS, "epochs_of", "seq_len", "global_batch_size", "weights")
+RENAMED = {"device_batch_size": "micro_batch_size"}  # keys of earlier versions, by the name that they have now
 
 
 def default_config() -> ConfigDict:
-    """The locked config with every key at its default: a typing error in a key's name fails where it is made."""
+    """The config with every key at its default; it is locked, so a misspelled key fails on the line that sets it."""
     config = ConfigDict()
     config.seed = 0  # of initial weights, data order and dropout
 
-    # How long, on what shape. A plain run is one stage made of these keys.
-    config.steps = 1000  # optimizer steps in the whole run
+    # The length of the run: exactly one of steps, tokens and epochs is above 0. Set steps = 0 to give one of the others.
+    config.steps = 1000  # optimizer steps
+    config.tokens = 0.0  # tokens in all batches together, rounded up to whole steps
+    config.epochs = 0.0  # passes over the training rows of the whole mixture, or of the source named next
+    config.epochs_of = ""  # source whose epochs count; empty is the mixture
+
+    # The shape of a step. A plain run is one stage made of these keys.
     config.seq_len = 1024  # tokens in a sequence
     config.global_batch_size = 32  # sequences in a step, over all devices
-    # Sequences of seq_len tokens that a device holds at a time (of longer ones fewer), gradients accumulate; 0 is its share.
+    # Sequences of seq_len tokens that a device processes at once; gradients accumulate over micro-batches. A stage with
+    # longer sequences processes fewer of them, the same number of tokens. 0: a device's whole share of the batch.
     config.micro_batch_size = 0
-    # Several stages, one after the other: a tuple of dicts that name what differs from the keys above, for instance
+    # Several stages, one after the other: a tuple of dicts with the keys that differ from those above, for instance
     # ({"steps": 9000}, {"steps": 1000, "seq_len": 4096, "global_batch_size": 8, "weights": {"khmer": 1.0}}).
+    # A stage has a length of its own: steps, tokens or epochs (with epochs_of).
     config.stages = ()
 
     config.data = ConfigDict()
@@ -47,57 +56,16 @@ def default_config() -> ConfigDict:
     config.data.weights = placeholder(object)  # {source: weight}; None takes the weights in the rows' manifest
     config.data.max_epochs = 0.0  # refuse a run that reads a source more often than this; 0 is no limit
 
-    config.model = ConfigDict()
-    config.model.vocab_size = 0  # ids the model knows; 0 takes the tokenizer's
-    config.model.context_length = 1024  # positions; at least the longest seq_len
-    config.model.num_layers = 12
-    config.model.num_heads = 12
-    config.model.d_model = 768  # width of the residual stream
-    config.model.d_ff = 3072  # inner width of the feed-forward layers
-    # Which kind of decoder; config.model.update(preset("llama")) of tonsai_jax.model.presets sets these together.
-    config.model.norm = "layernorm"  # layernorm, rmsnorm
-    config.model.norm_epsilon = 1e-5  # added to the variance
-    config.model.position = "learned"  # learned, rope
-    config.model.rope_theta = 10_000.0  # base of the rotations' wavelengths
-    config.model.rope_scaling = "none"  # none, linear, yarn, llama3: stretches rope over a longer context
-    config.model.rope_factor = 1.0  # by so much
-    config.model.rope_original_context = 0  # from this length; 0 is context_length / rope_factor
-    config.model.mlp = "gelu"  # gelu (two matrices), swiglu (three)
-    config.model.num_kv_heads = 0  # heads of keys and values, shared by groups of heads; 0 is num_heads
-    config.model.head_size = 0  # 0 is d_model / num_heads
-    config.model.qk_norm = False  # RMSNorm of each head's queries and keys
-    config.model.bias = True  # in linear layers
-    config.model.tie_embeddings = True  # one table for input and output
-
-    # Mixture of experts.
-    config.model.num_experts = 0  # in each layer; 0 is a dense model
-    config.model.experts_per_token = 2  # that each token meets
-    config.model.router_temperature = 1.0  # divides the router's logits
-    config.model.capacity_factor = (
-        1.25  # tokens an expert takes, in even shares; more are dropped. 0 drops none, slowly
-    )
-
-    config.model.dropout = 0.0  # share dropped of embeddings and residual branches
-    config.model.attention_dropout = 0.0  # share dropped of attention probabilities
-    config.model.dtype = "bfloat16"  # compute: bfloat16 or float32; masters and moments are always float32
-    config.model.attention = (
-        "auto"  # auto, cudnn or xla; auto is cudnn wherever it can run, and the start line says which
-    )
-    config.model.document_mask = False  # True: a token never attends to another document
-    config.model.scan_layers = (
-        True  # True: compile one layer and loop; False: unroll (slower to compile, faster to run)
-    )
-    # Kept for the backward pass: none (all), qkv_mlp, offload (the same, in the host's memory), full (nothing).
-    config.model.remat = "none"
+    config.model = ConfigDict({field.name: field.default for field in dataclasses.fields(ModelConfig)})
 
     config.loss = ConfigDict()
-    config.loss.chunk_tokens = 4096  # tokens per device whose logits exist at a time; 512 is faster on a CPU
+    config.loss.chunk_tokens = 4096  # tokens per device whose logits are in memory at once; 512 is faster on a CPU
     config.loss.z_loss = 0.0  # coefficient of log(Z)^2
-    config.loss.load_balance = 0.01  # of the experts' even use; counts only where there are experts
-    config.loss.router_z = 0.001  # of the routers' log(Z)^2; likewise
+    config.loss.load_balance = 0.01  # coefficient of the load-balance loss of a mixture of experts
+    config.loss.router_z = 0.001  # coefficient of the routers' log(Z)^2 in a mixture of experts
 
     config.optimizer = ConfigDict()  # docs/optimizers.md says which to choose
-    config.optimizer.name = "adamw"  # adamw, muon (AdamW beside the layers' matrices), lion or adafactor
+    config.optimizer.name = "adamw"  # adamw, muon (for the layers' matrices, AdamW for the rest), lion or adafactor
     config.optimizer.learning_rate = 6e-4  # peak
     config.optimizer.rate_of = placeholder(object)  # {name in a parameter's path: factor}, {"token_embedding": 0.5}
     config.optimizer.schedule = "cosine"  # cosine, linear, or wsd: warm-up, stable, decay (1 - sqrt)
@@ -107,41 +75,43 @@ def default_config() -> ConfigDict:
     config.optimizer.beta1 = 0.9
     config.optimizer.beta2 = 0.95
     config.optimizer.epsilon = 1e-8
-    config.optimizer.momentum = 0.95  # muon only, in place of beta1 and beta2 where it replaces AdamW
-    config.optimizer.mu_dtype = "float32"  # first moment as kept: float32 or bfloat16, half the memory
+    config.optimizer.momentum = 0.95  # muon only, for the matrices that Muon updates
+    config.optimizer.mu_dtype = "float32"  # dtype of the stored first moment: float32, or bfloat16 for half the memory
     config.optimizer.weight_decay = 0.1  # on matrices and embeddings only; not on biases and norms
-    config.optimizer.cautious_weight_decay = False  # True: only where the update, too, moves a weight towards 0
-    config.optimizer.clip_norm = 1.0  # longest gradient; 0 is no clipping
-    config.optimizer.max_skipped_steps = 10  # stop the run after so many non-finite steps on end
+    config.optimizer.cautious_weight_decay = False  # True: decay only weights that the update also moves towards 0
+    config.optimizer.clip_norm = 1.0  # gradients are scaled down to this norm; 0 is no clipping
+    config.optimizer.max_skipped_steps = 10  # stop the run after this many non-finite steps in a row
 
     config.mesh = ConfigDict()
-    config.mesh.data = -1  # devices that hold the same parameters; -1 takes what the others leave
+    config.mesh.data = -1  # devices with the same parameters; -1 takes the devices that the other axes leave
     config.mesh.fsdp = 1  # devices over which parameters are split
     config.mesh.expert = 1  # devices over which a layer's experts are spread
 
     config.runtime = ConfigDict()
-    config.runtime.compile_cache = "~/.cache/tonsai_jax/xla"  # folder of compiled programs (not a CPU's); "" keeps none
-    config.runtime.memory_fraction = 0.9  # share of each GPU's memory that is taken at the start
+    config.runtime.compile_cache = (
+        "~/.cache/tonsai_jax/xla"  # folder of compiled programs, unused on a CPU; "" keeps none
+    )
+    config.runtime.memory_fraction = 0.9  # share of each GPU's memory that JAX reserves at the start
     config.runtime.optimization_level = "auto"  # of XLA: O0 to O3, default (XLA's own); auto is O1 on several GPUs
 
     config.profile = ConfigDict()
     config.profile.steps = 0  # steps traced into WORKDIR/profile; 0 traces none
-    config.profile.start = 10  # steps of this session before the first one traced
+    config.profile.start = 10  # steps of this process before the first traced step
 
     config.log_every = 10  # steps between lines of metrics
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 500  # steps between checkpoints; the last step is always saved
     config.checkpoint.keep_last = 2  # newest checkpoints kept
-    config.checkpoint.keep_every = 0  # also keep those at multiples of so many steps; 0 keeps none
-    config.checkpoint.keep_best = 0  # also keep so many with the lowest bits per byte; 0 keeps none
+    config.checkpoint.keep_every = 0  # also keep every checkpoint at a multiple of this step; 0 keeps none
+    config.checkpoint.keep_best = 0  # also keep this many with the lowest bits per byte; 0 keeps none
 
     config.eval = ConfigDict()
     config.eval.every = 500  # steps between evaluations, and one at the end; 0 never evaluates
     config.eval.max_batches = 50  # of each source's validation rows, global_batch_size windows each; 0 is all
 
     config.sample = ConfigDict()
-    config.sample.every = 0  # steps between written continuations; 0 never samples
+    config.sample.every = 0  # steps between written samples; 0 never samples
     config.sample.prompts = ("ប្រទេសកម្ពុជា", "Once upon a time")
     config.sample.max_new_tokens = 64
     config.sample.temperature = 0.8  # 0 is greedy
@@ -157,10 +127,17 @@ def default_config() -> ConfigDict:
     return config.lock()
 
 
-def stages_of(config: ConfigDict) -> tuple[Stage, ...]:
-    """The run as a list of stages: `config.stages`, each filled up from the top-level keys, or one made of those alone."""
+def stages_of(config: ConfigDict, sources: Mapping[str, SourceSize] | None = None) -> tuple[Stage, ...]:
+    """The run as a list of stages: those of `config.stages`, completed from the top-level keys, or one made of these keys.
+
+    Args:
+      sources: sizes of the sources (`RowsManifest.train_sizes`), which a length in epochs needs; without them the steps of
+        such a stage are 0.
+
+    Raises `UserError` for a key or value that cannot make a stage, and unless exactly one key gives the length.
+    """
     base = {
-        "steps": config.steps,
+        "epochs_of": config.epochs_of,
         "seq_len": config.seq_len,
         "global_batch_size": config.global_batch_size,
         "weights": config.data.weights,
@@ -176,11 +153,32 @@ def stages_of(config: ConfigDict) -> tuple[Stage, ...]:
                     f"{where}.{key}: no such key{did_you_mean(key, STAGE_KEYS)}; a stage has {', '.join(STAGE_KEYS)}"
                 )
         merged = base | dict(own)
-        for key in ("steps", "seq_len", "global_batch_size"):
+        for key in ("seq_len", "global_batch_size"):
             if not isinstance(merged[key], int) or merged[key] < 1:
                 raise UserError(f"{where}.{key}={merged[key]!r} must be a whole number of at least 1")
-        stages.append(Stage(**{**merged, "weights": _weights(where, merged["weights"])}))
+        length = _length(where, own if set(own) & set(LENGTH_KEYS) else config, merged["epochs_of"])
+        weights = _weights(where, merged["weights"])
+        shape = Stage(0, merged["seq_len"], merged["global_batch_size"], weights)
+        stages.append(dataclasses.replace(shape, steps=length.to_steps(shape.tokens_per_step, weights, sources)))
     return tuple(stages)
+
+
+def _length(where: str, keys: Mapping[str, Any] | ConfigDict, epochs_of: str) -> Length:
+    given = {key: keys[key] for key in LENGTH_KEYS if key in keys and keys[key] != 0}
+    if not given:
+        raise UserError(
+            f"{where}: no length; set one of {', '.join(LENGTH_KEYS)} above 0, for instance --config.steps=1000"
+        )
+    if len(given) > 1:
+        found = " and ".join(f"{key}={value!r}" for key, value in given.items())
+        raise UserError(f"{where}: {found} both give the length of the run; keep one and set the other to 0")
+    ((key, value),) = given.items()
+    kind = int if key == "steps" else int | float
+    if isinstance(value, bool) or not isinstance(value, kind) or not 0 < value < math.inf:
+        raise UserError(f"{where}.{key}={value!r} must be a {'whole ' if key == 'steps' else ''}number above 0")
+    if epochs_of and key != "epochs":
+        raise UserError(f"{where}.epochs_of={epochs_of!r} is for a length in epochs, but {key}={value!r} gives it")
+    return Length(**{key: value}, epochs_of=epochs_of)
 
 
 def _weights(where: str, weights: Any) -> dict[str, float]:
@@ -197,7 +195,7 @@ def _weights(where: str, weights: Any) -> dict[str, float]:
 
 
 def model_config(config: ConfigDict, tokenizer_vocab_size: int) -> ModelConfig:
-    """The model's shape; its vocabulary is the tokenizer's unless `model.vocab_size` names a larger one."""
+    """The model of the config. Its vocabulary is that of the tokenizer, unless `model.vocab_size` is larger."""
     values = config.model.to_dict()
     if values["vocab_size"] == 0:
         values["vocab_size"] = tokenizer_vocab_size
@@ -225,10 +223,17 @@ def optimizer_settings(config: ConfigDict) -> dict[str, Any]:
     return {name: config.optimizer[name] for name in names}
 
 
+def micro_batch(config: ConfigDict) -> MicroBatch:
+    """The most that a device processes at once."""
+    return MicroBatch(config.micro_batch_size, config.seq_len)
+
+
 def validate(config: ConfigDict) -> None:
-    """Raises `UserError` for a value that cannot work, before any data is read or device touched."""
+    """Raises `UserError` for a value that cannot work, before any data is read or device touched.
+
+    Where the length is in epochs, call `check_schedule` when the number of steps is known.
+    """
     stages = stages_of(config)
-    total_steps = sum(stage.steps for stage in stages)
     model_config(config, tokenizer_vocab_size=max(1, config.model.vocab_size))
     optimizer = config.optimizer
 
@@ -265,29 +270,23 @@ def validate(config: ConfigDict) -> None:
         "must be -1 (what the others leave) or at least 1",
     )
     require(0 < config.runtime.memory_fraction <= 1, "runtime.memory_fraction", "must lie in (0, 1]")
-    require(
-        config.runtime.optimization_level in OPTIMIZATION_LEVELS,
-        "runtime.optimization_level",
-        f"is no level{did_you_mean(config.runtime.optimization_level, OPTIMIZATION_LEVELS)}",
-    )
     require(optimizer.learning_rate > 0, "optimizer.learning_rate", "must be above 0")
     require(optimizer.epsilon > 0, "optimizer.epsilon", "must be above 0")
     for key in ("beta1", "beta2", "momentum"):
         require(0 <= optimizer[key] < 1, f"optimizer.{key}", "must lie in [0, 1)")
     require(0 <= optimizer.final_ratio <= 1, "optimizer.final_ratio", "must lie in [0, 1]")
     require(0 < config.sample.top_p <= 1, "sample.top_p", "must lie in (0, 1]")
-    for key, what, known in (
-        ("name", "optimizer", OPTIMIZERS),
-        ("schedule", "schedule", SCHEDULES),
-        ("mu_dtype", "dtype of a moment", MU_DTYPES),
+    for section, key, known in (
+        ("optimizer", "name", OPTIMIZERS),
+        ("optimizer", "schedule", SCHEDULES),
+        ("optimizer", "mu_dtype", MU_DTYPES),
+        ("runtime", "optimization_level", OPTIMIZATION_LEVELS),
     ):
-        require(optimizer[key] in known, f"optimizer.{key}", f"is no {what}{did_you_mean(optimizer[key], known)}")
+        if config[section][key] not in known:
+            raise unknown_name(f"{section}.{key}", config[section][key], known)
     _check_rate_of(optimizer.rate_of)
-    require(
-        optimizer.warmup_steps + optimizer.decay_steps <= total_steps,
-        "optimizer.warmup_steps",
-        f"and optimizer.decay_steps={optimizer.decay_steps} together pass the run's {total_steps} steps",
-    )
+    if all(stage.steps for stage in stages):
+        check_schedule(config, total_steps(stages))
     if optimizer.schedule == "wsd":
         require(optimizer.decay_steps > 0, "optimizer.decay_steps", "must be above 0 for optimizer.schedule=wsd")
     else:
@@ -295,6 +294,15 @@ def validate(config: ConfigDict) -> None:
             optimizer.decay_steps == 0,
             "optimizer.decay_steps",
             f"is for optimizer.schedule=wsd; {optimizer.schedule} falls until the run ends",
+        )
+
+
+def check_schedule(config: ConfigDict, steps: int) -> None:
+    """Raises `UserError` where warm-up and decay take more than the run's `steps`."""
+    warmup, decay = config.optimizer.warmup_steps, config.optimizer.decay_steps
+    if warmup + decay > steps:
+        raise UserError(
+            f"optimizer.warmup_steps={warmup} and optimizer.decay_steps={decay} together pass the run's {steps} steps"
         )
 
 
@@ -314,11 +322,12 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
 
 
 def from_json(saved: Mapping[str, Any]) -> ConfigDict:
-    """The config of a saved run; keys that have come since are at their defaults, keys that have gone are ignored."""
+    """The config of a saved run: renamed keys under their new names, newer keys at their defaults, removed keys ignored."""
     config = default_config()
 
     def fill(section: ConfigDict, values: Mapping[str, Any]) -> None:
-        for key, value in values.items():
+        for name, value in values.items():
+            key = RENAMED.get(name, name)
             if key not in section:
                 continue
             if isinstance(section[key], ConfigDict):

@@ -9,228 +9,200 @@ SIGTERM and Ctrl-C save first, then end with exit code 0.
 """
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental.multihost_utils import sync_global_devices
 from ml_collections import ConfigDict
 
-from tonsai_jax.between_steps import BetweenSteps
 from tonsai_jax.cli import parse_flags
-from tonsai_jax.completion import complete_run, describe_complete_run
-from tonsai_jax.config import model_config, optimizer_settings, stages_of, to_json, validate
-from tonsai_jax.data.loader import Mixture
-from tonsai_jax.data.manifest import read_manifest
+from tonsai_jax.config import stages_of, to_json, validate
+from tonsai_jax.data.loader import Loader
+from tonsai_jax.data.manifest import RowsManifest, read_manifest
+from tonsai_jax.data.order import DataOrder
 from tonsai_jax.errors import UserError, run_command
-from tonsai_jax.huggingface.names import family_of
-from tonsai_jax.model.attention import choose_attention_backend
+from tonsai_jax.hooks import Hooks, complete_run, describe_complete_run
 from tonsai_jax.planning.out_of_memory import explain_out_of_memory
+from tonsai_jax.reporting.numbers import format_count
 from tonsai_jax.runtime.hardware import total_peak_flops
+from tonsai_jax.runtime.libraries import quiet_libraries
 from tonsai_jax.runtime.memory import host_memory_bytes, keep_freed_memory, return_freed_memory
-from tonsai_jax.runtime.processes import StopRequest, check_dtype, quiet_libraries, start_processes
+from tonsai_jax.runtime.processes import start_processes
 from tonsai_jax.runtime.profile import StepProfile
+from tonsai_jax.runtime.signals import StopRequest
 from tonsai_jax.runtime.xla import set_environment, set_optimization_level, use_compile_cache
+from tonsai_jax.stages import tokens_between, total_steps
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.training.checkpoint import Checkpoints, KeepPolicy
-from tonsai_jax.training.mesh import accumulation_steps, make_mesh, micro_batch_at, put_batch
+from tonsai_jax.training.logger import StepLogger
+from tonsai_jax.training.mesh import put_batch
 from tonsai_jax.training.metrics import MetricsWriter
-from tonsai_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from tonsai_jax.training.progress import Progress
-from tonsai_jax.training.run import changes_since, open_workdir, progress_json
-from tonsai_jax.training.state import abstract_state, init_state, model_graph
-from tonsai_jax.training.step import LossSettings, make_eval_step, make_train_step
+from tonsai_jax.training.run import changes_since, open_workdir, resume_metadata
+from tonsai_jax.training.setup import Setup, check_run, make_steps
+from tonsai_jax.training.state import init_state
 
 
 def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> None:
-    """Trains until the run is complete, `steps_today` steps are done, or a signal asks to end; then saves.
+    """Trains until the run is complete, `steps_today` steps are done, or a signal asks to stop; then saves.
 
-    Raises `UserError` for anything the user can put right; what was saved before stays whole.
+    Raises `UserError` for anything that the user can put right; what was saved before stays whole.
     """
+    # Everything that can refuse the run comes first: until then nothing is written.
     validate(config)
     stop_request = StopRequest()
-    stages = stages_of(config)
-    total_steps = sum(stage.steps for stage in stages)
-    is_first = jax.process_index() == 0
-
-    def say(line: str) -> None:
-        if is_first:
-            print(line, flush=True)
-
-    # Data: token rows and the tokenizer that made them.
-    if not config.data.dir:
-        raise UserError("data.dir is not set; add --config.data.dir=FOLDER, token rows of scripts/tokenize_dataset.py")
-    if config.data.sample_corpus:
-        if is_first:
-            from tonsai_jax.samples.quickstart import (
-                build_sample_rows,  # loads all that cleans text: only where it is needed
-            )
-
-            build_sample_rows(Path(config.data.dir))
-        sync_global_devices("sample corpus")  # the other hosts read what the first one wrote
-    manifest = read_manifest(config.data.dir)
+    manifest = _open_rows(config)
     tokenizer = Tokenizer.from_folder(manifest.directory / "tokenizer")
-
-    # Devices and the shape of the model.
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.expert, num_experts=config.model.num_experts)
-    for stage in stages:
-        held = micro_batch_at(config.micro_batch_size, config.seq_len, stage.seq_len)
-        accumulation_steps(mesh, stage.global_batch_size, held)  # or the error, before any work
-    shape = model_config(config, tokenizer.vocab_size)
+    stages = stages_of(config, manifest.train_sizes())
+    setup = check_run(config, stages, tokenizer.vocab_size)
     if config.export:
-        family_of(shape)  # or the error, now and not when all is done
-    device = jax.devices()[0]
-    check_dtype(shape.dtype, device.device_kind, getattr(device, "compute_capability", None))
-    kernel, why_kernel = choose_attention_backend(shape, jax.default_backend(), [stage.seq_len for stage in stages])
-    optimizer = make_optimizer(**optimizer_settings(config))
-    abstract = abstract_state(shape, optimizer, mesh)  # or the error of a parameter that is not there
-    set_optimization_level(config.runtime.optimization_level, jax.default_backend(), mesh.size)
-    if no_cache := use_compile_cache(config.runtime.compile_cache, jax.default_backend()):
-        say(no_cache)
+        from tonsai_jax.huggingface.names import family_of
 
-    # Where the run stands: at its last checkpoint, or at the beginning.
+        family_of(setup.model_config)  # raises for a model that no Hugging Face family describes
     keep = KeepPolicy(config.checkpoint.keep_last, config.checkpoint.keep_every, config.checkpoint.keep_best)
     checkpoints = Checkpoints(workdir, keep)
-    start_step = checkpoints.latest_step() or 0
-    if start_step >= total_steps and describe_complete_run(workdir, start_step):
+    start_step, last_step = checkpoints.latest_step() or 0, total_steps(stages)
+    if start_step >= last_step and describe_complete_run(workdir, start_step, say):
         return
-    saved = checkpoints.progress(start_step) if start_step else None
-    for change in changes_since(saved, workdir, config, shape, manifest) if saved else ():
+    saved = checkpoints.resume_metadata(start_step) if start_step else None
+    for change in changes_since(saved, workdir, config, setup.model_config, manifest) if saved else ():
         say(f"config changed since step {start_step}: {change}")
-    mixture = Mixture(
-        manifest,
-        seed=config.seed,
-        stages=stages,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        state=saved["data"] if saved else None,
-    )
-    mixture.check_max_epochs(config.data.max_epochs)
-    open_workdir(workdir, config, manifest)  # not before: a config that is refused changes nothing there
-    end_step = total_steps if steps_today is None else min(total_steps, start_step + steps_today)
+    order = DataOrder(manifest, seed=config.seed, stages=stages, state=saved["data"] if saved else None)
+    order.check_max_epochs(config.data.max_epochs)
+    loader = Loader(order, process_index=jax.process_index(), process_count=jax.process_count())
+    end_step = last_step if steps_today is None else min(last_step, start_step + steps_today)
     end_step = max(end_step, start_step)  # config.steps may have been lowered since
 
-    # State and steps.
-    graph = model_graph(shape, kernel, mesh)
-    schedule = learning_rate_schedule(
-        config.optimizer.schedule,
-        peak=config.optimizer.learning_rate,
-        total_steps=total_steps,
-        warmup_steps=config.optimizer.warmup_steps,
-        decay_steps=config.optimizer.decay_steps,
-        final_ratio=config.optimizer.final_ratio,
-    )
+    # From here on the run writes and computes.
+    open_workdir(workdir, config, manifest)
+    set_optimization_level(config.runtime.optimization_level, jax.default_backend(), setup.mesh.size)
+    if no_cache := use_compile_cache(config.runtime.compile_cache, jax.default_backend()):
+        say(no_cache)
+    # Where the weights come from, in this order:
+    #   1. the newest checkpoint of this run;
+    #   2. scratch: drawn from config.seed.
     if start_step:
-        state = checkpoints.restore_state(start_step, abstract)
+        state = checkpoints.restore_state(start_step, setup.abstract_state)
     else:
-        state = init_state(shape, optimizer, mesh, config.seed)
-    loss = LossSettings(**config.loss)
-    train_step = make_train_step(
-        graph,
-        optimizer,
-        schedule,
-        mesh,
-        loss=loss,
-        end_of_text_id=manifest.end_of_text_id,
-        dropout_key=jax.random.key(config.seed + 1),
-        clip_norm=config.optimizer.clip_norm,
-        micro_batch_size=config.micro_batch_size,
-        at_seq_len=config.seq_len,
+        state = init_state(setup.model_config, setup.optimizer, setup.mesh, config.seed)
+    train_step, eval_step = make_steps(
+        config, setup, end_of_text_id=manifest.end_of_text_id, token_bytes=tokenizer.token_bytes()
     )
-    eval_step = make_eval_step(
-        graph,
-        mesh,
-        loss=loss,
-        end_of_text_id=manifest.end_of_text_id,
-        token_bytes=jnp.asarray(tokenizer.token_bytes()),
-    )
-
-    active = f" ({shape.num_active_parameters / 1e6:,.1f}M active)" if shape.num_experts else ""
-    say(f"model: {shape.num_parameters / 1e6:,.1f}M parameters{active}, {shape.num_layers} layers, {shape.dtype}")
-    say(f"attention: {kernel} ({why_kernel})")
-    say(f"devices: {mesh.size} x {device.device_kind}, mesh {dict(mesh.shape)}")
-    for name, epochs in mixture.epochs().items():
-        say(f"data: {name}, read {epochs:.2f} times over the whole run")
-    say(
-        f"steps: {start_step} of {total_steps} done, {end_step - start_step} to do; the first takes longer, it compiles"
-    )
-
+    _describe(setup, manifest, order.epochs(), start_step, end_step)
     writer = MetricsWriter(
         workdir,
         start_step=start_step,
-        active=is_first,
+        active=jax.process_index() == 0,
         wandb_project=config.wandb.project,
         wandb_name=config.wandb.name,
         config=to_json(config),
     )
-    progress = Progress(
+    logger = StepLogger(
         writer,
         say,
         stages,
         start_step=start_step,
         end_step=end_step,
-        flops_per_token=shape.flops_per_token,
+        flops_per_token=setup.model_config.flops_per_token,
         peak_flops=total_peak_flops(),
         log_every=config.log_every,
         max_skipped_steps=config.optimizer.max_skipped_steps,
     )
-
     profile = StepProfile(
         workdir / "profile",
         first_step=start_step + config.profile.start,
-        steps=config.profile.steps if is_first else 0,  # the other hosts do the same
-        paused=progress.paused,
+        steps=config.profile.steps if jax.process_index() == 0 else 0,  # the other hosts do the same work
+        paused=logger.paused,
         say=say,
     )
-    between = BetweenSteps(config, workdir, stages, shape, manifest, tokenizer, mesh, eval_step, writer, say)
+    hooks = Hooks(config, workdir, stages, setup.model_config, manifest, tokenizer, setup.mesh, eval_step, writer, say)
 
-    for step, batch in enumerate(mixture.batches(start_step), start_step):
-        asked_to_stop = np.full(len(batch["valid"]), stop_request.name is not None, np.int32)
+    for step, batch in enumerate(loader.batches(start_step), start_step):
+        stop_marks = np.full(len(batch["valid"]), stop_request.name is not None, np.int32)
         profile.before(step)
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
-            state, metrics = train_step(state, put_batch(batch | {"stop": asked_to_stop}, mesh))
+            state, metrics = train_step(state, put_batch(batch | {"stop": stop_marks}, setup.mesh))
         if step == start_step:
             return_freed_memory()  # the compiler's
-        stopping = progress.add(step, metrics)  # looks at the step before while the devices work on this one
+        # The step above was only dispatched. While the devices work on it, the host reads the metrics of the step before,
+        # so the devices never wait for the host; a request to stop is seen one step late for the same reason.
+        logger.add(step, metrics)
+        stopping = logger.stop_requested
         profile.after(step)
         done = step + 1
         is_last = stopping or done == end_step
 
         if is_last or done % config.checkpoint.every == 0:
-            with progress.paused():
-                checkpoints.save(state, progress_json(done, mixture, config, shape, manifest))
+            with logger.paused():
+                checkpoints.save(state, resume_metadata(done, order, config, setup.model_config, manifest))
                 say(f"step {done}: saving in the background, host memory {host_memory_bytes() / 2**30:.1f} GiB")
-        if config.eval.every and done % config.eval.every == 0 and done < total_steps and not stopping:
-            with progress.paused():
-                evaluation = between.evaluate(done, state.params)
+        if config.eval.every and done % config.eval.every == 0 and done < last_step and not stopping:
+            with logger.paused():
+                evaluation = hooks.evaluate(done, state.params)
                 if evaluation:
                     checkpoints.record_score(done, evaluation.bits_per_byte)
         if config.sample.every and done % config.sample.every == 0 and not stopping:
-            with progress.paused():
-                between.sample(done, state.params)
+            with logger.paused():
+                hooks.sample(done, state.params)
         if is_last:
             break
 
-    progress.look()
+    logger.read()
     profile.close()
     checkpoints.close()
     step = int(state.step)
-    if step < total_steps:
-        why = (
-            f"{stop_request.name or 'another host'} asked to stop"
-            if stopping
-            else f"{steps_today} steps were for today"
-        )
-        say(f"saved at step {step} of {total_steps}: {why}; the same command goes on from here")
+    if step < last_step:
+        asked = f"{stop_request.name or 'another host'} asked to stop"
+        why = asked if stopping else f"--steps_today={steps_today} is done"
+        say(f"saved at step {step} of {last_step}: {why}; run the same command again to continue")
     else:
-        evaluation = between.evaluate(step, state.params) if config.eval.every else None
+        evaluation = hooks.evaluate(step, state.params) if config.eval.every else None
         if evaluation:
             checkpoints.record_score(step, evaluation.bits_per_byte)
-        if jax.process_count() == 1:
-            del state
-            complete_run(workdir, evaluation)
+        del state  # its memory is needed for what follows
+        complete_run(workdir, config, evaluation, say)
     writer.close()
+
+
+def say(line: str) -> None:
+    """Prints a line, on the first host only."""
+    if jax.process_index() == 0:
+        print(line, flush=True)
+
+
+def _open_rows(config: ConfigDict) -> RowsManifest:
+    if not config.data.dir:
+        raise UserError("data.dir is not set; add --config.data.dir=FOLDER, token rows of scripts/tokenize_dataset.py")
+    if config.data.sample_corpus:
+        if jax.process_index() == 0:
+            # Imported here, since it loads everything that prepares text.
+            from tonsai_jax.samples.quickstart import build_sample_rows
+
+            build_sample_rows(Path(config.data.dir))
+        sync_global_devices("sample corpus")  # the other hosts read what the first one wrote
+    return read_manifest(config.data.dir)
+
+
+def _describe(
+    setup: Setup, manifest: RowsManifest, epochs: Mapping[str, float], start_step: int, end_step: int
+) -> None:
+    """Prints what is about to run."""
+    model, last_step = setup.model_config, total_steps(setup.stages)
+    active = f" ({model.num_active_parameters / 1e6:,.1f}M active)" if model.num_experts else ""
+    say(f"model: {model.num_parameters / 1e6:,.1f}M parameters{active}, {model.num_layers} layers, {model.dtype}")
+    say(f"attention: {setup.attention_backend} ({setup.attention_reason})")
+    say(f"devices: {setup.mesh.size} x {jax.devices()[0].device_kind}, mesh {dict(setup.mesh.shape)}")
+    tokens = tokens_between(setup.stages, 0, last_step)
+    mixture = sum(size.tokens for name, size in manifest.train_sizes().items() if epochs[name])
+    say(
+        f"length: {last_step:,} steps, {format_count(tokens)} tokens, {tokens / max(1, mixture):.2f} epochs of the mixture"
+    )
+    for name, count in epochs.items():
+        say(f"data: {name}, {count:.2f} epochs")
+    say(
+        f"steps: {start_step} of {last_step} done, {end_step - start_step} to do; the first one compiles and takes longer"
+    )
 
 
 def main() -> None:

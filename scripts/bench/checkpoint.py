@@ -34,7 +34,7 @@ def main() -> None:
     import psutil
 
     from tonsai_jax.files import write_json
-    from tonsai_jax.runtime.processes import quiet_libraries
+    from tonsai_jax.runtime.libraries import quiet_libraries
     from tonsai_jax.training.checkpoint import Checkpoints, KeepPolicy
     from tonsai_jax.training.state import TrainState
 

@@ -1,8 +1,8 @@
-"""Speed and correctness on one GPU, beside PyTorch and Transformers: one command, a Markdown table and JSON.
+"""Speed and correctness on one GPU, compared with PyTorch and Transformers: one command that writes Markdown and JSON.
 
-It needs JAX, Flax and Optax, and for the comparison PyTorch and Transformers; nothing else, and nothing installed of this
-project. Every part is a process of its own with a limit in seconds, so that none holds memory when the next starts and one
-that fails is one line. The JSON file is written after every part.
+It needs JAX, Flax and Optax, and PyTorch and Transformers for the comparison. It needs no other dependency of this project, and
+runs from a plain checkout. Each part runs in its own process with a time limit, so that no part holds memory while the next one
+runs, and a part that fails costs one line. The JSON file is written after each part.
 """
 
 import argparse
@@ -38,7 +38,7 @@ EXAMPLE = """examples:
   python scripts/bench/gpu.py --groups main variants --profile trace --json gpu_variants.json
   JAX_PLATFORMS=cpu python scripts/bench/gpu.py --toy
 """
-LEAST_SECONDS = 20  # a part is not begun with less than that left
+LEAST_SECONDS = 20  # a part does not start with less time left
 
 
 def main() -> None:
@@ -51,17 +51,17 @@ def main() -> None:
         nargs="+",
         choices=GROUPS,
         default=GROUPS,
-        help="what to measure, always in this order (default: all)",
+        help="what to measure, in this order (default: all)",
     )
-    add("--minutes", type=float, default=9.0, help="no part runs past this (default: 9)")
+    add("--minutes", type=float, default=9.0, help="time limit for all parts together (default: 9)")
     add(
         "--profile",
         type=Path,
         metavar="DIR",
-        help="trace three steps of our fastest variant there; 60 s are kept for it",
+        help="write a trace of three steps of our fastest variant; 60 s are kept for it",
     )
-    add("--toy", action="store_true", help="the same at a size for a CPU: shows that it runs, measures nothing")
-    add("--json", type=Path, metavar="FILE", help="also write the figures here, after every part")
+    add("--toy", action="store_true", help="a size for a CPU: shows that it runs, measures nothing")
+    add("--json", type=Path, metavar="FILE", help="also write the figures to this file, after each part")
     args = parser.parse_args()
     deadline = time.monotonic() + 60 * args.minutes
     report = Report(args.json)
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def profile_part(rows: list[Row], folder: Path, *, toy: bool) -> Part:
-    """The process that profiles our fastest case among `rows`; the first one where none was timed."""
+    """The part that profiles our fastest case in `rows`, or our first case where none was timed."""
     ours = [row for row in merged(_steps(rows)) if row["library"] == "ours"]
     cases = [case for case in (*MAIN, *VARIANTS) if case.library == "ours"]
     if ours:
@@ -88,12 +88,12 @@ def profile_part(rows: list[Row], folder: Path, *, toy: bool) -> Part:
 
 
 class Report:
-    """What was measured so far, printed and written as it comes."""
+    """The results so far, printed and written after each part."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self.rows: list[Row] = []
-        self.not_measured: list[Row] = []  # title, why, and whether it failed (else there was no time)
+        self.not_measured: list[Row] = []  # title, why, and whether it failed
         self.about: Row = {
             "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
             "command": shlex.join(["python", *sys.argv]),
@@ -102,7 +102,7 @@ class Report:
         self._write()
 
     def run(self, part: Part, folder: Path, deadline: float) -> None:
-        """Runs one part; whatever happens to it becomes rows or a line of `not_measured`."""
+        """Runs one part; its results become rows, and an error or a lack of time becomes a line of `not_measured`."""
         seconds = min(part.seconds, deadline - time.monotonic())
         if importlib.util.find_spec(part.needs) is None:
             self._missing(part.title, f"{part.needs} is not installed", failed=False)
@@ -127,10 +127,12 @@ class Report:
     def raise_what_failed(self) -> None:
         failed = [row["title"] for row in self.not_measured if row["failed"]]
         if failed:
-            raise UserError(f"these failed, the table says why: {'; '.join(failed)}")
+            raise UserError(f"these parts failed, see the table for the reasons: {'; '.join(failed)}")
         difference = loss_difference(self.rows)
         if difference is not None and not difference <= LOSSES_AGREE_WITHIN:
-            raise UserError(f"our losses and PyTorch's differ by {difference:.4f}; no speed counts before they agree")
+            raise UserError(
+                f"our losses and PyTorch's differ by {difference:.4f}; speeds mean nothing until they agree"
+            )
 
     def _missing(self, title: str, why: str, *, failed: bool) -> None:
         print(f"  not measured  {title}: {why}", flush=True)
@@ -151,18 +153,18 @@ class Report:
 
 
 def run_worker(part: Part, folder: Path, seconds: float) -> tuple[list[Row], str]:
-    """The results that the part's process told in at most `seconds`, and what stopped it, "" when nothing did."""
+    """The results that the process of a part printed within `seconds`, and why it failed; "" where it did not."""
     command = [sys.executable, str(HERE / part.script), part.task, json.dumps(part.arguments)]
     with (folder / "errors").open("w+", encoding="utf-8", errors="replace") as errors:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment(folder), start_new_session=True
         )
         try:
-            told, _ = process.communicate(timeout=seconds)
+            printed, _ = process.communicate(timeout=seconds)
             why = "" if process.returncode == 0 else f"exit code {process.returncode}"
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)  # its compilers too
-            told, _ = process.communicate()
+            printed, _ = process.communicate()
             why = f"stopped after {seconds:.0f} s"
         except BaseException:  # Ctrl-C
             os.killpg(process.pid, signal.SIGKILL)
@@ -172,12 +174,12 @@ def run_worker(part: Part, folder: Path, seconds: float) -> tuple[list[Row], str
     if why.startswith("exit"):
         cause = [line for line in last_lines if "Error" in line or "RESOURCE_EXHAUSTED" in line]
         why += f": {one_line((cause or last_lines or ['no message'])[-1])}"
-    rows = [json.loads(line.removeprefix(RESULT)) for line in told.splitlines() if line.startswith(RESULT)]
+    rows = [json.loads(line.removeprefix(RESULT)) for line in printed.splitlines() if line.startswith(RESULT)]
     return rows, why
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """One card; almost all of its memory for JAX; compiled programs kept for this run alone, so that it starts cold."""
+    """One GPU, almost all of its memory for JAX, and caches of compiled programs that start empty."""
     theirs = {name: value for name, value in os.environ.items() if name not in MEMORY_FRACTION}
     return theirs | {
         "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0],
@@ -190,7 +192,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def _completed(row: Row, part: Part) -> Row:
-    """A row of a step gets what its process does not count: FLOPs by our formula, sequences where there is one part."""
+    """A row with what its process may leave out: FLOPs by our formula, and the sequences of a step without accumulation."""
     if row["part"] != "steps":
         return row
     names = {field for field in ModelConfig.__dataclass_fields__}

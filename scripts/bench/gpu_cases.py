@@ -1,6 +1,6 @@
-"""What gpu.py measures, in order: correctness, the main comparison, the yardsticks, then variants while time is left.
+"""What gpu.py measures, in order: correctness, the main comparison, single operations, then variants while time is left.
 
-To measure one more model: give its `ModelConfig` values a name in MODELS and add a `Case` to VARIANTS.
+To measure another model, add its `ModelConfig` values to MODELS and a `Case` to VARIANTS.
 """
 
 import dataclasses
@@ -40,10 +40,10 @@ class Case:
     """One training step to time.
 
     Attributes:
-      variant: what the table calls it.
+      variant: its name in the table.
       library: "ours", "PyTorch" or "Transformers".
       options: for ours, more values of `ModelConfig`; for the others `attention` and `compile_backend` of gpu_torch.train.
-      seconds: the time that its process may take, compiling included.
+      seconds: time limit of its process, compiling included.
     """
 
     variant: str
@@ -57,7 +57,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Part:
-    """One process: a task of a worker script with its arguments, the seconds that it may take, the package that it needs."""
+    """One process: a task of a worker script with its arguments, its time limit in seconds and the package that it needs."""
 
     group: str
     title: str
@@ -74,7 +74,7 @@ EAGER = {"attention": None, "compile_backend": None}
 
 OURS = Case("unrolled, remat qkv_mlp", "ours", 16, {"scan_layers": False, "remat": "qkv_mlp"}, seconds=240)
 COMPILED = Case("compile, SDPA flash, fused AdamW", "PyTorch", 16, FLASH, seconds=240)
-MAIN = (OURS, COMPILED, COMPILED, OURS)  # ABBA, each in a process of its own; the second time finds it compiled
+MAIN = (OURS, COMPILED, COMPILED, OURS)  # ABBA, each in its own process; the second run of each is compiled already
 TRANSFORMERS = (Case("GPT2LMHeadModel as its Trainer does", "Transformers", 16, EAGER, seconds=90),)
 VARIANTS = (
     Case("unrolled, no remat", "ours", 16, {"scan_layers": False, "remat": "none"}),
@@ -92,32 +92,30 @@ GROUPS = ("losses", "main", "transformers", "kernels", "variants")
 
 
 def parts(folder: Path, *, toy: bool) -> list[Part]:
-    """Everything that is measured, in order. `folder` takes what one process leaves for the next."""
+    """All parts in order. `folder` holds the files that one process leaves for the next."""
     losses = LOSSES | {"model": MODELS[LOSSES["model"]], "weights": str(folder / "weights.npz")}
     if toy:
         losses |= {"model": MODELS[LOSSES["model"]] | TOY | {"num_layers": 2}}
         losses |= {"micro_batch": 4, "seq_len": TOY["context_length"]}
-    alone = _kernels(toy=toy)
+    operations = _operations(toy=toy)
     return [
         Part("losses", "20 losses, ours", "gpu_jax.py", "losses", losses, 120, "jax"),
         Part("losses", "20 losses, PyTorch", "gpu_torch.py", "losses", losses, 90, "torch"),
         *(case_part("main", case, toy=toy) for case in (MAIN[:2] if toy else MAIN)),
         *(case_part("transformers", case, toy=toy) for case in TRANSFORMERS),
-        Part("kernels", "copy, products, attention in PyTorch", "gpu_torch.py", "kernels", alone, 90, "torch"),
-        Part("kernels", "copy, products, attention in JAX", "gpu_jax.py", "kernels", alone, 120, "jax"),
+        Part("kernels", "copy, products, attention in PyTorch", "gpu_torch.py", "kernels", operations, 90, "torch"),
+        Part("kernels", "copy, products, attention in JAX", "gpu_jax.py", "kernels", operations, 120, "jax"),
         *(case_part("variants", case, toy=toy) for case in (() if toy else VARIANTS)),
     ]
 
 
 def case_part(group: str, case: Case, *, toy: bool, trace: Path | None = None) -> Part:
-    """The process that times `case`; with `trace`, ours alone, the one that writes a profile of three steps there."""
+    """The part that times `case`; with `trace`, only for ours, the part that writes a profile of three steps there."""
     model = MODELS[case.model]
     if toy:
         model = model | TOY
         case = dataclasses.replace(case, model="toy", micro_batch=4, seq_len=TOY["context_length"])
-        if case.options.get(
-            "compile_backend"
-        ):  # the toy shows that the script runs; a C++ compiler is not needed for it
+        if case.options.get("compile_backend"):  # a toy run needs no C++ compiler
             case = dataclasses.replace(case, options=case.options | {"compile_backend": "eager"})
     name = {"model_name": case.model, "library": case.library, "variant": case.variant}
     title = f"{case.model}, {case.library}, {case.variant}, micro-batch {case.micro_batch}"
@@ -136,8 +134,8 @@ def case_part(group: str, case: Case, *, toy: bool, trace: Path | None = None) -
     return Part(group, title, "gpu_torch.py", "train", arguments | case.options, case.seconds, needs)
 
 
-def _kernels(*, toy: bool) -> dict[str, Any]:
-    """The largest square product, the main model's own products at its micro-batch, and attention alone."""
+def _operations(*, toy: bool) -> dict[str, Any]:
+    """A large square product, the products of the main model at its micro-batch size, and attention."""
     model = ModelConfig(**(MODELS[OURS.model] | (TOY if toy else {})))
     square, copy_bytes = (128, 2**20) if toy else (8192, 2**32)
     batch, seq_len = (2, TOY["context_length"]) if toy else (OURS.micro_batch, OURS.seq_len)

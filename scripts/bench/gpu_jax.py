@@ -17,7 +17,7 @@ from our_step import device_batch, make_step
 
 from tonsai_jax.model.attention import choose_attention_backend
 from tonsai_jax.model.config import ModelConfig
-from tonsai_jax.runtime.processes import peak_memory_bytes
+from tonsai_jax.runtime.memory import peak_memory_bytes
 
 CHUNK_TOKENS = 4096  # the default of loss.chunk_tokens
 BATCHES = 4  # on the device before the clock starts, taken in turn

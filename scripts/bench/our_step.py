@@ -1,4 +1,4 @@
-"""The training step that `tonsai_jax.train` takes, made without a config file or data: what the benchmarks here time."""
+"""The training step of `tonsai_jax.train` without a config file or data; the benchmarks in this folder time it."""
 
 import jax
 import numpy as np
@@ -13,16 +13,16 @@ from tonsai_jax.training.step import Batch, LossSettings, TrainStep, make_train_
 
 
 def make_step(
-    config: ModelConfig, *, chunk_tokens: int, learning_rate: float = 3e-4
+    model_config: ModelConfig, *, chunk_tokens: int, learning_rate: float = 3e-4
 ) -> tuple[TrainState, TrainStep, Mesh]:
-    """A fresh state, its compiled step (AdamW, constant rate, clipping at 1) and the mesh of all devices."""
+    """An initial state, its compiled step (AdamW, constant learning rate, clipping at 1) and the mesh of all devices."""
     mesh = make_mesh(-1, 1)
     optimizer = make_optimizer("adamw", beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1)
     schedule = learning_rate_schedule(
         "cosine", peak=learning_rate, total_steps=1, warmup_steps=0, decay_steps=0, final_ratio=1.0
     )
     step = make_train_step(
-        model_graph(config, choose_attention_backend(config, jax.default_backend())[0]),
+        model_graph(model_config, choose_attention_backend(model_config, jax.default_backend())[0]),
         optimizer,
         schedule,
         mesh,
@@ -31,11 +31,11 @@ def make_step(
         dropout_key=jax.random.key(0),
         clip_norm=1.0,
     )
-    return init_state(config, optimizer, mesh, seed=0), step, mesh
+    return init_state(model_config, optimizer, mesh, seed=0), step, mesh
 
 
 def device_batch(tokens_BxT1: np.ndarray, mesh: Mesh) -> Batch:
-    """The batch of a step, on the devices, of whole windows of uint16 tokens."""
+    """The batch of a step on the devices, from uint16 tokens [B, T + 1] that are all valid."""
     B, T1 = tokens_BxT1.shape
     rows = {"tokens": tokens_BxT1, "valid": np.full(B, T1 - 1, np.int32), "stop": np.zeros(B, np.int32)}
     return put_batch(rows, mesh)

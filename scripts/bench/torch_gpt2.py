@@ -1,4 +1,4 @@
-"""A plain PyTorch GPT-2 and its training step, written the way most people would: the yardstick of the benchmarks here."""
+"""A plain PyTorch GPT-2 and its training step, written as most people would write it: the reference of the benchmarks."""
 
 from collections.abc import Callable, Mapping
 
@@ -25,8 +25,8 @@ class Block(nn.Module):
         batch, length, width = x.shape
         q, k, v = self.qkv(self.attention_norm(x)).split(width, dim=2)
         q, k, v = (part.view(batch, length, self.num_heads, -1).transpose(1, 2) for part in (q, k, v))
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.attention_out(mixed.transpose(1, 2).reshape(batch, length, width))
+        attention = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.attention_out(attention.transpose(1, 2).reshape(batch, length, width))
         return x + self.mlp_down(F.gelu(self.mlp_up(self.mlp_norm(x)), approximate="tanh"))
 
 
@@ -52,7 +52,7 @@ class GPT2(nn.Module):
 
 
 def adamw(model: nn.Module, rate: float, *, fused: bool) -> torch.optim.Optimizer:
-    """AdamW as our step has it: matrices decay, biases and norms do not."""
+    """AdamW as in our step: matrices have weight decay, biases and norms do not."""
     decayed = [parameter for parameter in model.parameters() if parameter.dim() == 2]
     others = [parameter for parameter in model.parameters() if parameter.dim() != 2]
     groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
@@ -60,7 +60,7 @@ def adamw(model: nn.Module, rate: float, *, fused: bool) -> torch.optim.Optimize
 
 
 def load_ours(model: nn.Module, params: Mapping[str, np.ndarray]) -> None:
-    """Gives `model` our parameters, named as in "blocks.qkv.kernel"; every one of both must have its counterpart."""
+    """Loads our parameters, with names such as "blocks.qkv.kernel"; raises unless both sides have the same parameters."""
     theirs = {}
     for path, array in params.items():
         module, _, leaf = path.rpartition(".")
@@ -68,7 +68,7 @@ def load_ours(model: nn.Module, params: Mapping[str, np.ndarray]) -> None:
         if not path.startswith("blocks."):
             theirs[name] = array
             continue
-        for layer, slice_of_layer in enumerate(array):  # a linear layer is stored [out, in] over there
+        for layer, slice_of_layer in enumerate(array):  # PyTorch stores a linear layer as [out, in]
             theirs[name.replace("blocks.", f"blocks.{layer}.")] = (
                 slice_of_layer.T if leaf == "kernel" else slice_of_layer
             )
@@ -76,7 +76,7 @@ def load_ours(model: nn.Module, params: Mapping[str, np.ndarray]) -> None:
 
 
 def make_step(variant: str, shape: dict[str, int]) -> Callable[[np.ndarray], float]:
-    """A function that takes tokens [B, T + 1], trains one step on them and returns the loss."""
+    """A function that trains one step on tokens [B, T + 1] and returns the loss."""
     torch.manual_seed(0)
     model = GPT2(shape["vocab_size"], shape["seq_len"], shape["num_layers"], shape["num_heads"], shape["d_model"])
     optimizer = adamw(model, rate=3e-4, fused="fused" in variant)

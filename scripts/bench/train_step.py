@@ -1,7 +1,7 @@
-"""Tokens per second of the training step on this machine, and beside it a plain PyTorch GPT-2 of the same shape.
+"""Tokens per second of the training step on this machine, compared with a plain PyTorch GPT-2 of the same size.
 
-Float32, random tokens, AdamW with clipping in both. Each variant runs in a process of its own; the processes take turns,
-a few steps each while the others sleep, so that a change in the machine's speed meets all of them alike.
+Both train in float32 on random tokens, with AdamW and clipping. Each variant has its own process. The processes take turns: one
+runs a few steps while the others sleep, so that a change in the speed of the machine affects all of them equally.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from tonsai_jax.runtime.memory import keep_freed_memory, return_freed_memory
 
 EXAMPLE = """example:
   python scripts/bench/train_step.py --shape small large --rounds 8 --json train_step.json
-PyTorch is in the `hf` extra; without it give --no-torch.
+PyTorch comes with the `hf` extra; without it, add --no-torch.
 """
 SHAPES = {
     "small": {"num_layers": 4, "d_model": 128, "num_heads": 4, "seq_len": 256, "batch": 16, "vocab_size": 8192},
@@ -36,11 +36,11 @@ def main() -> None:
         description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--shape", nargs="+", choices=SHAPES, default=list(SHAPES), help="model and batch (default: both)")
-    add("--rounds", type=int, default=8, help="turns of each variant (default: 8)")
-    add("--steps", type=int, default=3, help="steps a turn, their mean is one sample (default: 3)")
-    add("--no-torch", action="store_true", help="leave PyTorch out")
-    add("--torch-huge-pages", action="store_true", help="PyTorch's memory on huge pages too, as ours is (glibc)")
+    add("--shape", nargs="+", choices=SHAPES, default=list(SHAPES), help="sizes of model and batch (default: both)")
+    add("--rounds", type=int, default=8, help="turns per variant (default: 8)")
+    add("--steps", type=int, default=3, help="steps per turn; their mean is one sample (default: 3)")
+    add("--no-torch", action="store_true", help="do not run PyTorch")
+    add("--torch-huge-pages", action="store_true", help="also put the memory of PyTorch on huge pages, as ours (glibc)")
     add("--json", type=Path, metavar="FILE", help="also write the figures here")
     add("--worker", nargs=2, metavar=("SHAPE", "VARIANT"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -64,7 +64,7 @@ def compare(shape: str, variants: tuple[str, ...], rounds: int, steps: int) -> d
     try:
         for _ in range(rounds):
             for variant, worker in workers.items():
-                time.sleep(0.3)  # until the threads of the one before have stopped waiting for work
+                time.sleep(0.3)  # until the threads of the variant before stop spinning
                 rates[variant].append(steps * tokens / ask(worker, variant, steps))
     finally:
         for worker in workers.values():
@@ -82,31 +82,31 @@ def compare(shape: str, variants: tuple[str, ...], rounds: int, steps: int) -> d
 
 
 def start_worker(shape: str, variant: str) -> subprocess.Popen[str]:
-    """A process that has compiled its step and waits to be asked."""
+    """A process that has compiled its step and waits for the number of steps to run."""
     command = [sys.executable, __file__, "--worker", shape, variant]
     worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     if worker.stdout is None or worker.stdout.readline().strip() != "ready":
-        raise UserError(f"{variant!r} did not start; PyTorch is in the `hf` extra, --no-torch leaves it out")
+        raise UserError(f"{variant!r} did not start; PyTorch comes with the `hf` extra, --no-torch runs without it")
     return worker
 
 
 def ask(worker: subprocess.Popen[str], variant: str, steps: int) -> float:
-    """Seconds that the worker took for `steps` steps."""
+    """Seconds that the worker takes for `steps` steps."""
     assert worker.stdin is not None
     assert worker.stdout is not None
     try:
         worker.stdin.write(f"{steps}\n")
         worker.stdin.flush()
     except BrokenPipeError:
-        pass  # no answer will come either
+        pass  # then there is no answer, which is handled below
     answer = worker.stdout.readline()
     if not answer:
-        raise UserError(f"{variant!r} ended with code {worker.wait()} (-9: perhaps out of memory); measure again")
+        raise UserError(f"{variant!r} ended with exit code {worker.wait()} (-9 may be out of memory); run it again")
     return float(answer)
 
 
 def work(shape: str, variant: str) -> None:
-    """Compiles, says so, then times as many steps as each line of stdin asks for."""
+    """Compiles the step, prints "ready", then times the number of steps that each line of stdin gives."""
     sizes = SHAPES[shape]
     rng = np.random.default_rng(0)
     step = our_step(sizes, unrolled="unrolled" in variant) if variant in OURS else torch_step(variant, sizes)
@@ -117,7 +117,7 @@ def work(shape: str, variant: str) -> None:
     for _ in range(2):
         step(batch())
     if variant in OURS:
-        return_freed_memory()  # the compiler's, as train.py does
+        return_freed_memory()  # of the compiler, as train.py does
     print("ready", flush=True)
     for line in sys.stdin:
         batches = [batch() for _ in range(int(line))]
@@ -134,7 +134,7 @@ def torch_step(variant: str, sizes: dict[str, int]) -> Callable[[np.ndarray], fl
 
 
 def our_step(sizes: dict[str, int], *, unrolled: bool) -> Callable[[np.ndarray], float]:
-    """The training step that `tonsai_jax.train` takes, with everything in it."""
+    """The complete training step of `tonsai_jax.train`."""
     from our_step import device_batch, make_step
 
     from tonsai_jax.model.config import ModelConfig
@@ -147,6 +147,7 @@ def our_step(sizes: dict[str, int], *, unrolled: bool) -> Callable[[np.ndarray],
         num_heads=sizes["num_heads"],
         d_model=sizes["d_model"],
         d_ff=4 * sizes["d_model"],
+        dtype="float32",
         scan_layers=not unrolled,
     )
     state, train_step, mesh = make_step(config, chunk_tokens=512)

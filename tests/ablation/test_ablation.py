@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_run import CONFIG, TinyRun, environment, make_rows
 
+from tests.support.tiny_run import CONFIG, TinyRun, environment
 from tonsai_jax.ablation.ablate import ablate
 from tonsai_jax.ablation.plan import Ablation, load_ablation, plan_runs
 from tonsai_jax.ablation.report import mean_curve
@@ -148,7 +148,7 @@ def test_tokens_are_counted_by_stage() -> None:
 
 def test_seconds_count_steps_only_and_untimed_steps_use_the_next_speed() -> None:
     stages = (Stage(steps=100, seq_len=10, global_batch_size=10),)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"step": 1, "train/loss": 5.0},  # compiles
         {"step": 10, "train/loss": 4.0, "speed/tokens_per_second": 100.0},
         {"step": 13, "train/loss": 3.0},  # another process went on from step 12
@@ -210,10 +210,10 @@ def finish(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
 
 
 @pytest.fixture(scope="module")
-def stopped_and_finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+def stopped_and_finished(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     """Two variants, two seeds; stopped in the second run, then started again. Gives the file and the two outputs."""
     folder = tmp_path_factory.mktemp("ablation")
-    file = write_ablation(folder, make_rows(folder), VARIANTS)
+    file = write_ablation(folder, rows, VARIANTS)
     process = start(file, "--seeds=2")
     metrics = folder / "runs" / "slow" / "seed-0" / "metrics.jsonl"
     deadline = time.monotonic() + 300
@@ -230,7 +230,10 @@ def stopped_and_finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     return file, before, after
 
 
-def test_the_same_command_resumes_and_skips_complete_runs(stopped_and_finished: tuple[Path, str, str]) -> None:
+@pytest.mark.full
+def test_the_same_command_resumes_and_skips_complete_runs(
+    rows: Path, stopped_and_finished: tuple[Path, str, str]
+) -> None:
     file, before, after = stopped_and_finished
     assert "[2/4] slow, seed 0: stopped after" in before
     assert "[3/4]" not in before
@@ -241,9 +244,10 @@ def test_the_same_command_resumes_and_skips_complete_runs(stopped_and_finished: 
     saved = re.search(r"saved at step (\d+) of 24: SIGTERM asked to stop", log)
     assert saved is not None
     assert f"steps: {saved[1]} of 24 done" in log
-    assert list(TinyRun(file.parent / "rows", run).losses()) == list(range(1, 25))
+    assert list(TinyRun(rows, run).losses()) == list(range(1, 25))
 
 
+@pytest.mark.full
 def test_the_seed_changes_weights_and_data_and_the_variants_share_them(
     stopped_and_finished: tuple[Path, str, str],
 ) -> None:
@@ -255,6 +259,7 @@ def test_the_seed_changes_weights_and_data_and_the_variants_share_them(
     assert first["baseline/seed-0"] != first["baseline/seed-1"]
 
 
+@pytest.mark.full
 def test_figures_table_and_page_agree(stopped_and_finished: tuple[Path, str, str]) -> None:
     file, _, printed = stopped_and_finished
     results = json.loads((file.parent / "runs" / "results.json").read_text(encoding="utf-8"))
@@ -282,12 +287,14 @@ def test_figures_table_and_page_agree(stopped_and_finished: tuple[Path, str, str
     assert not re.search(r"<script|https?://|\bnan\b", page)
 
 
+@pytest.mark.full
 def test_a_failed_variant_is_named_and_a_variant_can_be_added_later(
+    rows: Path,
     stopped_and_finished: tuple[Path, str, str],
 ) -> None:
     folder = stopped_and_finished[0].parent
     variants = f'"lost": {{"data.dir": "no/rows"}}, {VARIANTS}'
-    code, printed, err = finish(start(write_ablation(folder, folder / "rows", variants)))
+    code, printed, err = finish(start(write_ablation(folder, rows, variants)))
     assert code == 1
     assert err.startswith("error: 1 of 3 runs failed: lost, seed 0; ")
     assert re.search(r"\[1/3\] lost, seed 0: failed after \w+: .*no/rows", printed)
@@ -296,11 +303,13 @@ def test_a_failed_variant_is_named_and_a_variant_can_be_added_later(
     assert "no/rows" in (folder / "runs" / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.full
 def test_a_variant_that_has_changed_since_it_was_trained_is_refused(
+    rows: Path,
     stopped_and_finished: tuple[Path, str, str],
 ) -> None:
     folder = stopped_and_finished[0].parent
-    file = write_ablation(folder, folder / "rows", VARIANTS.replace("1e-3", "2e-3"))
+    file = write_ablation(folder, rows, VARIANTS.replace("1e-3", "2e-3"))
     told = r"slow/seed-0: was trained with other values \(optimizer.learning_rate: 0.001 -> 0.002\)"
     with pytest.raises(UserError, match=told):
         ablate(file, folder / "runs", num_seeds=1)

@@ -1,12 +1,12 @@
 """Is a text in its language: by the share of its script, and by a fastText model."""
 
 import pickle
-import struct
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.language_model import MODEL_WORDS, write_model
 from tonsai_jax.corpus.cleaning.language import LanguageModel
 from tonsai_jax.errors import UserError
 from tonsai_jax.text.scripts import CHUNK, SCRIPT_RANGES, script_of, script_share
@@ -74,29 +74,6 @@ def test_a_text_of_any_length_is_counted_whole() -> None:
     assert script_share("ក" * CHUNK + "a" * CHUNK + "b" * 2 * CHUNK, "km") == 0.25
 
 
-LABELS = ("__label__khm_Khmr", "__label__en", "__label__cmn_Hani", "__label__nds_Latn")
-MODEL_WORDS = ("ខ្មែរ", "hello", "你好", "moin")
-
-
-def write_model(path: Path, words: tuple[str, ...]) -> Path:
-    """A model that knows a word for each label: written here, because the package that is needed cannot train.
-
-    Layout: magic, version, 12 settings, the dictionary, then for each word a vector and for each label one.
-    """
-    dim = len(LABELS)
-    settings = (dim, 5, 1, 1, 5, 1, 3, 3, 0, 0, 0, 100)  # ..., softmax, supervised, no buckets, no n-grams
-    content = struct.pack("<ii12id", 793712314, 12, *settings, 0.0)
-    content += struct.pack("<iiiqq", len(words) + dim, len(words), dim, 100, -1)
-    for kind, names in enumerate((words, LABELS)):
-        for name in names:
-            content += name.encode() + b"\0" + struct.pack("<qb", 10, kind)
-    for rows, size in ((len(words), 10.0), (dim, 1.0)):
-        content += struct.pack("<?qq", False, rows, dim)
-        content += b"".join(struct.pack("<f", size * (row == column)) for row in range(rows) for column in range(dim))
-    path.write_bytes(content)
-    return path
-
-
 @pytest.fixture(scope="module")
 def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("model") / "tiny.bin", MODEL_WORDS)
@@ -155,5 +132,5 @@ def test_a_file_that_is_no_model_or_not_there_is_told_in_one_line(tmp_path: Path
 
 def test_without_the_package_the_way_to_get_it_is_told(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fasttext", None)
-    with pytest.raises(UserError, match=r"tiny\.bin: .*not installed; uv sync --extra langid"):
+    with pytest.raises(UserError, match=r"tiny\.bin: .*not installed; install it with: uv sync --extra langid"):
         LanguageModel(str(model_file))

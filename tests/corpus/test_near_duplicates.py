@@ -13,7 +13,7 @@ from tonsai_jax.corpus.documents import read_documents
 from tonsai_jax.corpus.duplicates import exact as duplicates
 from tonsai_jax.corpus.duplicates import near as near_duplicates
 from tonsai_jax.corpus.duplicates.exact import Deduplication
-from tonsai_jax.corpus.duplicates.near import leaders, minima
+from tonsai_jax.corpus.duplicates.near import minhash, representatives
 from tonsai_jax.corpus.prepare import prepare
 from tonsai_jax.corpus.recipe import Settings
 from tonsai_jax.corpus.sources.source import Source
@@ -79,6 +79,7 @@ def test_planted_duplicates_are_found(tmp_path: Path, language: str) -> None:
     check_planted(texts, plant(texts, language, rng, word), language, tmp_path / "out")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("language", ["km", "en"])
 def test_planted_duplicates_of_real_text_are_found(tmp_path: Path, language: str) -> None:
     corpus = os.environ.get("TONSAI_CORPUS")
@@ -105,7 +106,8 @@ def test_the_smallest_shingles_agree_as_often_as_texts_are_alike() -> None:
     texts = [" ".join(word() for _ in range(300)) for _ in range(300)]
     copies = plant(texts, "en", rng, word)
     errors = [
-        np.mean(minima(text) == minima(copy)) - similarity(text, copy) for text, copy in zip(texts, copies, strict=True)
+        np.mean(minhash(text) == minhash(copy)) - similarity(text, copy)
+        for text, copy in zip(texts, copies, strict=True)
     ]
     assert abs(np.mean(errors)) < 0.01, "no bias"
     assert np.std(errors) < 0.05, "no more noise than 120 draws have: at most sqrt(0.25 / 120)"
@@ -114,17 +116,17 @@ def test_the_smallest_shingles_agree_as_often_as_texts_are_alike() -> None:
 def test_a_document_goes_only_for_one_that_stays_and_is_alike() -> None:
     alike = {(0, 1), (1, 2), (2, 3)}
     pairs = np.array(sorted(alike), np.uint32)
-    leader = leaders(pairs, np.arange(5, dtype=np.uint32), lambda one, other: (one, other) in alike)
+    leader = representatives(pairs, np.arange(5, dtype=np.uint32), lambda one, other: (one, other) in alike)
     assert leader.tolist() == [0, 0, 2, 2, 4], "2 is alike to 1, which went; it is not alike to 0"
 
 
 def test_without_pairs_all_stay() -> None:
     none = np.empty((0, 2), np.uint32)
-    assert leaders(none, np.arange(3, dtype=np.uint32), lambda *_: False).tolist() == [0, 1, 2]
+    assert representatives(none, np.arange(3, dtype=np.uint32), lambda *_: False).tolist() == [0, 1, 2]
 
 
 def test_exact_duplicates_of_a_near_duplicate_go_for_the_same() -> None:
-    leader = leaders(np.array([[0, 1]], np.uint32), np.array([0, 1, 1], np.uint32), lambda *_: False)
+    leader = representatives(np.array([[0, 1]], np.uint32), np.array([0, 1, 1], np.uint32), lambda *_: False)
     assert leader.tolist() == [0, 0, 0]
 
 

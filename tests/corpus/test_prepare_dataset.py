@@ -35,7 +35,7 @@ def command(tmp_path, monkeypatch, capsys):
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
-        code = 0
+        code: str | int | None = 0
         try:
             runpy.run_path(str(SCRIPT), run_name="__main__")
         except SystemExit as stop:
@@ -150,7 +150,7 @@ BAD = {
     ),
     "output is not ours": (
         ["--khmer", "three.txt", "--output-dir", "mine"],
-        "mine: holds 'thesis.txt', which this",
+        "mine: contains 'thesis.txt', which this",
     ),
     "reads its output": (
         ["--khmer", "mine", "--output-dir", "mine"],
@@ -202,7 +202,7 @@ def test_a_new_dataset_replaces_an_earlier_one_whole(tmp_path):
 def test_a_stranger_s_file_in_an_earlier_dataset_is_not_deleted(tmp_path):
     prepare([Source("a", "km", documents=["old"])], tmp_path / "out")
     (tmp_path / "out" / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"holds 'notes\.txt', which this command did not write"):
+    with pytest.raises(UserError, match=r"contains 'notes\.txt', which this command did not write"):
         prepare([Source("a", "km", documents=["new"])], tmp_path / "out")
     assert texts(tmp_path / "out", "a") == ["old"]
 
@@ -253,14 +253,15 @@ def test_sigterm_leaves_nothing_half_written(tmp_path):
     (tmp_path / "three.txt").write_text("1\n2\n3\n")
     held_before_the_manifest = f"""
 import runpy, sys, time
-import tonsai_jax.corpus.prepare as prepare
-prepare.write_json = lambda *_: (print("writing", flush=True), time.sleep(60))
+import tonsai_jax.corpus.output as output
+output.write_json = lambda *_: (print("writing", flush=True), time.sleep(60))
 sys.argv = ["prepare_dataset.py", "--khmer", "three.txt", "--output-dir", "out"]
 runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
 """
     process = subprocess.Popen(
         [sys.executable, "-c", held_before_the_manifest], cwd=tmp_path, stdout=subprocess.PIPE, text=True
     )
+    assert process.stdout is not None
     assert process.stdout.readline() == "writing\n"
     assert len(list(tmp_path.iterdir())) == 3, "the input, what is finished, and what is being written"
     process.send_signal(signal.SIGTERM)
@@ -294,7 +295,10 @@ def finished_parts(folder, stage="*"):
     return parts
 
 
-@pytest.mark.parametrize("stage", ["clean", "matched", "written"])
+@pytest.mark.parametrize(
+    "stage",
+    [pytest.param("clean", marks=pytest.mark.full), "matched", pytest.param("written", marks=pytest.mark.full)],
+)
 def test_a_killed_run_goes_on_and_gives_the_same_bytes(tmp_path, stage):
     write_sources(tmp_path)
     arguments = ["--config", "recipe.yaml", "--output-dir"]
@@ -331,6 +335,7 @@ runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
     assert not (tmp_path / ".out.work").exists()
 
 
+@pytest.mark.full
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: uv sync --extra ray")
 def test_ray_gives_the_same_documents(tmp_path):
     write_sources(tmp_path)
@@ -414,7 +419,7 @@ def test_a_source_of_nothing_but_duplicates_is_named(command):
     )
     code, _, err = command("--config", "r.yaml", "--output-dir", "out")
     assert code == 1
-    assert "source 'b': no document left (dropped: duplicate 3): take it out" in err
+    assert "source 'b': no document left (dropped: duplicate 3); remove it" in err
     assert not Path("out").exists()
     assert command("--config", "r.yaml", "--output-dir", "out", "--on-error", "skip")[0] == 1
     assert list(read_documents_manifest("out")["sources"]) == ["a"]
@@ -431,6 +436,7 @@ def test_the_report_shows_sources_rules_and_epochs(command):
     assert f"{english:.2f}" in page
 
 
+@pytest.mark.full
 def test_real_text_loses_nothing(tmp_path):
     corpus = os.environ.get("TONSAI_CORPUS")
     if not corpus:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from test_language import MODEL_WORDS, write_model
 
-from tonsai_jax.corpus.cleaning.quality import Judge
+from tests.support.language_model import MODEL_WORDS, write_model
+from tonsai_jax.corpus.cleaning.quality import QualityFilter
 from tonsai_jax.corpus.cleaning.rules import Quality
 from tonsai_jax.corpus.documents import read_documents, read_documents_manifest
 from tonsai_jax.corpus.prepare import prepare
@@ -33,7 +33,7 @@ KHMER = [
 
 
 def rule(text: str, language: str = "en", quality: Quality = WEB) -> str | None:
-    return Judge(quality, language)("id", text).rule
+    return QualityFilter(quality, language)("id", text).rule
 
 
 def only(language: str = "en", **rules: object) -> Quality:
@@ -117,17 +117,17 @@ def test_a_language_model_tells_what_the_script_cannot(tmp_path: Path) -> None:
 
 
 def test_a_score_is_low_for_what_is_broken_and_can_cut() -> None:
-    judge = Judge(Quality(min_score=0.7), "en")
-    good, bad = judge("a", "\n".join(ENGLISH)), judge("b", "12 34 56 | 78 90\n" * 9 + "ok\n" * 9)
+    quality_filter = QualityFilter(Quality(min_score=0.7), "en")
+    good, bad = quality_filter("a", "\n".join(ENGLISH)), quality_filter("b", "12 34 56 | 78 90\n" * 9 + "ok\n" * 9)
     assert (good.rule, bad.rule) == (None, "min_score")
     assert good.score > 0.95 > 0.5 > bad.score
 
 
 def test_documents_stay_with_the_probability_of_their_score() -> None:
-    judge = Judge(Quality(sample_by_score=True), "en")
+    quality_filter = QualityFilter(Quality(sample_by_score=True), "en")
     half = "word 12 ។៕៖។៕៖"
-    score = judge("a", half).score
-    kept = sum(judge(f"source/{number}", half).rule is None for number in range(2000)) / 2000
+    score = quality_filter("a", half).score
+    kept = sum(quality_filter(f"source/{number}", half).rule is None for number in range(2000)) / 2000
     assert 0.3 < score < 0.9
     assert abs(kept - score) < 0.04
 
@@ -164,7 +164,7 @@ def test_real_text_passes(language: str) -> None:
     corpus = os.environ.get("TONSAI_CORPUS")
     if not corpus:
         pytest.skip("set TONSAI_CORPUS to a folder with km/*.txt.gz and en/*.txt.gz to check real text")
-    judge = Judge(WEB, language)
+    quality_filter = QualityFilter(WEB, language)
     for path in sorted(Path(corpus, language).glob("*.txt.gz")):
         documents, lines = [], []
         for line in gzip.decompress(path.read_bytes()).decode("utf-8").split("\n"):
@@ -172,6 +172,6 @@ def test_real_text_passes(language: str) -> None:
             if sum(map(len, lines)) > 2000:
                 documents.append("\n".join(lines))
                 lines = []
-        rules = [judge("id", document).rule for document in documents]
+        rules = [quality_filter("id", document).rule for document in documents]
         enough = 0.6 if path.name.startswith("hf_course") else 0.9  # half of it is code, which repeats
         assert sum(rule is None for rule in rules) >= enough * len(rules), (path.name, rules)

@@ -77,9 +77,12 @@ def test_the_one_field_that_holds_text_is_taken(record, fields):
         ({"en": "two words", "km": "ពីរ", "id": 1}, "en or km; set `text_column`, or a `template`"),
         ({"messages": TURNS, "content": "some prose"}, "messages or content;"),
         ({"messages": TURNS, "instruction": "x", "output": "y"}, r"messages or instruction \+ output;"),
-        ({"id": 1, "url": "https://a.b/c"}, "no field that is surely text; there are: id, url; set"),
-        ({"translation": {"en": "a", "km": "b"}}, "no field that is surely text; there are: translation; set"),
-        ({}, "no field that is surely text"),
+        ({"id": 1, "url": "https://a.b/c"}, "cannot tell which field holds the text; there are: id, url; set"),
+        (
+            {"translation": {"en": "a", "km": "b"}},
+            "cannot tell which field holds the text; there are: translation; set",
+        ),
+        ({}, "cannot tell which field holds the text"),
     ],
 )
 def test_a_guess_never_chooses(record, message):
@@ -94,6 +97,7 @@ def test_the_reason_is_one_line():
 
 def rendered(template, record):
     reading = chosen_reading(None, template)
+    assert reading is not None
     return reading.text(record, "here", Faults(), 1000)
 
 
@@ -130,7 +134,9 @@ def test_a_template_that_fails_is_a_fault_of_that_record(template, message):
     with pytest.raises(UserError, match=message):
         rendered(template, record)
     faults = Faults("skip")
-    assert chosen_reading(None, template).text(record, "here", faults, 1000) is None
+    reading = chosen_reading(None, template)
+    assert reading is not None
+    assert reading.text(record, "here", faults, 1000) is None
     assert faults.counts == {"not_text": 1}
 
 

@@ -84,7 +84,7 @@ def run_script(monkeypatch, capsys, *arguments):
     handler = signal.getsignal(signal.SIGTERM)
     try:
         runpy.run_path(str(SCRIPT), run_name="__main__")
-        code = 0
+        code: str | int | None = 0
     except SystemExit as stop:
         code = stop.code
     finally:
@@ -161,9 +161,8 @@ def test_the_same_bytes_whatever_the_pieces_and_the_number_of_processes(folder, 
     ],
 )
 def test_the_validation_split_has_exactly_its_share(count, val_ratio, expected):
-    chosen = tokenize._choose_validation(count, val_ratio, "42/khmer")
-    assert sum(next(chosen) for _ in range(count)) == expected
-    assert not any(next(chosen) for _ in range(10))
+    chosen = list(tokenize._choose_validation(count, val_ratio, "42/khmer"))
+    assert (len(chosen), sum(chosen)) == (count, expected)
 
 
 def test_the_validation_documents_depend_on_the_seed_and_the_source_alone():
@@ -233,7 +232,7 @@ def test_three_lines_work_end_to_end(tmp_path, monkeypatch, capsys):
     arguments = (*places, "--output-dir", tmp_path / "rows", "--json", tmp_path / "figures.json")
     code, out, err = run_script(monkeypatch, capsys, *arguments)
     assert (code, err) == (0, "")
-    assert "note: tiny is smaller than a row of 8,192 tokens" in out
+    assert "note: tiny is smaller than one row of 8,192 tokens" in out
     manifest = read_manifest(tmp_path / "rows")
     read = [read_documents_back(manifest, "tiny", split) for split in ("train", "validation")]
     assert sorted(map(len, read)) == [1, 2]
@@ -290,7 +289,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(case, folder, tmp_path, monkey
 
 def test_a_source_named_as_the_tokenizers_folder_is_refused(folder, tmp_path):
     prepare([Source(name="tokenizer", language="en", documents=["a"])], tmp_path / "docs", progress=False)
-    with pytest.raises(UserError, match="may not be named 'tokenizer'"):
+    with pytest.raises(UserError, match="cannot have the name 'tokenizer'"):
         tokenize_dataset(tmp_path / "docs", folder / "tokenizer", tmp_path / "rows", val_ratio=0, seed=1)
 
 
@@ -344,8 +343,15 @@ def finished_pieces(folder):
     return pieces
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
-@pytest.mark.parametrize("moment", ["encoding", "writing"])
+@pytest.mark.parametrize(
+    ("moment", "number", "code"),
+    [
+        ("encoding", signal.SIGKILL, -9),
+        pytest.param("encoding", signal.SIGTERM, 143, marks=pytest.mark.full),
+        pytest.param("writing", signal.SIGKILL, -9, marks=pytest.mark.full),
+        pytest.param("writing", signal.SIGTERM, 143, marks=pytest.mark.full),
+    ],
+)
 def test_a_run_that_is_ended_goes_on_and_gives_the_same_bytes(long_run, tmp_path, number, code, moment):
     earlier = hashes(tmp_path / "rows")
     with subprocess.Popen(long_run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as process:
@@ -430,6 +436,6 @@ def test_a_document_of_any_length_has_the_ids_it_has_as_a_whole(folder, monkeypa
         assert len(parts) > 5 or not text
         assert list(chain.from_iterable(parts)) == tokenizer.encode(text)
     endless = "ក្តៅស្ត្រី" * 100
-    parts = [tokenizer.decode(ids) for ids in tokenizer.encode_in_parts(endless)]
-    assert "".join(parts) == endless
-    assert all(part[0] in "កស" for part in parts), "cut between clusters"
+    texts = [tokenizer.decode(ids) for ids in tokenizer.encode_in_parts(endless)]
+    assert "".join(texts) == endless
+    assert all(text[0] in "កស" for text in texts), "cut between clusters"

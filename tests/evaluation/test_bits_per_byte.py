@@ -3,21 +3,22 @@
 import dataclasses
 import math
 from pathlib import Path
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh
-from tiny_model import CONFIG, config_with, random_params, tiny_tokenizer
 
-from tonsai_jax.between_steps import BetweenSteps
+from tests.support.tiny_model import CONFIG, config_with, random_params, tiny_tokenizer
 from tonsai_jax.config import default_config, stages_of
 from tonsai_jax.data.manifest import RowsManifest, SourceInfo, SplitInfo, dtype_for, read_manifest, write_manifest
 from tonsai_jax.data.rows import RowWriter
 from tonsai_jax.errors import UserError
 from tonsai_jax.evaluation.bits_per_byte import Evaluation, Score, evaluate, evaluate_run
 from tonsai_jax.files import sha256_file
+from tonsai_jax.hooks import Hooks
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.training.mesh import one_device_mesh
 from tonsai_jax.training.metrics import MetricsWriter
@@ -163,9 +164,12 @@ def test_sources_of_a_language_add_up_and_languages_count_alike(eval_step, manif
     assert "language km" in evaluation.table()
 
 
-def test_between_steps_no_device_holds_more_windows_than_in_training(eval_step, manifest, tmp_path) -> None:
+def test_between_steps_a_device_evaluates_no_more_windows_at_once_than_in_training(
+    eval_step, manifest, tmp_path
+) -> None:
     """Else a run whose batch is done in parts would have no memory to evaluate; the text is that of whole batches."""
     config = default_config()
+    config.steps = 1
     config.seq_len, config.global_batch_size, config.micro_batch_size, config.eval.max_batches = SEQ_LEN, 4, 2, 2
     held = set()
 
@@ -173,20 +177,21 @@ def test_between_steps_no_device_holds_more_windows_than_in_training(eval_step, 
         held.add(len(batch["tokens"]))
         return eval_step(params, batch)
 
-    between = BetweenSteps(
+    hooks = Hooks(
         config=config,
         workdir=tmp_path,
         stages=stages_of(config),
-        shape=CONFIG,
+        model_config=CONFIG,
         manifest=manifest,
-        tokenizer=None,  # only for samples
+        tokenizer=cast(Tokenizer, None),  # only samples need it
         mesh=mesh(),
         eval_step=watched,
         writer=MetricsWriter(tmp_path, start_step=0, active=False, wandb_project="", wandb_name="", config={}),
         say=print,
     )
-    evaluation = between.evaluate(1, PARAMS)
+    evaluation = hooks.evaluate(1, PARAMS)
     assert held == {2}
+    assert evaluation is not None
     for name, whole in scored(eval_step, manifest, PARAMS, batch_size=4, max_windows=8).sources.items():
         assert evaluation.sources[name].tokens == whole.tokens
         assert evaluation.sources[name].nats == pytest.approx(whole.nats, rel=1e-6)

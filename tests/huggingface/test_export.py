@@ -7,6 +7,7 @@ import runpy
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,8 @@ import numpy as np
 import pytest
 from flax import nnx
 from safetensors.numpy import load_file
-from tiny_model import CONFIG, ENGLISH, KHMER, config_with, random_params, tiny_tokenizer
 
+from tests.support.tiny_model import CONFIG, ENGLISH, KHMER, config_with, random_params, tiny_tokenizer
 from tonsai_jax.config import default_config
 from tonsai_jax.errors import UserError
 from tonsai_jax.huggingface.card import CardDetails, SourceDetails, details_of_run
@@ -84,7 +85,7 @@ def test_transformers_gives_our_logits_and_our_greedy_continuation(scan_layers, 
             expected = theirs(torch.tensor(ids)).logits.numpy()
         np.testing.assert_allclose(our_logits(config, PARAMS, ids), expected, atol=1e-4, rtol=0)
 
-    settings = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "seed": 0}
+    settings: dict[str, Any] = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "seed": 0}
     for prompt in (KHMER[:11], ENGLISH[:9]):
         inputs = their_tokenizer(prompt, return_tensors="pt")
         given = theirs.generate(**inputs, max_new_tokens=30, do_sample=False)[0, inputs["input_ids"].shape[1] :]

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from flax import nnx
 from ml_collections import ConfigDict
-from tiny_model import CONFIG, ENGLISH, KHMER, config_with, random_params, tiny_tokenizer
 
+from tests.support.tiny_model import CONFIG, ENGLISH, KHMER, config_with, random_params, tiny_tokenizer
 from tonsai_jax.errors import UserError
 from tonsai_jax.inference import generate
 from tonsai_jax.inference.generate import Sampling, generate_ids, generate_texts, sample, stream_texts
@@ -36,7 +36,7 @@ def tokenizer(tmp_path_factory):
 
 def rows(prompts, *, params=PARAMS, config=CONFIG, end=NO_END, new=12, sampling=GREEDY, seed=0, num_ids=300):
     """The ids of each sequence."""
-    given = [[] for _ in prompts]
+    given: list[list[int]] = [[] for _ in prompts]
     for step in generate_ids(
         config,
         params,
@@ -138,12 +138,16 @@ def test_ids_that_the_tokenizer_does_not_have_are_never_drawn():
     assert max(rows([[5]], params=params, new=40, sampling=Sampling(2.0, 0, 1.0), num_ids=290)[0]) < 290
 
 
+def compiled_programs() -> list[int]:
+    return [step._cache_size() for step in (generate._prefill, generate._step)]  # type: ignore[attr-defined]  # nnx.jit's
+
+
 def test_few_shapes_are_compiled():
     rows([[5] * 3], new=4)
-    compiled = generate._prefill._cache_size(), generate._step._cache_size()
+    compiled = compiled_programs()
     for length in (1, 4, 9, 12):
         rows([[5] * length], new=4)
-    assert (generate._prefill._cache_size(), generate._step._cache_size()) == compiled
+    assert compiled_programs() == compiled
 
 
 def test_bfloat16_generation_uses_the_dtype_of_the_model():
@@ -237,7 +241,7 @@ def run_script(monkeypatch, capsys, tokenizer, *arguments):
     run = Run(Path("runs/tiny"), ConfigDict(), CONFIG, PARAMS, tokenizer, step=30)
     monkeypatch.setattr(run_module, "load_run", lambda workdir, step=None: run)
     monkeypatch.setattr(sys, "argv", ["generate.py", "--workdir", "runs/tiny", *map(str, arguments)])
-    code = 0
+    code: str | int | None = 0
     try:
         runpy.run_path(str(SCRIPT), run_name="__main__")
     except SystemExit as end:
@@ -257,7 +261,16 @@ def test_the_command_prints_prompt_and_continuation(tokenizer, monkeypatch, caps
 
 def test_the_command_takes_many_prompts_and_writes_json(tokenizer, monkeypatch, capsys, tmp_path):
     (tmp_path / "prompts.txt").write_text(f"{KHMER}\n\n{ENGLISH[:9]}\n", encoding="utf-8")
-    arguments = ("--prompts-file", tmp_path / "prompts.txt", "--num-samples", 2, "--max-new-tokens", 12, "--top-k", 0)
+    arguments: tuple[object, ...] = (
+        "--prompts-file",
+        tmp_path / "prompts.txt",
+        "--num-samples",
+        2,
+        "--max-new-tokens",
+        12,
+        "--top-k",
+        0,
+    )
     arguments += ("--temperature", 1.0, "--json", tmp_path / "out.json")
     code, out, _ = run_script(monkeypatch, capsys, tokenizer, *arguments)
     prompts = [KHMER, KHMER, ENGLISH[:9], ENGLISH[:9]]

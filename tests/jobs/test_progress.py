@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tonsai_jax.jobs import progress
-from tonsai_jax.jobs.progress import progress_line
+from tonsai_jax.jobs.progress import stage_progress
 from tonsai_jax.reporting import progress_bar
 
 
@@ -42,7 +42,7 @@ def test_a_result_moves_the_bar(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: dict[str, int], shown: str
 ) -> None:
     terminal = stderr_is_a_terminal(monkeypatch)
-    with progress_line("cleaning", ["a", "b"], lambda key: (tmp_path / key).exists(), sizes):
+    with stage_progress("cleaning", ["a", "b"], lambda key: (tmp_path / key).exists(), sizes):
         (tmp_path / "a").touch()
         end = time.monotonic() + 30
         while shown not in terminal.text and time.monotonic() < end:
@@ -54,6 +54,6 @@ def test_a_result_moves_the_bar(
 
 def test_without_a_name_there_is_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = stderr_is_a_terminal(monkeypatch)
-    with progress_line(None, ["a"], lambda key: True, {}):
+    with stage_progress(None, ["a"], lambda key: True, {}):
         time.sleep(0.05)
     assert terminal.text == ""

@@ -2,14 +2,15 @@
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from tiny_model import random_params
 
+from tests.support.tiny_model import random_params
 from tonsai_jax.errors import UserError
 from tonsai_jax.huggingface.names import config_json, family_of, flat, tensors
 from tonsai_jax.model.config import ModelConfig
@@ -18,11 +19,19 @@ from tonsai_jax.model.transformer import KVCache, output_table
 from tonsai_jax.training.loss import cross_entropy
 from tonsai_jax.training.state import init_params, model_graph
 
-SIZES = {"vocab_size": 300, "context_length": 64, "num_layers": 2, "num_heads": 4, "d_model": 32, "d_ff": 48}
+SIZES: dict[str, Any] = {
+    "vocab_size": 300,
+    "context_length": 64,
+    "num_layers": 2,
+    "num_heads": 4,
+    "d_model": 32,
+    "d_ff": 48,
+    "dtype": "float32",
+}
 TOKENS = np.random.default_rng(0).integers(1, 300, (2, 64), dtype=np.int32)
 GQA = {"num_kv_heads": 2}
 STRETCHED = {"rope_factor": 4.0, "rope_original_context": 16}
-VARIANTS = {
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("gpt2", {}),
     "gpt2, odd sizes": ("gpt2", {"num_heads": 2, "d_model": 24, "d_ff": 70, "num_layers": 3, "scan_layers": False}),
     "llama": ("llama", {}),
@@ -176,14 +185,20 @@ def test_a_model_without_a_family_is_refused_by_name(family, change, message):
     [
         ({"num_kv_heads": 3}, "model.num_kv_heads=3 does not divide model.num_heads=4"),
         ({"head_size": 7}, "model.position='rope' needs an even head size, not 7"),
-        ({"position": "learned", "rope_scaling": "yarn"}, "model.rope_scaling='yarn' is for model.position=rope"),
+        ({"position": "learned", "rope_scaling": "yarn"}, "model.rope_scaling='yarn' needs model.position=rope"),
         ({"rope_scaling": "yarn", "rope_factor": 0.5}, "model.rope_factor=0.5 must be a number of at least 1"),
         ({"rope_scaling": "linear", "rope_factor": math.inf}, "model.rope_factor=inf must be a number of at least 1"),
-        ({"rope_scaling": "yarn", "rope_factor": 1000.0}, "model.rope_factor=1000.0 stretches no context to model.con"),
-        ({"rope_factor": 4.0}, "model.rope_factor=4.0 stretches nothing while model.rope_scaling=none; set linear, "),
-        ({"rope_original_context": 16}, "model.rope_original_context=16 stretches nothing while model.rope_scaling="),
+        (
+            {"rope_scaling": "yarn", "rope_factor": 1000.0},
+            "model.rope_factor=1000.0 is too large for model.context_length=64",
+        ),
+        (
+            {"rope_factor": 4.0},
+            "model.rope_factor=4.0 has no effect with model.rope_scaling=none; set rope_scaling to ",
+        ),
+        ({"rope_original_context": 16}, "model.rope_original_context=16 has no effect with model.rope_scaling="),
         ({"rope_scaling": "yarn", "rope_theta": 1.0}, "model.rope_theta=1.0 must be a number above 1"),
-        ({"num_experts": 4, "mlp": "gelu"}, "model.mlp='gelu' is not for experts"),
+        ({"num_experts": 4, "mlp": "gelu"}, "model.mlp='gelu' does not work with experts"),
         (
             {"num_experts": 4, "experts_per_token": 5},
             "model.experts_per_token=5 must lie between 1 and .*num_experts=4",

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from tiny_model import CONFIG, config_with, random_params
 
+from tests.support.tiny_model import CONFIG, config_with, random_params
 from tonsai_jax.errors import UserError
 from tonsai_jax.huggingface.names import flat, tensors
 from tonsai_jax.model.attention import choose_attention_backend
-from tonsai_jax.model.config import REMAT_POLICIES, ModelConfig
+from tonsai_jax.model.config import ModelConfig, choices_of
 from tonsai_jax.model.transformer import KVCache
 from tonsai_jax.training.loss import cross_entropy
 from tonsai_jax.training.state import model_graph
@@ -60,7 +60,7 @@ def test_scanned_and_unrolled_layers_give_the_same_loss_and_gradients():
 
 
 @pytest.mark.parametrize(
-    ("remat", "scan_layers"), [*((policy, True) for policy in REMAT_POLICIES if policy != "none"), ("full", False)]
+    ("remat", "scan_layers"), [*((policy, True) for policy in choices_of("remat") if policy != "none"), ("full", False)]
 )
 def test_what_is_recomputed_changes_neither_loss_nor_gradients(remat, scan_layers):
     params = random_params(CONFIG)

@@ -1,10 +1,11 @@
-"""Collectives are counted as often as they run, with the bytes of their arrays, and known to overlap or not."""
+"""Collectives are counted as often as they run, with the bytes of their arrays, and whether they overlap."""
 
 import jax
 import jax.numpy as jnp
-from eight_devices import run_on_eight_devices
-from tiny_model import config_with
+import pytest
 
+from tests.support.eight_devices import run_on_eight_devices
+from tests.support.tiny_model import config_with
 from tonsai_jax.planning.collectives import least_bytes, read_collectives, seconds_on_the_wire
 from tonsai_jax.planning.memory import described_state
 from tonsai_jax.training.optimizer import make_optimizer
@@ -70,7 +71,7 @@ def check_the_reader_on_a_real_program() -> None:
     @partial(jax.shard_map, mesh=mesh, in_specs=(P("fsdp", None), P()), out_specs=(P("fsdp", None), P()))
     def step(shard, x):
         def layer(x, _):
-            whole = jax.lax.all_gather(shard, "fsdp", tiled=True)  # depends on nothing that turns; stays in the loop
+            whole = jax.lax.all_gather(shard, "fsdp", tiled=True)  # depends on nothing that changes in the loop
             return jnp.tanh(jax.lax.psum(x @ (whole + x[0, 0]), "fsdp") / 8), None
 
         x = jax.lax.pcast(x, "fsdp", to="varying")
@@ -78,48 +79,51 @@ def check_the_reader_on_a_real_program() -> None:
         return jax.lax.psum_scatter(jnp.ones((64, 64)) * x[0, 0], "fsdp", tiled=True), jax.lax.psum(x, "fsdp")
 
     arguments = jnp.zeros((64, 64)), jnp.zeros((16, 64))
-    found = read_collectives(step.lower(*arguments).compile().as_text())
+    found = read_collectives(step.lower(*arguments).compile().as_text() or "")
     whole, x = 64 * 64 * 4, 16 * 64 * 4
     assert found["all-reduce"].num_bytes == (3 + 1) * x, found
     assert found["all-gather"].num_bytes in (whole, 3 * whole), found  # XLA may take it out of the loop
     assert found["reduce-scatter"].num_bytes == whole, found
 
 
+@pytest.mark.full
 def test_the_reader_on_a_real_program() -> None:
     run_on_eight_devices(check_the_reader_on_a_real_program)
 
 
 def test_the_least_that_a_sharding_must_send() -> None:
-    shape = config_with(vocab_size=1280, num_layers=2, d_model=256, d_ff=512)
+    model_config = config_with(vocab_size=1280, num_layers=2, d_model=256, d_ff=512)
     optimizer = make_optimizer("adamw", beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1)
 
-    def least(data: int, fsdp: int, accumulation: int = 1) -> dict[str, int]:
+    def least(data: int, fsdp: int, accumulation_steps: int = 1) -> dict[str, int]:
         sizes = {"data": data, "fsdp": fsdp, "expert": 1}
-        found = least_bytes(described_state(shape, optimizer, sizes), sizes, accumulation, "bfloat16")
+        found = least_bytes(described_state(model_config, optimizer, sizes), sizes, accumulation_steps, "bfloat16")
         return {kind: size for kind, size in found.items() if size}
 
-    params = described_state(shape, optimizer, {"data": 1, "fsdp": 1, "expert": 1}).params
+    params = described_state(model_config, optimizer, {"data": 1, "fsdp": 1, "expert": 1}).params
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     kernels = sum(leaf.size for path, leaf in jax.tree_util.tree_leaves_with_path(params) if path[-1].key == "kernel")
-    table = shape.padded_vocab_size * shape.d_model
+    table = model_config.padded_vocab_size * model_config.d_model
     rest = size - kernels - table  # norms, biases, positions: each below 2**16 elements, on every device alike
 
     assert least(1, 1) == {}
-    assert least(8, 1) == least(8, 1, accumulation=4) == {"all-reduce": 4 * size}
+    assert least(8, 1) == least(8, 1, accumulation_steps=4) == {"all-reduce": 4 * size}
     assert least(1, 8) == {
         "all-gather": 2 * 2 * kernels + 4 * table,
         "reduce-scatter": 4 * (kernels + table),
         "all-reduce": 4 * rest,
     }
-    assert least(1, 8, accumulation=2)["all-gather"] == 2 * least(1, 8)["all-gather"]
+    assert least(1, 8, accumulation_steps=2)["all-gather"] == 2 * least(1, 8)["all-gather"]
     assert least(2, 4)["all-reduce"] == 4 * ((kernels + table) // 4 + rest)
 
 
 def test_experts_on_devices_of_their_own_are_not_gathered_from_the_others() -> None:
-    shape = config_with(vocab_size=128, num_layers=2, d_model=256, d_ff=512, mlp="swiglu", num_experts=8, bias=False)
+    model_config = config_with(
+        vocab_size=128, num_layers=2, d_model=256, d_ff=512, mlp="swiglu", num_experts=8, bias=False
+    )
     optimizer = make_optimizer("adamw", beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1)
     sizes = {"data": 1, "fsdp": 1, "expert": 8}
-    state = described_state(shape, optimizer, sizes)
+    state = described_state(model_config, optimizer, sizes)
     least = least_bytes(state, sizes, 1, "bfloat16")
     params = jax.tree_util.tree_leaves_with_path(state.params)
     others = sum(leaf.size for path, leaf in params if "experts" not in jax.tree_util.keystr(path))

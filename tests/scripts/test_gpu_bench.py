@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny_run import environment
+from tests.support.tiny_run import environment
 
 ROOT = Path(__file__).parents[2]
 BENCH = ROOT / "scripts" / "bench"
@@ -38,7 +38,7 @@ class Missing(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Missing())
 sys.path.insert(0, {str(BENCH)!r})
 import numpy as np
-import tonsai_jax.training.loss, tonsai_jax.runtime.processes
+import tonsai_jax.training.loss, tonsai_jax.runtime.memory
 from our_step import device_batch, make_step
 from tonsai_jax.model.config import ModelConfig
 
@@ -109,6 +109,7 @@ def toy_run(tmp_path_factory: pytest.TempPathFactory) -> ToyRun:
     return ToyRun("\n".join(printed), figures)
 
 
+@pytest.mark.full
 def test_the_toy_run_measures_everything(toy_run: ToyRun) -> None:
     assert [row for row in toy_run.rows("kernels") if "failed" in row] == []
     assert {row["library"] for row in toy_run.rows("steps")} == (
@@ -122,6 +123,7 @@ def test_the_toy_run_measures_everything(toy_run: ToyRun) -> None:
         assert figures["markdown"].strip() in toy_run.printed
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not HAS_TORCH, reason="PyTorch and Transformers are in the `hf` extra")
 def test_our_losses_are_pytorchs(toy_run: ToyRun) -> None:
     losses = {row["way"]: row["losses"] for row in toy_run.rows("losses")}

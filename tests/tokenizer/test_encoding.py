@@ -62,7 +62,7 @@ def clean() -> list[str]:
     return texts
 
 
-@pytest.fixture(scope="module", params=["bpe", "unigram"])
+@pytest.fixture(scope="module", params=["bpe", pytest.param("unigram", marks=pytest.mark.full)])
 def folder(request, clean, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("tokenizer") / request.param
     train_tokenizer(

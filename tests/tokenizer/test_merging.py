@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,8 @@ def learn(words: dict[tuple[int, ...], int], symbols: int, max_size: int = 99, m
 
 def recount(words: dict[tuple[int, ...], int], symbols: int, max_size: int, min_count: int):
     """The same by definition: count all pairs, join the most frequent, begin again."""
-    rows, sizes, merges = [(list(word), count) for word, count in words.items()], [1] * symbols, []
+    rows, sizes = [(list(word), count) for word, count in words.items()], [1] * symbols
+    merges: list[Any] = []
     while True:
         totals: Counter[tuple[int, int]] = Counter()
         for word, count in rows:

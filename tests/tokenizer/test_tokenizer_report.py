@@ -58,7 +58,7 @@ def run_script(monkeypatch, capsys, *arguments):
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
     try:
         runpy.run_path(str(SCRIPT), run_name="__main__")
-        code = 0
+        code: str | int | None = 0
     except SystemExit as stop:
         code = stop.code
     return code, *capsys.readouterr()

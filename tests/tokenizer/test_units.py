@@ -7,7 +7,7 @@ import pytest
 import tiktoken
 
 from tonsai_jax.samples.stories import stories
-from tonsai_jax.text.khmer import CLUSTER
+from tonsai_jax.text.syllables import SYLLABLE
 from tonsai_jax.tokenizer.examples import Example
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.tokenizer.merging import END
@@ -67,12 +67,12 @@ def test_tokens_are_whole_characters_and_end_where_frequent_syllables_end(tmp_pa
     train_tokenizer([Example(text, "km") for text in texts], vocab_size=2000, output_dir=tmp_path / "t")
     tokenizer = Tokenizer.from_folder(tmp_path / "t")
     sizes = tokenizer.token_bytes()
-    counts = Counter(match[0] for text in texts for match in CLUSTER.finditer(text))
+    counts = Counter(match[0] for text in texts for match in SYLLABLE.finditer(text))
     frequent = {syllable for syllable, count in counts.items() if count >= 2 * SYLLABLE_SHARE * counts.total()}
     assert len(frequent) > 300
     for text in texts[:100]:
         ends = set(np.cumsum(sizes[tokenizer.encode(text)]).tolist())
-        for match in CLUSTER.finditer(text):
+        for match in SYLLABLE.finditer(text):
             start = len(text[: match.start()].encode())
             if match[0] in frequent:
                 assert not ends & set(range(start + 1, start + len(match[0].encode()))), match[0]

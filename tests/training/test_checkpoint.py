@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from eight_devices import run_on_eight_devices
 from jax.sharding import Mesh
-from tiny_model import config_with
 
+from tests.support.eight_devices import run_on_eight_devices
+from tests.support.tiny_model import config_with
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json
 from tonsai_jax.training.checkpoint import SCORES_FILE, Checkpoints, KeepPolicy
@@ -61,7 +61,7 @@ def test_a_restored_state_is_the_saved_one_to_the_bit(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
     save(checkpoints, 7, state=state)
     assert checkpoints.latest_step() == 7
-    assert checkpoints.progress(7) == {"step": 7, "data": {"km": 7}}
+    assert checkpoints.resume_metadata(7) == {"step": 7, "data": {"km": 7}}
     restored = checkpoints.restore_state(7, abstract(state))
     checkpoints.close()
     assert int(restored.step) == 7
@@ -109,6 +109,7 @@ def check_a_state_moves_between_placements_in_a_temporary_folder() -> None:
         check_a_state_moves_between_placements(Path(folder))
 
 
+@pytest.mark.full
 def test_a_state_is_restored_onto_other_devices_than_it_was_saved_from() -> None:
     run_on_eight_devices(check_a_state_moves_between_placements_in_a_temporary_folder)
 
@@ -205,10 +206,10 @@ def test_a_reader_of_a_folder_without_checkpoints_makes_none(tmp_path: Path) -> 
 def test_a_step_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, KeepPolicy(last=3))
     with pytest.raises(UserError, match="no checkpoint at step 5; there are: none"):
-        checkpoints.progress(5)
+        checkpoints.resume_metadata(5)
     save(checkpoints, 1, 2, 3)
     for restore in (
-        lambda: checkpoints.progress(5),
+        lambda: checkpoints.resume_metadata(5),
         lambda: checkpoints.restore_params(5, abstract(SMALL).params),
         lambda: checkpoints.restore_state(5, abstract(SMALL)),
     ):

@@ -1,19 +1,15 @@
 """Which device holds what: the rules of sharding, and meshes and batches that cannot be are refused by name."""
 
-from types import SimpleNamespace
-
 import jax
 import numpy as np
 import pytest
-from eight_devices import run_on_eight_devices
 from jax.sharding import PartitionSpec as P
 
+from tests.support.eight_devices import run_on_eight_devices
 from tonsai_jax.errors import UserError
 from tonsai_jax.training.mesh import (
     REPLICATED_BELOW,
-    accumulation_steps,
     make_mesh,
-    micro_batch_at,
     partition_spec,
     put_batch,
 )
@@ -71,12 +67,6 @@ def test_experts_are_spread_over_their_axis_and_the_rest_is_not() -> None:
     assert partition_spec("params/position_embedding", (2048, 768), {"fsdp": 1, "expert": 4}) == P()
 
 
-def test_of_longer_sequences_a_device_holds_fewer() -> None:
-    assert [micro_batch_at(16, 2048, length) for length in (1024, 2048, 8192, 65_536)] == [32, 16, 4, 1]
-    assert micro_batch_at(0, 2048, 8192) == 0
-    assert micro_batch_at(16, 0, 8192) == 16
-
-
 def check_meshes_of_eight_devices() -> None:
     assert dict(make_mesh(-1, 2, 4, num_experts=8).shape) == {"data": 1, "fsdp": 2, "expert": 4}
     with pytest.raises(UserError, match=r"mesh\.expert=4 does not divide the model's experts \(model\.num_experts=6\)"):
@@ -95,7 +85,10 @@ def check_meshes_of_eight_devices() -> None:
     ):
         make_mesh(2, 2)
 
-    rows = {"tokens": np.arange(16 * 5, dtype=np.uint16).reshape(16, 5), "valid": np.arange(16, dtype=np.int32)}
+    rows: dict[str, np.ndarray] = {
+        "tokens": np.arange(16 * 5, dtype=np.uint16).reshape(16, 5),
+        "valid": np.arange(16, dtype=np.int32),
+    }
     batch = put_batch(rows, make_mesh(2, 4))
     for name, array in batch.items():
         np.testing.assert_array_equal(array, rows[name])
@@ -111,25 +104,3 @@ def test_a_mesh_of_more_devices_than_there_are_is_refused() -> None:
     count = jax.device_count()
     with pytest.raises(UserError, match=f"is {2 * count}, but there are {count} devices"):
         make_mesh(count, 2)
-
-
-@pytest.mark.parametrize(
-    ("devices", "global_batch_size", "micro_batch_size", "steps"),
-    [(1, 32, 0, 1), (8, 32, 0, 1), (1, 32, 8, 4), (8, 32, 1, 4), (8, 32, 4, 1), (8, 32, 100, 1)],
-)
-def test_parts_of_a_batch(devices: int, global_batch_size: int, micro_batch_size: int, steps: int) -> None:
-    assert accumulation_steps(SimpleNamespace(size=devices), global_batch_size, micro_batch_size) == steps
-
-
-@pytest.mark.parametrize(
-    ("global_batch_size", "micro_batch_size", "message"),
-    [
-        (12, 0, "global_batch_size=12 is not divisible by the 8 devices; choose a multiple of 8"),
-        (48, 4, "micro_batch_size=4 does not divide the 6 sequences of each device .* choose a divisor of 6"),
-    ],
-)
-def test_a_batch_that_cannot_be_cut_evenly_is_refused(
-    global_batch_size: int, micro_batch_size: int, message: str
-) -> None:
-    with pytest.raises(UserError, match=message):
-        accumulation_steps(SimpleNamespace(size=8), global_batch_size, micro_batch_size)

@@ -10,14 +10,15 @@ import numpy as np
 import optax
 import optax.contrib
 import pytest
-from eight_devices import run_on_eight_devices
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
-from test_step import BIG, assert_same, batch_of, make_step
-from tiny_model import CONFIG, config_with
 
-from tonsai_jax.config import OPTIMIZERS, default_config, to_json
+from tests.support.eight_devices import run_on_eight_devices
+from tests.support.tiny_model import CONFIG, config_with
+from tests.support.train_step import BIG, assert_same, batch_of, make_step
+from tonsai_jax.choices import OPTIMIZERS
+from tonsai_jax.config import default_config, to_json
 from tonsai_jax.errors import UserError
 from tonsai_jax.model.presets import preset
 from tonsai_jax.training.checkpoint import Checkpoints
@@ -39,7 +40,7 @@ def normal(shapes, seed=0):
     """A tree of random arrays of these shapes."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(
-        lambda shape: rng.standard_normal(shape).astype(np.float32),
+        lambda shape: np.asarray(rng.standard_normal(shape), np.float32),
         shapes,
         is_leaf=lambda node: isinstance(node, tuple),
     )
@@ -105,6 +106,23 @@ def test_a_rate_without_warm_up_begins_at_its_peak(name):
     assert float(schedule(jnp.int32(9))) == 0.0
 
 
+def test_a_schedule_that_is_not_known_is_refused():
+    with pytest.raises(UserError, match=r"optimizer\.schedule='cosin' is not known; did you mean 'cosine'\?"):
+        learning_rate_schedule("cosin", peak=1.0, total_steps=9, warmup_steps=0, decay_steps=0, final_ratio=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "mu_dtype", "message"),
+    [
+        ("adam", "float32", r"optimizer\.name='adam' is not known; did you mean 'adamw'\?"),
+        ("adamw", "float16", r"optimizer\.mu_dtype='float16' is not known; did you mean 'bfloat16'\?"),
+    ],
+)
+def test_an_optimizer_that_is_not_known_is_refused(name, mu_dtype, message):
+    with pytest.raises(UserError, match=message):
+        optimizer_of(name, mu_dtype=mu_dtype)
+
+
 def test_rates_of_single_parameters_by_any_part_of_their_path():
     shapes = jax.eval_shape(lambda: init_params(CONFIG, 0))
     factors = arrays(rate_factors(shapes, {"token_embedding": 0.5, "mlp_up/kernel": 3, "blocks": 2, "bias": 0}))
@@ -118,7 +136,7 @@ def test_rates_of_single_parameters_by_any_part_of_their_path():
 def test_a_rate_of_what_is_no_parameter_is_refused_with_those_that_are(name):
     params = {"token_embedding": jnp.ones(2), "blocks": {"mlp_up": {"kernel": jnp.ones(2)}}}
     with pytest.raises(
-        UserError, match=r"no parameter has that name; there are blocks/mlp_up/kernel, token_embedding$"
+        UserError, match=r"no parameter has this name; there are blocks/mlp_up/kernel, token_embedding$"
     ):
         optimizer_of("adamw", rate_of={name: 0.5}).init(params)
 
@@ -450,5 +468,6 @@ def check_many_devices():
     check_a_run_with_muon_stopped_and_never_stopped()
 
 
+@pytest.mark.full
 def test_on_eight_devices_updates_are_those_of_one_and_a_resumed_run_is_one_never_stopped():
     run_on_eight_devices(check_many_devices)

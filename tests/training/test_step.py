@@ -9,50 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from eight_devices import run_on_eight_devices, run_on_two_processes_of_four_devices
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from tiny_model import CONFIG, config_with
+from jax.sharding import NamedSharding, PartitionSpec
 
-from tonsai_jax.training.mesh import BATCH_AXES, make_mesh, put_batch
-from tonsai_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from tonsai_jax.training.state import init_state, model_graph
-from tonsai_jax.training.step import LossSettings, make_train_step
+from tests.support.eight_devices import run_on_eight_devices, run_on_two_processes_of_four_devices
+from tests.support.tiny_model import CONFIG, config_with
+from tests.support.train_step import ADAMW, BIG, B, T, assert_same, batch_of, make_step, one_device
+from tonsai_jax.stages import MicroBatch
+from tonsai_jax.training.mesh import make_mesh, put_batch
+from tonsai_jax.training.state import init_state
 
-END = 0
 CLIP_NORM = 5.0
-B, T = 8, 16
-# The gradient of a key's bias is 0 but for rounding: a small epsilon would make whole steps of that noise.
-ADAMW = make_optimizer("adamw", beta1=0.9, beta2=0.95, epsilon=1e-4, weight_decay=0.1)
-COSINE = learning_rate_schedule("cosine", peak=1e-2, total_steps=10, warmup_steps=3, decay_steps=0, final_ratio=0.1)
 DESCENT = optax.identity()  # the update is the gradient itself
-
-
-def batch_of(seed=0, *, batch_size=B, vocab_size=CONFIG.vocab_size):
-    """Windows of random tokens, some of them not full and one empty."""
-    rng = np.random.default_rng(seed)
-    valid = np.full(batch_size, T, np.int32)
-    valid[-3:] = (11, 3, 0)
-    tokens = rng.integers(0, vocab_size, (batch_size, T + 1)).astype(np.uint16)
-    return {"tokens": tokens, "valid": valid, "stop": np.zeros(batch_size, np.int32)}
-
-
-def make_step(config=CONFIG, mesh=None, *, optimizer=ADAMW, schedule=COSINE, **changes):
-    settings = {"clip_norm": 1.0, "micro_batch_size": 0} | changes
-    return make_train_step(
-        model_graph(config, "xla"),
-        optimizer,
-        schedule,
-        mesh or one_device(),
-        loss=LossSettings(chunk_tokens=32, z_loss=1e-4),
-        end_of_text_id=END,
-        dropout_key=jax.random.key(1),
-        **settings,
-    )
-
-
-@functools.cache
-def one_device():
-    return Mesh(np.array(jax.local_devices()[:1]).reshape(1, 1, 1), BATCH_AXES)
 
 
 @functools.cache
@@ -89,12 +56,6 @@ def run(step, batches, state=None):
     return jax.device_get(state), metrics
 
 
-def assert_same(first, second, **tolerance):
-    if not tolerance:
-        jax.tree.map(np.testing.assert_array_equal, first, second)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **({"rtol": 0} | tolerance)), first, second)
-
-
 def test_golden_the_losses_of_five_steps():
     _, metrics = run(adamw_step(), [batch_of(0)] * 5)
     losses = [float(each["loss"]) for each in metrics]
@@ -115,7 +76,7 @@ def test_the_loss_of_a_fresh_model_is_that_of_guessing():
 def test_a_batch_done_in_parts_is_the_whole_batch():
     batches = [batch_of(seed) for seed in range(3)]
     whole = run(adamw_step(), batches)
-    parts = run(make_step(micro_batch_size=2), batches)
+    parts = run(make_step(micro_batch=MicroBatch(2)), batches)
     assert_same(whole, parts, atol=1e-5, rtol=1e-5)
 
 
@@ -206,8 +167,6 @@ def test_one_host_that_asks_to_stop_is_heard_by_all():
 
 # Many devices
 
-BIG = config_with(vocab_size=512, d_model=128, d_ff=512)  # large enough for its matrices to be split
-
 
 def check_many_devices_give_what_one_gives(splits):
     """Trains on one device, then on all of them for every (data, fsdp, micro_batch_size); each host has its rows."""
@@ -217,7 +176,7 @@ def check_many_devices_give_what_one_gives(splits):
     rows = np.split(np.arange(16), jax.process_count())[jax.process_index()]
     for data, fsdp, micro_batch_size in splits:
         mesh = make_mesh(data, fsdp)
-        step = make_step(BIG, mesh, micro_batch_size=micro_batch_size)
+        step = make_step(BIG, mesh, micro_batch=MicroBatch(micro_batch_size))
         state, metrics = init_state(BIG, ADAMW, mesh, seed=0), []
         for batch in batches:
             state, got = step(state, put_batch({name: whole[rows] for name, whole in batch.items()}, mesh))
@@ -257,5 +216,6 @@ def test_eight_devices_give_what_one_gives_and_each_holds_its_part():
     run_on_eight_devices(check_many_devices)
 
 
+@pytest.mark.full
 def test_two_processes_of_four_devices_give_what_one_device_gives():
     run_on_two_processes_of_four_devices(check_two_processes)

@@ -12,26 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_run import TinyRun, environment, make_rows, wait_for_step
 
+from tests.support.made_once import MadeOnce
+from tests.support.tiny_run import TinyRun, environment, wait_for_step
 from tonsai_jax.training.run import load_run
 
 
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_rows(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def never_stopped(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
-    run = TinyRun(rows, tmp_path_factory.mktemp("reference") / "run")
-    run.train()
-    return run
-
-
-@pytest.fixture
-def run(rows: Path, tmp_path: Path) -> TinyRun:
-    return TinyRun(rows, tmp_path / "run")
+@pytest.fixture(scope="session")
+def never_stopped(rows: Path, made_once: MadeOnce) -> TinyRun:
+    folder = made_once("never-stopped", lambda folder: TinyRun(rows, folder / "run").train())
+    return TinyRun(rows, folder / "run")
 
 
 def assert_same_run(run: TinyRun, reference: TinyRun) -> None:
@@ -52,11 +42,12 @@ def test_stopped_twice_by_sigterm_is_never_stopped_bit_for_bit(run: TinyRun, nev
     first, second = sorted(random.Random(0).sample(range(1, 20), 2))
     for step in (first, second):
         printed = run.interrupt(signal.SIGTERM, at_step=step)
-        assert "SIGTERM asked to stop; the same command goes on from here" in printed, (first, second)
+        assert "SIGTERM asked to stop; run the same command again to continue" in printed, (first, second)
     run.train()
     assert_same_run(run, never_stopped)
 
 
+@pytest.mark.full
 def test_ctrl_c_saves_and_ends_well(run: TinyRun, never_stopped: TinyRun) -> None:
     printed = run.interrupt(signal.SIGINT, at_step=3)
     saved = max(run.saved_steps())
@@ -73,6 +64,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(run: TinyRun, never_stopp
     assert_same_run(run, never_stopped)
 
 
+@pytest.mark.full
 def test_other_devices_go_on_with_the_same_curve(run: TinyRun, never_stopped: TinyRun) -> None:
     run.train(steps_today=8, devices=1)
     run.train("mesh.fsdp=2", steps_today=8, devices=4)
@@ -83,6 +75,7 @@ def test_other_devices_go_on_with_the_same_curve(run: TinyRun, never_stopped: Ti
         assert run.losses()[step] == pytest.approx(loss, abs=1e-4), step
 
 
+@pytest.mark.full
 def test_two_processes_are_one_run(run: TinyRun, never_stopped: TinyRun) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -104,16 +97,17 @@ def test_two_processes_are_one_run(run: TinyRun, never_stopped: TinyRun) -> None
 
 def test_steps_today_trains_that_many_and_saves(run: TinyRun, never_stopped: TinyRun) -> None:
     printed = run.train(steps_today=5)
-    assert "saved at step 5 of 24: 5 steps were for today" in printed
+    assert "saved at step 5 of 24: --steps_today=5 is done" in printed
     assert 5 in run.saved_steps()
     assert list(run.losses()) == [1, 2, 3, 4, 5]
     run.train(steps_today=100)
     assert run.losses() == never_stopped.losses()
 
 
+@pytest.mark.full
 def test_a_traced_run_is_the_same_run(run: TinyRun, never_stopped: TinyRun) -> None:
     printed = run.train("profile.steps=2", "profile.start=3", steps_today=2)
-    assert "profile: nothing was traced, the session ended before step 4; lower profile.start" in printed
+    assert "profile: nothing was traced, this run ended before step 4; lower profile.start" in printed
     printed = run.train("profile.steps=2", "profile.start=3", steps_today=6)
     assert f"--logdir {run.workdir / 'profile'}" in printed
     (trace,) = run.workdir.glob("profile/plugins/profile/*/*.trace.json.gz")
@@ -172,7 +166,7 @@ def test_too_many_steps_that_are_not_finite_end_the_run(run: TinyRun) -> None:
     done = run.run("optimizer.learning_rate=1e38", "optimizer.max_skipped_steps=3")
     assert done.returncode == 1
     [error] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert "not finite for 3 steps on end" in error
+    assert "not finite for 3 steps in a row" in error
     assert "Traceback" not in done.stderr
     run.train(steps_today=2)
     assert max(run.losses()) == 10

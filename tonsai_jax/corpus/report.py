@@ -27,7 +27,7 @@ def write_report(
       details: {source: {"lengths": {floor(log2(characters)): documents}, "scripts": {name: characters},
         "scores": {floor(10 x score): documents}, "samples": [{"id", "text"}]}}, as `Statistics` gives them, and
         "dropped": [{"id", "text", "rule"}].
-      groups: the duplicate groups, from `describe_clusters`; None if duplicates were not searched for.
+      groups: the duplicate groups, as `describe_groups` gives them; None if duplicates were not searched.
       planned_tokens: how many tokens the planned run reads, to show its epochs; None for no such column.
     """
     sources = manifest["sources"]
@@ -46,7 +46,7 @@ def write_report(
 
 
 def planned_epochs(sources: dict[str, Any], tokens: float) -> dict[str, float]:
-    """How often a run of `tokens` tokens reads each source: tokens x weight x bytes per token / bytes."""
+    """How many epochs of each source a run of `tokens` tokens has: tokens x weight x bytes per token / bytes."""
     return {
         name: tokens * entry["weight"] * BYTES_PER_TOKEN.get(entry["language"], BYTES_PER_TOKEN_ELSE) / entry["bytes"]
         for name, entry in sources.items()

@@ -1,7 +1,8 @@
-"""Documents as ids, in pieces on the disk: what is encoded once is kept until the whole is written.
+"""Encodes documents in pieces on disk, so that a command that was killed does not encode a finished piece again.
 
-A piece is some row groups of one Parquet file. Pieces are encoded by the engine of the corpus, each as a task that is named by
-all that its ids depend on: so a run that was killed goes on from the pieces that are there, and none is taken for another.
+A piece is a few row groups of one Parquet file. Each piece is a task of the job engine. The name of the task is a hash
+of everything that its ids depend on: the tokenizer, the text and the code. So a piece is used again only when encoding
+it would give the same ids.
 """
 
 import dataclasses
@@ -15,21 +16,25 @@ import pyarrow.parquet as pq
 
 from tonsai_jax.corpus.documents import parquet_errors
 from tonsai_jax.files import atomic_write, sha256_file, write_array
-from tonsai_jax.jobs.engine import Executor, code_version, content_key, run_stage
+from tonsai_jax.jobs.cache import code_hash, content_key
+from tonsai_jax.jobs.engine import Engine
+from tonsai_jax.jobs.executor import Executor
 from tonsai_jax.tokenizer.loading import Tokenizer
 
-PIECE_BYTES = 16 * 2**20  # of text that one task encodes
-SMALL_BYTES = 16 * 2**20  # of text: below this, processes take longer to start than to work
+# The version of encoded pieces; raise it when they change although no module does, as with another release of a library.
+VERSION = 1
+PIECE_BYTES = 16 * 2**20  # of text in one piece, if its row groups are not larger
+SMALL_BYTES = 16 * 2**20  # of text in all: below this, starting processes takes longer than the work
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """A piece of one source.
+    """The ids of one piece.
 
     Attributes:
-      ids: of all its documents, each followed by the end-of-text id; (tokens,).
-      lengths: ids of each document with that one, int64 (documents,).
-      sizes: UTF-8 bytes of the text of each document, int64 (documents,).
+      ids: the ids of all documents, each followed by the end-of-text id; (tokens,) of the rows' dtype.
+      lengths: number of ids of each document, with the end-of-text id; (documents,) int64.
+      sizes: UTF-8 bytes of the text of each document; (documents,) int64.
     """
 
     ids: np.ndarray
@@ -40,12 +45,22 @@ class Encoded:
 def encode_sources(
     files: dict[str, list[Path]], tokenizer: Tokenizer, dtype: np.dtype, work: Path, *, progress: bool
 ) -> dict[str, list[Path]]:
-    """Encodes the `files` of each source on all cores; returns its pieces in `work`, in order, for `read_piece`.
+    """Encodes the documents of every source, on all cores.
 
-    Raises `UserError` where a file is damaged, or the disk is full.
+    Args:
+      files: the Parquet files of each source, in order.
+      tokenizer: must come from a folder, because each process opens it again.
+      dtype: dtype of the ids.
+      work: folder for the pieces; pieces that are already there are used again.
+      progress: show a progress line on stderr if that is a terminal.
+
+    Returns:
+      The pieces of each source in order, for `read_piece`.
+
+    Raises:
+      UserError: a file is damaged, or the disk is full.
     """
-    version = code_version("corpus", "tokenizer", "data")
-    identity = [version, dtype.str, *_tokenizer_hashes(tokenizer)]
+    identity = [VERSION, code_hash(__name__), dtype.str, *_tokenizer_hashes(tokenizer)]
     tasks: list[tuple[str, _Piece]] = []
     pieces: dict[str, list[Path]] = {}
     for name, paths in files.items():
@@ -56,7 +71,8 @@ def encode_sources(
     sizes = [piece.text_bytes for _, piece in tasks]
     executor = Executor(workers=1 if sum(sizes) < SMALL_BYTES else 0)
     task = _Encode(str(tokenizer.folder), dtype.str)
-    run_stage(work / "encoded", task, tasks, executor, progress="tokenizing" if progress else None, sizes=sizes)
+    with Engine(executor, modules=(__name__,)) as engine:
+        engine.run(work / "encoded", task, tasks, progress="tokenizing" if progress else None, sizes=sizes)
     return pieces
 
 
@@ -67,13 +83,13 @@ def read_piece(path: Path, dtype: np.dtype) -> Encoded:
 
 
 def count_documents(pieces: list[Path]) -> int:
-    """How many documents there are in pieces."""
+    """Counts the documents of pieces without reading their ids."""
     return sum(np.load(path.with_suffix(".npy"), mmap_mode="r").shape[1] for path in pieces)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Piece:
-    """The row groups `first` to `last` - 1 of a file."""
+    """The row groups `first` ... `last` - 1 of a Parquet file; `text_bytes` is the size of their text."""
 
     path: str
     file_hash: str
@@ -103,7 +119,7 @@ def _cut(path: Path) -> Iterator[_Piece]:
 
 @dataclasses.dataclass(frozen=True)
 class _Encode:
-    """The task: from a piece to its ids, lengths and sizes on the disk."""
+    """The task: encodes a piece and writes target.ids (the ids) and target.npy (lengths and sizes)."""
 
     tokenizer_dir: str
     dtype: str

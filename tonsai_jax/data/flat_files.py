@@ -1,7 +1,8 @@
-"""Ids for other trainers: one file for each source and split, with its documents one after the other.
+"""Flat files of ids, for other trainers: one file for each source and split, with one document after the other.
 
-`bin` is ids and nothing else, to be mapped into memory; `npy` the same for `np.load`; `jsonl` has a document a line.
-In `bin` and `npy` every document is followed by the end-of-text id, as in token rows.
+A `bin` file holds ids and nothing else, so a program can map it into memory. An `npy` file holds the same for
+`np.load`. In both, the end-of-text id follows every document, as in token rows. A `jsonl` file has one document per
+line, without the end-of-text id.
 """
 
 import json
@@ -20,31 +21,40 @@ from tonsai_jax.tokenizer.loading import Tokenizer
 FORMAT = "tonsai_jax/ids"
 VERSION = 1
 FILE_FORMATS = ("bin", "npy", "jsonl")
-_HEADER_BYTES = 128  # of .npy: what NumPy writes for an array of one dimension, whatever its length
+_HEADER_BYTES = 128  # of an .npy file: the length that NumPy writes for every array of one dimension
 
 
-class StreamWriter:
-    """Writes the file of one (source, split); a context manager, as `RowWriter` is, which removes what is not finished.
+class FlatFileWriter:
+    """Writes the flat file of one source and split.
+
+    It is a context manager, like `RowWriter`: leaving the block without `finish` removes what was written.
 
     Args:
-      path: the file, without the ending that `file_format` gives it.
+      path: the file without its suffix; `file_format` becomes the suffix.
       file_format: "bin", "npy" or "jsonl".
-      dtype: of the ids on disk.
+      dtype: dtype of the ids on disk.
       end_of_text_id: the id that ends a document.
 
-    Raises `UserError` for another `file_format`.
+    Raises:
+      UserError: `file_format` is something else.
     """
 
     def __init__(self, path: Path, file_format: str, dtype: np.dtype, end_of_text_id: int) -> None:
         if file_format not in FILE_FORMATS:
-            raise UserError(f"--format {file_format!r} is not known; there are: arrayrecord, {', '.join(FILE_FORMATS)}")
+            raise UserError(
+                f"--format {file_format!r} is not known; choose one of: arrayrecord, {', '.join(FILE_FORMATS)}"
+            )
         self._path = path.with_name(f"{path.name}.{file_format}")
         self._file_format, self._dtype, self._end_of_text_id = file_format, dtype, end_of_text_id
         self._tokens = 0
         self._file: IO[bytes] | None = None
 
     def write(self, ids: np.ndarray) -> None:
-        """Appends whole documents: ids (n,), each document with its end-of-text id."""
+        """Appends whole documents: ids (n,), with the end-of-text id after each document.
+
+        Raises:
+          UserError: the disk is full.
+        """
         if not len(ids):
             return
         self._tokens += len(ids)
@@ -58,7 +68,15 @@ class StreamWriter:
                 file.write(ids.astype(self._dtype).tobytes())
 
     def finish(self, *, documents: int, text_bytes: int) -> SplitInfo:
-        """Closes the file and returns what was written: no rows, and no file where there was no document."""
+        """Gives the file its final name and returns what it holds. Without documents there is no file.
+
+        Args:
+          documents: number of documents written.
+          text_bytes: UTF-8 bytes of their text.
+
+        Raises:
+          UserError: the disk is full.
+        """
         files: tuple[ShardInfo, ...] = ()
         if self._file is not None:
             with disk_errors(self._path):
@@ -92,17 +110,17 @@ class StreamWriter:
         return self._file
 
     def _header(self) -> bytes:
-        """The header of an array of `_tokens` ids, in format version 1.0 of NumPy."""
+        """The header of an array of `_tokens` ids, as in version 1.0 of NumPy's file format."""
         fields = {"descr": self._dtype.str, "fortran_order": False, "shape": (self._tokens,)}
         text = repr(fields).encode()
         length = _HEADER_BYTES - 10
         return b"\x93NUMPY\x01\x00" + length.to_bytes(2, "little") + text.ljust(length - 1) + b"\n"
 
 
-def write_streams_manifest(
+def write_flat_files_manifest(
     folder: Path, file_format: str, dtype: np.dtype, tokenizer: Tokenizer, sources: dict[str, SourceInfo]
 ) -> None:
-    """Writes `folder/manifest.json`; write it last: it marks the folder complete."""
+    """Writes `folder/manifest.json`. Call it last, because the manifest marks the folder as complete."""
     write_json(
         folder / "manifest.json",
         {

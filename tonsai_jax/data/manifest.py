@@ -1,4 +1,4 @@
-"""What a folder of token rows holds: the manifest, written last and checked when the folder is opened."""
+"""The manifest of a folder of token rows: what the folder holds. It is written last and checked by every reader."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +8,7 @@ import numpy as np
 
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json, sha256_file, write_json
+from tonsai_jax.stages import SourceSize
 
 FORMAT = "tonsai_jax/rows"
 VERSION = 1
@@ -16,7 +17,7 @@ SPLITS = ("train", "validation")
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """One file of rows."""
+    """One file of token rows, and the SHA-256 of its bytes."""
 
     path: Path
     rows: int
@@ -25,7 +26,15 @@ class ShardInfo:
 
 @dataclass(frozen=True)
 class SplitInfo:
-    """What one split of a source holds; `bytes` are the UTF-8 bytes of the documents' text."""
+    """What one split of a source holds.
+
+    Attributes:
+      rows: token rows, the padded last one included.
+      tokens: ids of all documents, each with its end-of-text id; without padding.
+      documents: number of documents.
+      bytes: UTF-8 bytes of the documents' text.
+      files: the files, in order.
+    """
 
     rows: int
     tokens: int
@@ -35,13 +44,13 @@ class SplitInfo:
 
     @property
     def targets(self) -> int:
-        """Tokens that can be predicted: every token of the stream but its first."""
+        """Number of tokens that a model can be trained to predict: all but the first."""
         return max(self.tokens - 1, 0)
 
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """One source of the mix, with its weight and its splits ("train", "validation")."""
+    """One source of the mix: its weight, its language tag (BCP 47) and its splits ("train" and "validation")."""
 
     name: str
     weight: float
@@ -52,7 +61,15 @@ class SourceInfo:
 
 @dataclass(frozen=True)
 class RowsManifest:
-    """What a rows folder holds."""
+    """What a folder of token rows holds.
+
+    Attributes:
+      directory: the folder.
+      row_tokens: inputs in a row; a row on disk has one id more.
+      dtype: dtype of the ids on disk.
+      tokenizer_hash: SHA-256 of the tokenizer.json that made the ids.
+      sources: the sources by name.
+    """
 
     directory: Path
     row_tokens: int
@@ -62,14 +79,20 @@ class RowsManifest:
     tokenizer_hash: str
     sources: dict[str, SourceInfo]
 
+    def train_sizes(self) -> dict[str, SourceSize]:
+        """Weight and training targets of each source, from which a length in epochs becomes steps."""
+        return {
+            name: SourceSize(source.weight, source.splits["train"].targets) for name, source in self.sources.items()
+        }
+
 
 def dtype_for(vocab_size: int) -> np.dtype:
-    """The dtype of ids on disk: little-endian uint16, or uint32 past 65,536 ids."""
+    """Returns the dtype of ids on disk: little-endian uint16, or uint32 when the vocabulary has over 65,536 ids."""
     return np.dtype("<u2") if vocab_size <= 65_536 else np.dtype("<u4")
 
 
 def write_manifest(manifest: RowsManifest) -> None:
-    """Writes `manifest.directory/manifest.json`; write it last: it marks the folder complete."""
+    """Writes `manifest.directory/manifest.json`. Call it last, because the manifest marks the folder as complete."""
     sources = {
         source.name: {
             "weight": source.weight,
@@ -93,11 +116,11 @@ def write_manifest(manifest: RowsManifest) -> None:
 
 
 def read_manifest(directory: str | Path) -> RowsManifest:
-    """Reads and checks a rows folder's manifest.
+    """Reads and checks the manifest of a folder of token rows.
 
     Raises:
-      UserError: there is no such folder; it is not a rows folder, or of another version; the manifest is
-        damaged; a shard file is missing; the tokenizer beside the rows is not the one that made them.
+      UserError: the folder does not exist, has no token rows, or has another format version; the manifest is damaged;
+        a file is missing; the tokenizer in the folder is not the one that made the rows.
     """
     directory = Path(directory).absolute()
     path = directory / "manifest.json"
@@ -129,7 +152,7 @@ def read_manifest(directory: str | Path) -> RowsManifest:
         raise UserError(f"{tokenizer}: no such file; copy the tokenizer that made these rows there, or tokenize again")
     if sha256_file(tokenizer) != manifest.tokenizer_hash:
         raise UserError(
-            f"{tokenizer}: not the tokenizer that made the rows in {directory}; tokenize again with this one"
+            f"{tokenizer}: not the tokenizer that made the rows in {directory}; tokenize the dataset again with it"
         )
     return manifest
 
@@ -150,7 +173,7 @@ def _split_from_json(directory: Path, value: dict[str, Any], row_tokens: int) ->
     counts = {key: int(value[key]) for key in ("rows", "tokens", "documents", "bytes")}
     split = SplitInfo(**counts, files=files)
     if split.rows != sum(shard.rows for shard in files) or split.rows != -(-split.targets // row_tokens):
-        raise ValueError(f"{split.rows} rows do not fit {split.tokens} tokens in {len(files)} files")
+        raise ValueError(f"{split.rows} rows in {len(files)} files do not match {split.tokens} tokens")
     return split
 
 

@@ -1,11 +1,10 @@
-"""Documents to token rows: encode every document once, so that training only reads numbers."""
+"""Turns prepared documents into token rows or flat files: every text is encoded once, and training only reads ids."""
 
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import repeat
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,8 +13,8 @@ import numpy as np
 
 from tonsai_jax.corpus.documents import read_documents_manifest
 from tonsai_jax.data.encoded import count_documents, encode_sources, read_piece
-from tonsai_jax.data.flat_files import FORMAT as STREAMS_FORMAT
-from tonsai_jax.data.flat_files import StreamWriter, write_streams_manifest
+from tonsai_jax.data.flat_files import FORMAT as FLAT_FILES_FORMAT
+from tonsai_jax.data.flat_files import FlatFileWriter, write_flat_files_manifest
 from tonsai_jax.data.manifest import (
     FORMAT,
     SPLITS,
@@ -40,9 +39,8 @@ _TOKENIZER_FILES = (
     "chat_template.jinja",
     "spm.model",
 )
-_KEPT_BYTES = (
-    4 * 2**20
-)  # of ids: a run that ends early leaves what it has of them, so that the next one goes on from there
+# When the command fails with at least this many bytes of ids encoded, they are kept for the next try.
+_KEPT_BYTES = 4 * 2**20
 
 
 def tokenize_dataset(
@@ -55,24 +53,26 @@ def tokenize_dataset(
     row_tokens: int = 8192,
     progress: bool = True,
 ) -> RowsManifest:
-    """Writes the token rows of prepared documents, on all cores; the same input gives the same bytes on any machine.
+    """Writes the token rows of prepared documents, on all cores. The same input gives the same bytes on any machine.
 
-    What is encoded lies in a folder beside the output until the whole is written: a run that was killed goes on from there.
+    Encoded text is kept in a hidden folder next to the output until everything is written. If the command is killed, the
+    same command later continues from there.
 
     Args:
       dataset_dir: prepared documents, as scripts/prepare_dataset.py writes them.
-      tokenizer_dir: the tokenizer; a copy goes to `output_dir`/tokenizer.
-      output_dir: the folder to write; rows written before are replaced once the new ones are whole.
+      tokenizer_dir: the tokenizer; it is copied to `output_dir`/tokenizer.
+      output_dir: the folder to write; older rows in it are replaced when the new ones are complete.
       val_ratio: share of each source's documents, in [0, 1), that becomes the "validation" split.
-      seed: chooses which documents those are.
-      row_tokens: tokens a row; a multiple of every sequence length to be used.
-      progress: show a progress line on stderr when that is a terminal.
+      seed: chooses these documents.
+      row_tokens: inputs in a row; a multiple of every sequence length that you will train with.
+      progress: show a progress line on stderr if that is a terminal.
 
     Returns:
       The manifest of `output_dir`.
 
     Raises:
-      UserError: a value out of range, a folder that is missing, damaged or not ours to replace, a full disk.
+      UserError: a value is out of range; an input folder is missing or damaged; `output_dir` holds something else than
+        token rows; the disk is full.
     """
     if row_tokens < 1:
         raise UserError(f"row_tokens {row_tokens} must be at least 1; the usual value is 8192")
@@ -109,7 +109,7 @@ def tokenize_dataset(
     return read_manifest(output_dir)
 
 
-def tokenize_to_streams(
+def tokenize_to_flat_files(
     dataset_dir: str | Path,
     tokenizer_dir: str | Path,
     output_dir: str | Path,
@@ -119,34 +119,45 @@ def tokenize_to_streams(
     seed: int,
     progress: bool = True,
 ) -> dict[str, SourceInfo]:
-    """Writes the ids of prepared documents for other trainers: one file for each source and split (docs/formats.md).
+    """Writes the ids of prepared documents for other trainers: one flat file for each source and split (docs/formats.md).
 
-    Arguments and errors are those of `tokenize_dataset`; `file_format` is "bin", "npy" or "jsonl". Returns what each source has.
+    Args:
+      file_format: "bin", "npy" or "jsonl".
+      The other arguments are those of `tokenize_dataset`.
+
+    Returns:
+      What each source has, by name.
+
+    Raises:
+      UserError: as `tokenize_dataset`, or `file_format` is not known.
     """
-    with _encoded(dataset_dir, tokenizer_dir, output_dir, val_ratio, seed, progress, STREAMS_FORMAT) as (work, folder):
+    with _encoded(dataset_dir, tokenizer_dir, output_dir, val_ratio, seed, progress, FLAT_FILES_FORMAT) as (
+        work,
+        folder,
+    ):
         tokenizer, sources = work.tokenizer, {}
         for name, source in work.sources.items():
             with ExitStack() as stack:
                 writers = {
                     split: stack.enter_context(
-                        StreamWriter(folder / name / split, file_format, work.dtype, tokenizer.end_of_text_id)
+                        FlatFileWriter(folder / name / split, file_format, work.dtype, tokenizer.end_of_text_id)
                     )
                     for split in SPLITS
                 }
                 splits = work.write(name, writers)
             sources[name] = SourceInfo(name, source["weight"], source["language"], splits, source["license"])
-        write_streams_manifest(folder, file_format, work.dtype, tokenizer, sources)
+        write_flat_files_manifest(folder, file_format, work.dtype, tokenizer, sources)
     return sources
 
 
 @dataclass(frozen=True)
 class _EncodedDataset:
-    """A dataset whose documents are ids by now.
+    """A dataset whose documents are encoded.
 
     Attributes:
-      sources: of the documents' manifest.
-      pieces: of each source, in order.
-      validation: of each source, whether each document is for validation; bool (documents,).
+      sources: the "sources" of the documents' manifest.
+      pieces: the encoded pieces of each source, in order.
+      validation: for each source, which documents are for validation; (documents,) bool.
     """
 
     tokenizer: Tokenizer
@@ -156,7 +167,7 @@ class _EncodedDataset:
     validation: dict[str, np.ndarray]
 
     def write(self, name: str, writers: dict[str, Any]) -> dict[str, SplitInfo]:
-        """Gives the documents of a source to the writers of their splits, each followed by the end-of-text id."""
+        """Writes the documents of a source with the writers of their splits, and finishes the writers."""
         documents = dict.fromkeys(SPLITS, 0)
         text_bytes = dict.fromkeys(SPLITS, 0)
         start = 0
@@ -184,16 +195,18 @@ def _encoded(
     progress: bool,
     format: str,
 ) -> Iterator[tuple[_EncodedDataset, Path]]:
-    """The encoded dataset, and a folder that becomes `output_dir` with the tokenizer in it."""
+    """Encodes the dataset; yields it and a folder that becomes `output_dir` at the end, with the tokenizer in it."""
     if not 0 <= val_ratio < 1:
         raise UserError(f"val_ratio {val_ratio} is not in [0, 1); 0.01 keeps one document in a hundred for validation")
     sources = read_documents_manifest(dataset_dir)["sources"]
     if not any(source["documents"] for source in sources.values()):
-        raise UserError(f"{dataset_dir}: holds no documents; prepare the dataset again from files that have text")
+        raise UserError(
+            f"{dataset_dir}: there are no documents here; prepare the dataset again from files that have text"
+        )
     if _TOKENIZER_FOLDER in sources:
         raise UserError(
-            f"{dataset_dir}: a source may not be named {_TOKENIZER_FOLDER!r}, because token rows keep their "
-            "tokenizer in a folder of that name; prepare the dataset again with another name"
+            f"{dataset_dir}: a source cannot have the name {_TOKENIZER_FOLDER!r}, because the tokenizer is copied to a "
+            "folder of that name; prepare the dataset again with another name for the source"
         )
     tokenizer = Tokenizer.from_folder(tokenizer_dir)
     dtype = dtype_for(tokenizer.vocab_size)
@@ -212,15 +225,14 @@ def _encoded(
                     f"{dataset_dir}: source {name!r} has {found} documents, but the manifest says {count}; "
                     "prepare the dataset again"
                 )
-            chosen = _choose_validation(count, val_ratio, f"{seed}/{name}")
-            validation[name] = np.fromiter((next(chosen) for _ in range(count)), bool, count)
+            validation[name] = np.fromiter(_choose_validation(count, val_ratio, f"{seed}/{name}"), bool, count)
         yield _EncodedDataset(tokenizer, dtype, sources, pieces, validation), folder
         _copy_tokenizer(tokenizer.folder, folder / _TOKENIZER_FOLDER)
 
 
 @contextmanager
 def _work_folder(output: Path) -> Iterator[Path]:
-    """The hidden folder beside `output`; it goes away at the end, or after an error if little is in it."""
+    """Yields a hidden folder next to `output`. It is removed at the end, and after an error if it holds little."""
     work = output.with_name(f".{output.name}.work")
     try:
         with disk_errors(output):
@@ -228,14 +240,14 @@ def _work_folder(output: Path) -> Iterator[Path]:
     except BaseException as error:
         if sum(file.stat().st_size for file in work.glob("encoded/*.ids")) < _KEPT_BYTES:
             shutil.rmtree(work, ignore_errors=True)
-        if isinstance(error, UserError):  # told of the folder that the user knows
+        if isinstance(error, UserError):  # report the path that the user gave
             raise UserError(re.sub(re.escape(str(work)) + r"[^\s:]*", str(output), str(error))) from error
         raise
     shutil.rmtree(work, ignore_errors=True)
 
 
 def figures(sources: dict[str, SourceInfo]) -> list[dict[str, Any]]:
-    """What each source and split holds, one dictionary a line of the table that the command prints."""
+    """Returns what each source and split holds: one dictionary for each line of the table that the command prints."""
     return [
         {
             "source": source.name,
@@ -244,7 +256,7 @@ def figures(sources: dict[str, SourceInfo]) -> list[dict[str, Any]]:
             "rows": split.rows,
             "tokens": split.tokens,
             "bytes": split.bytes,
-            # End-of-text tokens stand for no text, so they are left out.
+            # An end-of-text token stands for no text, so it does not count.
             "bytes_per_token": round(split.bytes / max(split.tokens - split.documents, 1), 3),
         }
         for source in sources.values()
@@ -253,10 +265,10 @@ def figures(sources: dict[str, SourceInfo]) -> list[dict[str, Any]]:
 
 
 def _choose_validation(count: int, val_ratio: float, seed: str) -> Iterator[bool]:
-    """Says of each of `count` documents in turn whether it is for validation; round(count * val_ratio) are.
+    """Yields for each of `count` documents whether it is for validation; round(count * val_ratio) of them are.
 
-    Of two documents or more, at least one is for training and, unless the ratio is 0, at least one for
-    validation. The choice is uniform, needs no memory, and depends on nothing but the arguments.
+    Of two or more documents, at least one is for training and, unless the ratio is 0, at least one is for validation.
+    The choice is uniform, needs no memory, and depends only on the arguments.
     Selection sampling: Knuth, The Art of Computer Programming, volume 2, section 3.4.2, algorithm S.
     """
     random = Random(seed)
@@ -265,12 +277,11 @@ def _choose_validation(count: int, val_ratio: float, seed: str) -> Iterator[bool
         is_chosen = random.random() * left < wanted
         wanted -= is_chosen
         yield is_chosen
-    yield from repeat(False)  # more documents than promised: the caller counts them and says so
 
 
 def _copy_tokenizer(source: Path, target: Path) -> None:
     target.mkdir()
     for path in sorted(source.iterdir()):
-        # An exported model's folder also serves as a tokenizer: its weights are no part of that.
+        # The folder may be an exported model: its weights are not copied.
         if path.name in _TOKENIZER_FILES:
             shutil.copyfile(path, target / path.name)

@@ -1,7 +1,8 @@
-"""Bits per byte on held-out text, per source and per language: a number that two tokenizers can be compared by.
+"""Bits per byte on held-out text, per source and per language.
 
-Perplexity is per token, and a token of one tokenizer is not a token of another (a Khmer character alone is three bytes).
-Bits per byte divides the same loss, in bits, by the UTF-8 bytes of the text. Lower is better.
+Bits per byte is the model's loss on a text, in bits, divided by the UTF-8 bytes of the text. Lower is better. It can be
+compared between models with different tokenizers. Perplexity cannot: it is per token, and the same text has more tokens
+in one tokenizer than in another.
 """
 
 import dataclasses
@@ -28,7 +29,13 @@ from tonsai_jax.training.step import LossSettings, make_eval_step
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """Sums over some text: loss in nats, tokens and UTF-8 bytes, end-of-text not counted."""
+    """Sums over a text. End-of-text tokens do not count.
+
+    Attributes:
+      nats: loss, in nats.
+      tokens: number of targets.
+      bytes: UTF-8 bytes of these targets.
+    """
 
     nats: float = 0.0
     tokens: int = 0
@@ -39,29 +46,30 @@ class Score:
 
     @property
     def bits_per_byte(self) -> float:
+        """nats / ln(2) / bytes, or NaN without text."""
         return self.nats / math.log(2) / self.bytes if self.bytes else math.nan
 
     @property
     def perplexity(self) -> float:
-        """Per token."""
+        """exp(nats / tokens), or NaN without text. An exponent over 700 counts as 700, so that exp does not overflow."""
         return math.exp(min(self.nats / self.tokens, 700.0)) if self.tokens else math.nan
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Scores of every source that has validation text, and of every language."""
+    """The scores of every source that has validation text, and of every language of these sources."""
 
     sources: dict[str, Score]
     languages: dict[str, Score]
 
     @property
     def bits_per_byte(self) -> float:
-        """The mean over languages, each counting alike: the number checkpoints are compared by. NaN without text."""
+        """The mean over languages, all with the same weight, or NaN without text. Checkpoints are compared by it."""
         scores = [score.bits_per_byte for score in self.languages.values()]
         return sum(scores) / len(scores) if scores else math.nan
 
     def scalars(self) -> dict[str, float]:
-        """Flat names for metrics: eval/bits_per_byte, eval/bits_per_byte/km, eval/bits_per_byte/source/wiki, ..."""
+        """Returns the scores as metrics: eval/bits_per_byte, eval/bits_per_byte/km, eval/perplexity/source/wiki, ..."""
         if not self.sources:
             return {}
         values = {"eval/bits_per_byte": self.bits_per_byte}
@@ -97,12 +105,19 @@ def evaluate(
     batch_size: int,
     max_windows: int,
 ) -> Evaluation:
-    """Scores the validation split of every source that has one, the same text on any number of hosts.
+    """Scores the validation split of every source that has one. All processes together read each window once.
 
     Args:
-      eval_step: from `make_eval_step`.
-      batch_size: windows at a time, over all devices.
-      max_windows: of each source, spread evenly over its validation text; 0 is all of it.
+      eval_step: the function that `make_eval_step` returns.
+      params: the model's parameters, as `eval_step` takes them.
+      manifest: the token rows.
+      mesh: the devices.
+      seq_len: tokens in a window; must divide the rows' row_tokens.
+      batch_size: windows in a batch over all devices; must be divisible by the number of processes.
+      max_windows: windows of each source, spread evenly over its validation text; 0 means all.
+
+    Raises:
+      UserError: seq_len does not divide row_tokens, or a file is missing or damaged.
     """
     sources: dict[str, Score] = {}
     languages: dict[str, Score] = {}
@@ -120,26 +135,34 @@ def evaluate(
 def evaluate_run(
     run: Run, manifest: RowsManifest, *, seq_len: int | None, batch_size: int, max_batches: int
 ) -> Evaluation:
-    """Scores a run's checkpoint on one device.
+    """Scores a checkpoint of a run on one device.
 
     Args:
-      manifest: rows written with the run's tokenizer, its own or others.
-      seq_len: tokens the model sees at a time; None takes the longest of the run's stages.
+      run: the opened checkpoint.
+      manifest: any token rows that were made with the run's tokenizer.
+      seq_len: tokens in a window; None means the longest sequence length of the run's stages.
+      batch_size: windows in a batch.
+      max_batches: batches of each source, spread evenly over its validation text; 0 means all.
 
-    Raises `UserError` where the rows are of another tokenizer or hold no validation text, or `seq_len` is too long.
+    Raises:
+      UserError: the rows were made with another tokenizer or have no validation text; seq_len does not divide row_tokens
+        or is longer than the model's context.
     """
     seq_len = seq_len or max(stage.seq_len for stage in stages_of(run.config))
     if seq_len > run.model_config.context_length:
-        raise UserError(f"seq_len {seq_len} is longer than the model's context of {run.model_config.context_length}")
+        raise UserError(
+            f"seq_len {seq_len} is longer than the model's context of {run.model_config.context_length} tokens; "
+            f"choose {run.model_config.context_length} or less"
+        )
     if manifest.tokenizer_hash != run.tokenizer.hash:
         raise UserError(
             f"{manifest.directory}: these rows were made with another tokenizer than the run's; tokenize the text again "
             f"with --tokenizer-dir {run.workdir / 'tokenizer'}"
         )
     mesh = one_device_mesh()
-    kernel, _ = choose_attention_backend(run.model_config, jax.default_backend(), [seq_len])
+    attention_backend, _ = choose_attention_backend(run.model_config, jax.default_backend(), [seq_len])
     eval_step = make_eval_step(
-        model_graph(run.model_config, kernel),
+        model_graph(run.model_config, attention_backend),
         mesh,
         loss=LossSettings(run.config.loss.chunk_tokens, 0.0),
         end_of_text_id=manifest.end_of_text_id,
@@ -155,14 +178,14 @@ def evaluate_run(
         max_windows=max_batches * batch_size,
     )
     if not evaluation.sources:
-        raise UserError(f"{manifest.directory}: no validation rows; tokenize again with --val-ratio above 0")
+        raise UserError(f"{manifest.directory}: there are no validation rows; tokenize again with --val-ratio above 0")
     return evaluation
 
 
 def _batches(
     manifest: RowsManifest, source: str, seq_len: int, batch_size: int, max_windows: int
 ) -> Iterator[Mapping[str, np.ndarray]]:
-    """This process's rows of each batch; the last batch is filled up with windows that have no real target."""
+    """Yields this process's part of each batch. Windows without a target fill the last batch."""
     rows = open_rows(manifest, source, "validation")
     count = window_count(rows, seq_len)
     numbers = np.arange(count)

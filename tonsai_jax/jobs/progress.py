@@ -1,4 +1,4 @@
-"""A progress bar for the tasks of a stage, which end in other processes."""
+"""The progress bar of a stage: how many of its tasks are done, and how long the others will take."""
 
 import contextlib
 import itertools
@@ -9,23 +9,23 @@ from tonsai_jax.reporting.progress_bar import SECONDS_BETWEEN_UPDATES, progress_
 
 
 @contextlib.contextmanager
-def progress_line(
+def stage_progress(
     name: str | None, keys: Sequence[str], is_done: Callable[[str], bool], sizes: Mapping[str, int]
 ) -> Iterator[None]:
-    """Shows a bar until the block ends, if `name` is given and stderr is a terminal.
+    """Shows the bar until the block ends, if `name` is given and stderr is a terminal.
 
     Args:
       name: what the bar calls the stage.
       keys: the tasks.
       is_done: whether a task has its result.
-      sizes: bytes of text of each task; with them the bar shows the rate and the time left. May be empty.
+      sizes: bytes of text of each task; with them the bar counts bytes, else tasks. May be empty.
     """
     unit, amounts = ("B", [sizes[key] for key in keys]) if sizes else (" parts", [1] * len(keys))
     ended = threading.Event()
 
     def watch() -> None:
         while not ended.wait(SECONDS_BETWEEN_UPDATES):
-            done = list(map(is_done, keys))
+            done = [is_done(key) for key in keys]
             bar.set_postfix_str(f"{sum(done)} of {len(keys)} parts", refresh=False)
             bar.update(sum(itertools.compress(amounts, done)) - bar.n)
 

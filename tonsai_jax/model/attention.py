@@ -1,4 +1,4 @@
-"""Attention, behind one function: which kernel runs is chosen once, said aloud, and never changed silently."""
+"""Softmax attention behind one function. Its backend is chosen once, printed, and never replaced silently."""
 
 import math
 from collections.abc import Sequence
@@ -6,22 +6,24 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from tonsai_jax.errors import UserError
+from tonsai_jax.errors import UserError, unknown_name
 from tonsai_jax.model.config import ModelConfig
 
-CAUSAL_BLOCKS = 4  # parts of the queries, each of which is given only the keys that it may see
+ATTENTION_BACKENDS = ("xla", "cudnn")
+CAUSAL_BLOCKS = 4  # blocks of queries; each is multiplied only with the keys up to its own end
 
 
 def choose_attention_backend(config: ModelConfig, backend: str, seq_lens: Sequence[int] = ()) -> tuple[str, str]:
-    """The attention kernel for `backend` ("cpu", "gpu", "tpu") and why: ("xla" or "cudnn", reason to print).
+    """The attention backend for `config.attention`, "xla" or "cudnn", and the reason to print.
 
     Args:
-      seq_lens: lengths of the sequences that the model is trained on.
+      backend: of JAX: "cpu", "gpu" or "tpu".
+      seq_lens: the lengths in tokens of the training sequences.
 
-    Raises `UserError` when the kernel asked for cannot run there with these settings.
+    Raises `UserError` where `config.attention` asks for cuDNN and it cannot run.
     """
     if config.attention == "xla":
-        return "xla", "asked for by model.attention"
+        return "xla", "set by model.attention"
     obstacle = _cudnn_obstacle(config, backend, seq_lens)
     if obstacle is None:
         return "cudnn", "fused attention of the GPU"
@@ -40,7 +42,7 @@ def _cudnn_obstacle(config: ModelConfig, backend: str, seq_lens: Sequence[int]) 
     if odd := [length for length in seq_lens if length % 2]:
         return f"it needs sequences of an even length, not {odd[0]}"
     if config.attention_dropout:
-        return "it has no dropout on attention probabilities (model.attention_dropout)"
+        return f"it has no dropout of attention probabilities (model.attention_dropout={config.attention_dropout})"
     return None
 
 
@@ -49,45 +51,49 @@ def attention(
     k_BxSxKxDh: jax.Array,
     v_BxSxKxDh: jax.Array,
     *,
-    kernel: str,
+    attention_backend: str,
     mask: jax.Array | None = None,
     dropout: float = 0.0,
     dropout_key: jax.Array | None = None,
 ) -> jax.Array:
-    """Softmax attention scaled by 1/sqrt(head size); returns [B, T, H, Dh] in the dtype of `v`.
+    """Softmax attention scaled by 1/sqrt(Dh): [B, T, H, Dh] in the dtype of `v`.
 
-    Each of the K heads of keys and values serves H / K heads of queries that stand side by side (arXiv:2305.13245).
+    Each head of keys and values serves H / K consecutive heads of queries (grouped-query attention, arXiv:2305.13245).
 
     Args:
-      kernel: "xla" or "cudnn", from `choose_attention_backend`.
-      mask: boolean, [B or 1, 1, T, S], True where a query may look; None means causal (T == S).
-      dropout: rate on the attention probabilities, applied only where `dropout_key` is given.
+      attention_backend: "xla" or "cudnn", from `choose_attention_backend`.
+      mask: boolean [B or 1, 1, T, S], True where a query attends to a key; None is causal, with T == S.
+      dropout: rate for the attention probabilities; without `dropout_key` nothing is dropped.
+
+    Raises `UserError` for another backend.
     """
-    if kernel == "cudnn":
+    if attention_backend == "cudnn":
         return jax.nn.dot_product_attention(
             q_BxTxHxDh, k_BxSxKxDh, v_BxSxKxDh, mask=mask, is_causal=mask is None, implementation="cudnn"
         )
+    if attention_backend != "xla":
+        raise unknown_name("attention backend", attention_backend, ATTENTION_BACKENDS)
     B, T, H, Dh = q_BxTxHxDh.shape
     K = k_BxSxKxDh.shape[2]
     q_BxKxGxTxDh = q_BxTxHxDh.reshape(B, T, K, H // K, Dh).transpose(0, 2, 3, 1, 4) * (1.0 / math.sqrt(Dh))
     k_BxKxSxDh, v_BxKxSxDh = k_BxSxKxDh.transpose(0, 2, 1, 3), v_BxSxKxDh.transpose(0, 2, 1, 3)
     if mask is not None:
-        out_BxKxGxTxDh = _attend(q_BxKxGxTxDh, k_BxKxSxDh, v_BxKxSxDh, mask[:, :, None], dropout, dropout_key)
+        out_BxKxGxTxDh = _masked_attention(q_BxKxGxTxDh, k_BxKxSxDh, v_BxKxSxDh, mask[:, :, None], dropout, dropout_key)
     else:
-        # No query looks past its own block, so the keys after it are never multiplied: 3/8 of the work is saved.
+        # No query attends past its own block, so the keys after the block are not multiplied: 3/8 of the work is saved.
         blocks = CAUSAL_BLOCKS if T % CAUSAL_BLOCKS == 0 else 1
-        keys = (None,) * blocks if dropout_key is None else jax.random.split(dropout_key, blocks)
-        outs = []
-        for block, key in enumerate(keys):
+        dropout_keys = (None,) * blocks if dropout_key is None else jax.random.split(dropout_key, blocks)
+        outputs = []
+        for block, block_key in enumerate(dropout_keys):
             start, end = block * T // blocks, (block + 1) * T // blocks
             causal = jnp.arange(start, end)[:, None] >= jnp.arange(end)
-            part = (q_BxKxGxTxDh[:, :, :, start:end], k_BxKxSxDh[:, :, :end], v_BxKxSxDh[:, :, :end])
-            outs.append(_attend(*part, causal, dropout, key))
-        out_BxKxGxTxDh = jnp.concatenate(outs, axis=3)
+            qkv = (q_BxKxGxTxDh[:, :, :, start:end], k_BxKxSxDh[:, :, :end], v_BxKxSxDh[:, :, :end])
+            outputs.append(_masked_attention(*qkv, causal, dropout, block_key))
+        out_BxKxGxTxDh = jnp.concatenate(outputs, axis=3)
     return out_BxKxGxTxDh.transpose(0, 3, 1, 2, 4).reshape(B, T, H, Dh)
 
 
-def _attend(
+def _masked_attention(
     q_BxKxGxTxDh: jax.Array,
     k_BxKxSxDh: jax.Array,
     v_BxKxSxDh: jax.Array,
@@ -95,7 +101,7 @@ def _attend(
     dropout: float,
     dropout_key: jax.Array | None,
 ) -> jax.Array:
-    """Attention of queries that are scaled already; the softmax's sum divides the narrow output, not the wide weights."""
+    """Attention of queries that are already scaled. It divides the narrow output by the softmax's sum, not the wide weights."""
     scores_BxKxGxTxS = jnp.einsum("bkgtd,bksd->bkgts", q_BxKxGxTxDh, k_BxKxSxDh, preferred_element_type=jnp.float32)
     scores_BxKxGxTxS = jnp.where(mask, scores_BxKxGxTxS, jnp.finfo(jnp.float32).min)
     max_BxKxGxTx1 = jax.lax.stop_gradient(scores_BxKxGxTxS.max(axis=-1, keepdims=True))
@@ -111,10 +117,11 @@ def _attend(
 
 
 def document_mask(is_end_BxT: jax.Array) -> jax.Array:
-    """Causal mask [B, 1, T, T] in which no token sees another document.
+    """Causal mask, boolean [B, 1, T, T], in which a token attends only to tokens of its own document.
 
-    `is_end_BxT` is True at end-of-text tokens. Each belongs to the document that it opens: from there the first token of
-    the next document is predicted, and generation begins a document with it too.
+    Args:
+      is_end_BxT: True at end-of-text tokens. Such a token belongs to the document after it: the first token of that document
+        is predicted from it, and generation begins a document with it.
     """
     segment_ids_BxT = jnp.cumsum(is_end_BxT.astype(jnp.int32), axis=1)
     T = is_end_BxT.shape[1]

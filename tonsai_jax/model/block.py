@@ -1,7 +1,7 @@
 """One layer of the decoder: x + attention(norm(x)), then x + feed_forward(norm(x)).
 
-Array names carry their shape: B batch, T sequence, S cache slots, D width, H heads, K heads of keys and values, Dh head size,
-F inner width.
+Array names carry their shape: B batch, T sequence, S cache slots, D model width, H query heads, K heads of keys and values,
+Dh head size, F inner width.
 """
 
 import math
@@ -13,8 +13,9 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 
+from tonsai_jax.errors import unknown_name
 from tonsai_jax.model.attention import attention
-from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.model.config import ModelConfig, choices_of
 from tonsai_jax.model.experts import Routing, mixture_of_experts
 from tonsai_jax.model.linear import Kernel, Linear
 from tonsai_jax.model.rope import rotate
@@ -23,29 +24,42 @@ INIT_STD = 0.02
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """Zeroes each element with probability `rate` and scales the others up; does nothing without a key."""
+    """Zeroes each element with probability `rate` and scales the others up; without a key it returns `x`."""
     if rate == 0.0 or key is None:
         return x
     return jnp.where(jax.random.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), 0).astype(x.dtype)
 
 
 def make_norm(config: ModelConfig, size: int, rngs: nnx.Rngs) -> nnx.LayerNorm | nnx.RMSNorm:
-    """LayerNorm or RMSNorm over the last axis: statistics in float32, output in the compute dtype."""
-    norm = nnx.LayerNorm if config.norm == "layernorm" else nnx.RMSNorm
+    """LayerNorm or RMSNorm over the last axis, of `size` elements: statistics in float32, output in the compute dtype.
+
+    Raises `UserError` for another `config.norm`.
+    """
+    norms = {"layernorm": nnx.LayerNorm, "rmsnorm": nnx.RMSNorm}
+    if config.norm not in norms:
+        raise unknown_name("model.norm", config.norm, norms)
     dtype = jnp.dtype(config.dtype)
-    return norm(size, epsilon=config.norm_epsilon, dtype=dtype, use_fast_variance=False, rngs=rngs)
+    return norms[config.norm](size, epsilon=config.norm_epsilon, dtype=dtype, use_fast_variance=False, rngs=rngs)
 
 
 class Block(nnx.Module):
-    """A layer; `kernel` is the attention's, `mesh` the devices over which tokens and experts are spread."""
+    """A layer.
 
-    def __init__(self, config: ModelConfig, kernel: str, mesh: Mesh | None, *, rngs: nnx.Rngs):
+    The parameters of attention and feed-forward network lie next to each other, not in modules of their own: checkpoints,
+    sharding rules and the names of exported tensors know them by these paths.
+
+    Args:
+      attention_backend: from `choose_attention_backend`.
+      mesh: the devices over which tokens and experts are spread; only experts use it.
+    """
+
+    def __init__(self, config: ModelConfig, attention_backend: str, mesh: Mesh | None, *, rngs: nnx.Rngs):
         residual_std = INIT_STD / math.sqrt(2 * config.num_layers)  # GPT-2: the residual stream keeps its variance
         linear = partial(Linear, bias=config.bias, rngs=rngs)
         D, H, K, Dh = config.d_model, config.num_heads, config.kv_heads, config.head_dim
         up_columns = 2 * config.d_ff if config.mlp == "swiglu" else config.d_ff
         self.config = config
-        self.kernel = kernel
+        self.attention_backend = attention_backend
         self.mesh = mesh
         self.attention_norm = make_norm(config, D, rngs)
         self.qkv = linear(D, (H + 2 * K) * Dh, std=INIT_STD)
@@ -68,27 +82,38 @@ class Block(nnx.Module):
         *,
         mask: jax.Array | None,
         rotation: tuple[jax.Array, jax.Array] | None,
-        key: jax.Array | None,
+        dropout_key: jax.Array | None,
         dropless: bool,
         cached_kv: tuple[jax.Array, jax.Array] | None = None,
         positions_BxT: jax.Array | None = None,
     ) -> tuple[jax.Array, tuple[tuple[jax.Array, jax.Array] | None, Routing | None]]:
-        """Returns the layer's output and, where a cache was given, the cache with this call's keys and values in it, and,
-        where there are experts, what their router did."""
-        keys = (None, None, None) if key is None else tuple(jax.random.split(key, 3))
-        mixed_BxTxD, cached_kv = self._attend(
+        """The output of the layer, [B, T, D] in the compute dtype, with the updated cache and the routing.
+
+        Args:
+          mask: see `attention`.
+          rotation: cosines and sines from `rope.rotation`; None without RoPE.
+          dropout_key: key of this layer and step; None drops nothing.
+          dropless: see `mixture_of_experts`.
+          cached_kv: keys and values of earlier tokens, [B, S, K, Dh] each, into which those of these tokens are written at
+            `positions_BxT`; None where there is no cache.
+
+        Returns:
+          (output, (cached_kv or None without a cache, routing or None without experts)).
+        """
+        keys = (None, None, None) if dropout_key is None else tuple(jax.random.split(dropout_key, 3))
+        attention_BxTxD, cached_kv = self._attention(
             self.attention_norm(x_BxTxD), mask, rotation, keys[0], cached_kv, positions_BxT
         )
-        x_BxTxD += dropout(mixed_BxTxD, self.config.dropout, keys[1])
-        fed_BxTxD, routing = self._feed_forward(self.mlp_norm(x_BxTxD), dropless)
-        return x_BxTxD + dropout(fed_BxTxD, self.config.dropout, keys[2]), (cached_kv, routing)
+        x_BxTxD += dropout(attention_BxTxD, self.config.dropout, keys[1])
+        feed_forward_BxTxD, routing = self._feed_forward(self.mlp_norm(x_BxTxD), dropless)
+        return x_BxTxD + dropout(feed_forward_BxTxD, self.config.dropout, keys[2]), (cached_kv, routing)
 
-    def _attend(
+    def _attention(
         self,
         x_BxTxD: jax.Array,
         mask: jax.Array | None,
         rotation: tuple[jax.Array, jax.Array] | None,
-        key: jax.Array | None,
+        dropout_key: jax.Array | None,
         cached_kv: tuple[jax.Array, jax.Array] | None,
         positions_BxT: jax.Array | None,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
@@ -101,22 +126,22 @@ class Block(nnx.Module):
         if rotation is not None:
             q_BxTxHxDh, k_BxTxKxDh = rotate(q_BxTxHxDh, rotation), rotate(k_BxTxKxDh, rotation)
         if cached_kv is None:
-            keys, values = k_BxTxKxDh, v_BxTxKxDh
+            k_BxSxKxDh, v_BxSxKxDh = k_BxTxKxDh, v_BxTxKxDh
         else:
             rows = jnp.arange(B)[:, None]
-            keys = cached_kv[0].at[rows, positions_BxT].set(k_BxTxKxDh)
-            values = cached_kv[1].at[rows, positions_BxT].set(v_BxTxKxDh)
-            cached_kv = (keys, values)
-        mixed_BxTxHxDh = attention(
+            k_BxSxKxDh = cached_kv[0].at[rows, positions_BxT].set(k_BxTxKxDh)
+            v_BxSxKxDh = cached_kv[1].at[rows, positions_BxT].set(v_BxTxKxDh)
+            cached_kv = (k_BxSxKxDh, v_BxSxKxDh)
+        heads_BxTxHxDh = attention(
             q_BxTxHxDh,
-            keys,
-            values,
-            kernel=self.kernel,
+            k_BxSxKxDh,
+            v_BxSxKxDh,
+            attention_backend=self.attention_backend,
             mask=mask,
             dropout=self.config.attention_dropout,
-            dropout_key=key,
+            dropout_key=dropout_key,
         )
-        return self.attention_out(mixed_BxTxHxDh.reshape(B, T, H * Dh)), cached_kv
+        return self.attention_out(heads_BxTxHxDh.reshape(B, T, H * Dh)), cached_kv
 
     def _feed_forward(self, x_BxTxD: jax.Array, dropless: bool) -> tuple[jax.Array, Routing | None]:
         config = self.config
@@ -133,7 +158,9 @@ class Block(nnx.Module):
         hidden_BxTxF = checkpoint_name(self.mlp_up(x_BxTxD), "mlp_pre_activation")
         if config.mlp == "gelu":
             hidden_BxTxF = jax.nn.gelu(hidden_BxTxF, approximate=True)
-        else:
+        elif config.mlp == "swiglu":
             gate_BxTxF, values_BxTxF = jnp.split(hidden_BxTxF, 2, axis=-1)
             hidden_BxTxF = jax.nn.silu(gate_BxTxF) * values_BxTxF
+        else:
+            raise unknown_name("model.mlp", config.mlp, choices_of("mlp"))
         return self.mlp_down(hidden_BxTxF), None

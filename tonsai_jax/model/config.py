@@ -1,77 +1,130 @@
-"""What a model is made of: the shape of a decoder, its few switches, and its counts."""
+"""The keys of a model, and the numbers that follow from them: sizes, parameters, FLOPs.
+
+`ModelConfig` is the only place that declares them. A field's default, meaning, allowed values and effect on checkpoints stand
+in its `key(...)`. `config.model`, the command line and the checks of a resumed run read them from there, so a new key needs
+one new field.
+"""
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
-from tonsai_jax.errors import UserError, did_you_mean
+from tonsai_jax.errors import UserError, unknown_name
 
 VOCAB_MULTIPLE = 128  # embedding rows are padded to it: even tiles for the matrix units, even shards for FSDP
-REMAT_POLICIES = ("none", "qkv_mlp", "offload", "full")
-ATTENTION_BACKENDS = ("auto", "xla", "cudnn")
-CHOICES = {
-    "norm": ("layernorm", "rmsnorm"),
-    "position": ("learned", "rope"),
-    "rope_scaling": ("none", "linear", "yarn", "llama3"),
-    "mlp": ("gelu", "swiglu"),
-    "dtype": ("float32", "bfloat16"),
-    "attention": ATTENTION_BACKENDS,
-    "remat": REMAT_POLICIES,
-}
+T = TypeVar("T")
+
+
+def key(
+    default: T, meaning: str, *, choices: tuple[str, ...] = (), changes_arrays: bool = False, effective: str = ""
+) -> T:
+    """A field of `ModelConfig`.
+
+    Args:
+      default: the value where a config does not set the key; its type is the type of the key.
+      meaning: one line: what the key is, its unit, and what 0 stands for.
+      choices: the allowed names; empty for a number or a switch.
+      changes_arrays: whether another value gives the arrays of a checkpoint another shape or meaning. A run cannot resume with
+        another value then.
+      effective: the property with the value in effect, where that is not always the value of the key itself.
+    """
+    metadata = {"meaning": meaning, "choices": choices, "changes_arrays": changes_arrays, "effective": effective}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a decoder; names as in the field, sizes in elements. The switches' defaults make a GPT-2 (`presets.py`).
+    """A decoder. The defaults are those of a GPT-2 small without its vocabulary; `presets.py` has the other families.
 
-    Raises `UserError` at construction where the values cannot make a model.
+    Raises `UserError` at construction for values that cannot make a model.
     """
 
-    vocab_size: int
-    context_length: int  # the longest sequence the model can see
-    num_layers: int
-    num_heads: int
-    d_model: int
-    d_ff: int  # inner width of the feed-forward layer, or of each expert
+    vocab_size: int = key(0, "token ids of the model; in a config 0 takes those of the tokenizer", changes_arrays=True)
+    context_length: int = key(
+        1024, "longest sequence in tokens; at least the longest seq_len", changes_arrays=True, effective="num_positions"
+    )
+    num_layers: int = key(12, "layers, each with attention and a feed-forward network", changes_arrays=True)
+    num_heads: int = key(12, "attention heads of the queries", changes_arrays=True)
+    d_model: int = key(768, "width of the residual stream", changes_arrays=True)
+    d_ff: int = key(3072, "inner width of the feed-forward network, or of each expert", changes_arrays=True)
 
-    # What kind of decoder.
-    norm: str = "layernorm"
-    norm_epsilon: float = 1e-5
-    position: str = "learned"
-    rope_theta: float = 10_000.0
-    rope_scaling: str = "none"
-    rope_factor: float = 1.0  # how much longer than rope_original_context the context is
-    rope_original_context: int = 0  # 0: context_length / rope_factor
-    mlp: str = "gelu"
-    num_kv_heads: int = 0  # keys and values are shared by groups of heads; 0: every head has its own
-    head_size: int = 0  # 0: d_model / num_heads
-    qk_norm: bool = False  # RMSNorm over each head's queries and keys
-    bias: bool = True  # in the linear layers
-    tie_embeddings: bool = True  # the output's table is the input's
+    # Which family of decoder; config.model.update(preset("llama")) sets these together.
+    norm: str = key("layernorm", "normalization", choices=("layernorm", "rmsnorm"), changes_arrays=True)
+    norm_epsilon: float = key(1e-5, "added to the variance in a norm")
+    position: str = key("learned", "how positions enter the model", choices=("learned", "rope"), changes_arrays=True)
+    rope_theta: float = key(10_000.0, "base of the wavelengths of RoPE")
+    rope_scaling: str = key(
+        "none", "how RoPE is stretched to a longer context", choices=("none", "linear", "yarn", "llama3")
+    )
+    rope_factor: float = key(1.0, "how many times longer the context becomes through rope_scaling")
+    rope_original_context: int = key(0, "context length before rope_scaling; 0 is context_length / rope_factor")
+    mlp: str = key(
+        "gelu",
+        "feed-forward network: gelu has two matrices, swiglu three",
+        choices=("gelu", "swiglu"),
+        changes_arrays=True,
+    )
+    num_kv_heads: int = key(
+        0, "heads of keys and values, each shared by a group of query heads; 0 is num_heads",
+        changes_arrays=True, effective="kv_heads",
+    )  # fmt: skip
+    head_size: int = key(
+        0, "width of an attention head; 0 is d_model / num_heads", changes_arrays=True, effective="head_dim"
+    )
+    qk_norm: bool = key(False, "RMSNorm over the queries and keys of each head", changes_arrays=True)
+    bias: bool = key(True, "biases in the linear layers", changes_arrays=True)
+    tie_embeddings: bool = key(True, "one table for the input embedding and the output", changes_arrays=True)
 
     # Mixture of experts.
-    num_experts: int = 0  # 0: one dense feed-forward layer
-    experts_per_token: int = 2
-    router_temperature: float = 1.0  # divides the router's logits
-    capacity_factor: float = (
-        1.25  # places of an expert in training, as a multiple of its even share; 0: for every token
+    num_experts: int = key(0, "experts in each layer; 0 is a dense model", changes_arrays=True)
+    experts_per_token: int = key(2, "experts that each token is routed to")
+    router_temperature: float = key(1.0, "divides the logits of the router")
+    capacity_factor: float = key(
+        1.25, "capacity slots of an expert in training, as a multiple of its even share; 0 drops nothing, slowly"
     )
 
     # How it is computed.
-    dropout: float = 0.0  # on embeddings and on both residual branches
-    attention_dropout: float = 0.0  # on attention probabilities
-    dtype: str = "float32"  # of activations and matrix products; parameters are always float32
-    attention: str = "auto"
-    document_mask: bool = False
-    scan_layers: bool = True
-    remat: str = "none"
+    dropout: float = key(0.0, "share of the embeddings and residual branches that is dropped")
+    attention_dropout: float = key(0.0, "share of the attention probabilities that is dropped")
+    dtype: str = key(
+        "bfloat16",
+        "activations and matrix products; parameters and moments are float32",
+        choices=("float32", "bfloat16"),
+    )
+    attention: str = key(
+        "auto",
+        "attention backend; auto is cudnn where it can run; the run prints which",
+        choices=("auto", "xla", "cudnn"),
+    )
+    document_mask: bool = key(False, "a token attends only to tokens of its own document")
+    scan_layers: bool = key(True, "compile one layer and loop over it; False unrolls: compiles slower, runs faster")
+    remat: str = key(
+        "none", "what the backward pass keeps of a layer: none keeps all, full nothing, offload as qkv_mlp on the host",
+        choices=("none", "qkv_mlp", "offload", "full"),
+    )  # fmt: skip
+
+    @classmethod
+    def from_saved(cls, saved: Mapping[str, Any]) -> "ModelConfig":
+        """The model of a checkpoint, from the values that were saved with it.
+
+        A key that is newer than the checkpoint has its default. Raises `UserError` for a key that no longer exists.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        if gone := [name for name in saved if name not in names]:
+            raise UserError(
+                f"the checkpoint was saved with model.{gone[0]}={saved[gone[0]]!r}, a key that this version does not have; "
+                f"use the version of tonsai_jax that wrote it"
+            )
+        return cls(**saved)
 
     def __post_init__(self) -> None:
         for field in ("vocab_size", "context_length", "num_layers", "num_heads", "d_model", "d_ff"):
             self._require(getattr(self, field) >= 1, field, "must be at least 1")
-        for field, choices in CHOICES.items():
-            value = getattr(self, field)
-            if value not in choices:
-                raise UserError(f"model.{field}={value!r} is not known{did_you_mean(value, choices)}")
+        for each in dataclasses.fields(self):
+            value, choices = getattr(self, each.name), each.metadata["choices"]
+            if choices and value not in choices:
+                raise unknown_name(f"model.{each.name}", value, choices)
         for field in ("num_kv_heads", "head_size", "rope_original_context", "num_experts", "capacity_factor"):
             self._require(getattr(self, field) >= 0, field, "must be at least 0")
         for field in ("norm_epsilon", "router_temperature"):
@@ -81,30 +134,38 @@ class ModelConfig:
         self._require(
             bool(self.head_size) or self.d_model % self.num_heads == 0,
             "d_model",
-            f"is not divisible by model.num_heads={self.num_heads}; choose a width that is a multiple of the heads",
+            f"is not divisible by model.num_heads={self.num_heads}; choose a multiple of num_heads, or set model.head_size",
         )
         self._require(
             self.num_heads % self.kv_heads == 0,
             "num_kv_heads",
-            f"does not divide model.num_heads={self.num_heads}; choose a divisor, or 0 for as many",
+            f"does not divide model.num_heads={self.num_heads}; choose a divisor of it, or 0 for the same number",
         )
         if self.position == "rope":
-            self._require(self.head_dim % 2 == 0, "position", f"needs an even head size, not {self.head_dim}")
+            self._require(
+                self.head_dim % 2 == 0, "position", f"needs an even head size, not {self.head_dim}; set model.head_size"
+            )
             self._require(1 < self.rope_theta < math.inf, "rope_theta", "must be a number above 1")
         if self.rope_scaling == "none":
-            unscaled = "stretches nothing while model.rope_scaling=none; set linear, yarn or llama3, or leave it at"
+            unscaled = (
+                "has no effect with model.rope_scaling=none; set rope_scaling to linear, yarn or llama3, or this key to"
+            )
             self._require(self.rope_factor == 1, "rope_factor", f"{unscaled} 1")
             self._require(self.rope_original_context == 0, "rope_original_context", f"{unscaled} 0")
         else:
-            self._require(self.position == "rope", "rope_scaling", "is for model.position=rope")
+            self._require(
+                self.position == "rope",
+                "rope_scaling",
+                "needs model.position=rope; set that, or model.rope_scaling=none",
+            )
             self._require(1 <= self.rope_factor < math.inf, "rope_factor", "must be a number of at least 1")
             self._require(
                 self.original_context >= 1,
                 "rope_factor",
-                f"stretches no context to model.context_length={self.context_length}; choose one below that length",
+                f"is too large for model.context_length={self.context_length}: the original context would be 0 tokens; lower it",
             )
         if self.num_experts:
-            self._require(self.mlp == "swiglu", "mlp", "is not for experts; set model.mlp=swiglu")
+            self._require(self.mlp == "swiglu", "mlp", "does not work with experts; set model.mlp=swiglu")
             self._require(
                 1 <= self.experts_per_token <= self.num_experts,
                 "experts_per_token",
@@ -117,6 +178,7 @@ class ModelConfig:
 
     @property
     def head_dim(self) -> int:
+        """Width of an attention head."""
         return self.head_size or self.d_model // self.num_heads
 
     @property
@@ -130,13 +192,18 @@ class ModelConfig:
         return self.rope_original_context or round(self.context_length / self.rope_factor)
 
     @property
+    def num_positions(self) -> int:
+        """Rows of the learned position embedding; 0 with RoPE, which has none."""
+        return self.context_length if self.position == "learned" else 0
+
+    @property
     def padded_vocab_size(self) -> int:
         """Rows of the embedding table: `vocab_size` rounded up to a multiple of 128."""
         return -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
 
     @property
     def num_parameters(self) -> int:
-        """Trainable parameters as exported: padding rows are not counted, a tied embedding once."""
+        """Trainable parameters as exported: without the padding rows, and a tied embedding counts once."""
         d, dh, q = self.d_model, self.head_dim, self.num_heads * self.head_dim
         norm = d if self.norm == "rmsnorm" else 2 * d
         layer = self._layer_weights(self.num_experts or 1) + 2 * norm + (2 * dh if self.qk_norm else 0)
@@ -145,23 +212,22 @@ class ModelConfig:
             if not self.num_experts:
                 layer += self._up_width + d
         tables = self.vocab_size * (1 if self.tie_embeddings else 2)
-        positions = self.context_length if self.position == "learned" else 0
-        return (tables + positions) * d + self.num_layers * layer + norm
+        return (tables + self.num_positions) * d + self.num_layers * layer + norm
 
     @property
     def num_active_parameters(self) -> int:
-        """Those of `num_parameters` that one token meets: of the experts only its own."""
+        """Parameters that work for one token: those of its own experts, and everything outside the experts."""
         if not self.num_experts:
             return self.num_parameters
-        asleep = self.num_experts - self.experts_per_token
-        return self.num_parameters - self.num_layers * asleep * self._expert_weights
+        inactive_experts = self.num_experts - self.experts_per_token
+        return self.num_parameters - self.num_layers * inactive_experts * self._expert_weights
 
     def flops_per_token(self, seq_len: int) -> float:
-        """Model FLOPs of one training step per token, forward and backward, counting causal attention once.
+        """FLOPs per token of one training step, forward and backward.
 
-        6 per weight of a matrix product that the token meets (the head included, embeddings and biases not), plus
-        6 * seq_len * heads * head size per layer for the two attention products over the causal half
-        (the count of PaLM, arXiv:2204.02311, appendix B, halved for causality). Recomputation is not counted.
+        6 for each weight that multiplies the token (the output head counts, embedding lookups and biases do not), plus
+        6 * seq_len * num_heads * head_dim in each layer for the two attention products over the causal half. This is the
+        count of PaLM (arXiv:2204.02311, appendix B), halved for causality. Recomputation is not counted.
         """
         layer = self._layer_weights(self.experts_per_token if self.num_experts else 1)
         weights = self.num_layers * layer + self.padded_vocab_size * self.d_model
@@ -169,15 +235,34 @@ class ModelConfig:
 
     @property
     def _up_width(self) -> int:
-        """Columns of the first feed-forward matrix: SwiGLU's gate stands beside its values."""
+        """Columns of the first feed-forward matrix; SwiGLU's holds the gate and the values."""
         return self.d_ff * (2 if self.mlp == "swiglu" else 1)
 
     @property
     def _expert_weights(self) -> int:
+        """Weights of the feed-forward network, or of one expert."""
         return self.d_model * (self._up_width + self.d_ff)
 
     def _layer_weights(self, experts: int) -> int:
-        """Weights of a layer's matrix products, with so many experts."""
+        """Weights of the matrix products of a layer with this number of experts, router included."""
         d = self.d_model
         attention = d * (2 * self.num_heads + 2 * self.kv_heads) * self.head_dim
         return attention + experts * self._expert_weights + d * self.num_experts
+
+
+def choices_of(name: str) -> tuple[str, ...]:
+    """The allowed values of a key of `ModelConfig` that is a name."""
+    return ModelConfig.__dataclass_fields__[name].metadata["choices"]
+
+
+def keys_that_change_arrays(before: ModelConfig, after: ModelConfig) -> list[str]:
+    """The keys in which two models differ so that a checkpoint of one does not fit the other."""
+
+    def differ(name: str) -> bool:
+        return getattr(before, name) != getattr(after, name)
+
+    return [
+        field.name
+        for field in dataclasses.fields(ModelConfig)
+        if field.metadata["changes_arrays"] and differ(field.name) and differ(field.metadata["effective"] or field.name)
+    ]

@@ -1,13 +1,17 @@
-"""A mixture of experts: a router sends each token to a few of many feed-forward layers (arXiv:1701.06538, arXiv:2401.04088).
+"""A mixture of experts: a router sends each token to a few of many feed-forward networks (arXiv:1701.06538, arXiv:2401.04088).
 
-An expert takes as many tokens as it has places. Tokens are gathered into the places, all experts run as one batched matrix
-product, and each token gathers what its experts made of it; both ways and both gradients are gathers, never scattered sums. A
-choice for which no place is left gives nothing, and is counted. First choices take places before second ones.
+A token makes k choices, one for each expert that it is routed to. An expert has a fixed number of capacity slots, and a choice
+takes one slot of its expert. When an expert is full, further choices are dropped: they add nothing to the token, and they are
+counted. First choices take slots before second ones.
 
-Every device of the mesh gathers from its own tokens. Where experts are spread over the mesh's `expert` axis, the places
-travel to the device of their expert and back, an all-to-all each.
+Tokens are gathered into the slots, all experts run as one batched matrix product, and each token gathers the outputs of its
+slots. Both directions and both gradients are gathers, never scattered sums.
 
-Names: B batch, T sequence, D width, E experts, k choices of a token, N tokens of a device, C places of an expert, F inner width.
+Each device of the mesh routes its own tokens. Where experts are spread over the `expert` axis of the mesh, an all-to-all
+sends the slots to the devices of their experts, and another one sends the outputs back.
+
+Names: B batch, T sequence, D model width, E experts, k choices of a token, N tokens of a device, C slots of an expert, F inner
+width, A = k * N choices of a device.
 """
 
 import dataclasses
@@ -26,15 +30,16 @@ from tonsai_jax.model.config import ModelConfig
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Routing:
-    """What a router did with a batch; float32.
+    """How a router distributed a batch; all float32.
 
     Attributes:
-      load_balance: E * sum over experts of (share of the choices * mean probability): 1 where all get the same, E where one
-        gets all (Switch Transformer, arXiv:2101.03961, equation 4, for k choices).
-      z: mean of log(Z)^2 of the router's logits, which keeps them small (ST-MoE, arXiv:2202.08906, equation 5).
-      load_E: share of the choices that each expert got, before any was dropped.
-      dropped: share of the choices for which there was no place.
-      entropy: of the router's probabilities, mean over tokens, in nats.
+      load_balance: E * sum over experts of (share of the choices * mean probability): 1 where all experts get the same, E where
+        one expert gets everything (Switch Transformer, arXiv:2101.03961, equation 4, for k choices).
+      z: mean of log(Z)^2 over tokens, where Z is the sum of the exponentials of the router's logits. As a loss it keeps the
+        logits small (ST-MoE, arXiv:2202.08906, equation 5).
+      load_E: share of the choices that went to each expert, dropped ones included.
+      dropped: share of the choices that found no slot.
+      entropy: entropy of the router's probabilities in nats, mean over tokens.
     """
 
     load_balance: jax.Array
@@ -44,8 +49,11 @@ class Routing:
     entropy: jax.Array
 
 
-def places(tokens: int, config: ModelConfig) -> int:
-    """Places of an expert for so many tokens: `capacity_factor` times its even share, or one for every token."""
+def expert_capacity(tokens: int, config: ModelConfig) -> int:
+    """Capacity slots of an expert: `capacity_factor` times its even share of `tokens`; with a factor of 0, `tokens`.
+
+    There are never more slots than tokens, and at least one.
+    """
     if config.capacity_factor == 0:
         return tokens
     share = tokens * config.experts_per_token / config.num_experts
@@ -62,14 +70,16 @@ def mixture_of_experts(
     mesh: Mesh | None,
     dropless: bool,
 ) -> tuple[jax.Array, Routing]:
-    """Routes each token to its experts and adds up what they make of it; [B, T, D] in the dtype of `x`.
+    """Routes each token to k experts; returns the weighted sum of their outputs, [B, T, D] in the dtype of `x`, and the routing.
 
-    The router's choice is Mixtral's: softmax over all experts, the k most probable, whose weights are made to sum to 1.
+    The router is Mixtral's: a softmax over all experts, of which the k most probable are chosen; their weights are divided by
+    their sum.
 
     Args:
-      router_DxE, up_ExDxF, down_ExFxD: float32. The experts are SwiGLU, so `up` has 2 * d_ff columns, the gate's first.
-      mesh: devices over which tokens, and perhaps experts, are spread; None where all is on one, or left to the compiler.
-      dropless: give every expert a place for every token, at the price of the work of as many.
+      router_DxE, up_ExDxF, down_ExFxD: float32 kernels. The experts are SwiGLU, so `up` has 2 * d_ff columns, the gate first.
+      mesh: the devices over which tokens, and possibly experts, are spread; None for one device, or to leave it to the compiler.
+      dropless: ignore `capacity_factor` and give each expert a slot for every token. Then nothing is dropped, and each expert
+        computes all N slots.
     """
     logits_BxTxE = jnp.einsum(
         "btd,de->bte", x_BxTxD.astype(jnp.float32), router_DxE, precision=jax.lax.Precision.HIGHEST
@@ -119,16 +129,16 @@ def _run_experts(
     config: ModelConfig,
     mesh: Mesh | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """The work of one device: its tokens, all of their experts; returns their outputs and the share of choices dropped."""
+    """The work of one device: routes its tokens through their experts. Returns the outputs and the share of dropped choices."""
     B, T, D = x_BxTxD.shape
     N, E, k = B * T, config.num_experts, config.experts_per_token
-    C = places(N, config)
+    C = expert_capacity(N, config)
     x_NxD = x_BxTxD.reshape(N, D)
-    place_kN, choice_EC = _assign(experts_BxTxk.reshape(N, k).T, E, C)
+    slot_kN, choice_EC = _assign_slots(experts_BxTxk.reshape(N, k).T, E, C)
 
-    gathered_ExCxD = _gather(x_NxD, choice_EC, place_kN).reshape(E, C, D)
-    # A place's weight is that of one choice: gathered as if each choice were a token that is sent once.
-    weight_ExCx1 = _gather(weights_BxTxk.reshape(N, k).T.reshape(k * N, 1), choice_EC, place_kN.reshape(1, k * N))
+    gathered_ExCxD = _gather(x_NxD, choice_EC, slot_kN).reshape(E, C, D)
+    # The weight of a slot is that of one choice, so choices are gathered here as if each were a token with one choice.
+    weight_ExCx1 = _gather(weights_BxTxk.reshape(N, k).T.reshape(k * N, 1), choice_EC, slot_kN.reshape(1, k * N))
     weight_ExCx1 = weight_ExCx1.reshape(E, C, 1)
     spread = mesh is not None and mesh.shape["expert"] > 1
     if spread:
@@ -136,69 +146,69 @@ def _run_experts(
         gathered_ExCxD, weight_ExCx1 = to_experts(gathered_ExCxD), to_experts(weight_ExCx1)
     hidden_ExCx2F = checkpoint_name(_batched_linear(gathered_ExCxD, up_ExDxF), "mlp_pre_activation")
     gate_ExCxF, values_ExCxF = jnp.split(hidden_ExCx2F, 2, axis=-1)
-    # Weighted here, not after `down`: the gradient of the weights then needs no output of the experts, which the backward
-    # pass would have to compute again for it alone.
+    # Weighted here, not after `down`: so the gradient of the weights does not need the outputs of the experts, which the
+    # backward pass would have to compute again only for that.
     weighted_ExCxF = (jax.nn.silu(gate_ExCxF) * values_ExCxF * weight_ExCx1).astype(x_BxTxD.dtype)
     out_ExCxD = _batched_linear(weighted_ExCxF, down_ExFxD)
     if spread:
         out_ExCxD = jax.lax.all_to_all(out_ExCxD, "expert", split_axis=1, concat_axis=0, tiled=True)
 
-    y_NxD = _combine(out_ExCxD.reshape(E * C, D), choice_EC, place_kN)
-    dropped = jnp.mean(place_kN == E * C, dtype=jnp.float32)
+    y_NxD = _combine(out_ExCxD.reshape(E * C, D), choice_EC, slot_kN)
+    dropped = jnp.mean(slot_kN == E * C, dtype=jnp.float32)
     if mesh is not None:
         dropped = jax.lax.pmean(dropped, mesh.axis_names)
     return y_NxD.reshape(B, T, D), dropped
 
 
-def _assign(experts_kN: jax.Array, num_experts: int, num_places: int) -> tuple[jax.Array, jax.Array]:
-    """Which place each choice takes, and which choice each place holds.
+def _assign_slots(experts_kN: jax.Array, num_experts: int, capacity: int) -> tuple[jax.Array, jax.Array]:
+    """Which slot each choice takes, and which choice each slot holds.
 
     Returns:
-      place_kN: int32 from 0 to E*C - 1, or E*C where the choice is dropped.
-      choice_EC: int32 from 0 to k*N - 1 (the choice j of token n is j*N + n), or k*N where the place is empty.
+      slot_kN: int32 from 0 to E*C - 1, or E*C where the choice is dropped.
+      choice_EC: int32 from 0 to k*N - 1 (choice j of token n is j*N + n), or k*N where the slot is empty.
     """
     k, N = experts_kN.shape
-    expert_A = experts_kN.reshape(-1)  # in the order of being served
+    expert_A = experts_kN.reshape(-1)  # all first choices, then all second ones
     before_AxE = jnp.cumsum(jax.nn.one_hot(expert_A, num_experts, dtype=jnp.int32), axis=0)
     rank_A = jnp.take_along_axis(before_AxE, expert_A[:, None], axis=1)[:, 0] - 1
-    total = num_experts * num_places
-    place_A = jnp.where(rank_A < num_places, expert_A * num_places + rank_A, total)
-    choice_EC = jnp.full(total, k * N, jnp.int32).at[place_A].set(jnp.arange(k * N, dtype=jnp.int32), mode="drop")
-    return place_A.reshape(k, N), choice_EC
+    num_slots = num_experts * capacity
+    slot_A = jnp.where(rank_A < capacity, expert_A * capacity + rank_A, num_slots)
+    choice_EC = jnp.full(num_slots, k * N, jnp.int32).at[slot_A].set(jnp.arange(k * N, dtype=jnp.int32), mode="drop")
+    return slot_A.reshape(k, N), choice_EC
 
 
 def _rows(x_NxD: jax.Array, index: jax.Array) -> jax.Array:
-    """Rows of `x` by number; zeros for a number past the last."""
+    """Rows of `x` by number; zeros for a number past the end."""
     return x_NxD.at[index].get(mode="fill", fill_value=0)
 
 
-# Each of the two is the other's gradient.
+# `_gather` and `_combine` are each other's gradient.
 
 
 @jax.custom_vjp
-def _gather(x_NxD: jax.Array, choice_EC: jax.Array, place_kN: jax.Array) -> jax.Array:
-    """The token of each place, [E*C, D]; zeros where it is empty."""
-    k, N = place_kN.shape
+def _gather(x_NxD: jax.Array, choice_EC: jax.Array, slot_kN: jax.Array) -> jax.Array:
+    """The token in each slot, [E*C, D]; zeros in an empty slot."""
+    k, N = slot_kN.shape
     return _rows(x_NxD, jnp.where(choice_EC < k * N, choice_EC % N, N))
 
 
 @jax.custom_vjp
-def _combine(out_ECxD: jax.Array, choice_EC: jax.Array, place_kN: jax.Array) -> jax.Array:
-    """What stands in the places of each token, added up in float32; [N, D] in the dtype of `out`."""
-    y_NxD = sum(_rows(out_ECxD, place_N).astype(jnp.float32) for place_N in place_kN)
+def _combine(out_ECxD: jax.Array, choice_EC: jax.Array, slot_kN: jax.Array) -> jax.Array:
+    """The sum over the slots of each token, [N, D] in the dtype of `out`; it is added up in float32."""
+    y_NxD = sum(_rows(out_ECxD, slot_N).astype(jnp.float32) for slot_N in slot_kN)
     return jnp.asarray(y_NxD, out_ECxD.dtype)
 
 
-def _gather_forward(x_NxD: jax.Array, choice_EC: jax.Array, place_kN: jax.Array) -> tuple[jax.Array, Any]:
-    return _gather(x_NxD, choice_EC, place_kN), (choice_EC, place_kN)
+def _gather_forward(x_NxD: jax.Array, choice_EC: jax.Array, slot_kN: jax.Array) -> tuple[jax.Array, Any]:
+    return _gather(x_NxD, choice_EC, slot_kN), (choice_EC, slot_kN)
 
 
 def _gather_backward(indices: Any, dy_ECxD: jax.Array) -> tuple[jax.Array, None, None]:
     return _combine(dy_ECxD, *indices), None, None
 
 
-def _combine_forward(out_ECxD: jax.Array, choice_EC: jax.Array, place_kN: jax.Array) -> tuple[jax.Array, Any]:
-    return _combine(out_ECxD, choice_EC, place_kN), (choice_EC, place_kN)
+def _combine_forward(out_ECxD: jax.Array, choice_EC: jax.Array, slot_kN: jax.Array) -> tuple[jax.Array, Any]:
+    return _combine(out_ECxD, choice_EC, slot_kN), (choice_EC, slot_kN)
 
 
 def _combine_backward(indices: Any, dy_NxD: jax.Array) -> tuple[jax.Array, None, None]:
@@ -211,7 +221,7 @@ _combine.defvjp(_combine_forward, _combine_backward)
 
 @jax.custom_vjp
 def _batched_linear(x_ExCxI: jax.Array, kernel_ExIxO: jax.Array) -> jax.Array:
-    """x @ kernel for each expert in the dtype of `x`; the gradient of the float32 kernel is a float32 sum."""
+    """x @ kernel of each expert, [E, C, O] in the dtype of `x`; the gradient of the float32 kernel is a float32 sum."""
     return jnp.einsum("eci,eio->eco", x_ExCxI, kernel_ExIxO.astype(x_ExCxI.dtype))
 
 

@@ -1,7 +1,7 @@
-"""A linear layer whose gradients are written out: matrices of two dimensions, and float32 sums for the parameters.
+"""A linear layer with written-out gradients: two-dimensional matrix products, and float32 sums for the parameters.
 
-XLA on a CPU takes these matrix products faster than the ones that differentiation makes of a product in three dimensions:
-a fifth off the time of a feed-forward layer (scripts/bench/train_step.py times the whole step).
+XLA on a CPU runs these products faster than those that automatic differentiation makes of a three-dimensional product: the
+time of a feed-forward network falls by a fifth (scripts/bench/train_step.py times the whole step).
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from flax import nnx
 
 @jax.custom_vjp
 def linear(x_NxI: jax.Array, kernel_IxO: jax.Array, bias_O: jax.Array | None) -> jax.Array:
-    """x @ kernel + bias in the dtype of `x`; gradients of the float32 kernel and bias are float32 sums."""
+    """x @ kernel + bias: [N, O] in the dtype of `x`. The gradients of the float32 kernel and bias are float32 sums."""
     y_NxO = x_NxI @ kernel_IxO.astype(x_NxI.dtype)
     return y_NxO if bias_O is None else y_NxO + bias_O.astype(x_NxI.dtype)
 
@@ -33,21 +33,21 @@ linear.defvjp(_forward, _backward)
 
 
 class Kernel(nnx.Module):
-    """A matrix of that shape, float32, normal with `std`; what it is multiplied with is up to who holds it."""
+    """A float32 weight matrix of the given shape, drawn from a normal distribution; its owner does the multiplication."""
 
     def __init__(self, *shape: int, std: float, rngs: nnx.Rngs):
         self.kernel = nnx.Param(nnx.initializers.normal(std)(rngs.params(), shape))
 
 
 class Linear(Kernel):
-    """A kernel [I, O], normal with `std`, and perhaps a bias [O] of zeros; float32. Computes in the dtype of its input."""
+    """A linear layer: a normal kernel [I, O] and, where `bias` is set, zeros [O]; both float32."""
 
     def __init__(self, features_in: int, features_out: int, *, std: float, bias: bool, rngs: nnx.Rngs):
         super().__init__(features_in, features_out, std=std, rngs=rngs)
         self.bias = nnx.Param(jnp.zeros(features_out)) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., I] -> [..., O]."""
+        """[..., I] -> [..., O] in the dtype of `x`."""
         bias_O = None if self.bias is None else self.bias[...]
         y_NxO = linear(x.reshape(-1, x.shape[-1]), self.kernel[...], bias_O)
         return y_NxO.reshape(*x.shape[:-1], -1)

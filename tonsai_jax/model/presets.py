@@ -1,8 +1,8 @@
-"""Switches of `ModelConfig` by the name of the Hugging Face family that they make."""
+"""The Hugging Face families: for each the values of `ModelConfig` that make a model one of them."""
 
 from typing import Any
 
-from tonsai_jax.errors import UserError, did_you_mean
+from tonsai_jax.errors import unknown_name
 
 _LLAMA = {
     "norm": "rmsnorm",
@@ -30,10 +30,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def preset(family: str) -> dict[str, Any]:
-    """What makes a model one of `family`, for `config.model.update(preset("llama"))`; sizes are left alone.
+    """The keys that make a model one of `family`, for `config.model.update(preset("llama"))`. It sets no sizes.
 
-    Raises `UserError` where the family is not known.
+    Raises `UserError` for an unknown family.
     """
     if family not in PRESETS:
-        raise UserError(f"preset {family!r} is not known{did_you_mean(family, PRESETS)}")
+        raise unknown_name("preset", family, PRESETS)
     return dict(PRESETS[family])

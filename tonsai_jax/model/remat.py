@@ -1,34 +1,45 @@
-"""What the backward pass keeps of a layer, and what it computes again."""
+"""Rematerialization: which values of a layer the backward pass keeps, and which it computes again."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
-WIDE = ["qkv", "mlp_pre_activation"]  # the widest matrix products of a layer, by the names that it gives them
+from tonsai_jax.errors import unknown_name
+from tonsai_jax.model.config import choices_of
+
+# The widest matrix products of a layer, by the names that `checkpoint_name` gives them in the layer.
+WIDE_PRODUCTS = ["qkv", "mlp_pre_activation"]
 
 
 def remat_policy(name: str) -> Callable[..., Any]:
-    """The policy for `jax.checkpoint`; "none" is not a policy but no remat.
+    """The policy for `jax.checkpoint`. With "none" there is no `jax.checkpoint`, so it has no policy.
 
-    "full" keeps nothing; "qkv_mlp" the widest matrix products and the fused attention, which must be named by its primitive,
-    else its forward runs twice; "offload" the same, but the products in the host's memory. (JAX's policies for all matrix
-    products keep none here: ours are in functions with gradients of their own, into which those policies do not look.)
+    "full" keeps nothing. "qkv_mlp" keeps the widest matrix products and the output of fused attention. "offload" keeps the same,
+    but the products in the memory of the host. The fused attention is recognized by the name of its primitive; without
+    that its forward pass runs twice.
+
+    JAX's own policies for matrix products would keep nothing here: they do not look into functions with a custom gradient,
+    as ours are.
+
+    Raises `UserError` for another name.
     """
     policies = jax.checkpoint_policies
     if name == "full":
         return policies.nothing_saveable
-    if name == "offload":
-        wide = policies.save_and_offload_only_these_names(
+    if name == "qkv_mlp":
+        wide_products = policies.save_only_these_names(*WIDE_PRODUCTS)
+    elif name == "offload":
+        wide_products = policies.save_and_offload_only_these_names(
             names_which_can_be_saved=[],
-            names_which_can_be_offloaded=WIDE,
+            names_which_can_be_offloaded=WIDE_PRODUCTS,
             offload_src="device",
             offload_dst="pinned_host",
         )
     else:
-        wide = policies.save_only_these_names(*WIDE)
+        raise unknown_name("model.remat", name, choices_of("remat"))
 
     def policy(primitive: Any, *args: Any, **params: Any) -> Any:
-        return "dot_product_attention" in primitive.name or wide(primitive, *args, **params)
+        return "dot_product_attention" in primitive.name or wide_products(primitive, *args, **params)
 
     return policy

@@ -1,6 +1,7 @@
-"""Rotary position embedding (arXiv:2104.09864), and how it is stretched over a longer context.
+"""Rotary position embedding (RoPE, arXiv:2104.09864), and how it is stretched to a longer context.
 
-The two halves of a head are the two coordinates of its rotated pairs, as Hugging Face has them.
+A head of size Dh has Dh / 2 rotated pairs (P in array names). As in Hugging Face's models, the first half of a head holds the
+first coordinates of the pairs and the second half their second coordinates.
 """
 
 import math
@@ -9,55 +10,62 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.errors import unknown_name
+from tonsai_jax.model.config import ModelConfig, choices_of
 
-# YaRN: pairs that turn more often than this over the original context stay, those that turn less than once are stretched.
+# Full turns of a pair over the original context. A pair with more turns than FAST keeps its frequency, a pair with fewer than
+# SLOW is stretched by the whole factor; there is a ramp in between.
 YARN_FAST, YARN_SLOW = 32, 1
-# Llama 3: the same with these numbers of turns.
 LLAMA3_FAST, LLAMA3_SLOW = 4, 1
 
 
 def frequencies(config: ModelConfig) -> tuple[np.ndarray, float]:
-    """Radians per position of each pair, float32 [head_dim / 2], and what the rotated values are multiplied by.
+    """Radians per position of each pair, float32 [P], and the factor by which rotated values are multiplied.
 
-    "linear": all are divided by the factor (arXiv:2306.15595). "yarn": those that turn seldom, and in between a ramp over the
-    pairs; values grow with the factor's logarithm (arXiv:2309.00071). "llama3": the same with a ramp over the turns
-    (arXiv:2407.21783, and the code of that model's release).
+    "none" keeps the frequencies of the paper. "linear" divides all of them by `rope_factor` (arXiv:2306.15595). "yarn" divides
+    those of the slow pairs, with a ramp over the number of the pair, and multiplies values by 0.1 * ln(rope_factor) + 1
+    (arXiv:2309.00071). "llama3" divides those of the slow pairs, with a ramp over their turns (arXiv:2407.21783 and the code
+    released with that model).
+
+    Raises `UserError` for another `rope_scaling`.
     """
     pairs = np.arange(config.head_dim // 2)
     plain = config.rope_theta ** (-2.0 * pairs / config.head_dim)
     stretched = plain / config.rope_factor
-    turns = config.original_context * plain / (2 * math.pi)
-    if config.rope_scaling == "linear":
-        return stretched.astype(np.float32), 1.0
-    if config.rope_scaling == "yarn":
-        low = max(math.floor(_pair_that_turns(YARN_FAST, config)), 0)
-        high = min(math.ceil(_pair_that_turns(YARN_SLOW, config)), config.head_dim - 1)
-        stretch = np.clip((pairs - low) / max(high - low, 1e-3), 0, 1)
-        values = 0.1 * math.log(config.rope_factor) + 1.0
-        return (plain * (1 - stretch) + stretched * stretch).astype(np.float32), values
-    if config.rope_scaling == "llama3":
-        stretch = 1 - np.clip((turns - LLAMA3_SLOW) / (LLAMA3_FAST - LLAMA3_SLOW), 0, 1)
-        return (plain * (1 - stretch) + stretched * stretch).astype(np.float32), 1.0
-    return plain.astype(np.float32), 1.0
+    scale = 1.0
+    if config.rope_scaling == "none":
+        share: float | np.ndarray = 0.0
+    elif config.rope_scaling == "linear":
+        share = 1.0
+    elif config.rope_scaling == "yarn":
+        low = max(math.floor(_pair_with_turns(YARN_FAST, config)), 0)
+        high = min(math.ceil(_pair_with_turns(YARN_SLOW, config)), config.head_dim - 1)
+        share = np.clip((pairs - low) / max(high - low, 1e-3), 0, 1)
+        scale = 0.1 * math.log(config.rope_factor) + 1.0
+    elif config.rope_scaling == "llama3":
+        turns = config.original_context * plain / (2 * math.pi)
+        share = 1 - np.clip((turns - LLAMA3_SLOW) / (LLAMA3_FAST - LLAMA3_SLOW), 0, 1)
+    else:
+        raise unknown_name("model.rope_scaling", config.rope_scaling, choices_of("rope_scaling"))
+    return (plain * (1 - share) + stretched * share).astype(np.float32), scale
 
 
-def _pair_that_turns(turns: float, config: ModelConfig) -> float:
-    """The pair, as a real number, that turns so often over the original context."""
+def _pair_with_turns(turns: float, config: ModelConfig) -> float:
+    """The number of the pair, as a real number, that makes this many turns over the original context."""
     return (
         config.head_dim * math.log(config.original_context / (turns * 2 * math.pi)) / (2 * math.log(config.rope_theta))
     )
 
 
-def rotation(positions_T: jax.Array, config: ModelConfig) -> tuple[jax.Array, jax.Array]:
-    """Cosines and sines, float32 [..., T, 1, head_dim / 2], of positions [T] or [B, T]."""
-    radians, scale = frequencies(config)
-    angles_xTx1xP = positions_T[..., None, None].astype(jnp.float32) * radians
+def rotation(positions: jax.Array, config: ModelConfig) -> tuple[jax.Array, jax.Array]:
+    """Cosines and sines, float32 [..., T, 1, P], for positions [T] or [B, T]."""
+    radians_P, scale = frequencies(config)
+    angles_xTx1xP = positions[..., None, None].astype(jnp.float32) * radians_P
     return jnp.cos(angles_xTx1xP) * scale, jnp.sin(angles_xTx1xP) * scale
 
 
 def rotate(x_BxTxHxDh: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Turns queries or keys; computed in float32, returned in the dtype of `x`."""
+    """Rotates queries or keys; computes in float32, returns [B, T, H, Dh] in the dtype of `x`."""
     cos, sin = rotation
     first, second = jnp.split(x_BxTxHxDh.astype(jnp.float32), 2, axis=-1)
     rotated = jnp.concatenate((first * cos - second * sin, second * cos + first * sin), axis=-1)

@@ -1,7 +1,7 @@
-"""What the GPUs of a run send each other: read from a compiled program, and the least that it could be.
+"""The collectives of a training step: what a compiled program sends between GPUs, and the least that it must send.
 
-The reader takes XLA's text of an optimized program (`compiled.as_text()`), whose lines stand in the order in which they
-are scheduled. A loop's body counts as often as XLA says that the loop turns.
+The reader takes the text of an optimized program (`compiled.as_text()`), whose instructions are in the order of the schedule. The
+body of a loop counts as often as the loop runs, by the trip count that XLA writes there.
 """
 
 import dataclasses
@@ -24,13 +24,13 @@ _TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
 
 @dataclasses.dataclass(frozen=True)
 class Collectives:
-    """What one step does of one kind of collective, on each GPU.
+    """The collectives of one kind in one step, on each GPU.
 
     Attributes:
       count: how many run.
-      num_bytes: of the whole arrays that they make (all-gather) or add up (reduce-scatter, all-reduce).
-      overlapped_bytes: of those with a matrix product or a loop scheduled between their start and their end.
-      dtypes: bytes of each dtype.
+      num_bytes: bytes of the whole arrays that they gather (all-gather) or add up (reduce-scatter, all-reduce).
+      overlapped_bytes: the part of `num_bytes` with a matrix product or a loop scheduled between start and end.
+      dtypes: `num_bytes` by dtype.
     """
 
     count: int
@@ -48,10 +48,10 @@ class _Instruction:
 
 
 def read_collectives(text: str) -> dict[str, Collectives]:
-    """The collectives of one run of the program, by kind; kinds that it does not use are left out.
+    """The collectives in one run of the program, by kind; without the kinds that it does not use.
 
     Args:
-      text: of a compiled program, scheduled.
+      text: the text of a compiled and scheduled program.
     """
     computations, entry = _parse(text)
     count: dict[str, int] = defaultdict(int)
@@ -66,13 +66,13 @@ def read_collectives(text: str) -> dict[str, Collectives]:
             kind = each.operation.removesuffix("-start")
             if kind not in KINDS:
                 continue
-            moved = _payload(each, types)
+            payload = _payload(each, types)
             count[kind] += times
-            total[kind] += times * sum(moved.values())
-            for dtype, size in moved.items():
+            total[kind] += times * sum(payload.values())
+            for dtype, size in payload.items():
                 dtypes[kind][dtype] += times * size
             if any(_multiplies(between, multiplies) for between in _until_done(body, position)):
-                overlapped[kind] += times * sum(moved.values())
+                overlapped[kind] += times * sum(payload.values())
     return {
         kind: Collectives(count[kind], total[kind], overlapped[kind], dict(dtypes[kind]))
         for kind in KINDS
@@ -80,42 +80,46 @@ def read_collectives(text: str) -> dict[str, Collectives]:
     }
 
 
-def least_bytes(state: Any, mesh_sizes: Mapping[str, int], accumulation: int, compute_dtype: str) -> dict[str, int]:
-    """The fewest bytes of arrays that a step of this sharding must gather, scatter and reduce, by kind.
+def least_bytes(
+    state: Any, mesh_sizes: Mapping[str, int], accumulation_steps: int, compute_dtype: str
+) -> dict[str, int]:
+    """The fewest bytes that a step with this sharding must gather, scatter and reduce, by kind.
 
-    A parameter of the layers that is split is gathered in the compute dtype for the forward and again for the backward
-    pass of every part of the batch; one outside the layers (embeddings, looked up in float32) once, as it is. Gradients
-    are float32: those of split parameters are scattered once for each part of the batch, since the sum of the parts is
-    kept split; then all are summed once over the devices that hold the same piece. What is sent to experts on other
-    devices (all-to-all) depends on the tokens and is not counted.
+    A split parameter of the layers is gathered in the compute dtype, for the forward pass and again for the backward pass of
+    each micro-batch. A split parameter outside the layers (embeddings, looked up in float32) is gathered once per micro-batch
+    in its own dtype. Gradients are float32. Those of split parameters are scattered once per micro-batch, because their
+    sum stays split. At the end of the step the gradients are summed once over the devices that hold the same part. What
+    is sent to experts on other devices (all-to-all) depends on the tokens and is not counted.
 
     Args:
       state: from `abstract_state`.
-      accumulation: parts of the batch.
+      mesh_sizes: devices along each axis of the mesh.
+      accumulation_steps: micro-batches of a step.
     """
     least = dict.fromkeys(KINDS, 0)
     devices = int(np.prod(list(mesh_sizes.values())))
     for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
         split = leaf.size // int(np.prod(leaf.sharding.shard_shape(leaf.shape)))
-        # Experts stay where they are: a device gathers the pieces of its own ones alone.
+        # Experts stay on their devices: a device gathers only the parts of its own experts.
         experts = mesh_sizes["expert"] if "expert" in leaf.sharding.spec else 1
         size = leaf.size // experts
         in_layers = any(getattr(key, "key", None) == "blocks" for key in path)
         if split > experts:
             width = jnp.dtype(compute_dtype).itemsize if in_layers else leaf.dtype.itemsize
-            least["all-gather"] += size * width * (2 if in_layers else 1) * accumulation
-            least["reduce-scatter"] += size * leaf.dtype.itemsize * accumulation
+            least["all-gather"] += size * width * (2 if in_layers else 1) * accumulation_steps
+            least["reduce-scatter"] += size * leaf.dtype.itemsize * accumulation_steps
         if split < devices:
             least["all-reduce"] += leaf.size // split * leaf.dtype.itemsize
     return least
 
 
 def seconds_on_the_wire(num_bytes: Mapping[str, int], devices: int, link_bandwidth: float) -> float:
-    """Seconds that a GPU's link is busy with collectives of arrays of so many bytes, done in rings.
+    """Seconds that the link of a GPU is busy with these collectives, computed as rings.
 
-    A ring passes (n - 1) / n of an array along each link to gather or to scatter it, twice that to all-reduce it.
+    With n devices, a ring sends (n - 1) / n of an array over each link to gather or scatter it, and twice that to all-reduce it.
 
     Args:
+      num_bytes: bytes of whole arrays, by kind.
       link_bandwidth: bytes/s of one GPU in one direction.
     """
     passes = sum((2 if kind == "all-reduce" else 1) * size for kind, size in num_bytes.items())
@@ -137,7 +141,7 @@ def _parse(text: str) -> tuple[dict[str, list[_Instruction]], str]:
 
 
 def _times_run(computations: Mapping[str, list[_Instruction]], entry: str) -> dict[str, int]:
-    """How often each computation runs that the entry reaches through loops, calls and branches."""
+    """How often each computation runs; the entry reaches them through loops, calls and branches."""
     times: dict[str, int] = defaultdict(int)
 
     def walk(name: str, factor: int) -> None:
@@ -160,7 +164,7 @@ def _called(instruction: _Instruction) -> list[str]:
 
 
 def _payload(instruction: _Instruction, types: Mapping[str, str]) -> dict[str, int]:
-    """Bytes by dtype of the larger side of a collective: what a gather makes, what a scatter takes."""
+    """Bytes by dtype of the larger side of a collective: the output of a gather, the input of a scatter."""
     names = re.findall(r"%([\w.\-]+)", instruction.rest.partition(")")[0])
     operands: dict[str, int] = defaultdict(int)
     for name in names:
@@ -173,7 +177,9 @@ def _payload(instruction: _Instruction, types: Mapping[str, str]) -> dict[str, i
         "all-to-all-start",
         "collective-permute-start",
     ):
-        results = {dtype: size - operands.get(dtype, 0) for dtype, size in results.items()}  # its type names both
+        results = {
+            dtype: size - operands.get(dtype, 0) for dtype, size in results.items()
+        }  # the type of a -start names inputs and outputs
     return operands if sum(operands.values()) > sum(results.values()) else results
 
 
@@ -186,7 +192,7 @@ def _bytes(type_text: str) -> dict[str, int]:
 
 
 def _until_done(body: list[_Instruction], start: int) -> Iterator[_Instruction]:
-    """What is scheduled while an asynchronous collective runs; nothing for one that the GPU waits for."""
+    """The instructions scheduled while an asynchronous collective runs; none for a synchronous one."""
     begun = body[start]
     if not begun.operation.endswith("-start") or '"is_sync":true' in begun.rest:
         return
@@ -197,7 +203,7 @@ def _until_done(body: list[_Instruction], start: int) -> Iterator[_Instruction]:
 
 
 def _multiplies(instruction: _Instruction, computations_that_do: Any) -> bool:
-    """Whether an instruction is a matrix product, fused attention, a fusion or call of one, or a loop."""
+    """Whether an instruction is a matrix product, fused attention, a loop, or a fusion or call that contains one."""
     if instruction.operation in ("dot", "convolution", "while"):
         return True
     if instruction.operation == "custom-call":

@@ -1,4 +1,4 @@
-"""The training step as XLA compiles it for a GPU that is not there: its memory, its collectives, nothing timed."""
+"""The training step compiled by XLA for a GPU that this machine does not have: its memory and its collectives, no times."""
 
 import dataclasses
 import time
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from tonsai_jax.config import micro_batch
 from tonsai_jax.data.manifest import dtype_for
 from tonsai_jax.planning.collectives import Collectives, read_collectives
 from tonsai_jax.planning.described_gpu import cudnn_attention_without_a_gpu, described_mesh
@@ -22,13 +23,13 @@ from tonsai_jax.training.step import LossSettings, make_train_step
 
 @dataclasses.dataclass(frozen=True)
 class CompiledStep:
-    """What the compiled program says of itself, for each GPU.
+    """What the compiled program needs on each GPU.
 
     Attributes:
-      state_bytes: what comes in, parameters and moments, whose memory the new state takes.
-      scratch_bytes: what the program allocates beside: activations, gradients, all else.
+      state_bytes: the inputs, mostly parameters and moments; the new state reuses their memory.
+      scratch_bytes: everything else that the program allocates: activations, gradients, workspace.
       collectives: of one step, by kind.
-      seconds: that compiling took.
+      seconds: the time that compiling took.
     """
 
     state_bytes: int
@@ -38,41 +39,41 @@ class CompiledStep:
 
     @property
     def peak_bytes(self) -> int:
+        """The memory of a GPU that the step needs."""
         return self.state_bytes + self.scratch_bytes
 
 
 def compile_step(plan: StepPlan, gpu: Gpu) -> CompiledStep:
-    """Compiles the very step that `tonsai_jax.train` runs; takes from seconds (scanned layers) to minutes (unrolled).
+    """Compiles the step that `tonsai_jax.train` runs. It takes seconds with scanned layers, minutes with unrolled ones.
 
-    Needs JAX's CUDA plugin (`described_gpu.no_plugin_reason`), no driver and no GPU. XLA does not try kernels out here, as
-    it does on a real GPU, so those that it chooses there may need more or less scratch space.
+    Needs JAX's CUDA plugin (see `described_gpu.why_not_compiled`), but no driver and no GPU. On a real GPU, XLA measures several
+    GPU kernels and takes the fastest; here it cannot, so the scratch memory may differ.
     """
     begin = time.monotonic()
     mesh = described_mesh(gpu, plan.mesh_sizes)
     step = make_train_step(
-        model_graph(plan.shape, plan.kernel, mesh),
+        model_graph(plan.model_config, plan.attention_backend, mesh),
         plan.optimizer,
-        lambda step: jnp.float32(plan.config.optimizer.learning_rate),  # which rate it is changes no array
+        lambda step: jnp.float32(plan.config.optimizer.learning_rate),  # its value changes no array
         mesh,
         loss=LossSettings(**plan.config.loss),
         end_of_text_id=0,
         dropout_key=jax.random.key(0),
         clip_norm=plan.config.optimizer.clip_norm,
-        micro_batch_size=plan.config.micro_batch_size,
-        at_seq_len=plan.config.seq_len,
+        micro_batch=micro_batch(plan.config),
     )
     by_row = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
-    rows, dtype = plan.stage.global_batch_size, dtype_for(plan.shape.vocab_size)
+    rows, dtype = plan.stage.global_batch_size, dtype_for(plan.model_config.vocab_size)
     batch = {
         "tokens": jax.ShapeDtypeStruct((rows, plan.stage.seq_len + 1), dtype, sharding=by_row),
         "valid": jax.ShapeDtypeStruct((rows,), np.int32, sharding=by_row),
         "stop": jax.ShapeDtypeStruct((rows,), np.int32, sharding=by_row),
     }
     level = jax.config.jax_optimization_level  # type: ignore[attr-defined]  # options are added at run time
-    set_optimization_level(plan.config.runtime.optimization_level, "gpu", mesh.size)  # as the run does
+    set_optimization_level(plan.config.runtime.optimization_level, "gpu", mesh.size)
     try:
         with cudnn_attention_without_a_gpu():
-            state = abstract_state(plan.shape, plan.optimizer, mesh)
+            state = abstract_state(plan.model_config, plan.optimizer, mesh)
             compiled = step.lower(state, batch).compile()  # type: ignore[attr-defined]  # it is jitted
     finally:
         jax.config.update("jax_optimization_level", level)

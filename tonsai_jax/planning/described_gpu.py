@@ -1,6 +1,6 @@
-"""GPUs that are not there: enough of a description for JAX to trace, and for XLA to compile, what would run on them.
+"""Descriptions of GPUs that this machine does not have, so that JAX can trace and XLA can compile for them.
 
-Reaches into JAX (0.10 to 0.12): the checks of its fused attention ask a live device, which there is none of.
+It replaces private functions of JAX (0.10 to 0.12): the checks of its fused attention ask a live GPU for its version.
 """
 
 import contextlib
@@ -14,8 +14,9 @@ from jax.sharding import Mesh
 
 from tonsai_jax.runtime.hardware import Gpu
 
-CUDNN_VERSION = 91900  # 9.19, as the library itself numbers it
-# What XLA's cost models and code generators ask of a Hopper; the bandwidth and the memory are the table's.
+CUDNN_VERSION = 91900  # 9.19, in the numbering of the library
+# What XLA's cost models and code generators ask about a Hopper, under the names of its GpuTargetConfigProto. Bandwidth and
+# memory come from `runtime.hardware`.
 _HOPPER = """
 gpu_device_info {{
   cuda_compute_capability {{ major: 9 }}
@@ -36,7 +37,7 @@ DESCRIBED = ("h100", "h200")
 
 @contextlib.contextmanager
 def cudnn_attention_without_a_gpu() -> Iterator[None]:
-    """Lets fused attention be traced for a GPU of the Hopper kind on a machine that has none."""
+    """Lets JAX trace fused attention for a Hopper GPU on a machine without one."""
     import jax._src.cudnn.fused_attention_stablehlo as fused_attention  # private: a run must start without it
 
     answers = {
@@ -54,21 +55,23 @@ def cudnn_attention_without_a_gpu() -> Iterator[None]:
             setattr(fused_attention, name, function)
 
 
-def no_plugin_reason(gpu: Gpu) -> str | None:
-    """Why a program cannot be compiled for that GPU here, or None where it can."""
+def why_not_compiled(gpu: Gpu) -> str | None:
+    """The reason why a program cannot be compiled for this GPU on this machine, or None where it can."""
     if gpu.name not in DESCRIBED:
         return f"only {' and '.join(DESCRIBED)} are described for the compiler, not {gpu.name}"
-    os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")  # there is no driver whose version it could check
+    os.environ.setdefault(
+        "JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1"
+    )  # it would check the version of a driver, and there is none
     try:
         described_mesh(gpu, {"data": 1})
-    except Exception as error:  # which one differs by version of JAX, and by what of CUDA is missing
+    except Exception as error:  # its type depends on the version of JAX and on what of CUDA is missing
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         return f"JAX's CUDA plugin is not installed, pip install 'tonsai-jax[cuda13]' ({first_line[:120]})"
     return None
 
 
 def described_mesh(gpu: Gpu, mesh_sizes: Mapping[str, int]) -> Mesh:
-    """A mesh of described GPUs of one machine. Needs JAX's CUDA plugin, no driver and no GPU."""
+    """A mesh of described GPUs in one machine. Needs JAX's CUDA plugin, but no driver and no GPU."""
     target = _HOPPER.format(bandwidth=gpu.memory_bandwidth, memory=gpu.memory_bytes, name=gpu.name.upper())
     sizes = tuple(mesh_sizes.values())
     topology = topologies.get_topology_desc(

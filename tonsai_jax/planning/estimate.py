@@ -1,4 +1,4 @@
-"""What a config will need and how long it will take on GPUs that nobody has rented yet: the figures."""
+"""The figures of a run before it starts: memory, speed, hours and cost of a config on given GPUs."""
 
 import dataclasses
 import math
@@ -8,12 +8,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tonsai_jax.config import stages_of
-from tonsai_jax.data.loader import Mixture
 from tonsai_jax.data.manifest import RowsManifest, read_manifest
+from tonsai_jax.data.order import DataOrder
 from tonsai_jax.errors import UserError
 from tonsai_jax.planning.collectives import KINDS, least_bytes, seconds_on_the_wire
 from tonsai_jax.planning.compiled import CompiledStep, compile_step
-from tonsai_jax.planning.described_gpu import no_plugin_reason
+from tonsai_jax.planning.described_gpu import why_not_compiled
 from tonsai_jax.planning.memory import described_state, local_parameters
 from tonsai_jax.planning.roofline import flops_by_part, run_cost, seconds_by_part
 from tonsai_jax.planning.step_plan import StepPlan, plan_steps
@@ -31,50 +31,53 @@ def estimate(
     compiles: bool = True,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """The figures, as plain values for JSON; bytes, seconds and FLOPs are those of one GPU and one step.
+    """The figures as plain values for JSON; bytes, seconds and FLOPs are those of one GPU in one step.
 
     Args:
-      tokens: of the whole run, instead of the config's steps; stages keep their shares.
+      tokens: length of the whole run, in place of the config's steps; stages keep their shares.
       price: of one GPU for one hour, in any currency.
-      compiles: whether to compile the step too, where the GPU and JAX's CUDA plugin allow it.
-      say: is told what takes long, and what cannot be told.
+      compiles: whether to also compile the step, where the GPU and JAX's CUDA plugin allow it.
+      say: prints a line about what takes long and what is missing in the figures.
 
     Raises `UserError` for a config that cannot run on these GPUs.
     """
     if num_gpus < 1:
-        raise UserError(f"--num-gpus {num_gpus}: must be at least 1")
+        raise UserError(f"--num-gpus {num_gpus} must be at least 1")
     if tokens is not None and not 0 < tokens < math.inf:
-        raise UserError(f"--tokens {tokens:g}: must be above 0")
+        raise UserError(f"--tokens {tokens:g} must be above 0")
     if price is not None and not 0 <= price < math.inf:
-        raise UserError(f"--price {price:g}: must be 0 or more")
+        raise UserError(f"--price {price:g} must be at least 0")
     manifest = read_manifest(config.data.dir) if config.data.dir and not config.data.sample_corpus else None
     if manifest is None and not config.model.vocab_size:
-        raise UserError("model.vocab_size is the tokenizer's, which is not known: add --data DIR (token rows), or "
-                        "--config.model.vocab_size=50000")  # fmt: skip
+        raise UserError(
+            "model.vocab_size=0 takes the size of the tokenizer, which is not known without token rows; "
+            "add --data DIR (token rows), or --config.model.vocab_size=50000"
+        )
     vocab_size = manifest.vocab_size if manifest else config.model.vocab_size
     plans = plan_steps(config, vocab_size=vocab_size, num_devices=num_gpus, backend="gpu")
-    if gpu.flops_for(plans[0].shape.dtype) == 0:
-        raise UserError(f"{gpu.name} has no {plans[0].shape.dtype}; add --config.model.dtype=float32")
-    obstacle = no_plugin_reason(gpu) if compiles else "not asked for"
+    model_config = plans[0].model_config
+    if gpu.flops_for(model_config.dtype) == 0:
+        raise UserError(f"{gpu.name} has no {model_config.dtype}; add --config.model.dtype=float32")
+    obstacle = why_not_compiled(gpu) if compiles else "--no-compile"
     if obstacle:
-        say(f"not compiled ({obstacle}): no figures of the real program, its memory and its collectives")
+        say(f"not compiled ({obstacle}): memory and collectives of the real program are missing")
     stages = _stages(stages_of(config), tokens)
     figures = [_stage(plan, gpu, None if obstacle else _compile(plan, gpu, say)) for plan in plans]
     total_tokens = [stage.steps * stage.global_batch_size * stage.seq_len for stage in stages]
     costs = [
         run_cost(n, each["tokens_per_second"], num_gpus, price) for n, each in zip(total_tokens, figures, strict=True)
     ]
-    shape, longest = plans[0].shape, max(plan.stage.seq_len for plan in plans)
+    longest = max(plan.stage.seq_len for plan in plans)
     return {
         "gpu": dataclasses.asdict(gpu),
         "num_gpus": num_gpus,
         "mesh": dict(plans[0].mesh_sizes),
         "usable_bytes": plans[0].usable_bytes(gpu),
-        "parameters": shape.num_parameters,
-        "active_parameters": shape.num_active_parameters,
-        "dtype": shape.dtype,
-        "attention": plans[0].kernel,
-        "flops_per_token": flops_by_part(shape, longest),
+        "parameters": model_config.num_parameters,
+        "active_parameters": model_config.num_active_parameters,
+        "dtype": model_config.dtype,
+        "attention": plans[0].attention_backend,
+        "flops_per_token": flops_by_part(model_config, longest),
         "stages": figures,
         "run": {
             "tokens": sum(total_tokens),
@@ -87,19 +90,19 @@ def estimate(
 
 
 def _compile(plan: StepPlan, gpu: Gpu, say: Callable[[str], None]) -> CompiledStep:
-    how = "scanned" if plan.shape.scan_layers else f"{plan.shape.num_layers} unrolled"
-    say(f"compiling the step for {gpu.name} ({how} layers): seconds to minutes")
+    layers = "scanned" if plan.model_config.scan_layers else f"{plan.model_config.num_layers} unrolled"
+    say(f"compiling the step for {gpu.name} ({layers} layers), which takes seconds to minutes")
     return compile_step(plan, gpu)
 
 
 def _stage(plan: StepPlan, gpu: Gpu, compiled: CompiledStep | None) -> dict[str, Any]:
     usable, memory = plan.usable_bytes(gpu), plan.memory()
     devices = math.prod(plan.mesh_sizes.values())
-    state = described_state(plan.shape, plan.optimizer, plan.mesh_sizes)
-    least = least_bytes(state, plan.mesh_sizes, plan.accumulation, plan.shape.dtype)
-    tokens = plan.share * plan.stage.seq_len
+    state = described_state(plan.model_config, plan.optimizer, plan.mesh_sizes)
+    least = least_bytes(state, plan.mesh_sizes, plan.accumulation_steps, plan.model_config.dtype)
+    tokens = plan.sequences_per_device * plan.stage.seq_len
     seconds = seconds_by_part(
-        plan.shape,
+        plan.model_config,
         gpu,
         tokens=tokens,
         seq_len=plan.stage.seq_len,
@@ -108,41 +111,41 @@ def _stage(plan: StepPlan, gpu: Gpu, compiled: CompiledStep | None) -> dict[str,
     )
     step_seconds = sum(seconds.values())
     rate = tokens * devices / step_seconds
-    flops = plan.shape.flops_per_token(plan.stage.seq_len)
+    flops = plan.model_config.flops_per_token(plan.stage.seq_len)
     return {
         "seq_len": plan.stage.seq_len,
         "global_batch_size": plan.stage.global_batch_size,
-        "micro_batch": plan.micro_batch,
-        "accumulation": plan.accumulation,
+        "micro_batch": plan.micro_batch_size,
+        "accumulation": plan.accumulation_steps,
         "memory": memory,
         "fits": sum(memory.values()) <= usable,
-        "largest_micro_batch": plan.largest_batch_of_any_size(usable),
-        "micro_batch_size": plan.micro_batch_size(plan.largest_micro_batch(usable)),
+        "largest_micro_batch": plan.largest_micro_batch_size_of_any_batch(usable),
+        "micro_batch_size": plan.config_micro_batch_size(plan.largest_micro_batch_size(usable)),
         "seconds": seconds,
         "tokens_per_second": rate,
         "mfu": rate / devices * flops / gpu.peak_flops,
         "scaling": (step_seconds - seconds["collectives"]) / step_seconds,
         "least_bytes": least,
-        "compiled": compiled and _of_compiled(compiled, step_seconds - seconds["collectives"], devices, gpu),
+        "compiled": compiled and _compiled_figures(compiled, step_seconds - seconds["collectives"], devices, gpu),
     }
 
 
-def _of_compiled(compiled: CompiledStep, busy_seconds: float, devices: int, gpu: Gpu) -> dict[str, Any]:
+def _compiled_figures(compiled: CompiledStep, compute_seconds: float, devices: int, gpu: Gpu) -> dict[str, Any]:
     found = compiled.collectives
-    waits = {kind: each.num_bytes - each.overlapped_bytes for kind, each in found.items()}
-    wire = seconds_on_the_wire(waits, devices, gpu.link_bandwidth)
+    exposed_bytes = {kind: each.num_bytes - each.overlapped_bytes for kind, each in found.items()}
+    exposed_seconds = seconds_on_the_wire(exposed_bytes, devices, gpu.link_bandwidth)
     return {
         "state_bytes": compiled.state_bytes,
         "scratch_bytes": compiled.scratch_bytes,
         "peak_bytes": compiled.peak_bytes,
         "collectives": {kind: dataclasses.asdict(found[kind]) for kind in KINDS if kind in found},
-        "scaling": busy_seconds / (busy_seconds + wire),
+        "scaling": compute_seconds / (compute_seconds + exposed_seconds),
         "compile_seconds": compiled.seconds,
     }
 
 
 def _stages(stages: Sequence[Stage], tokens: float | None) -> tuple[Stage, ...]:
-    """The stages with as many steps as make `tokens`, or with their own."""
+    """The stages with the number of steps that makes `tokens`, or with their own steps where that is None."""
     if tokens is None:
         return tuple(stages)
     factor = tokens / sum(stage.steps * stage.global_batch_size * stage.seq_len for stage in stages)
@@ -150,4 +153,4 @@ def _stages(stages: Sequence[Stage], tokens: float | None) -> tuple[Stage, ...]:
 
 
 def _epochs(manifest: RowsManifest, seed: int, stages: Sequence[Stage]) -> Mapping[str, float]:
-    return Mixture(manifest, seed=seed, stages=stages).epochs()
+    return DataOrder(manifest, seed=seed, stages=stages).epochs()

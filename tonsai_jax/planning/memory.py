@@ -1,9 +1,9 @@
-"""What a training step holds on each GPU, by part, without compiling it.
+"""The memory that a training step needs on each GPU, by part, without compiling the step.
 
-Parameters, moments and gradients are counted from the real state and its shardings. What the backward pass keeps is
-counted by tracing the real model at one and at two sequences: the difference is what one sequence adds, whatever the
-family, the remat policy and the attention kernel. Only the scratch space of the layer at work is an estimate; the
-compiled program's own figures, beside these, are in docs/estimate.md.
+Parameters, moments and gradients are counted from the real state and its shardings. Activations are what the backward pass of
+the real model keeps: it is traced with one and with two sequences, and the difference is what one sequence adds. That holds for
+every family, remat policy and attention backend. Only the workspace of the layer that is being computed is an estimate;
+docs/estimate.md compares the result with compiled programs.
 """
 
 import functools
@@ -24,87 +24,86 @@ from tonsai_jax.planning.described_gpu import cudnn_attention_without_a_gpu
 from tonsai_jax.training.loss import chunk_length
 from tonsai_jax.training.state import TrainState, abstract_state, init_params, model_graph
 
-# Fitted to the programs that XLA compiles for a Hopper (docs/estimate.md). Of what a layer without remat would keep, so
-# much is live at once while its backward pass runs, by attention kernel; fusions spare the rest.
+# Fitted to the programs that XLA compiles for a Hopper (docs/estimate.md). A share, by attention backend, of what a layer without
+# remat would keep: that much is in memory at once while its backward pass runs. Fusion saves the rest.
 WORKSPACE_SHARE = {"cudnn": 0.4, "xla": 0.9}
-# Of what "none" keeps in layers that are scanned, unrolled ones keep so much: XLA computes the rest again by itself.
+# With remat="none", unrolled layers keep this share of what scanned layers keep: XLA itself computes the rest again.
 UNROLLED_SHARE = 0.45
 
 
 def memory_by_part(
-    shape: ModelConfig,
+    model_config: ModelConfig,
     optimizer: optax.GradientTransformation,
     *,
-    kernel: str,
+    attention_backend: str,
     mesh_sizes: Mapping[str, int],
-    micro_batch: int,
+    micro_batch_size: int,
     seq_len: int,
     chunk_tokens: int,
     accumulates: bool = False,
 ) -> dict[str, int]:
-    """Bytes on each GPU, by part, at the moment of a training step when it is fullest; they add up to the peak.
+    """Bytes on each GPU, by part, at the moment of a training step when memory is fullest; their sum is the peak.
 
-    That moment is the end of the backward pass (then no logits are left), or, in a small model with a large vocabulary,
-    the loss (then there are no gradients yet but the head's).
+    That moment is usually the end of the backward pass, when no logits are left. In a small model with a large vocabulary it is
+    the loss, when only the head has gradients yet.
 
     Args:
-      kernel: of attention, from `choose_attention_backend`.
-      mesh_sizes: devices along each axis of the mesh, as in {"data": 1, "fsdp": 8}.
-      micro_batch: sequences that a GPU holds at a time.
-      chunk_tokens: tokens per GPU whose logits exist at a time.
-      accumulates: whether the batch is done in several parts, whose gradients are added up.
+      attention_backend: from `choose_attention_backend`.
+      mesh_sizes: devices along each axis of the mesh, such as {"data": 1, "fsdp": 8, "expert": 1}.
+      micro_batch_size: sequences that a GPU processes at once.
+      chunk_tokens: tokens per GPU whose logits exist at once.
+      accumulates: whether the batch is processed in several micro-batches, whose gradients are added up.
 
     Returns:
-      parameters, moments, gradients, activations (kept for the backward pass), logits (a chunk of them, their
-      gradients and the head's), workspace (of the layer at work, and gathered parameters).
+      parameters; moments; gradients; activations, kept for the backward pass; logits: one chunk of them with their gradients and
+      those of the head; workspace: of the layer that is being computed, and of gathered parameters.
     """
-    state = described_state(shape, optimizer, mesh_sizes)
+    state = described_state(model_config, optimizer, mesh_sizes)
     parameters = _local_bytes(state.params)
     moments = _local_bytes((state.opt_state, state.step))
-    kept, layer = _kept_per_sequence(shape, kernel, seq_len)
-    table = shape.padded_vocab_size * shape.d_model
-    width = jnp.dtype(shape.dtype).itemsize
-    split = _local_bytes(state.params) < sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.params))
+    kept, layer = _kept_per_sequence(model_config, attention_backend, seq_len)
+    table = model_config.padded_vocab_size * model_config.d_model
+    width = jnp.dtype(model_config.dtype).itemsize
+    is_split = parameters < sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.params))
 
-    chunk = micro_batch * chunk_length(micro_batch, seq_len, chunk_tokens)
+    chunk = micro_batch_size * chunk_length(micro_batch_size, seq_len, chunk_tokens)
     at_loss = {
         "gradients": parameters if accumulates else 0,
-        "logits": chunk * shape.padded_vocab_size * (4 + width) + table * (4 + width),
-        "workspace": table * 4 if split else 0,  # the embedding, gathered
+        "logits": chunk * model_config.padded_vocab_size * (4 + width) + table * (4 + width),
+        "workspace": table * 4 if is_split else 0,  # the gathered embedding
     }
     at_end = {
         "gradients": parameters * (2 if accumulates else 1),
         "logits": 0,
-        "workspace": round(WORKSPACE_SHARE[kernel] * layer * micro_batch)
-        + (table * 4 if split else 0),  # the head's gradient
+        "workspace": round(WORKSPACE_SHARE[attention_backend] * layer * micro_batch_size)
+        + (table * 4 if is_split else 0),  # the gradient of the head
     }
     fullest = max(at_loss, at_end, key=lambda moment: sum(moment.values()))
     return {
         "parameters": parameters,
         "moments": moments,
         "gradients": fullest["gradients"],
-        "activations": kept * micro_batch,
+        "activations": kept * micro_batch_size,
         "logits": fullest["logits"],
         "workspace": fullest["workspace"],
     }
 
 
-def largest_micro_batch(usable_bytes: int, share: int | None = None, **settings: Any) -> int:
-    """The most sequences a GPU can hold at a time, or 0 where not even one fits.
+def largest_micro_batch_size(usable_bytes: int, sequences_per_device: int | None = None, **settings: Any) -> int:
+    """The most sequences that fit on a GPU at once, or 0 where one does not fit.
 
     Args:
-      usable_bytes: memory of a GPU that a program can have.
-      share: sequences of a GPU in a step; then the answer divides it, as `micro_batch_size` must.
-      settings: of `memory_by_part`, without the micro-batch.
+      usable_bytes: memory of a GPU that the program can use.
+      sequences_per_device: of a step; where it is given, the answer divides it, as the key `micro_batch_size` must.
+      settings: the arguments of `memory_by_part` without the micro-batch size.
     """
 
-    def fits(micro_batch: int) -> bool:
-        parts = memory_by_part(settings["shape"], settings["optimizer"], micro_batch=micro_batch, **others)
-        return sum(parts.values()) <= usable_bytes
+    def fits(size: int) -> bool:
+        return sum(memory_by_part(**settings, micro_batch_size=size).values()) <= usable_bytes
 
-    others = {name: value for name, value in settings.items() if name not in ("shape", "optimizer")}
-    if share is not None:
-        return max((size for size in range(1, share + 1) if share % size == 0 and fits(size)), default=0)
+    if sequences_per_device is not None:
+        sizes = range(1, sequences_per_device + 1)
+        return max((size for size in sizes if sequences_per_device % size == 0 and fits(size)), default=0)
     if not fits(1):
         return 0
     fitting, failing = 1, 2
@@ -116,20 +115,20 @@ def largest_micro_batch(usable_bytes: int, share: int | None = None, **settings:
     return fitting
 
 
+def described_state(
+    model_config: ModelConfig, optimizer: optax.GradientTransformation, mesh_sizes: Mapping[str, int]
+) -> TrainState:
+    """Shapes, dtypes and shardings of the training state on a mesh of devices that need not exist."""
+    return _described_state(model_config, optimizer, tuple(mesh_sizes.items()))
+
+
 @functools.lru_cache(maxsize=8)
 def _described_state(
-    shape: ModelConfig, optimizer: optax.GradientTransformation, sizes: tuple[tuple[str, int], ...]
+    model_config: ModelConfig, optimizer: optax.GradientTransformation, sizes: tuple[tuple[str, int], ...]
 ) -> TrainState:
     names = tuple(name for name, _ in sizes)
     mesh = AbstractMesh(tuple(size for _, size in sizes), names, axis_types=(AxisType.Auto,) * len(names))
-    return abstract_state(shape, optimizer, mesh)
-
-
-def described_state(
-    shape: ModelConfig, optimizer: optax.GradientTransformation, mesh_sizes: Mapping[str, int]
-) -> TrainState:
-    """Shapes, dtypes and shardings of the state on a mesh of devices that need not be there."""
-    return _described_state(shape, optimizer, tuple(mesh_sizes.items()))
+    return abstract_state(model_config, optimizer, mesh)
 
 
 def local_parameters(state: TrainState) -> int:
@@ -138,16 +137,16 @@ def local_parameters(state: TrainState) -> int:
 
 
 def _local_bytes(tree: Any) -> int:
-    """Bytes of one device's pieces."""
+    """Bytes of the arrays' parts on one device."""
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 @functools.lru_cache(maxsize=8)
-def _kept_per_sequence(shape: ModelConfig, kernel: str, seq_len: int) -> tuple[int, int]:
-    """Bytes that a sequence adds to what the backward pass keeps: of the whole model, and of one layer without remat."""
+def _kept_per_sequence(model_config: ModelConfig, attention_backend: str, seq_len: int) -> tuple[int, int]:
+    """Bytes that one more sequence adds to what the backward pass keeps: of the whole model; of one layer without remat."""
 
     def kept(config: ModelConfig, sequences: int) -> int:
-        graph = model_graph(config, kernel)
+        graph = model_graph(config, attention_backend)
         params = jax.eval_shape(lambda: init_params(config, 0))
 
         def backward_pass(params: Any, tokens_BxT: jax.Array) -> Any:
@@ -163,8 +162,8 @@ def _kept_per_sequence(shape: ModelConfig, kernel: str, seq_len: int) -> tuple[i
         return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
     with cudnn_attention_without_a_gpu():
-        whole = kept(shape, 2) - kept(shape, 1)
-        plain = replace(shape, remat="none")
-        if shape.remat == "none" and not shape.scan_layers:
+        whole = kept(model_config, 2) - kept(model_config, 1)
+        without_remat = replace(model_config, remat="none")
+        if model_config.remat == "none" and not model_config.scan_layers:
             whole = round(UNROLLED_SHARE * whole)
-        return whole, (kept(plain, 2) - kept(plain, 1)) // shape.num_layers
+        return whole, (kept(without_remat, 2) - kept(without_remat, 1)) // model_config.num_layers

@@ -1,4 +1,4 @@
-"""A run that does not fit on its devices ends with one line: what needs the memory, and which micro-batch would fit."""
+"""A run that does not fit on its devices ends with one line: what needs the memory, and which micro-batch size would fit."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,18 +9,17 @@ from ml_collections import ConfigDict
 
 from tonsai_jax.data.manifest import read_manifest
 from tonsai_jax.errors import UserError
-from tonsai_jax.planning.step_plan import plan_steps
 
 GIB = 2**30
 
 
 @contextlib.contextmanager
 def explain_out_of_memory(config: ConfigDict) -> Iterator[None]:
-    """Turns XLA's RESOURCE_EXHAUSTED, at compilation or in a step, into a `UserError` with `out_of_memory_advice`."""
+    """Turns an out-of-memory error of XLA, while compiling or in a step, into a `UserError` with `out_of_memory_advice`."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        # A CPU tells it as INTERNAL where the step was dispatched already.
+        # On a CPU the status is INTERNAL where the step was already dispatched; only the message says "Out of memory".
         if not any(words in str(error) for words in ("RESOURCE_EXHAUSTED", "Out of memory")):
             raise
         device = jax.local_devices()[0]
@@ -31,29 +30,33 @@ def explain_out_of_memory(config: ConfigDict) -> Iterator[None]:
 
 
 def out_of_memory_advice(config: ConfigDict, vocab_size: int, num_devices: int, backend: str, usable_bytes: int) -> str:
-    """What the fullest stage's step needs by part, and what to set; in one line.
+    """One line: the memory that the step of the fullest stage needs, by part, and what to set.
 
     Args:
-      usable_bytes: memory of one device that the run can have.
+      vocab_size: of the tokenizer, for a config with `model.vocab_size=0`.
+      backend: of JAX: "gpu" or "cpu".
+      usable_bytes: memory of one device that the run can use.
     """
+    from tonsai_jax.planning.step_plan import plan_steps  # imported here: a run that fits never needs it
+
     plans = plan_steps(config, vocab_size=vocab_size, num_devices=num_devices, backend=backend)
     plan = max(plans, key=lambda each: sum(each.memory().values()))
     parts = plan.memory()
-    told = ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items() if size >= GIB / 20)
+    listed = ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items() if size >= GIB / 20)
     needs = (
-        f"a step with {plan.micro_batch} sequences of {plan.stage.seq_len} tokens at a time needs about "
-        f"{sum(parts.values()) / GIB:.1f} GiB ({told})"
+        f"a step with {plan.micro_batch_size} sequences of {plan.stage.seq_len} tokens at once needs about "
+        f"{sum(parts.values()) / GIB:.1f} GiB ({listed})"
     )
-    fits = plan.largest_micro_batch(usable_bytes)
-    if fits >= plan.micro_batch:
+    fits = plan.largest_micro_batch_size(usable_bytes)
+    if fits >= plan.micro_batch_size:
         return (
-            f"{needs}, which should fit; see whether another program holds memory there (nvidia-smi), let JAX take more "
+            f"{needs}, which should fit; look whether another program uses the memory (nvidia-smi), let JAX take more "
             f"of it (runtime.memory_fraction=0.95), or set micro_batch_size to less than "
-            f"{plan.micro_batch_size(plan.micro_batch)}"
+            f"{plan.config_micro_batch_size(plan.micro_batch_size)}"
         )
     if fits:
         return (
-            f"{needs}; set micro_batch_size={plan.micro_batch_size(fits)}, which needs about "
+            f"{needs}; set micro_batch_size={plan.config_micro_batch_size(fits)}, which needs about "
             f"{sum(plan.memory(fits).values()) / GIB:.1f} GiB"
         )
-    return f"{needs}; not even one sequence fits: set model.remat=full, a larger mesh.fsdp or a shorter seq_len"
+    return f"{needs}; not even one sequence fits; set model.remat=full, a larger mesh.fsdp or a smaller seq_len"

@@ -1,75 +1,80 @@
-"""The training step that a config asks for, stage by stage, on GPUs that need not be there."""
+"""The training step of each stage of a config, on devices that need not exist."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import optax
-from jax.sharding import AbstractMesh
 from ml_collections import ConfigDict
 
-from tonsai_jax.config import model_config, optimizer_settings, stages_of, validate
+from tonsai_jax.config import micro_batch, model_config, optimizer_settings, stages_of, validate
 from tonsai_jax.model.attention import choose_attention_backend
 from tonsai_jax.model.config import ModelConfig
-from tonsai_jax.planning.memory import largest_micro_batch, memory_by_part
+from tonsai_jax.planning.memory import largest_micro_batch_size, memory_by_part
 from tonsai_jax.runtime.hardware import Gpu
 from tonsai_jax.stages import Stage
-from tonsai_jax.training.mesh import accumulation_steps, mesh_sizes, micro_batch_at
+from tonsai_jax.training.mesh import mesh_sizes
 from tonsai_jax.training.optimizer import make_optimizer
 
 
 @dataclasses.dataclass(frozen=True)
 class StepPlan:
-    """One stage's step.
+    """The training step of one stage.
 
     Attributes:
+      attention_backend: "xla" or "cudnn".
       mesh_sizes: devices along each axis of the mesh.
-      share: sequences of a GPU in a step.
-      accumulation: parts in which it does them.
+      sequences_per_device: sequences of a step that one device processes.
+      accumulation_steps: micro-batches in which it processes them, one after the other.
     """
 
     config: ConfigDict
     stage: Stage
-    shape: ModelConfig
+    model_config: ModelConfig
     optimizer: optax.GradientTransformation
-    kernel: str
+    attention_backend: str
     mesh_sizes: Mapping[str, int]
-    share: int
-    accumulation: int
+    sequences_per_device: int
+    accumulation_steps: int
 
     @property
-    def micro_batch(self) -> int:
-        """Sequences that a GPU holds at a time."""
-        return self.share // self.accumulation
+    def micro_batch_size(self) -> int:
+        """Sequences of this stage that a device processes at once."""
+        return self.sequences_per_device // self.accumulation_steps
 
-    def memory(self, micro_batch: int | None = None) -> dict[str, int]:
-        """`memory_by_part`, with this many sequences at a time or with the config's."""
-        size = micro_batch or self.micro_batch
-        return memory_by_part(**self._settings(), micro_batch=size, accumulates=size < self.share)
+    def memory(self, micro_batch_size: int | None = None) -> dict[str, int]:
+        """Bytes on a device by part, see `memory_by_part`; `micro_batch_size` replaces that of the config."""
+        size = micro_batch_size or self.micro_batch_size
+        return memory_by_part(**self._settings(), micro_batch_size=size, accumulates=size < self.sequences_per_device)
 
-    def largest_micro_batch(self, usable_bytes: int) -> int:
-        """The most sequences at a time that fit and divide a GPU's share of the batch; 0 where not even one does."""
-        return largest_micro_batch(usable_bytes, share=self.share, **self._settings())
+    def largest_micro_batch_size(self, usable_bytes: int) -> int:
+        """The largest micro-batch that fits and divides `sequences_per_device`; 0 where one sequence does not fit."""
+        return largest_micro_batch_size(
+            usable_bytes, sequences_per_device=self.sequences_per_device, **self._settings()
+        )
 
-    def micro_batch_size(self, micro_batch: int) -> int:
-        """The config's key for so many of this stage's sequences at a time: it counts sequences of `config.seq_len`."""
-        if micro_batch == 0:
+    def largest_micro_batch_size_of_any_batch(self, usable_bytes: int) -> int:
+        """The most sequences that fit at once, whatever the batch size; 0 where one sequence does not fit."""
+        return largest_micro_batch_size(usable_bytes, **self._settings())
+
+    def config_micro_batch_size(self, micro_batch_size: int) -> int:
+        """The value of the config key `micro_batch_size` for this many sequences of the stage.
+
+        The key counts sequences of `config.seq_len` tokens; those of the stage may have another length.
+        """
+        if micro_batch_size == 0:
             return 0
-        return max(1, micro_batch * self.stage.seq_len // self.config.seq_len)
-
-    def largest_batch_of_any_size(self, usable_bytes: int) -> int:
-        """The most sequences that fit at a time, whatever the batch; 0 where not even one does."""
-        return largest_micro_batch(usable_bytes, **self._settings())
+        return max(1, micro_batch_size * self.stage.seq_len // self.config.seq_len)
 
     def usable_bytes(self, gpu: Gpu) -> int:
-        """The part of a GPU's memory that JAX takes."""
+        """The bytes of a GPU's memory that JAX allocates."""
         return int(gpu.memory_bytes * self.config.runtime.memory_fraction)
 
     def _settings(self) -> dict[str, Any]:
         return {
-            "shape": self.shape,
+            "model_config": self.model_config,
             "optimizer": self.optimizer,
-            "kernel": self.kernel,
+            "attention_backend": self.attention_backend,
             "mesh_sizes": self.mesh_sizes,
             "seq_len": self.stage.seq_len,
             "chunk_tokens": self.config.loss.chunk_tokens,
@@ -77,35 +82,32 @@ class StepPlan:
 
 
 def plan_steps(config: ConfigDict, *, vocab_size: int, num_devices: int, backend: str) -> tuple[StepPlan, ...]:
-    """The step of each stage.
+    """The training step of each stage.
 
     Args:
-      vocab_size: the tokenizer's, for a config that does not set one.
-      backend: "gpu" or "cpu"; it decides which attention kernel "auto" is.
+      vocab_size: of the tokenizer, for a config with `model.vocab_size=0`.
+      backend: of JAX: "gpu" or "cpu"; it decides which attention backend "auto" is.
 
-    Raises `UserError` for a config that cannot be trained on so many devices.
+    Raises `UserError` for a config that cannot be trained on this number of devices.
     """
     validate(config)
-    shape = model_config(config, vocab_size)
-    kernel, _ = choose_attention_backend(shape, backend, [stage.seq_len for stage in stages_of(config)])
+    stages, model = stages_of(config), model_config(config, vocab_size)
+    attention_backend, _ = choose_attention_backend(model, backend, [stage.seq_len for stage in stages])
     axes = config.mesh
-    sizes = mesh_sizes(axes.data, axes.fsdp, axes.expert, count=num_devices, num_experts=shape.num_experts)
-    mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
+    sizes = mesh_sizes(axes.data, axes.fsdp, axes.expert, count=num_devices, num_experts=model.num_experts)
     optimizer = make_optimizer(**optimizer_settings(config))
     return tuple(
         StepPlan(
             config=config,
             stage=stage,
-            shape=shape,
+            model_config=model,
             optimizer=optimizer,
-            kernel=kernel,
+            attention_backend=attention_backend,
             mesh_sizes=sizes,
-            accumulation=accumulation_steps(
-                mesh,
-                stage.global_batch_size,
-                micro_batch_at(config.micro_batch_size, config.seq_len, stage.seq_len),
+            accumulation_steps=micro_batch(config).accumulation_steps(
+                num_devices, stage.global_batch_size, stage.seq_len
             ),
-            share=stage.global_batch_size // num_devices,
+            sequences_per_device=stage.global_batch_size // num_devices,
         )
-        for stage in stages_of(config)
+        for stage in stages
     )

@@ -1,13 +1,14 @@
-"""What the GPUs can do: one table, from the makers' data sheets, with what was measured where it was."""
+"""The GPUs that are known: memory, speed and dtypes, from the data sheets of their makers."""
 
 import dataclasses
+import re
 
 import jax
 
 from tonsai_jax.errors import UserError, did_you_mean
 
-# Of the peak of its matrix units an H200 reached 788 TFLOP/s in large bfloat16 matrix products, and 4.3 of 4.8 TB/s in
-# copies. The other GPUs were not measured: the same shares are assumed for them.
+# Shares of the peak that an H200 reached: 788 TFLOP/s in large bfloat16 matrix products, 4.3 TB/s in copies. The other GPUs
+# were not measured; the same shares are assumed for them.
 MATMUL_SHARE = 788 / 989
 COPY_SHARE = 4.3 / 4.8
 
@@ -17,13 +18,13 @@ class Gpu:
     """One GPU.
 
     Attributes:
-      words: all of them stand in the device's name as the driver tells it.
-      memory_bytes: as sold (GB are 10^9 bytes).
-      peak_flops: dense bfloat16 FLOP/s with float32 sums, without sparsity (float16 where there is no bfloat16).
+      words: words that are all in the device name that the driver reports.
+      memory_bytes: as sold (1 GB is 10^9 bytes).
+      peak_flops: dense bfloat16 FLOP/s with float32 sums, without sparsity; float16 where the GPU has no bfloat16.
       memory_bandwidth: bytes/s.
       link_bandwidth: bytes/s to the other GPUs of the machine in one direction: NVLink, else PCIe.
-      float32_flops: FLOP/s of float32 products, of TF32 where there is TF32.
-      has_bfloat16: whether the matrix units take bfloat16.
+      float32_flops: FLOP/s of float32 products; of TF32 where the GPU has it.
+      has_bfloat16: whether the matrix units compute in bfloat16.
     """
 
     name: str
@@ -36,13 +37,13 @@ class Gpu:
     has_bfloat16: bool = True
 
     def flops_for(self, dtype: str) -> float:
-        """Peak FLOP/s of matrix products of `dtype`, "bfloat16" or "float32"; 0 where the GPU has no such units."""
+        """Peak FLOP/s of matrix products in `dtype`, "bfloat16" or "float32"; 0 where the GPU does not have that dtype."""
         if dtype == "float32":
             return self.float32_flops
         return self.peak_flops if self.has_bfloat16 else 0.0
 
 
-# The first entry whose words are all in the device's name counts, so a longer name stands before a shorter one.
+# The first entry that fits a device name is used, so longer names come before shorter ones.
 GPUS = (
     Gpu("b200", ("B200",), 180 * 10**9, 2250e12, 8.0e12, 900e9, 1125e12),
     Gpu("h200", ("H200",), 141 * 10**9, 989e12, 4.8e12, 450e9, 494e12),
@@ -61,7 +62,7 @@ GPUS = (
 
 
 def gpu_named(name: str) -> Gpu:
-    """The GPU of that name in the table; raises `UserError` where there is none."""
+    """The GPU with this name in the table. Raises `UserError` for an unknown name."""
     names = {gpu.name: gpu for gpu in GPUS}
     if name.lower() not in names:
         raise UserError(f"--gpu {name}: not in the table{did_you_mean(name.lower(), names)}")
@@ -69,18 +70,33 @@ def gpu_named(name: str) -> Gpu:
 
 
 def gpu_of(device_kind: str) -> Gpu | None:
-    """The GPU that a driver calls by that name, or None."""
+    """The GPU whose driver reports `device_kind`, or None for an unknown device."""
     words = set(device_kind.replace("-", " ").split())
     return next((gpu for gpu in GPUS if set(gpu.words) <= words), None)
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Peak dense FLOP/s of a device in the dtype that training uses, or None where the device is unknown."""
+    """Peak dense bfloat16 FLOP/s of a device, or None for an unknown device."""
     gpu = gpu_of(device_kind)
     return None if gpu is None else gpu.peak_flops
 
 
 def total_peak_flops() -> float | None:
-    """Peak FLOP/s of all devices of the run together, or None where they are unknown."""
+    """`peak_flops` of all devices of the run together, or None for unknown devices."""
     flops = peak_flops(jax.devices()[0].device_kind)
     return flops and flops * jax.device_count()
+
+
+def check_dtype(dtype: str, device_kind: str, compute_capability: str | None) -> None:
+    """Raises `UserError` for bfloat16 on an NVIDIA GPU older than Ampere, which would emulate it slowly.
+
+    Args:
+      dtype: `model.dtype`.
+      device_kind, compute_capability: of a JAX device, such as "Tesla T4" and "7.5"; None where a device has none.
+    """
+    numbers = re.fullmatch(r"(\d+)\.(\d+)", compute_capability or "")
+    if dtype == "bfloat16" and numbers and int(numbers[1]) < 8:
+        raise UserError(
+            f"model.dtype=bfloat16: a {device_kind} (compute capability {compute_capability}) has no bfloat16, which needs "
+            f"8.0 or newer; add --config.model.dtype=float32"
+        )

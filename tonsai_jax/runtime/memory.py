@@ -1,24 +1,40 @@
-"""The host's memory: what a process holds, and how the C library (glibc, where there is one) keeps and returns it."""
+"""Memory: the peak of a run, what its process holds on the host, and how the C library (glibc) keeps and returns it.
+
+psutil is imported where it is used, so that the benchmarks can read the peak on a machine without it.
+"""
 
 import ctypes
+import resource
 import sys
 from typing import Any
 
-import psutil
+import jax
 
 HUGE_PAGE = 2**21  # bytes
 
 
+def peak_memory_bytes() -> int:
+    """The most memory that this run has used so far: of the fullest local device, or of this process on a CPU."""
+    stats: list[dict[str, Any] | None] = [device.memory_stats() for device in jax.local_devices()]
+    on_devices = [stat["peak_bytes_in_use"] for stat in stats if stat and "peak_bytes_in_use" in stat]
+    if on_devices:
+        return max(on_devices)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def host_memory_bytes() -> int:
-    """The memory that this process holds on its host now."""
+    """The memory of the host that this process holds now."""
+    import psutil
+
     return psutil.Process().memory_info().rss
 
 
 def keep_freed_memory() -> None:
-    """Lets malloc keep large blocks that are freed, on huge pages; call it before JAX starts its threads.
+    """Makes malloc keep freed blocks, on huge pages; call it before JAX starts its threads. Only on Linux with glibc.
 
-    A step on a CPU allocates its scratch memory and frees it again. By default each time is a new mapping whose small
-    pages the system must clear one by one, which can take more time than the arithmetic.
+    A step on a CPU allocates its scratch memory and frees it again. Without this call each allocation is a new mapping of small
+    pages, which the system must clear one by one; that can take more time than the arithmetic.
     """
     arena_max, mmap_max, trim_threshold = -8, -4, -1  # names of mallopt's parameters in malloc.h
     mallopt = _glibc("mallopt")
@@ -30,10 +46,9 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Gives memory that was freed back to the system: after a compilation, after a save.
+    """Gives freed memory back to the system; call it after a compilation and after a save.
 
-    glibc keeps freed blocks for the next ones, but not always in the same place: without this call a process grows from
-    save to save.
+    glibc keeps freed blocks, but does not always reuse them. Without this call a process grows from save to save.
     """
     malloc_trim = _glibc("malloc_trim")
     if malloc_trim is not None:
@@ -42,7 +57,9 @@ def return_freed_memory() -> None:
 
 
 def _put_heap_on_huge_pages() -> None:
-    """Extends the heap, in addresses only, by half of the machine's memory and asks for huge pages there (Linux)."""
+    """Extends the heap by addresses for half of the machine's memory, and asks for huge pages there."""
+    import psutil
+
     malloc, free, madvise = _glibc("malloc"), _glibc("free"), _glibc("madvise")
     if malloc is None or madvise is None:
         return
@@ -52,7 +69,7 @@ def _put_heap_on_huge_pages() -> None:
     huge_pages = 14  # MADV_HUGEPAGE in sys/mman.h
     size = psutil.virtual_memory().total // 2
     block = malloc(size)
-    if block:  # a system that does not give out more addresses than memory may say no
+    if block:  # NULL on a system that gives out no more addresses than it has memory
         start = -(-block // HUGE_PAGE) * HUGE_PAGE
         madvise(start, block + size - start, huge_pages)
         free(block)

@@ -1,8 +1,8 @@
-"""A text as a row of hashed units, and the n-grams over it: what near-duplicates, repetition and word lists are counted in.
+"""A text as a sequence of hashed units, and n-grams of units: the basis of near-duplicates, repetition and word lists.
 
-A unit is a word, in lower case and without the signs around it; where words are written without spaces it is a Khmer cluster
-(a consonant with its subscripts, vowels and signs) or one code point of another such script. No mark is lost: for Khmer,
-and for every Indian script, another vowel sign is another word.
+A unit is a word, in lower case and without punctuation around it. In scripts that put no spaces between words, it is a Khmer
+orthographic syllable, or one code point of another such script. No mark is lost: in Khmer and in the scripts of India, another
+vowel sign is another word.
 """
 
 import hashlib
@@ -10,18 +10,19 @@ import re
 
 import numpy as np
 
-_KHMER = "[\u1780-\u17b3](?:\u17d2[\u1780-\u17b3]|[\u17b4-\u17d1\u17d3\u17dd])*"
+from tonsai_jax.text.syllables import BASES, WELL_FORMED
+
 # Thai, Lao, Tibetan, Burmese, Chinese, Japanese.
 _UNSPACED = "\u0e01-\u0e5b\u0e81-\u0fff\u1000-\u109f\u2e80-\u2fdf\u3005-\u3007\u3021-\u9fff\uf900-\ufaff"
-# Code points and not classes such as \s: only so does `re` look characters up in a table.
-_BETWEEN = (
+# Code points instead of classes such as \s, because `re` is faster with them: it looks each character up in a table.
+_SEPARATORS = (
     "\x00-/:-@\\[-`{-\xa9\xab-\xb4\xb6-\xb9\xbb-\xbf\xd7\xf7\u1680\u2000-\u206f\u20a0-\u20cf\u2190-\u2bff\u3000-\u3004"
     "\u3008-\u3020\ufe30-\ufe6f\uff00-\uff0f\u17d4-\u17db"
 )
-_UNIT = re.compile(f"{_KHMER}|[{_UNSPACED}]|[^{_BETWEEN}{_UNSPACED}\u1780-\u17b3]+")
+_UNIT = re.compile(f"{WELL_FORMED.pattern}|[{_UNSPACED}]|[^{_SEPARATORS}{_UNSPACED}{BASES}]+")
 _ASCII_UNIT = re.compile("[a-z0-9]+")
 
-_CACHE_LIMIT = 500_000  # kinds of units whose hash is kept: some 100 MB
+_CACHE_LIMIT = 500_000  # distinct units with a cached hash; takes about 100 MB
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _MIXER = np.uint64(0xD6E8FEB86659FD93)
 
@@ -32,14 +33,14 @@ def units(text: str) -> list[str]:
 
 
 def hashed(row: list[str]) -> np.ndarray:
-    """A hash for each unit, uint64 (units,), the same in every process."""
+    """A hash of each unit, uint64 (units,), the same in every process."""
     if len(_HASHES) > _CACHE_LIMIT:
         _HASHES.clear()
     return np.fromiter(map(_HASHES.__getitem__, row), np.uint64, len(row))
 
 
 def ngrams(hashes: np.ndarray, n: int) -> np.ndarray:
-    """A hash for each run of `n` units, uint64 (units - n + 1,); of fewer units than `n` none."""
+    """A hash of each run of `n` consecutive units, uint64 (units - n + 1,); empty for fewer than `n` units."""
     count = len(hashes) - n + 1
     if count < 1:
         return np.empty(0, np.uint64)
@@ -54,7 +55,7 @@ def ngrams(hashes: np.ndarray, n: int) -> np.ndarray:
 
 
 def text_hash(encoded: bytes) -> int:
-    """64 bits of a text's hash: among n texts some two share theirs by chance with n^2 / 2^65, 1 in 3,700 at 100 million."""
+    """A 64-bit hash of a text. Among n texts, two share a hash with probability n^2 / 2^65: 1 in 3,700 for 100 million."""
     return int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tonsai_jax.text.khmer import CLUSTER
+from tonsai_jax.text.syllables import SYLLABLE
 from tonsai_jax.tokenizer.any_tokenizer import BYTES, KINDS, SPECIAL, AnyTokenizer, is_text
 from tonsai_jax.tokenizer.even_sample import EvenSample
 
@@ -101,7 +101,7 @@ def _syllables(joined: bytes, ends: np.ndarray) -> tuple[int, int]:
       ends: where each token ends in `joined`, int64 (tokens,).
     """
     text = joined.decode("utf-8", "surrogateescape")
-    spans = np.array([match.span() for match in CLUSTER.finditer(text)], np.int64).reshape(-1, 2)
+    spans = np.array([match.span() for match in SYLLABLE.finditer(text)], np.int64).reshape(-1, 2)
     if not len(spans):
         return 0, 0
     points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)

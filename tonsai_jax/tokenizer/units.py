@@ -1,11 +1,10 @@
-"""The units that byte-pair encoding merges: characters and Khmer orthographic syllables.
+"""The units that byte-pair encoding merges: characters, and Khmer orthographic syllables.
 
-Merging bytes would spend a tenth of the vocabulary on parts of characters. Khmer letters have three bytes, and the first two are
-nearly always the same, so the most frequent pair would be the end of one letter and the start of the next. An orthographic
-syllable is a consonant or independent vowel with its subscripts, vowels and signs; no reader would split it.
+With bytes as units, a tenth of the vocabulary would be parts of characters: a Khmer letter has three bytes and the first two are
+nearly always the same, so the end of one letter with the beginning of the next would be the most frequent pair of all.
 
-The units are made by merges like all other tokens, and these merges come first: the bytes of a character from left to right; a
-coeng and its consonant; the parts of a syllable from left to right. None of them joins parts of two syllables.
+Merges make these units, as they make all other tokens, and come before the others: a character from its bytes, left to right; a
+coeng with its consonant; an orthographic syllable from its parts, left to right. No such merge joins parts of two syllables.
 """
 
 import re
@@ -17,18 +16,17 @@ from itertools import accumulate
 import numpy as np
 import tiktoken
 
-from tonsai_jax.text.khmer import CLUSTER
+from tonsai_jax.text.syllables import COENG, SYLLABLE, SYLLABLE_PART
 from tonsai_jax.tokenizer.merging import END
 
 BYTES = [bytes([byte]) for byte in range(256)]
-CHARACTER_COVERAGE = 0.9999  # of all characters in the text; rarer characters are written as bytes
-SYLLABLE_SHARE = 1e-4  # of all syllables in the text; rarer syllables are written as characters
-_UNIT = re.compile(f"{CLUSTER.pattern}|.", re.DOTALL)
-_PART = re.compile("\u17d2[\u1780-\u17b3]|.", re.DOTALL)
+CHARACTER_COVERAGE = 0.9999  # of all characters in the text; rarer ones are written in bytes
+SYLLABLE_SHARE = 1e-4  # of all orthographic syllables in the text; rarer ones are written in characters
+_UNIT = re.compile(f"{SYLLABLE.pattern}|.", re.DOTALL)
 
 
 class CutWords:
-    """Words split into characters and orthographic syllables.
+    """Words cut into characters and orthographic syllables.
 
     Args:
       words: {word: how often it occurs}.
@@ -47,9 +45,9 @@ class CutWords:
         self._counts = np.repeat(np.fromiter((0, *words.values()), np.int32), np.frombuffer(lengths, np.int32))
 
     def frequent(self, room: int) -> list[bytes]:
-        """At most `room` tokens for the most frequent syllables and non-ASCII characters.
+        """At most `room` tokens for the most frequent orthographic syllables and characters beyond ASCII.
 
-        In their order, each token can be made of two parts that are earlier tokens or bytes.
+        The order is one of merges: each token is made of two tokens before it, or of bytes.
         """
         inside = self._stream != END
         totals = np.bincount(self._stream[inside], self._counts[inside], len(self._units)).astype(np.int64)
@@ -58,8 +56,8 @@ class CutWords:
         for unit, total in zip(self._units, totals.tolist(), strict=True):
             for character in unit:
                 characters[character] += total
-            if len(unit) > 1:  # the beginnings of a syllable, of which it is made, are counted with it
-                for beginning in list(accumulate(_PART.findall(unit)))[1:]:
+            if len(unit) > 1:  # merges make the beginnings of a syllable first, so it counts for those too
+                for beginning in list(accumulate(SYLLABLE_PART.findall(unit)))[1:]:
                     syllables[beginning] += total
         wanted = _covering(characters, CHARACTER_COVERAGE) + _above(syllables, SYLLABLE_SHARE)
         tokens: dict[bytes, None] = {}
@@ -112,8 +110,8 @@ def _above(counts: Counter[str], share: float) -> list[str]:
 
 
 def _makings(unit: str) -> list[bytes]:
-    """All tokens that merges make on the way to a character or syllable, and the token itself."""
-    parts = _PART.findall(unit)
+    """The tokens that merges make on the way to a character or a syllable, and the unit itself."""
+    parts = SYLLABLE_PART.findall(unit)
     tokens = [token for character in unit for token in accumulate(_bytes_of(character))]
     tokens += [part.encode() for part in parts[1:]]
     tokens += [beginning.encode() for beginning in accumulate(parts)]
@@ -121,9 +119,9 @@ def _makings(unit: str) -> list[bytes]:
 
 
 def _order(token: bytes) -> tuple[int, int, bytes]:
-    """Sorts characters and their beginnings first, then a coeng with its consonant (or a vowel would join it), then syllables."""
+    """Characters and their parts first; then coengs, so that no vowel merges with their consonants before; then syllables."""
     text = token.decode(errors="ignore")
-    kind = 0 if len(text) < 2 else 1 if text.startswith("\u17d2") else 2
+    kind = 0 if len(text) < 2 else 1 if text.startswith(COENG) else 2
     return kind, len(token), token
 
 

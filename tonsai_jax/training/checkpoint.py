@@ -1,8 +1,8 @@
 """Checkpoints: what is in one, which ones stay, and how errors of the disk reach the user.
 
-A checkpoint at step n holds three items: `params`, `optimizer` (moments and counts) and `progress` (JSON: the step, where
-the data stands, the model's shape, the config). Saves run in the background; a folder gets its final name, the step's
-number, when all of it is written, so the earlier checkpoint is whole until the later one is.
+A checkpoint at step n holds three items: `params`, `optimizer` (moments and counts) and `progress`, the resume metadata
+(JSON: the step, where the data stands, the model's config, the run's config). Saves run in the background. A folder gets
+its final name, the number of the step, when all of it is written, so the earlier checkpoint stays whole until then.
 """
 
 import dataclasses
@@ -75,7 +75,7 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, progress: Mapping[str, Any]) -> None:
+    def save(self, state: TrainState, metadata: Mapping[str, Any]) -> None:
         """Starts to save in the background what `state` is now; waits first for an earlier save to end.
 
         Raises `UserError` where this save or the one before could not be written.
@@ -90,11 +90,11 @@ class Checkpoints:
             params, opt_state = jax.tree.map(jnp.copy, (params, opt_state))
         try:
             self._manager.save(
-                int(progress["step"]),
+                int(metadata["step"]),
                 args=ocp.args.Composite(
                     params=ocp.args.StandardSave(params),
                     optimizer=ocp.args.StandardSave(opt_state),
-                    progress=ocp.args.JsonSave(dict(progress)),
+                    progress=ocp.args.JsonSave(dict(metadata)),
                 ),
             )
         except Exception as error:
@@ -120,8 +120,8 @@ class Checkpoints:
         if jax.process_index() == 0:
             write_json(self._scores_path, self._keep.scores)
 
-    def progress(self, step: int) -> dict[str, Any]:
-        """The JSON part of a checkpoint."""
+    def resume_metadata(self, step: int) -> dict[str, Any]:
+        """The JSON part of the checkpoint at `step`; see `training.run.resume_metadata`."""
         return self._restore(step, progress=ocp.args.JsonRestore()).progress
 
     def restore_state(self, step: int, abstract: TrainState) -> TrainState:

@@ -1,8 +1,8 @@
-"""Next-token cross-entropy that never holds the [tokens, vocabulary] matrix.
+"""Next-token cross-entropy that never holds the whole [tokens, vocabulary] matrix of logits.
 
-The sequence is cut into chunks; for each the logits, the loss and both gradients are computed and the logits dropped
-(the idea of Liger Kernel's fused linear cross-entropy, arXiv:2410.10989). The gradients are ready when the forward pass
-ends; the backward pass only scales them. Names: B batch, T sequence, C chunk, D width, V padded vocabulary.
+The sequence is cut into chunks. For each chunk it computes the logits, the loss and both gradients, and drops the logits (the
+idea of Liger Kernel's fused linear cross-entropy, arXiv:2410.10989). So the gradients are ready when the forward pass ends,
+and the backward pass only scales them. Names: B batch, T sequence, C chunk, D model width, V padded vocabulary, N = B * C.
 """
 
 from functools import partial
@@ -17,7 +17,10 @@ from tonsai_jax.training.mesh import BATCH_AXES
 
 
 def chunk_length(batch_size: int, seq_len: int, chunk_tokens: int) -> int:
-    """The largest divisor of `seq_len` for which a chunk of `batch_size` sequences holds at most `chunk_tokens` tokens."""
+    """Positions per chunk: the largest divisor of `seq_len` with at most `chunk_tokens` tokens over `batch_size` sequences.
+
+    It is at least 1. Raises `UserError` for `chunk_tokens` below 1.
+    """
     if chunk_tokens < 1:
         raise UserError(f"loss.chunk_tokens={chunk_tokens} must be at least 1")
     longest = min(max(1, chunk_tokens // batch_size), seq_len)
@@ -35,19 +38,19 @@ def cross_entropy(
     z_loss: float = 0.0,
     mesh: Mesh | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """The loss to minimize and the cross-entropy to report: weighted sums over the batch, float32 scalars, in nats.
+    """The loss to minimize and the cross-entropy to report: weighted sums over the batch, float32 scalars in nats.
 
     The loss is the cross-entropy plus z_loss * log(Z)^2, which keeps log Z near 0 (PaLM, arXiv:2204.02311, section 5).
-    Gradients flow through the loss alone, to `x` and `table`.
+    Only the loss has gradients, to `x` (in its dtype) and `table` (float32).
 
     Args:
       x_BxTxD: hidden states in the compute dtype.
-      table_VxD: float32 output embedding; its rows past `vocab_size` are padding and can never win.
+      table_VxD: float32 output embedding; the rows from `vocab_size` on are padding and get no probability.
       targets_BxT: integer ids below `vocab_size`.
-      weights_BxT: float32 weight of each target; 0 leaves it out.
-      chunk: sequence positions done at a time; divides T.
+      weights_BxT: float32 weight of each target; 0 leaves the target out.
+      chunk: positions per chunk, from `chunk_length`; divides T.
       z_loss: coefficient of the second term.
-      mesh: devices over whose axes the batch is split; each sums its own part, then they add up once.
+      mesh: devices over which the batch is split; each sums over its own sequences, then one sum over devices follows.
     """
     loss, nll, _, _ = _over_mesh(x_BxTxD, table_VxD, targets_BxT, weights_BxT, vocab_size, chunk, z_loss, mesh, False)
     return loss, nll

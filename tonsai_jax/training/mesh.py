@@ -1,7 +1,7 @@
-"""Which device holds what: the mesh, the table of parameter shardings, and batches spread over devices.
+"""Which device holds what: the mesh, the shardings of parameters, and batches that are split over devices.
 
-The model knows nothing of this file. Parameters are placed by the first rule whose pattern is found in their path;
-the others on their largest divisible axis, small ones on every device alike.
+The model does not know this file. A parameter is sharded by the first rule whose pattern is found in its path. Other parameters
+are sharded along their largest axis that divides; small ones are replicated on every device.
 """
 
 import re
@@ -15,31 +15,32 @@ from jax.sharding import PartitionSpec as P
 
 from tonsai_jax.errors import UserError
 
-BATCH_AXES = ("data", "fsdp", "expert")  # every axis of the mesh: each device has rows of its own
+BATCH_AXES = ("data", "fsdp", "expert")  # every axis of the mesh: each device has its own sequences
 
-# (pattern in the parameter's path, mesh axis of each of its dimensions). Layers are stacked on the first dimension of
-# everything in "blocks"; that one is never split, since a layer is sliced out of it at each turn of the scan.
+# (pattern in the path of a parameter, mesh axis of each dimension). The first dimension of everything in "blocks" counts the
+# stacked layers; it is never split, because each iteration of the scan slices one layer out of it.
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"token_embedding|head$", ("fsdp", None)),
     (r"blocks/experts_.*/kernel", (None, "expert", "fsdp", None)),
     (r"blocks/.*/kernel", (None, "fsdp", None)),
 )
-REPLICATED_BELOW = 2**16  # elements; gathering a small array costs more than keeping it
+REPLICATED_BELOW = 2**16  # elements; to gather a small array costs more than to keep it
 
 
 def mesh_sizes(data: int, fsdp: int, expert: int, *, count: int, num_experts: int = 0) -> dict[str, int]:
-    """Devices along each axis of a mesh of `count` devices; data=-1 takes what the others leave.
+    """Devices along each axis of a mesh of `count` devices.
 
     Args:
-      num_experts: of the model; 0 for a dense one.
+      data: devices along the axis "data"; -1 takes what the other axes leave.
+      num_experts: of the model; 0 for a dense model.
 
-    Raises `UserError` where the axes do not multiply to the devices, or the experts cannot be spread over theirs.
+    Raises `UserError` where the product of the axes is not `count`, or `expert` does not divide the experts.
     """
     others = f"mesh.fsdp={fsdp}" + (f" x mesh.expert={expert}" if expert > 1 else "")
     if expert > 1 and (num_experts == 0 or num_experts % expert):
         raise UserError(
             f"mesh.expert={expert} does not divide the model's experts (model.num_experts={num_experts}); "
-            f"choose a divisor of them, or 1"
+            f"choose a divisor of that number, or 1"
         )
     if data == -1:
         if count % (fsdp * expert):
@@ -54,49 +55,18 @@ def mesh_sizes(data: int, fsdp: int, expert: int, *, count: int, num_experts: in
 
 
 def make_mesh(data: int, fsdp: int, expert: int = 1, *, num_experts: int = 0) -> Mesh:
-    """A mesh of all devices; see `mesh_sizes`."""
+    """A mesh of all devices, see `mesh_sizes`."""
     sizes = mesh_sizes(data, fsdp, expert, count=jax.device_count(), num_experts=num_experts)
     return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
 
 
 def one_device_mesh() -> Mesh:
-    """The first device alone, under the names that the step knows."""
+    """A mesh of only the first device, with the axes that the step expects."""
     return Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), BATCH_AXES)
 
 
-def accumulation_steps(mesh: Mesh | AbstractMesh, global_batch_size: int, micro_batch_size: int) -> int:
-    """The parts that a step's batch is cut into so that no device holds more than `micro_batch_size` sequences.
-
-    Args:
-      micro_batch_size: 0 for the device's whole share of the batch.
-
-    Raises `UserError` unless every device gets the same number of sequences, in parts of one size.
-    """
-    share, rest = divmod(global_batch_size, mesh.size)
-    if rest:
-        raise UserError(
-            f"global_batch_size={global_batch_size} is not divisible by the {mesh.size} devices; "
-            f"choose a multiple of {mesh.size}"
-        )
-    if micro_batch_size == 0 or share <= micro_batch_size:
-        return 1
-    if share % micro_batch_size:
-        raise UserError(
-            f"micro_batch_size={micro_batch_size} does not divide the {share} sequences of each device "
-            f"(global_batch_size={global_batch_size} on {mesh.size} devices); choose a divisor of {share}"
-        )
-    return share // micro_batch_size
-
-
-def micro_batch_at(micro_batch_size: int, at_seq_len: int, seq_len: int) -> int:
-    """Sequences of `seq_len` tokens that a device holds at a time, where it holds `micro_batch_size` of `at_seq_len` tokens."""
-    if micro_batch_size == 0 or at_seq_len == 0:
-        return micro_batch_size
-    return max(1, micro_batch_size * at_seq_len // seq_len)
-
-
 def shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
-    """A `NamedSharding` for every array (or `ShapeDtypeStruct`) of `tree`, parameters or optimizer moments alike."""
+    """A `NamedSharding` for every array or `ShapeDtypeStruct` of `tree`: parameters, optimizer moments or the whole state."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: NamedSharding(mesh, partition_spec(_path_name(path), leaf.shape, mesh.shape)),
         tree,
@@ -104,13 +74,13 @@ def shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
 
 
 def partition_spec(path: str, shape: tuple[int, ...], mesh: Mapping[str, int]) -> P:
-    """Where the dimensions of the parameter at `path` go on a mesh with so many devices along each axis."""
+    """The sharding of the parameter at `path`; `mesh` gives the number of devices along each axis."""
     fsdp = mesh["fsdp"]
     if fsdp * mesh["expert"] == 1 or np.prod(shape) < REPLICATED_BELOW:
         return P()
     for pattern, axes in RULES:
         if len(shape) != len(axes) or not re.search(pattern, path):
-            continue  # Adafactor's moments lack one of their parameter's dimensions
+            continue  # moments of Adafactor have one dimension less than their parameter
         if all(size % mesh[axis] == 0 for size, axis in zip(shape, axes, strict=True) if axis):
             return P(*axes)
     candidates = [d for d in range(1 if "blocks/" in path else 0, len(shape)) if shape[d] % fsdp == 0]
@@ -121,7 +91,7 @@ def partition_spec(path: str, shape: tuple[int, ...], mesh: Mapping[str, int]) -
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Makes global arrays, split over all devices by row, of the rows that each process holds."""
+    """Global arrays, split over all devices by sequence, from the sequences that each process has loaded."""
     sharding = NamedSharding(mesh, P(BATCH_AXES))
     return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
 

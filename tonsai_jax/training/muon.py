@@ -1,9 +1,9 @@
-"""Muon for the matrices of the layers, AdamW for everything else.
+"""Muon for the matrices of the layers, Adam for all other parameters.
 
 Muon (https://kellerjordan.github.io/posts/muon/) replaces the momentum of a matrix by the nearest matrix whose singular
-values are all about 1. Here it is done to each matrix by itself: of each layer, of each expert, and of each part of a
-kernel that holds several side by side (q, k and v; the gate and the values of a gated MLP). Taken as one, a part with a long
-gradient would leave the others almost none of the update.
+values are all about 1. Each matrix is treated alone: of each layer, of each expert, and each part of a fused kernel (q, k and v;
+gate and values of a gated MLP). Treated as one matrix, a part with a large gradient would leave the other parts almost no
+update.
 """
 
 import math
@@ -14,23 +14,23 @@ import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
-UPDATE_RMS = 0.2  # what AdamW's updates have in practice (arXiv:2502.16982, section 2.2)
-# Kernels of several matrices side by side, and the kernel whose input is as wide as the first of them.
+UPDATE_RMS = 0.2  # of the updates of AdamW in practice (arXiv:2502.16982, section 2.2)
+# Fused kernels, and for each the kernel whose input is as wide as the first matrix in it.
 FUSED = {"qkv": "attention_out", "mlp_up": "mlp_down", "experts_up": "experts_down"}
 
 
 def scale_by_muon_and_adam(
     *, beta1: float, beta2: float, epsilon: float, momentum: float, mu_dtype: str
 ) -> optax.GradientTransformation:
-    """Muon with Nesterov momentum for the kernels in "blocks" but the router's; Adam for all other parameters.
+    """Muon with Nesterov momentum for the kernels in "blocks" except the router's; Adam for all other parameters.
 
-    Muon's updates are scaled by 0.2 * sqrt(max(I, O)) for a matrix [I, O], which gives each element a root mean square of
-    0.2, as AdamW's have: so both take the same learning rate and weight decay (arXiv:2502.16982, equation 4).
+    The updates of Muon for a matrix [I, O] are scaled by 0.2 * sqrt(max(I, O)). Their elements then have a root mean square of
+    0.2, as those of AdamW, so both work with the same learning rate and weight decay (arXiv:2502.16982, equation 4).
 
     Args:
-      beta1, beta2, epsilon: Adam's.
-      momentum: Muon's.
-      mu_dtype: dtype in which the first moment of both is kept.
+      beta1, beta2, epsilon: of Adam.
+      momentum: of Muon.
+      mu_dtype: dtype in which the first moments of both are stored.
     """
     muon = optax.chain(
         scale_by_muon(beta=momentum, mu_dtype=mu_dtype, weight_dimension_numbers=_last_two_axes),
@@ -50,10 +50,10 @@ def scale_by_muon_and_adam(
 
 
 def cut_fused(tree: Any) -> Any:
-    """The tree of parameters or gradients, with a tuple of matrices for every kernel that holds several.
+    """The tree of parameters or gradients, with a tuple of matrices in place of each fused kernel.
 
-    A qkv kernel [..., D, (H + 2K) * Dh] becomes q [..., D, H * Dh], k and v [..., D, K * Dh]; an MLP's kernel
-    [..., D, 2F] becomes two of [..., D, F], and [..., D, F] stays as it is.
+    A qkv kernel [..., D, (H + 2K) * Dh] becomes q [..., D, H * Dh], k and v [..., D, K * Dh]. The kernel of a gated MLP,
+    [..., D, 2F], becomes two of [..., D, F]; that of a plain MLP, [..., D, F], does not change.
     """
     blocks = dict(tree["blocks"])
     for name, following in FUSED.items():
@@ -85,5 +85,5 @@ def _labels(tree: Any) -> Any:
 
 
 def _last_two_axes(tree: Any) -> Any:
-    """All axes before these count matrices: layers, experts."""
+    """A matrix is the last two axes; the axes before count layers and experts."""
     return jax.tree.map(lambda _: MuonDimensionNumbers(reduction_axis=-2, output_axis=-1), tree)

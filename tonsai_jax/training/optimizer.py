@@ -1,6 +1,6 @@
 """Optimizers and the learning rate: how a gradient becomes an update, which parameters decay, how the rate rises and falls.
 
-An optimizer here gives updates without the learning rate; the step multiplies it in: param - learning_rate * update.
+The updates of an optimizer here do not contain the learning rate. The step applies it: param - learning_rate * update.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,34 +10,41 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tonsai_jax.errors import UserError
+from tonsai_jax.choices import MU_DTYPES, OPTIMIZERS, SCHEDULES
+from tonsai_jax.errors import UserError, unknown_name
 from tonsai_jax.training.muon import scale_by_muon_and_adam
 
 Schedule = Callable[[jax.Array], jax.Array]
-DECAYED = ("kernel", "token_embedding", "position_embedding", "head")  # matrices; biases and norms are left alone
+DECAYED = ("kernel", "token_embedding", "position_embedding", "head")  # matrices; biases and norms do not decay
 
 
 def learning_rate_schedule(
     name: str, *, peak: float, total_steps: int, warmup_steps: int, decay_steps: int, final_ratio: float
 ) -> Schedule:
-    """The learning rate of a step: linear warm-up from 0 (reaching `peak` at step `warmup_steps`), then
+    """The learning rate as a function of the step, float32.
 
-    "cosine": half a cosine from `peak` to `peak * final_ratio` at the end of the run (arXiv:1608.03983);
-    "linear": a straight line between the same two;
-    "wsd": constant, then over the last `decay_steps` down to it as 1 - sqrt(progress) (arXiv:2405.18392).
+    It rises linearly from 0 and reaches `peak` at step `warmup_steps`. After that:
+
+    "cosine" falls along half a cosine to `peak * final_ratio` at the end of the run (arXiv:1608.03983).
+    "linear" falls along a straight line to the same value.
+    "wsd" (warm-up, stable, decay) stays at `peak`, and falls to the same value in the last `decay_steps`, as 1 - sqrt(progress)
+    (arXiv:2405.18392).
+
+    Raises `UserError` for another name.
     """
+    if name not in SCHEDULES:
+        raise unknown_name("optimizer.schedule", name, SCHEDULES)
 
     def schedule(step: jax.Array) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
         warmup = (step + 1) / (warmup_steps + 1)
-        start = total_steps - decay_steps if name == "wsd" else warmup_steps  # of the fall
-        progress = jnp.clip((step - start) / max(1, total_steps - start), 0, 1)
-        if name == "cosine":
-            share = 0.5 * (1 + jnp.cos(jnp.pi * progress))
-        elif name == "linear":
-            share = 1 - progress
-        else:
-            share = 1 - jnp.sqrt(progress)
+        fall_start = total_steps - decay_steps if name == "wsd" else warmup_steps
+        progress = jnp.clip((step - fall_start) / max(1, total_steps - fall_start), 0, 1)
+        share = {
+            "cosine": 0.5 * (1 + jnp.cos(jnp.pi * progress)),
+            "linear": 1 - progress,
+            "wsd": 1 - jnp.sqrt(progress),
+        }[name]
         return peak * jnp.minimum(warmup, final_ratio + (1 - final_ratio) * share)
 
     return schedule
@@ -55,20 +62,22 @@ def make_optimizer(
     mu_dtype: str = "float32",
     rate_of: Mapping[str, float] | None = None,
 ) -> optax.GradientTransformation:
-    """The optimizer of that name, with weight decay on matrices and embeddings, and rates by parameter.
+    """An optimizer with weight decay on matrices and embeddings, and learning rates by parameter.
 
-    "adamw": arXiv:1711.05101. "muon": `scale_by_muon_and_adam`. "lion": arXiv:2302.06675. "adafactor": arXiv:1804.04235
-    with absolute step sizes, updates clipped to a root mean square of 1, and momentum `beta1` (0 keeps none).
+    "adamw": arXiv:1711.05101. "muon": see `scale_by_muon_and_adam`. "lion": arXiv:2302.06675. "adafactor": arXiv:1804.04235
+    with absolute step sizes, updates clipped to a root mean square of 1, and momentum `beta1` (0: no momentum).
 
     Args:
-      epsilon: Adam's.
-      momentum: Muon's.
+      epsilon: of Adam.
+      momentum: of Muon.
       cautious_weight_decay: see `cautious_decay`.
-      mu_dtype: "float32" or "bfloat16", the dtype in which the first moment is kept; second moments are float32.
+      mu_dtype: "float32" or "bfloat16", the dtype in which the first moment is stored; second moments are float32.
       rate_of: see `rate_factors`.
 
-    `init` raises `UserError` for a name in `rate_of` that no parameter has.
+    Raises `UserError` for another `name` or `mu_dtype`; its `init` raises one for a name in `rate_of` that no parameter has.
     """
+    if mu_dtype not in MU_DTYPES:
+        raise unknown_name("optimizer.mu_dtype", mu_dtype, MU_DTYPES)
     if name == "adamw":
         direction = optax.scale_by_adam(b1=beta1, b2=beta2, eps=epsilon, mu_dtype=mu_dtype)
     elif name == "muon":
@@ -77,17 +86,19 @@ def make_optimizer(
         )
     elif name == "lion":
         direction = optax.scale_by_lion(b1=beta1, b2=beta2, mu_dtype=mu_dtype)
-    else:
+    elif name == "adafactor":
         direction = optax.chain(
             optax.scale_by_factored_rms(),
             optax.clip_by_block_rms(1.0),
             optax.ema(beta1, debias=False, accumulator_dtype=mu_dtype) if beta1 else optax.identity(),
         )
+    else:
+        raise unknown_name("optimizer.name", name, OPTIMIZERS)
     decay = cautious_decay(weight_decay) if cautious_weight_decay else optax.add_decayed_weights(weight_decay)
     optimizer = optax.chain(direction, optax.masked(decay, decay_mask))
 
     def init(params: Any) -> Any:
-        rate_factors(params, rate_of or {})  # or the error
+        rate_factors(params, rate_of or {})  # only for its error
         return optimizer.init(params)
 
     def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
@@ -99,23 +110,25 @@ def make_optimizer(
 
 
 def decay_mask(params: Any) -> Any:
-    """True for every parameter that decays."""
+    """A tree like `params`: True for a parameter with weight decay."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in DECAYED, params)
 
 
 def cautious_decay(weight_decay: float) -> optax.GradientTransformation:
-    """Weight decay of those elements alone that the update, too, moves towards 0: update * param >= 0 (arXiv:2510.12402)."""
+    """Weight decay only of the elements that the update also moves towards 0: update * param >= 0 (arXiv:2510.12402)."""
     return optax.stateless_with_tree_map(
         lambda update, param: update + jnp.where(update * param >= 0, weight_decay * param, 0)
     )
 
 
 def rate_factors(params: Any, rate_of: Mapping[str, float]) -> Any:
-    """What each parameter's updates are multiplied by, decay included: the product of the factors of its names, or 1.
+    """A tree like `params` of factors for the updates, weight decay included.
+
+    A parameter gets the product of the factors of all names that fit its path, or 1 where none fits.
 
     Args:
-      rate_of: {name: factor}; a name is one part of a parameter's path or several in a row, such as "token_embedding",
-        "blocks", "bias", "qkv/kernel".
+      rate_of: {name: factor}. A name is one part of a parameter's path or several consecutive parts, such as
+        "token_embedding", "blocks", "bias" or "qkv/kernel".
 
     Raises `UserError` for a name that no parameter has.
     """
@@ -127,7 +140,7 @@ def rate_factors(params: Any, rate_of: Mapping[str, float]) -> Any:
     for name, factor in rate_of.items():
         named = [path for path in paths if f"/{name}/" in f"/{path}/"]
         if not named:
-            raise UserError(f"optimizer.rate_of={name!r}: no parameter has that name; there are {', '.join(paths)}")
+            raise UserError(f"optimizer.rate_of={name!r}: no parameter has this name; there are {', '.join(paths)}")
         for path in named:
             factors[path] *= factor
     return jax.tree.unflatten(jax.tree.structure(params), factors.values())

@@ -10,22 +10,14 @@ import jax
 from ml_collections import ConfigDict
 
 from tonsai_jax.config import differences, from_json, to_json
-from tonsai_jax.data.loader import Mixture
 from tonsai_jax.data.manifest import RowsManifest
+from tonsai_jax.data.order import DataOrder
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import disk_errors, read_json, write_json
-from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.model.config import ModelConfig, keys_that_change_arrays
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.training.checkpoint import Checkpoints
 from tonsai_jax.training.state import init_params
-
-# What a checkpoint's arrays depend on, by the names of keys; the other keys of a model may change between two runs.
-SHAPE_KEYS = (
-    "vocab_size", "num_layers", "num_heads", "d_model", "d_ff", "norm", "position", "mlp", "qk_norm", "bias",
-    "tie_embeddings", "num_experts", "num_kv_heads", "head_size",
-)  # fmt: skip
-# Those of which 0 stands for another value.
-RESOLVED = {"num_kv_heads": "kv_heads", "head_size": "head_dim"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,34 +33,36 @@ class Run:
 
 
 def changes_since(
-    progress: Mapping[str, Any], workdir: Path, config: ConfigDict, shape: ModelConfig, manifest: RowsManifest
+    saved: Mapping[str, Any], workdir: Path, config: ConfigDict, model_config: ModelConfig, manifest: RowsManifest
 ) -> list[str]:
-    """Tells 'key: old -> new' for what changed in the config since the checkpoint that a run goes on from.
+    """Lines 'key: old -> new' for what changed in the config since the checkpoint that a run resumes from.
 
     Args:
-      progress: the JSON part of that checkpoint.
+      saved: the resume metadata of that checkpoint.
 
-    Raises `UserError` where the checkpoint is of a model of another shape, with another tokenizer or another optimizer.
+    Raises `UserError` where the checkpoint has a model of another shape, another tokenizer or another optimizer.
     """
-    before = ModelConfig(**progress["model"])
-    for key in (*SHAPE_KEYS, *(("context_length",) if shape.position == "learned" else ())):
-        saved, wanted = (getattr(model, RESOLVED.get(key, key)) for model in (before, shape))
-        if saved != wanted:
-            raise UserError(
-                f"{workdir}: its checkpoint is of another model (model.{key} is {saved} there, {wanted} in the "
-                f"config); give another --workdir, or the config that began this run"
-            )
-    if progress["tokenizer_hash"] != manifest.tokenizer_hash:
+    saved_model = ModelConfig.from_saved(saved["model"])
+    if keys := keys_that_change_arrays(saved_model, model_config):
+        changes = [
+            f"model.{key} is {getattr(saved_model, key)} there, {getattr(model_config, key)} in the config"
+            for key in keys
+        ]
+        raise UserError(
+            f"{workdir}: its checkpoint is of another model ({'; '.join(changes)}); "
+            f"give another --workdir, or the config that began this run"
+        )
+    if saved["tokenizer_hash"] != manifest.tokenizer_hash:
         raise UserError(
             f"{workdir}: was trained with another tokenizer than that of {manifest.directory}; "
-            f"give another --workdir, or the rows that began this run"
+            f"give another --workdir, or the token rows of this run"
         )
-    check_optimizer(progress["config"], config, workdir)
-    return differences(progress["config"], to_json(config))
+    check_optimizer(saved["config"], config, workdir)
+    return differences(to_json(from_json(saved["config"])), to_json(config))
 
 
 def check_optimizer(saved_config: Mapping[str, Any], config: ConfigDict, workdir: Path) -> None:
-    """Raises `UserError` where the state that was saved is not of the optimizer that the config asks for."""
+    """Raises `UserError` where a checkpoint has the state of another optimizer than the config asks for."""
     saved, wanted = from_json(saved_config).optimizer, config.optimizer
     keys = ["name"]
     if wanted.name == "adafactor" and 0 in (saved.beta1, wanted.beta1):
@@ -82,21 +76,21 @@ def check_optimizer(saved_config: Mapping[str, Any], config: ConfigDict, workdir
 
 
 def open_workdir(workdir: Path, config: ConfigDict, manifest: RowsManifest) -> None:
-    """Writes the config and the tokenizer of a run that begins or goes on."""
+    """Writes the config and the tokenizer of a run that begins or resumes; on the first host only."""
     if jax.process_index() == 0:
         write_json(workdir / "config.json", to_json(config))
         with disk_errors(workdir):
             shutil.copytree(manifest.directory / "tokenizer", workdir / "tokenizer", dirs_exist_ok=True)
 
 
-def progress_json(
-    step: int, mixture: Mixture, config: ConfigDict, shape: ModelConfig, manifest: RowsManifest
+def resume_metadata(
+    step: int, order: DataOrder, config: ConfigDict, model_config: ModelConfig, manifest: RowsManifest
 ) -> dict[str, Any]:
-    """The JSON part of a checkpoint: all that the run needs, beside its arrays, to go on from `step`."""
+    """The JSON part of a checkpoint: what a run needs besides its arrays to resume after `step` steps."""
     return {
         "step": step,
-        "data": mixture.state(step),
-        "model": dataclasses.asdict(shape),
+        "data": order.state(step),
+        "model": dataclasses.asdict(model_config),
         "tokenizer_hash": manifest.tokenizer_hash,
         "config": to_json(config),
     }
@@ -114,7 +108,7 @@ def load_run(workdir: str | Path, step: int | None = None) -> Run:
     step = checkpoints.latest_step() if step is None else step
     if step is None:
         raise UserError(f"{workdir}: this run has no checkpoint yet; wait for the first one, or train some steps")
-    model_config = ModelConfig(**checkpoints.progress(step)["model"])
+    model_config = ModelConfig.from_saved(checkpoints.resume_metadata(step)["model"])
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),

@@ -1,4 +1,4 @@
-"""The state of a run on the devices: parameters, optimizer moments, step; made in place, never whole on one host."""
+"""The state of a run on the devices: parameters, optimizer moments, step. Each device makes its own part of it."""
 
 import dataclasses
 from typing import Any
@@ -17,12 +17,12 @@ from tonsai_jax.training.mesh import shardings
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """What a step turns into the next state.
+    """The state between two steps.
 
     Attributes:
-      step: int32 scalar, steps done, skipped ones included.
+      step: int32 scalar, the steps done, skipped ones included.
       params: nested dict of float32 arrays.
-      opt_state: Optax's.
+      opt_state: the state of the Optax optimizer.
     """
 
     step: jax.Array
@@ -30,22 +30,29 @@ class TrainState:
     opt_state: Any
 
 
-def model_graph(config: ModelConfig, kernel: str, mesh: Mesh | None = None) -> nnx.GraphDef:
-    """The model without its numbers: `nnx.merge(graph, params)` is the model. Allocates nothing. See `Transformer`."""
-    abstract = nnx.eval_shape(lambda: Transformer(config, kernel, mesh, rngs=nnx.Rngs(0)))
+def model_graph(model_config: ModelConfig, attention_backend: str, mesh: Mesh | None = None) -> nnx.GraphDef:
+    """The model without its parameters: `nnx.merge(graph, params)` is a `Transformer`. Allocates no arrays.
+
+    Args:
+      attention_backend, mesh: see `Transformer`.
+    """
+    abstract = nnx.eval_shape(lambda: Transformer(model_config, attention_backend, mesh, rngs=nnx.Rngs(0)))
     return nnx.split(abstract, nnx.Param)[0]
 
 
-def init_params(config: ModelConfig, seed: int) -> dict[str, Any]:
-    """Fresh parameters, a nested dict of float32 arrays: a pure function of the seed on any mesh."""
-    return nnx.to_pure_dict(nnx.state(Transformer(config, rngs=nnx.Rngs(seed)), nnx.Param))
+def init_params(model_config: ModelConfig, seed: int) -> dict[str, Any]:
+    """Initial parameters, a nested dict of float32 arrays; the same for a seed on any mesh."""
+    return nnx.to_pure_dict(nnx.state(Transformer(model_config, rngs=nnx.Rngs(seed)), nnx.Param))
 
 
 def abstract_state(
-    config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh | AbstractMesh
+    model_config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh | AbstractMesh
 ) -> TrainState:
-    """Shapes, dtypes and shardings of the state, with no memory behind them, on devices that need not be there."""
-    shapes = jax.eval_shape(lambda: _init(config, optimizer, 0))
+    """The state as shapes, dtypes and shardings, without arrays; the devices of `mesh` need not exist.
+
+    Raises `UserError` for a parameter in `optimizer.rate_of` that the model does not have.
+    """
+    shapes = jax.eval_shape(lambda: _init(model_config, optimizer, 0))
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
@@ -53,12 +60,12 @@ def abstract_state(
     )
 
 
-def init_state(config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int) -> TrainState:
-    """A fresh state; every device makes only the part that it keeps."""
-    placement = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, optimizer, mesh))
-    return jax.jit(lambda: _init(config, optimizer, seed), out_shardings=placement)()
+def init_state(model_config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int) -> TrainState:
+    """The state before the first step; each device makes only the part that it keeps."""
+    placement = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(model_config, optimizer, mesh))
+    return jax.jit(lambda: _init(model_config, optimizer, seed), out_shardings=placement)()
 
 
-def _init(config: ModelConfig, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
-    params = init_params(config, seed)
+def _init(model_config: ModelConfig, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+    params = init_params(model_config, seed)
     return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=optimizer.init(params))

@@ -1,4 +1,4 @@
-"""The first stage of preparing text: a piece of a source is read, normalized, redacted and judged, a document at a time."""
+"""The first stage of text preparation: reads a piece of a source, normalizes, redacts and checks each document."""
 
 import contextlib
 import dataclasses
@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tonsai_jax.corpus.cleaned import Cleaned, cleaned_file
 from tonsai_jax.corpus.cleaning.decontaminate import Contamination
-from tonsai_jax.corpus.cleaning.quality import Judge
+from tonsai_jax.corpus.cleaning.quality import QualityFilter
 from tonsai_jax.corpus.cleaning.redact import Redaction, redact
 from tonsai_jax.corpus.cleaning.rules import Quality
+from tonsai_jax.corpus.intermediate import Document, piece_writer
 from tonsai_jax.corpus.sources.faults import Faults, OnError
 from tonsai_jax.corpus.sources.source import Piece
 from tonsai_jax.corpus.statistics import DroppedStatistics
@@ -20,9 +20,10 @@ from tonsai_jax.text.normalize import Normalization, normalize
 
 
 def identity(piece: Piece, file_hashes: Mapping[str, str]) -> dict[str, Any]:
-    """What the documents of a piece depend on, as JSON; `file_hashes` has the content hash of each path.
+    """What the documents of a piece depend on, as JSON. `file_hashes` has the content hash of each path.
 
-    Where a file lies does not count, nor what only the manifest tells of a source. A dataset of the Hub is known by its id.
+    The folder of a file does not count, nor do the weight and the license of a source. A dataset on the Hugging Face Hub is
+    identified by its id: its content is not hashed.
     """
     source = {key: value for key, value in vars(piece.source).items() if key not in ("path", "weight", "license")}
     spans = [(span.file, Path(span.path).name, file_hashes[span.path], span.start, span.end) for span in piece.spans]
@@ -32,9 +33,12 @@ def identity(piece: Piece, file_hashes: Mapping[str, str]) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Clean:
-    """The task that cleans one piece and writes what stays of it to `path`.parquet, what does not to `path`.dropped.parquet.
+    """The task that cleans one piece. Its payload is the `Piece`.
 
-    `contamination` is the key under which the n-grams of the evaluation sets lie, if there are any.
+    Writes the documents that are kept to `path`.parquet and, with `keep_dropped`, the others to `path`.dropped.parquet.
+
+    Attributes:
+      contamination: key of the n-grams of the evaluation sets (`index_sets`); None if there are no sets.
     """
 
     normalization: Normalization
@@ -49,17 +53,18 @@ class Clean:
         changes = Counter(redacted=0)
         dropped = DroppedStatistics()
         contaminated = []
-        judge = None if piece.source.trusted or not self.quality.judges else Judge(self.quality, piece.source.language)
+        is_checked = self.quality.is_active and not piece.source.trusted
+        quality_filter = QualityFilter(self.quality, piece.source.language) if is_checked else None
         sets = (
             _contamination(path.parents[1] / "contamination" / f"{self.contamination}.npz")
             if self.contamination
             else None
         )
         with contextlib.ExitStack() as files:
-            kept_documents = files.enter_context(cleaned_file(path.with_suffix(".parquet")))
+            kept_documents = files.enter_context(piece_writer(path.with_suffix(".parquet")))
             dropped_documents = None
             if self.keep_dropped:
-                dropped_documents = files.enter_context(cleaned_file(path.with_suffix(".dropped.parquet")))
+                dropped_documents = files.enter_context(piece_writer(path.with_suffix(".dropped.parquet")))
             read = 0
             for document_id, raw in piece.documents(faults):
                 read += 1
@@ -69,12 +74,12 @@ class Clean:
                     continue
                 text, count = redact(text, self.redaction)
                 changes["redacted"] += count
-                rule, score = judge(document_id, text) if judge else (None, None)
+                rule, score = quality_filter(document_id, text) if quality_filter else (None, None)
                 hit = sets.find(text) if sets and not rule else None
                 if hit:
                     rule = "contaminated"
                     contaminated.append({"id": document_id, **hit._asdict()})
-                document = Cleaned(document_id, text, rule, score)
+                document = Document(document_id, text, rule, score)
                 if rule is None:
                     kept_documents.add(document)
                     continue
@@ -93,5 +98,5 @@ class Clean:
 
 @functools.lru_cache(maxsize=1)
 def _contamination(path: Path) -> Contamination:
-    """Read once in each process, not for each piece."""
+    """The n-grams of the evaluation sets, read once in each process."""
     return Contamination(path)

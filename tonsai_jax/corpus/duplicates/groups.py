@@ -1,4 +1,4 @@
-"""What was found to be the same: how large the groups of duplicates are, from which sources, and what they look like."""
+"""Figures and examples of the duplicate groups: their sizes, the sources they come from, the largest ones."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,58 +6,62 @@ from typing import Any
 
 import numpy as np
 
-from tonsai_jax.corpus.cleaned import Stored, document_at
-from tonsai_jax.corpus.duplicates.exact import Leaders
+from tonsai_jax.corpus.duplicates.exact import DuplicateGroups
+from tonsai_jax.corpus.intermediate import StoredPiece, read_document
 
-SHOWN = 5  # of the largest clusters
-SHOWN_DOCUMENTS = 3  # of each of them, the one that stays first
+SHOWN = 5  # groups, the largest
+SHOWN_DOCUMENTS = 3  # of each, with the one that is kept first
 _CHARACTERS = 400
 
 
-def describe_clusters(
-    leaders: Leaders, pieces: Sequence[Stored], sources: Sequence[tuple[str, int]], work: Path
+def describe_groups(
+    groups: DuplicateGroups, pieces: Sequence[StoredPiece], sources: Sequence[tuple[str, int]], work: Path
 ) -> dict[str, Any]:
-    """Figures and examples of the clusters; a cluster is a document that stays and those that go for it.
+    """Describes the duplicate groups of two or more documents.
 
     Args:
-      pieces: those that `leaders` speaks of, in order.
-      sources: the name of each source and how many pieces it has.
+      groups: near-duplicates if they were searched for, else exact duplicates.
+      pieces: the pieces that `groups` numbers, in order.
+      sources: the name of each source and the number of its pieces.
+      work: the work folder.
 
     Returns:
-      {"clusters", "documents" (in clusters), "sizes": {floor(log2(size)): clusters},
-      "between": {source: {source of what stays: documents that go}}, "largest": [{"size", "documents": [{"id", "text"}]}]}
+      {"clusters": number of groups, "documents": documents in groups, "sizes": {floor(log2(size)): groups},
+      "between": {source: {source of the kept document: dropped documents}},
+      "largest": [{"size", "documents": [{"id", "text"}]}]}
     """
-    leader = np.load(work / f"{leaders.near or leaders.exact}.npy")
-    sizes = np.bincount(leader, minlength=len(leader))
-    clusters = np.flatnonzero(sizes > 1)
-    powers, counts = np.unique(np.log2(sizes[clusters]).astype(int), return_counts=True)
+    representative = np.load(work / f"{groups.near or groups.exact}.npy")
+    sizes = np.bincount(representative, minlength=len(representative))
+    kept = np.flatnonzero(sizes > 1)
+    powers, counts = np.unique(np.log2(sizes[kept]).astype(int), return_counts=True)
 
     names = [name for name, _ in sources]
-    ends = np.array([leaders.starts[end] for end in np.cumsum([count for _, count in sources])])
-    gone = np.flatnonzero(leader != np.arange(len(leader)))
-    pairs = np.searchsorted(ends, gone, "right") * len(names) + np.searchsorted(ends, leader[gone], "right")
-    table = np.bincount(pairs, minlength=len(names) ** 2).reshape(len(names), len(names))
+    ends = np.array([groups.starts[end] for end in np.cumsum([count for _, count in sources])])
+    dropped = np.flatnonzero(representative != np.arange(len(representative)))
+    source = np.searchsorted(ends, dropped, "right")
+    source_of_kept = np.searchsorted(ends, representative[dropped], "right")
+    table = np.bincount(source * len(names) + source_of_kept, minlength=len(names) ** 2)
     between = {
         name: {other: int(count) for other, count in zip(names, row, strict=True) if count}
-        for name, row in zip(names, table, strict=True)
+        for name, row in zip(names, table.reshape(len(names), len(names)), strict=True)
         if row.any()
     }
 
     def shown(number: int) -> dict[str, str]:
-        piece = int(np.searchsorted(leaders.starts, number, "right")) - 1
-        document = document_at(pieces[piece].path(work), number - leaders.starts[piece])
+        piece = int(np.searchsorted(groups.starts, number, "right")) - 1
+        document = read_document(pieces[piece].path(work), number - groups.starts[piece])
         return {"id": document.id, "text": document.text[:_CHARACTERS]}
 
-    largest = clusters[np.argsort(-sizes[clusters], kind="stable")][:SHOWN]
+    largest = kept[np.argsort(-sizes[kept], kind="stable")][:SHOWN]
     return {
-        "clusters": len(clusters),
-        "documents": int(sizes[clusters].sum()),
+        "clusters": len(kept),
+        "documents": int(sizes[kept].sum()),
         "sizes": {str(power): int(count) for power, count in zip(powers, counts, strict=True)},
         "between": between,
         "largest": [
             {
                 "size": int(sizes[number]),
-                "documents": [shown(int(one)) for one in np.flatnonzero(leader == number)[:SHOWN_DOCUMENTS]],
+                "documents": [shown(int(one)) for one in np.flatnonzero(representative == number)[:SHOWN_DOCUMENTS]],
             }
             for number in largest
         ],

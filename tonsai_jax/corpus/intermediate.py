@@ -1,4 +1,4 @@
-"""Cleaned pieces between the stages: one parquet file a piece, written and read a row group at a time."""
+"""Pieces between two stages: one Parquet file per piece, written and read one row group at a time."""
 
 import contextlib
 from collections.abc import Iterator
@@ -17,8 +17,8 @@ _STRINGS = ("id", "text", "rule")
 _SCHEMA = pa.schema([*((name, pa.string()) for name in _STRINGS), ("score", pa.float32()), ("hash", pa.uint64())])
 
 
-class Stored(NamedTuple):
-    """Where the documents of a piece lie: in `{work}/{stage}/{key}.parquet`."""
+class StoredPiece(NamedTuple):
+    """Where the documents of a piece are: in the file `{work}/{stage}/{key}.parquet`."""
 
     stage: str
     key: str
@@ -27,12 +27,12 @@ class Stored(NamedTuple):
         return work / self.stage / f"{self.key}.parquet"
 
 
-class Cleaned(NamedTuple):
+class Document(NamedTuple):
     """A document between two stages.
 
     Attributes:
-      rule: which one has dropped it; None where it stays.
-      score: of its quality; None where none was asked for.
+      rule: the name of the rule that dropped it; None if it is kept.
+      score: its quality score, 0 to 1; None if quality is not checked.
     """
 
     id: str
@@ -42,14 +42,14 @@ class Cleaned(NamedTuple):
 
 
 @contextlib.contextmanager
-def cleaned_file(path: Path) -> Iterator["CleanedWriter"]:
-    """Gives a writer of a piece; the file is at `path` once the block has ended well."""
-    with atomic_write(path) as partial, CleanedWriter(partial) as writer:
+def piece_writer(path: Path) -> Iterator["PieceWriter"]:
+    """Gives a writer of a piece. The file appears at `path` when the block ends without an exception."""
+    with atomic_write(path) as partial, PieceWriter(partial) as writer:
         yield writer
 
 
-class CleanedWriter:
-    """Context manager that writes a piece to `path`; `documents` is how many it has."""
+class PieceWriter:
+    """Context manager that writes a piece to `path`. `documents` counts the documents written so far."""
 
     def __init__(self, path: Path):
         self.documents = 0
@@ -57,7 +57,7 @@ class CleanedWriter:
         self._rows: list[tuple[str, str, str | None, float | None, int]] = []
         self._bytes = 0
 
-    def __enter__(self) -> "CleanedWriter":
+    def __enter__(self) -> "PieceWriter":
         # Texts do not repeat, so a dictionary of them would only cost time.
         self._writer = pq.ParquetWriter(self._path, _SCHEMA, compression="zstd", use_dictionary=False)
         return self
@@ -67,8 +67,8 @@ class CleanedWriter:
             self._flush()
         self._writer.close()
 
-    def add(self, document: Cleaned) -> None:
-        """Takes one document."""
+    def add(self, document: Document) -> None:
+        """Adds one document."""
         encoded = document.text.encode("utf-8")
         if self._rows and self._bytes + len(encoded) > ROW_GROUP_BYTES:
             self._flush()
@@ -83,22 +83,25 @@ class CleanedWriter:
         self._rows, self._bytes = [], 0
 
 
-def read_cleaned(path: Path) -> Iterator[Cleaned]:
-    """Gives the documents of a piece in order; holds one row group."""
+def read_piece(path: Path) -> Iterator[Document]:
+    """Gives the documents of a piece in order. Only one row group is in memory at a time."""
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
-            table = file.read_row_group(group, columns=list(Cleaned._fields))
-            yield from map(Cleaned._make, zip(*(column.to_pylist() for column in table.columns), strict=True))
+            table = file.read_row_group(group, columns=list(Document._fields))
+            yield from map(Document._make, zip(*(column.to_pylist() for column in table.columns), strict=True))
 
 
-def document_at(path: Path, number: int) -> Cleaned:
-    """The document with this number in a piece; reads its row group alone."""
+def read_document(path: Path, number: int) -> Document:
+    """Reads the document with this number (from 0) in a piece; only its row group is read.
+
+    Raises `IndexError` if the piece has no such document.
+    """
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
             if number < rows:
-                row = file.read_row_group(group, columns=list(Cleaned._fields)).slice(number, 1)
-                return Cleaned(**row.to_pylist()[0])
+                row = file.read_row_group(group, columns=list(Document._fields)).slice(number, 1)
+                return Document(**row.to_pylist()[0])
             number -= rows
     raise IndexError(f"{path}: no document {number}")
 

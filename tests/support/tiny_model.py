@@ -15,7 +15,16 @@ from tonsai_jax.training.state import init_params
 
 KHMER = "ប្រទេសកម្ពុជាជាប្រទេសមួយនៅអាស៊ីអាគ្នេយ៍។ កុមារទៅសាលារៀនរាល់ថ្ងៃ។"
 ENGLISH = "The children walk to school every day, and the teacher reads them a story."
-CONFIG = ModelConfig(vocab_size=300, context_length=64, num_layers=2, num_heads=2, d_model=32, d_ff=48, attention="xla")
+CONFIG = ModelConfig(
+    vocab_size=300,
+    context_length=64,
+    num_layers=2,
+    num_heads=2,
+    d_model=32,
+    d_ff=48,
+    dtype="float32",
+    attention="xla",
+)
 
 
 def config_with(**changes) -> ModelConfig:

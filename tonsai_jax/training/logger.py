@@ -1,4 +1,8 @@
-"""What a run says as it goes: loss, speed, time left, memory; read one step late so that the devices never wait."""
+"""What a run prints and writes about its steps: loss, speed, time left, memory.
+
+Metrics are read one step late: when those of a step are asked for, the next step is already on its way to the devices, so
+these never wait for the host.
+"""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -8,20 +12,23 @@ import jax
 
 from tonsai_jax.errors import UserError
 from tonsai_jax.reporting.numbers import format_count, format_seconds
-from tonsai_jax.runtime.processes import peak_memory_bytes
-from tonsai_jax.stages import Stage
+from tonsai_jax.runtime.memory import peak_memory_bytes
+from tonsai_jax.stages import Stage, flops_between, stage_at
 from tonsai_jax.training.metrics import MetricsWriter
 
 
-class Progress:
-    """Reads the metrics of each step, prints and writes a line every `log_every` steps, and tells when to stop.
+class StepLogger:
+    """Reads the metrics of every step and prints and writes a line every `log_every` steps.
+
+    Attributes:
+      stop_requested: whether a host asked to stop, in the metrics read so far; at the same step the same on every host.
 
     Args:
       stages: the run; tokens of a step are those of its whole batch, padding included.
       start_step, end_step: the steps that this process takes.
-      flops_per_token: of a training step at a sequence length.
-      peak_flops: of all devices together, or None where they are unknown.
-      max_skipped_steps: so many non-finite steps on end are an error.
+      flops_per_token: FLOPs of a training step per token at a sequence length.
+      peak_flops: FLOP/s of all devices together, or None where they are unknown.
+      max_skipped_steps: this many non-finite steps in a row are an error.
     """
 
     def __init__(
@@ -37,6 +44,7 @@ class Progress:
         log_every: int,
         max_skipped_steps: int,
     ) -> None:
+        self.stop_requested = False
         self._writer = writer
         self._say = say
         self._stages = stages
@@ -45,49 +53,44 @@ class Progress:
         self._peak_flops = peak_flops
         self._log_every = log_every
         self._max_skipped_steps = max_skipped_steps
-        self._pending: tuple[int, dict[str, jax.Array]] | None = None
-        self._skipped_on_end = 0
+        self._unread: tuple[int, dict[str, jax.Array]] | None = None
+        self._skipped_in_a_row = 0
         self._skipped_in_all = 0
-        self._stop = False
         # Since the last line; the first step, which compiles, is not timed.
         self._since: float | None = None
         self._tokens = 0
         self._flops = 0.0
-        self._seconds_per_flop = 0.0
 
-    def add(self, step: int, metrics: dict[str, jax.Array]) -> bool:
-        """Takes the metrics of a step just dispatched and looks at those of the step before.
+    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Takes the metrics of the step just dispatched and reads those of the step before it.
 
-        Returns whether a host asked to stop; every host gets the same answer at the same step. Raises `UserError`
-        after too many non-finite steps.
+        Raises `UserError` after too many non-finite steps.
         """
-        self.look()
-        self._pending = (step, metrics)
-        return self._stop
+        self.read()
+        self._unread = (step, metrics)
 
-    def look(self) -> None:
-        """Waits for the step added last and reads its metrics."""
-        if self._pending is None:
+    def read(self) -> None:
+        """Waits for the step that was added last, and reads its metrics."""
+        if self._unread is None:
             return
-        step, metrics = self._pending
-        self._pending = None
+        step, metrics = self._unread
+        self._unread = None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        self._stop |= values.pop("stop") > 0
+        self.stop_requested |= values.pop("stop") > 0
         self._count_skipped(step, bool(values["skipped"]))
         if self._since is None:
             self._since = time.perf_counter()
         else:
-            stage = self._stage_of(step)
-            tokens = stage.seq_len * stage.global_batch_size
-            self._tokens += tokens
-            self._flops += tokens * self._flops_per_token(stage.seq_len)
+            stage = stage_at(self._stages, step)
+            self._tokens += stage.tokens_per_step
+            self._flops += stage.tokens_per_step * self._flops_per_token(stage.seq_len)
         if (step + 1) % self._log_every == 0 or step in (self._first_step, self._end_step - 1):
             self._log(step, values)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leaves the time spent inside out of the speed."""
-        self.look()
+        """Waits for the last step, and leaves the time spent inside the block out of the speed."""
+        self.read()
         began = time.perf_counter()
         yield
         if self._since is not None:
@@ -104,7 +107,6 @@ class Progress:
         ]
         if self._tokens and self._since is not None:
             seconds = max(time.perf_counter() - self._since, 1e-9)
-            self._seconds_per_flop = seconds / self._flops
             scalars["speed/tokens_per_second"] = self._tokens / seconds
             scalars["speed/tflops_per_second"] = self._flops / seconds / 1e12
             line.append(f"{format_count(self._tokens / seconds)} tokens/s")
@@ -113,7 +115,8 @@ class Progress:
                 line.append(f"MFU {scalars['speed/mfu']:.1%}")
             else:
                 line.append(f"{self._flops / seconds / 1e12:.3f} TFLOP/s")
-            line.append(f"{format_seconds(self._seconds_left(step + 1))} left")
+            flops_left = flops_between(self._stages, step + 1, self._end_step, self._flops_per_token)
+            line.append(f"{format_seconds(flops_left * seconds / self._flops)} left")
             self._since, self._tokens, self._flops = time.perf_counter(), 0, 0.0
         scalars["memory/peak_gib"] = peak_memory_bytes() / 2**30
         line.append(f"{scalars['memory/peak_gib']:.1f} GiB")
@@ -123,25 +126,10 @@ class Progress:
         self._writer.write(step + 1, scalars)
 
     def _count_skipped(self, step: int, skipped: bool) -> None:
-        self._skipped_on_end = self._skipped_on_end + 1 if skipped else 0
+        self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
         self._skipped_in_all += skipped
-        if self._skipped_on_end >= self._max_skipped_steps:
+        if self._skipped_in_a_row >= self._max_skipped_steps:
             raise UserError(
-                f"step {step + 1}: loss or gradient was not finite for {self._skipped_on_end} steps on end, so the run "
+                f"step {step + 1}: loss or gradient was not finite for {self._skipped_in_a_row} steps in a row, so the run "
                 f"was stopped; the last checkpoint is good. Lower optimizer.learning_rate, or look at the data there"
             )
-
-    def _stage_of(self, step: int) -> Stage:
-        for stage in self._stages:
-            if step < stage.steps:
-                return stage
-            step -= stage.steps
-        return self._stages[-1]
-
-    def _seconds_left(self, done: int) -> float:
-        flops, first = 0.0, 0
-        for stage in self._stages:
-            steps = max(0, min(first + stage.steps, self._end_step) - max(first, done))
-            flops += steps * stage.seq_len * stage.global_batch_size * self._flops_per_token(stage.seq_len)
-            first += stage.steps
-        return flops * self._seconds_per_flop

@@ -14,9 +14,9 @@ import pytest
 from tonsai_jax.errors import UserError
 from tonsai_jax.reporting.numbers import format_count, format_seconds
 from tonsai_jax.stages import Stage
-from tonsai_jax.training import progress as progress_module
+from tonsai_jax.training import logger as logger_module
+from tonsai_jax.training.logger import StepLogger
 from tonsai_jax.training.metrics import MetricsWriter
-from tonsai_jax.training.progress import Progress
 
 STAGES = (Stage(steps=20, seq_len=100, global_batch_size=10), Stage(steps=10, seq_len=200, global_batch_size=10))
 
@@ -34,7 +34,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(progress_module, "time", clock)
+    monkeypatch.setattr(logger_module, "time", clock)
     return clock
 
 
@@ -51,8 +51,8 @@ def out(tmp_path: Path) -> Iterator[MetricsWriter]:
     writing.close()
 
 
-def progress(out: MetricsWriter, lines: list[str], **changes: Any) -> Progress:
-    settings = {
+def logger(out: MetricsWriter, lines: list[str], **changes: Any) -> StepLogger:
+    settings: dict[str, Any] = {
         "start_step": 0,
         "end_step": 30,
         "flops_per_token": lambda seq_len: 1e6,
@@ -60,7 +60,7 @@ def progress(out: MetricsWriter, lines: list[str], **changes: Any) -> Progress:
         "log_every": 5,
         "max_skipped_steps": 3,
     }
-    return Progress(out, lines.append, STAGES, **(settings | changes))
+    return StepLogger(out, lines.append, STAGES, **(settings | changes))
 
 
 def metrics(*, loss: float = 2.0, skipped: int = 0, stop: int = 0) -> dict[str, Any]:
@@ -77,11 +77,11 @@ def rows(workdir: Path) -> list[dict[str, Any]]:
 
 def test_a_line_tells_step_loss_speed_and_time_left(out: MetricsWriter, tmp_path: Path, clock: Clock) -> None:
     lines: list[str] = []
-    said = progress(out, lines)
+    said = logger(out, lines)
     for step in range(10):
         said.add(step, metrics(loss=3.0 - step / 10))
         clock.now += 0.5
-    said.look()
+    said.read()
     first, fifth, tenth = lines
     assert first.startswith("step      1/30  loss 3.0000  grad 0.50  lr 1.00e-03")
     assert "tokens/s" not in first  # it compiles: its time says nothing
@@ -99,54 +99,56 @@ def test_a_line_tells_step_loss_speed_and_time_left(out: MetricsWriter, tmp_path
 
 def test_a_device_of_unknown_speed_has_flops_and_no_mfu(out: MetricsWriter, tmp_path: Path, clock: Clock) -> None:
     lines: list[str] = []
-    said = progress(out, lines, peak_flops=None)
+    said = logger(out, lines, peak_flops=None)
     for step in range(5):
         said.add(step, metrics())
         clock.now += 0.5
-    said.look()
+    said.read()
     assert "MFU" not in lines[-1]
     assert "0.002 TFLOP/s" in lines[-1]
     assert "speed/mfu" not in rows(tmp_path)[-1]
 
 
 def test_time_spent_on_other_work_is_not_in_the_speed(out: MetricsWriter, tmp_path: Path, clock: Clock) -> None:
-    said = progress(out, [])
+    said = logger(out, [])
     for step in range(5):
         said.add(step, metrics())
         clock.now += 0.5
         with said.paused():
             clock.now += 100
-    said.look()
+    said.read()
     # 4 steps after the first; the last one's half second is before its pause, like the others'
     assert rows(tmp_path)[-1]["speed/tokens_per_second"] == pytest.approx(2000)
 
 
 def test_the_last_step_has_its_line_whatever_its_number(out: MetricsWriter, tmp_path: Path) -> None:
-    said = progress(out, [], start_step=6, end_step=12)
+    said = logger(out, [], start_step=6, end_step=12)
     for step in range(6, 12):
         said.add(step, metrics())
-    said.look()
+    said.read()
     assert [row["step"] for row in rows(tmp_path)] == [7, 10, 12]
 
 
 def test_a_step_is_read_when_the_next_one_is_under_way(out: MetricsWriter) -> None:
     lines: list[str] = []
-    said = progress(out, lines, log_every=1)
+    said = logger(out, lines, log_every=1)
     said.add(0, metrics(loss=5.0))
     assert lines == []
     said.add(1, metrics(loss=4.0))
     assert len(lines) == 1
     assert "loss 5.0000" in lines[0]
-    said.look()
-    said.look()
+    said.read()
+    said.read()
     assert len(lines) == 2
     assert "loss 4.0000" in lines[1]
 
 
-def test_a_wish_to_stop_is_told_one_step_later_and_stays(out: MetricsWriter) -> None:
-    said = progress(out, [])
-    told = [said.add(step, metrics(stop=int(step == 1))) for step in range(4)]
-    assert told == [False, False, True, True]
+def test_a_request_to_stop_is_seen_one_step_later_and_stays(out: MetricsWriter) -> None:
+    said, seen = logger(out, []), []
+    for step in range(4):
+        said.add(step, metrics(stop=int(step == 1)))
+        seen.append(said.stop_requested)
+    assert seen == [False, False, True, True]
 
 
 @pytest.mark.parametrize(
@@ -169,20 +171,20 @@ def test_counts_for_people(count: float, text: str) -> None:
 
 
 def test_too_many_skipped_steps_on_end_end_the_run(out: MetricsWriter) -> None:
-    said = progress(out, [])
-    for step, skipped in enumerate((1, 1, 0, 1, 1)):  # never three on end
+    said = logger(out, [])
+    for step, skipped in enumerate((1, 1, 0, 1, 1)):  # never three in a row
         said.add(step, metrics(skipped=skipped))
     said.add(5, metrics(loss=float("nan"), skipped=1))
-    with pytest.raises(UserError, match=r"step 6: loss or gradient was not finite for 3 steps on end.*learning_rate"):
-        said.look()
+    with pytest.raises(UserError, match=r"step 6: loss or gradient was not finite for 3 steps in a row.*learning_rate"):
+        said.read()
 
 
 def test_skipped_steps_are_counted_in_lines_and_rows(out: MetricsWriter, tmp_path: Path) -> None:
     lines: list[str] = []
-    said = progress(out, lines, log_every=1)
+    said = logger(out, lines, log_every=1)
     for step, skipped in enumerate((0, 1, 0)):
         said.add(step, metrics(loss=float("inf") if skipped else 2.0, skipped=skipped))
-    said.look()
+    said.read()
     assert "skipped" not in lines[0]
     assert lines[1].endswith("1 skipped")
     assert lines[2].endswith("1 skipped")

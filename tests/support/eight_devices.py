@@ -1,6 +1,5 @@
 """Runs a check of a test file in processes of its own that see eight CPU devices."""
 
-import inspect
 import os
 import socket
 import subprocess
@@ -33,7 +32,6 @@ def _start(check: Callable[[], None], *, devices: int, **environment: str) -> su
     settings = {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiles in half the time
     }
     program = (
         "from tonsai_jax.runtime.processes import start_processes; start_processes(); "
@@ -41,8 +39,8 @@ def _start(check: Callable[[], None], *, devices: int, **environment: str) -> su
     )
     return subprocess.Popen(
         [sys.executable, "-c", program],
-        cwd=Path(inspect.getfile(check)).parent,
-        env=os.environ | settings | environment | {"PYTHONPATH": str(Path(__file__).parent)},
+        cwd=Path(__file__).parents[2],
+        env=os.environ | settings | environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,0 +1,50 @@
+"""The two tiers of tests, JAX's settings for them, and the fixtures that several rooms use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.support.made_once import MadeOnce
+from tests.support.tiny_run import TinyRun, make_rows
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--all", action="store_true", help="run the tests marked `full` too, and compile as a user's run does"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    everything = config.getoption("--all")
+    if not config.option.markexpr:
+        config.option.markexpr = "not slow" if everything else "not slow and not full"
+    settings = {
+        "JAX_PLATFORMS": "cpu",
+        # Most of the tests' time is XLA's: programs are compiled once for all processes, and for the next call of pytest.
+        "JAX_COMPILATION_CACHE_DIR": str(config.cache.mkdir("jax-programs")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    if not everything:
+        settings["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # compiles in half the time
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> MadeOnce:
+    base = tmp_path_factory.getbasetemp()
+    return MadeOnce(
+        (base if worker_id == "master" else base.parent) / "made-once"
+    )  # xdist's processes share the parent
+
+
+@pytest.fixture(scope="session")
+def rows(made_once: MadeOnce) -> Path:
+    """Token rows of 100 stories in Khmer and in English."""
+    return made_once("stories", make_rows) / "rows"
+
+
+@pytest.fixture
+def run(rows: Path, tmp_path: Path) -> TinyRun:
+    return TinyRun(rows, tmp_path / "run")

@@ -1,0 +1,5 @@
+"""The names that a config may choose among, known to the config that checks them and to the code that acts on them."""
+
+OPTIMIZERS = ("adamw", "muon", "lion", "adafactor")
+SCHEDULES = ("cosine", "wsd", "linear")
+MU_DTYPES = ("float32", "bfloat16")

@@ -1,0 +1,169 @@
+"""What a run does besides training steps: evaluation and samples between them, samples and the export at the end.
+
+Evaluation and samples never stop a run: the checkpoint is saved before them, and a failure prints one line.
+"""
+
+import dataclasses
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from tonsai_jax.config import micro_batch
+from tonsai_jax.data.manifest import RowsManifest
+from tonsai_jax.errors import UserError
+from tonsai_jax.evaluation.bits_per_byte import Evaluation, evaluate
+from tonsai_jax.files import atomic_write, read_json, write_json
+from tonsai_jax.inference.generate import generate_texts
+from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.stages import Stage, stage_at
+from tonsai_jax.tokenizer.loading import Tokenizer
+from tonsai_jax.training.metrics import MetricsWriter
+from tonsai_jax.training.run import load_run
+
+COMPLETE_FILE = "complete.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Hooks:
+    """What evaluation and samples need of a run; `say` prints a line on the first host."""
+
+    config: ConfigDict
+    workdir: Path
+    stages: Sequence[Stage]
+    model_config: ModelConfig
+    manifest: RowsManifest
+    tokenizer: Tokenizer
+    mesh: Mesh
+    eval_step: Callable[..., Any]
+    writer: MetricsWriter
+    say: Callable[[str], None]
+
+    def evaluate(self, step: int, params: Any) -> Evaluation | None:
+        """Prints and writes bits per byte after `step` steps; None where it failed or there is no validation text."""
+        stage = stage_at(self.stages, step - 1)
+        parts = micro_batch(self.config).accumulation_steps(self.mesh.size, stage.global_batch_size, stage.seq_len)
+        try:
+            evaluation = evaluate(
+                self.eval_step,
+                params,
+                self.manifest,
+                self.mesh,
+                seq_len=stage.seq_len,
+                batch_size=stage.global_batch_size // parts,  # as many sequences at once as in training
+                max_windows=self.config.eval.max_batches * stage.global_batch_size,
+            )
+        except Exception as error:
+            self.say(f"step {step}: the evaluation failed, training goes on ({type(error).__name__}: {error})")
+            return None
+        if not evaluation.sources:
+            self.say("no validation text to evaluate on; scripts/tokenize_dataset.py --val-ratio sets some aside")
+            return None
+        self.say(evaluation.table())
+        self.writer.write(step, evaluation.scalars())
+        return evaluation
+
+    def sample(self, step: int, params: Any) -> None:
+        """Writes continuations of `sample.prompts` to samples/step-N.txt and prints the first line of each."""
+        if jax.process_count() > 1:
+            return  # parameters are spread over hosts; scripts/generate.py reads the checkpoint instead
+        try:
+            texts = [
+                prompt + text for prompt, text in _continuations(self.config, self.model_config, params, self.tokenizer)
+            ]
+            written = "\n\n".join(texts)
+            with atomic_write(self.workdir / "samples" / f"step-{step:06d}.txt") as partial:
+                partial.write_text(written + "\n", encoding="utf-8")
+        except Exception as error:
+            self.say(f"step {step}: no samples, training goes on ({type(error).__name__}: {error})")
+            return
+        for text in texts:
+            self.say(f"  {text.splitlines()[0]}")
+        self.writer.write_text(step, "samples", written)
+
+
+def complete_run(workdir: Path, config: ConfigDict, evaluation: Evaluation | None, say: Callable[[str], None]) -> None:
+    """Ends a run after its last step: continues the prompts, exports where the config asks for it, prints what comes next.
+
+    Writes `workdir/complete.json` last. On several hosts the parameters of a run are not on one of them, so there it only
+    prints the commands that do the rest on one host.
+
+    Args:
+      evaluation: of the last step, if there was one.
+    """
+    if jax.process_count() > 1:
+        say(
+            f"The run in {workdir} is complete. Its parameters are spread over hosts, so nothing was sampled or exported"
+            f"{', in spite of config.export' if config.export else ''}; on one host run:"
+        )
+        say(f"  python scripts/export_hf.py --workdir {workdir} --output-dir {workdir / 'export'}")
+        say(f"  python scripts/generate.py --workdir {workdir} --prompt 'Once upon a time'")
+        return
+    run = load_run(workdir)
+    try:
+        continuations = _continuations(run.config, run.model_config, run.params, run.tokenizer)
+    except UserError as error:  # a prompt longer than the context is no reason to lose the export
+        say(f"no continuations: {error}")
+        continuations = []
+    if run.config.export:
+        from tonsai_jax.huggingface.card import details_of_run
+        from tonsai_jax.huggingface.export import export
+
+        details = details_of_run(run.workdir, run.config, run.step)
+        export(run.model_config, run.params, run.tokenizer, workdir / "export", details=details)
+    record = {
+        "step": run.step,
+        "scores": evaluation.scalars() if evaluation else {},
+        "samples": [{"prompt": prompt, "continuation": text} for prompt, text in continuations],
+        "exported": run.config.export,
+    }
+    write_json(workdir / COMPLETE_FILE, record)
+    describe_complete_run(workdir, run.step, say)
+
+
+def describe_complete_run(workdir: Path, step: int, say: Callable[[str], None]) -> bool:
+    """Prints the results of a complete run and what to do next; returns False where it is not complete at `step`."""
+    file = workdir / COMPLETE_FILE
+    if not file.is_file() or (record := read_json(file))["step"] != step:
+        return False
+    say(f"\nThe run in {workdir} is complete: {step} steps.")
+    for name, value in record["scores"].items():
+        if name.startswith("eval/bits_per_byte/") and "/source/" not in name:
+            say(f"  {name.removeprefix('eval/bits_per_byte/')}: {value:.4f} bits per byte on held-out text")
+    for sample in record["samples"]:
+        say(f"  {sample['prompt']} → {sample['continuation']}")
+    say("What next:")
+    prompt = record["samples"][0]["prompt"] if record["samples"] else "Once upon a time"
+    say(f"  python scripts/generate.py --workdir {workdir} --prompt {shlex.quote(prompt)}")
+    say(f"  python scripts/evaluate.py --workdir {workdir}")
+    if record["exported"]:
+        say(f'  AutoModelForCausalLM.from_pretrained("{workdir / "export"}") with transformers')
+    else:
+        say(f"  python scripts/export_hf.py --workdir {workdir} --output-dir export/{workdir.name}")
+    say(
+        "  train on your own text: README.md, “Your own text”; train longer: raise --config.steps and run the same command again"
+    )
+    return True
+
+
+def _continuations(
+    config: ConfigDict, model_config: ModelConfig, params: Any, tokenizer: Tokenizer
+) -> list[tuple[str, str]]:
+    """Every prompt of `config.sample` with its continuation; raises `UserError` for a prompt longer than the context."""
+    sampling = config.sample
+    texts = generate_texts(
+        model_config,
+        params,
+        tokenizer,
+        list(sampling.prompts),
+        max_new_tokens=sampling.max_new_tokens,
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        seed=config.seed,
+    )
+    return list(zip(sampling.prompts, texts, strict=True))

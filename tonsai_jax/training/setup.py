@@ -1,0 +1,101 @@
+"""What a run needs before its first step: the checks that can refuse it, and its compiled steps."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from tonsai_jax.config import check_schedule, micro_batch, model_config, optimizer_settings
+from tonsai_jax.model.attention import choose_attention_backend
+from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.runtime.hardware import check_dtype
+from tonsai_jax.stages import Stage, total_steps
+from tonsai_jax.training.mesh import make_mesh
+from tonsai_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from tonsai_jax.training.state import TrainState, abstract_state, model_graph
+from tonsai_jax.training.step import LossSettings, TrainStep, make_eval_step, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """A run that its config, its data and the devices allow.
+
+    Attributes:
+      attention_reason: why this attention backend was chosen.
+      abstract_state: shapes, dtypes and shardings of the state; no memory behind them.
+    """
+
+    stages: Sequence[Stage]
+    mesh: Mesh
+    model_config: ModelConfig
+    attention_backend: str
+    attention_reason: str
+    optimizer: optax.GradientTransformation
+    abstract_state: TrainState
+
+
+def check_run(config: ConfigDict, stages: Sequence[Stage], vocab_size: int) -> Setup:
+    """Checks a valid config against the devices and the tokenizer; computes and writes nothing.
+
+    Args:
+      vocab_size: of the tokenizer.
+
+    Raises `UserError` for everything that would fail later: a schedule longer than the run, axes of the mesh and batches
+    that do not divide, a vocabulary that is too small, a family that cannot be exported, an attention backend or a dtype
+    that the devices do not have, a parameter that `optimizer.rate_of` names and the model lacks.
+    """
+    check_schedule(config, total_steps(stages))
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.expert, num_experts=config.model.num_experts)
+    for stage in stages:
+        micro_batch(config).accumulation_steps(mesh.size, stage.global_batch_size, stage.seq_len)
+    model = model_config(config, vocab_size)
+    device = jax.devices()[0]
+    check_dtype(model.dtype, device.device_kind, getattr(device, "compute_capability", None))
+    seq_lens = [stage.seq_len for stage in stages]
+    attention_backend, attention_reason = choose_attention_backend(model, jax.default_backend(), seq_lens)
+    optimizer = make_optimizer(**optimizer_settings(config))
+    return Setup(
+        stages, mesh, model, attention_backend, attention_reason, optimizer, abstract_state(model, optimizer, mesh)
+    )
+
+
+def make_steps(
+    config: ConfigDict, setup: Setup, *, end_of_text_id: int, token_bytes: np.ndarray
+) -> tuple[TrainStep, Callable[..., Any]]:
+    """The training step and the evaluation step of a run, compiled when they are first called.
+
+    Args:
+      end_of_text_id: of the token rows.
+      token_bytes: int32 [vocab_size], UTF-8 bytes of each id.
+    """
+    graph = model_graph(setup.model_config, setup.attention_backend, setup.mesh)
+    loss = LossSettings(**config.loss)
+    schedule = learning_rate_schedule(
+        config.optimizer.schedule,
+        peak=config.optimizer.learning_rate,
+        total_steps=total_steps(setup.stages),
+        warmup_steps=config.optimizer.warmup_steps,
+        decay_steps=config.optimizer.decay_steps,
+        final_ratio=config.optimizer.final_ratio,
+    )
+    train_step = make_train_step(
+        graph,
+        setup.optimizer,
+        schedule,
+        setup.mesh,
+        loss=loss,
+        end_of_text_id=end_of_text_id,
+        dropout_key=jax.random.key(config.seed + 1),
+        clip_norm=config.optimizer.clip_norm,
+        micro_batch=micro_batch(config),
+    )
+    eval_step = make_eval_step(
+        graph, setup.mesh, loss=loss, end_of_text_id=end_of_text_id, token_bytes=jnp.asarray(token_bytes)
+    )
+    return train_step, eval_step
