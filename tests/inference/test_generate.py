@@ -185,8 +185,8 @@ def test_top_p_keeps_the_fewest_that_reach_it():
         ({"temperature": -1.0}, "temperature=-1.0 must be at least 0"),
         ({"temperature": float("nan")}, "temperature=nan must be at least 0"),
         ({"top_k": -1}, "top_k=-1 must be at least 0"),
-        ({"top_p": 0.0}, r"top_p=0.0 must lie in \(0, 1\]"),
-        ({"top_p": 1.5}, r"top_p=1.5 must lie in \(0, 1\]"),
+        ({"top_p": 0.0}, r"top_p=0.0 must be in \(0, 1\]"),
+        ({"top_p": 1.5}, r"top_p=1.5 must be in \(0, 1\]"),
     ],
 )
 def test_settings_out_of_range_are_refused_by_name(settings, message):
@@ -291,7 +291,7 @@ def test_the_command_says_when_the_context_ended_a_text(tokenizer, monkeypatch, 
     [
         ([], "nothing to generate: give --prompt or --prompts-file"),
         (["--prompts-file", "absent.txt"], "absent.txt: cannot be read"),
-        (["--prompt", "a", "--top-p", "2"], "top_p=2.0 must lie in"),
+        (["--prompt", "a", "--top-p", "2"], "top_p=2.0 must be in"),
         (["--prompt", "a", "--prompt", "\udcff"], "prompt 2 is not UTF-8 text"),
         (["--prompt", "a" * 500], "prompt 1 has 501 tokens and leaves no room"),
     ],

@@ -60,9 +60,7 @@ def _overview(sources: dict[str, Any], planned_tokens: float | None) -> Table:
         dropped = sum(entry["filters"].values())
         share = dropped / max(1, dropped + entry["documents"])
         numbers = [f"{entry['weight']:.3f}", f"{entry['documents']:,}", f"{entry['bytes'] / 1e6:,.2f}"]
-        rows.append(
-            [name, entry["language"], *numbers, f"{dropped:,} ({share:.1%})", entry["license"] or "not recorded"]
-        )
+        rows.append([name, entry["language"], *numbers, f"{dropped:,} ({share:.1%})", entry["license"] or "not given"])
     if not planned_tokens:
         return Table("", heads, rows, "llrrrrl")
     note = (
@@ -99,9 +97,9 @@ def _duplicates(groups: dict[str, Any]) -> dict[str, Any]:
     names = sorted({name for row in groups["between"].values() for name in row})
     rows = [[source, *(f"{row.get(name, 0):,}" for name in names)] for source, row in groups["between"].items()]
     return {
-        "lead": f"{groups['clusters']:,} duplicate groups with {groups['documents']:,} documents; the first document "
-        "of each group is kept.",
-        "between": Table("", ["dropped from, as a duplicate of one in", *names], rows, "l" + "r" * len(names)),
+        "lead": f"{groups['clusters']:,} duplicate groups with {groups['documents']:,} documents; "
+        "the first of each group is kept",
+        "between": Table("", ["dropped from ↓, kept in →", *names], rows, "l" + "r" * len(names)),
         "sizes": _by_power(groups["sizes"]),
         "largest": groups["largest"],
     }
