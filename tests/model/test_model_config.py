@@ -15,7 +15,7 @@ from tonsai_jax.model.config import ModelConfig, choices_of, keys_that_change_ar
 from tonsai_jax.model.transformer import Transformer
 from tonsai_jax.training.state import init_params
 
-ROPE = {"position": "rope"}
+ROPE: dict[str, Any] = {"position": "rope"}
 MIXTURE = {"num_experts": 4, "mlp": "swiglu", "bias": False}
 # For every key another value than CONFIG's, and what else must be set on both sides.
 CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -132,8 +132,9 @@ def test_a_key_that_no_longer_exists_is_an_error() -> None:
 @pytest.mark.parametrize("name", ["norm", "position", "rope_scaling", "mlp", "dtype", "attention", "remat"])
 def test_a_name_that_is_not_known_is_refused(name: str) -> None:
     assert getattr(CONFIG, name) in choices_of(name)
+    changed: dict[str, Any] = {name: "other"}
     with pytest.raises(UserError, match=rf"model\.{name}='other' is not known; known are: {choices_of(name)[0]}, "):
-        dataclasses.replace(CONFIG, **{name: "other"})
+        dataclasses.replace(CONFIG, **changed)
 
 
 @pytest.mark.parametrize(
