@@ -1,10 +1,10 @@
 """The batches of a run: a Grain pipeline over the windows that `DataOrder` puts in order.
 
-  windows of a segment (`Windows`) -> transforms -> the windows of this process -> batch     once for each segment
-  batches of all segments, indexed by step -> read ahead in a thread                         once
+  for each segment: its windows (`Windows`) -> transforms -> the windows of this process -> batches
+  for the run: the batches of all segments, indexed by step -> read ahead in a thread
 
-Every part of it has random access, so a run resumes by setting one number, the step. To add a transform, pass it to
-`Loader`. For something that has no random access, such as Grain's packing, build on `Loader.windows`.
+Every part has random access, so a run resumes by setting one number, the step. To add a transform, pass it to `Loader`.
+To add something without random access, such as Grain's packing, build on `Loader.windows`.
 """
 
 from typing import Any
@@ -19,13 +19,12 @@ from tonsai_jax.errors import UserError
 # One thread: reading and stacking hold Python's lock, so more threads would only wait for each other.
 _READ_OPTIONS = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
 
-Window = dict[str, Any]
 Batch = dict[str, np.ndarray]
 
 
 # A `MapDataset` and not a source for `MapDataset.source`: Grain counts the bytes of every element of a source, which
 # takes longer than reading a window of 2048 tokens.
-class Windows(grain.MapDataset[Window]):
+class Windows(grain.MapDataset[dict[str, Any]]):
     """The windows of one segment in the order of training, over all processes.
 
     Element n is a dictionary:
