@@ -1,4 +1,4 @@
-"""Decontamination: documents that hold a part of an evaluation set go, and it is written which and why."""
+"""Decontamination: documents that share text with an evaluation set are dropped and listed."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ def prepared(tmp_path: Path, texts: list[str], **keys: int) -> list[str]:
     return [text for batch in read_documents(tmp_path / "out", "a") for text in batch]
 
 
-def test_what_shares_a_row_of_words_or_clusters_goes_and_is_listed(tmp_path: Path) -> None:
+def test_a_document_that_shares_consecutive_words_or_syllables_is_dropped_and_listed(tmp_path: Path) -> None:
     harmless = ["Mekong", "which river the longest of all in Asia flows through nine", KHMER[:30]]
     quoting = f"A quiz: {QUESTION.upper()[7:]} Guess"
     copied = f"មុន{KHMER[6:].replace(' ', '')}ក្រោយ"

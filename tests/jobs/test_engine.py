@@ -32,6 +32,9 @@ def write_text(path: Path, text: str) -> None:
 def square(payload: Any, path: Path) -> dict[str, Any]:
     if payload == "bad":
         raise UserError("source 'x': this one cannot be read")
+    if payload == "Ctrl-C":
+        os.kill(os.getpid(), signal.SIGINT)
+        return {"square": 0}
     if payload == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if str(payload).startswith("sleep"):
@@ -106,6 +109,10 @@ def test_an_error_ends_the_workers_in_the_middle_of_their_tasks(tmp_path: Path) 
     with pytest.raises(UserError, match="this one cannot be read"):
         run_stage(tmp_path, square, numbered("sleep", "bad"), Executor(workers=2))
     assert time.monotonic() - start < SLEEP_SECONDS / 2
+
+
+def test_ctrl_c_does_not_reach_the_workers(tmp_path: Path) -> None:
+    assert squares(run_stage(tmp_path, square, numbered("Ctrl-C", 3), Executor(workers=2))) == [0, 9]
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

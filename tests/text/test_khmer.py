@@ -40,9 +40,9 @@ VOWELS = {
     "whole vowels stay": ("កើកោកៅកៀកឿ", "កើកោកៅកៀកឿ"),
 }
 SHIFTERS = {
-    "u above: strong cluster": ("កុី", "ក៊ី"),
-    "u above: weak cluster": ("យុី", "យ៉ី"),
-    "u above: BA makes a strong cluster weak": ("ស្បុី", "ស្ប៉ី"),
+    "u above: strong syllable": ("កុី", "ក៊ី"),
+    "u above: weak syllable": ("យុី", "យ៉ី"),
+    "u above: BA makes a strong syllable weak": ("ស្បុី", "ស្ប៉ី"),
     "u above: a strong coeng makes a weak base strong": ("ង្ហុី", "ង្ហ៊ី"),
     "u before AA and nikahit": ("សុាំ", "ស៊ាំ"),
     "u before samyok sannya": ("រុ័ក", "រ៉័ក"),
@@ -98,7 +98,7 @@ CHARACTERS = {
 }
 INVISIBLE = {
     "ZWSP between words": ("ភាសា\u200bខ្មែរ", "ភាសាខ្មែរ"),
-    "ZWSP inside a cluster": ("ក\u200bា ស\u200b្ត", "កា ស្ត"),
+    "ZWSP inside a syllable": ("ក\u200bា ស\u200b្ត", "កា ស្ត"),
     "ZWJ": ("ក\u200dិ ខ\u200dគ", "កិ ខគ"),
     "word joiner and separator": ("ក\u2060ខ\u2063គ", "កខគ"),
     "byte order mark and soft hyphen": ("\ufeffក\u00adខ", "កខ"),

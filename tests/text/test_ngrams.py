@@ -1,4 +1,4 @@
-"""Units: words, and Khmer clusters with all their marks."""
+"""Units: words, and Khmer orthographic syllables with all their marks."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ def test_words_go_without_case_and_signs() -> None:
     assert units("The CAFÉ's “Menu”, No. 5!") == ["the", "café", "s", "menu", "no", "5"]
 
 
-def test_khmer_is_cut_into_clusters_and_no_mark_is_lost() -> None:
+def test_khmer_is_cut_into_syllables_and_no_mark_is_lost() -> None:
     assert units("ស្ត្រីខ្មែរ កា។") == ["ស្ត្រី", "ខ្មែ", "រ", "កា"]
     assert units("កិកី") != units("កកី"), "another vowel is another word"
 

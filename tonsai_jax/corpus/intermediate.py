@@ -108,4 +108,5 @@ def read_document(path: Path, number: int) -> Document:
 
 def read_hashes(path: Path) -> np.ndarray:
     """The hash of each text of a piece, uint64 (documents,)."""
-    return pq.read_table(path, columns=["hash"]).column("hash").to_numpy()
+    with pq.ParquetFile(path) as file:
+        return file.read(columns=["hash"]).column("hash").to_numpy()

@@ -11,7 +11,7 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -29,6 +29,7 @@ class LocalPool:
     def __init__(self, workers: int, modules: Sequence[str]):
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(list(modules))
+        resource_tracker.ensure_running()  # before the mask is set: it unblocks SIGINT
         # The server and the workers inherit the mask, so Ctrl-C in a terminal does not make each of them print a traceback.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
