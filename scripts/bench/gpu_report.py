@@ -89,7 +89,7 @@ def _kernels(rows: Sequence[Row]) -> str:
     ways = list(dict.fromkeys(row["way"] for row in rows))
     cells = {(row["what"], row["way"]): _speed(row) for row in rows}
     whats = dict.fromkeys(row["what"] for row in rows)
-    return _table("alone", ways, ([what, *(cells.get((what, way), "-") for way in ways)] for what in whats))
+    return _table("single operation", ways, ([what, *(cells.get((what, way), "-") for way in ways)] for what in whats))
 
 
 def _speed(row: Row) -> str:

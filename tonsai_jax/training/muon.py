@@ -1,9 +1,9 @@
 """Muon for the matrices of the layers, Adam for all other parameters.
 
 Muon (https://kellerjordan.github.io/posts/muon/) replaces the momentum of a matrix by the nearest matrix whose singular
-values are all about 1. Each matrix is treated alone: of each layer, of each expert, and each part of a fused kernel (q, k and v;
-gate and values of a gated MLP). Treated as one matrix, a part with a large gradient would leave the other parts almost no
-update.
+values are all about 1. Each matrix is treated separately: of each layer, of each expert, and each part of a fused kernel (q, k
+and v; gate and values of a gated MLP). Treated as one matrix, a part with a large gradient would leave the other parts almost
+no update.
 """
 
 import math
