@@ -2,7 +2,7 @@
 
     python -m tonsai_jax.train --config configs/gpt2_124m.py --workdir runs/gpt2_124m --config.data.dir=data/tokens
 
-Hardware: one GPU of 24 GB or more; 8 GPUs work as they are. 10 B tokens.
+Hardware: one GPU with 24 GB or more; on 8 GPUs no key needs to change. 10 B tokens.
 Time: not measured yet. Score: not measured yet.
 """
 

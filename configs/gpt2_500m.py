@@ -3,12 +3,12 @@
     python -m tonsai_jax.train --config configs/gpt2_500m.py --workdir runs/gpt2 --config.data.dir=data/tokens
     python -m tonsai_jax.train --config configs/gpt2_500m.py:exact --workdir runs/gpt2_exact --config.data.dir=data/tokens
 
-The recipe calls this shape "500M"; counted out it is 0.76 B parameters (759.9 M). `gpt2_500m.py:exact` is a model of the
-same kind with 0.50 B (499.5 M): 22 layers, width 1280, 20 heads, inner width 5120.
+The recipe calls this model "500M", but it has 0.76 B parameters (759.9 M). The variant `gpt2_500m.py:exact` has 0.50 B (499.5 M):
+22 layers, width 1280, 20 heads, inner width 5120.
 
-On a CPU, to see that it runs: add --config.global_batch_size=1 --config.seq_len=128 --config.steps=2.
+To see on a CPU that it runs, add --config.global_batch_size=1 --config.seq_len=128 --config.steps=2.
 
-Hardware: one GPU of 80 GB; 8 GPUs work as they are (add --config.mesh.fsdp=8 to split parameters over them). 10.5 B tokens.
+Hardware: one GPU with 80 GB, or 8 GPUs (add --config.mesh.fsdp=8 to split the parameters over them). 10.5 B tokens.
 Time: not measured yet. Score: not measured yet.
 """
 
@@ -47,5 +47,5 @@ def get_config(variant: str = "") -> ConfigDict:
         config.model.d_model = 1280
         config.model.d_ff = 5120
     elif variant:
-        raise UserError(f"gpt2_500m.py:{variant}: no such variant; there is gpt2_500m.py:exact")
+        raise UserError(f"gpt2_500m.py:{variant}: no such variant; use gpt2_500m.py:exact")
     return config

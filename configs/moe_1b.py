@@ -1,15 +1,16 @@
-"""The recipe's mixture of experts: 24 layers, width 896, 8 experts of which each token meets 2, vocabulary 96k, context 8k.
+"""The recipe's mixture of experts: 24 layers, width 896, 8 experts with 2 per token, vocabulary 96k, context 8k.
 
     python -m tonsai_jax.train --config configs/moe_1b.py --workdir runs/moe --config.data.dir=data/tokens
     python -m tonsai_jax.train --config configs/moe_1b.py:mixture --workdir runs/moe --config.data.dir=data/tokens
 
-It has 1537.5 M parameters, of which 546.6 M work for each token, and is exported as Hugging Face's Mixtral. The run has the three
-phases of the recipe: A the whole mixture, while the context grows from 2k to 4k to 8k tokens; B mostly the target
-language; C instructions. Each step has 524,288 tokens. Phases B and C name sources of the rows: `khmer`, `english` and
-`instructions`; set yours in PHASE_B and PHASE_C. `moe_1b.py:mixture` takes the rows' own weights in all three.
+It has 1537.5 M parameters, of which 546.6 M work for each token, and is exported as Mixtral. The run has the three phases of
+the recipe. Phase A trains on the whole mixture while the context grows from 2k to 4k to 8k tokens. Phase B is mostly the target
+language, phase C is instructions. A step has 524,288 tokens. PHASE_B and PHASE_C give the weights of the sources `khmer`,
+`english` and `instructions`; change them to the names of your sources. The variant `moe_1b.py:mixture` uses the weights of the
+token rows in all phases.
 
-Hardware: one GPU of 80 GB; 8 GPUs work as they are (--config.mesh.fsdp=8, or --config.mesh.expert=8 to spread the experts).
-21 B tokens. Time: not measured yet. Score: not measured yet.
+Hardware: one GPU with 80 GB, or 8 GPUs (--config.mesh.fsdp=8, or --config.mesh.expert=8 to spread the experts). 21 B tokens.
+Time: not measured yet. Score: not measured yet.
 """
 
 from ml_collections import ConfigDict
@@ -66,5 +67,5 @@ def get_config(variant: str = "") -> ConfigDict:
             {key: value for key, value in stage.items() if key != "weights"} for stage in config.stages
         )
     elif variant:
-        raise UserError(f"moe_1b.py:{variant}: no such variant; there is moe_1b.py:mixture")
+        raise UserError(f"moe_1b.py:{variant}: no such variant; use moe_1b.py:mixture")
     return config

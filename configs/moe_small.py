@@ -1,16 +1,16 @@
-"""A small mixture of experts for one GPU of 16 GB: 12 layers, width 512, 8 experts of which each token meets 2, context 2k.
+"""A small mixture of experts for one GPU with 16 GB: 12 layers, width 512, 8 experts with 2 per token, context 2k.
 
     python -m tonsai_jax.train --config configs/moe_small.py --workdir runs/moe_small --config.data.dir=data/tokens
     python -m tonsai_jax.train --config configs/moe_small.py:t4 --workdir runs/moe_small --config.data.dir=data/tokens
 
 With a tokenizer of `--vocab-size 32000` it has 175.3 M parameters, of which 62.1 M work for each token. The variant
-`moe_small.py:t4` computes in float32, for the T4 and other GPUs without bfloat16: their faster float16 is not supported, so
-count on a fraction of their peak.
+`moe_small.py:t4` computes in float32, for the T4 and other GPUs without bfloat16. Their float16 is faster but not supported, so
+expect only a part of their peak speed.
 
-On a CPU, to see that it learns: add --config.data.dir=data/quickstart --config.data.sample_corpus=True
+To see on a CPU that it learns, add --config.data.dir=data/quickstart --config.data.sample_corpus=True
 --config.global_batch_size=4 --config.seq_len=256 --config.steps=50 --config.optimizer.warmup_steps=5.
 
-Hardware: one GPU of 16 GB. 1.3 B tokens. Time: not measured yet. Score: not measured yet.
+Hardware: one GPU with 16 GB. 1.3 B tokens. Time: not measured yet. Score: not measured yet.
 """
 
 from ml_collections import ConfigDict
@@ -48,5 +48,5 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant == "t4":
         config.model.dtype = "float32"
     elif variant:
-        raise UserError(f"moe_small.py:{variant}: no such variant; there is moe_small.py:t4")
+        raise UserError(f"moe_small.py:{variant}: no such variant; use moe_small.py:t4")
     return config

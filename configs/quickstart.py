@@ -1,8 +1,8 @@
-"""A first model, with nothing else on the disk: stories in Khmer and English, on a laptop.
+"""A first model of stories in Khmer and English, on a laptop, without any data of your own.
 
     python -m tonsai_jax.train --config configs/quickstart.py
 
-It writes its own corpus, trains a tokenizer and a GPT-2 of 1.1 M parameters, evaluates, exports and tells a story.
+It writes its own corpus, trains a tokenizer and a GPT-2 of 1.1 M parameters, evaluates and exports it, and writes a story.
 
 Hardware: 2 CPU cores. Time: about 2 minutes. Memory: 1.1 GB.
 Score: 0.114 bits per byte of held-out Khmer, 0.379 of English.

@@ -1,4 +1,4 @@
-"""Tiny Shakespeare, the classic first text: a local file of 1.1 MB, a model of 2.0 M parameters.
+"""Tiny Shakespeare, a classic first text: a local file of 1.1 MB, and a model of 2.0 M parameters.
 
     python scripts/prepare_dataset.py --config configs/data/shakespeare.yaml --output-dir data/shakespeare
     python scripts/train_tokenizer.py --dataset-dir data/shakespeare --vocab-size 1024 --output-dir artifacts/shakespeare
@@ -6,7 +6,7 @@
         --val-ratio 0.1 --output-dir data/shakespeare_tokens
     python -m tonsai_jax.train --config configs/shakespeare.py
 
-configs/data/shakespeare.yaml says where to get the file. Hardware: 2 CPU cores.
+configs/data/shakespeare.yaml says where to download the file. Hardware: 2 CPU cores.
 Time: not measured yet. Score: not measured yet.
 """
 

@@ -6,7 +6,7 @@
         --val-ratio 0.005 --output-dir data/tinystories_tokens
     python -m tonsai_jax.train --config configs/tinystories.py
 
-30.6 M parameters, 0.98 B tokens. Hardware: one GPU of 16 GB or more.
+30.6 M parameters, 0.98 B tokens. Hardware: one GPU with 16 GB or more.
 Time: not measured yet. Score: not measured yet.
 """
 

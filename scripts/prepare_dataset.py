@@ -1,4 +1,4 @@
-"""Turns raw text (local files or Hugging Face datasets) into clean documents for tokenizer and training."""
+"""Prepares raw text (local files or Hugging Face datasets): writes clean documents for tokenizer and training."""
 
 import argparse
 import signal
@@ -19,9 +19,9 @@ EXAMPLES = """examples:
   python scripts/prepare_dataset.py --config configs/data/shakespeare.yaml --output-dir data/shakespeare
   python scripts/prepare_dataset.py --khmer 'km/*.txt' --english roneneldan/TinyStories --output-dir data/mix
 
-A text file (.txt) holds one document per line; where one is a paragraph or a whole file, say so with
-`document:` in a sources file. Weights are kept in the manifest and applied in training. An earlier dataset
-in the output folder is replaced, once the new one is complete.
+In a text file (.txt), each line is a document; set `document:` in a sources file if a document is a paragraph
+or a whole file. Weights are written to the manifest and applied in training. An earlier dataset in the output
+folder is replaced when the new one is complete.
 """
 
 
@@ -32,22 +32,26 @@ def main() -> None:
     option = parser.add_argument
     option("--config", type=Path, help="YAML file that lists the sources")
     option("--khmer", metavar="PATH_OR_HF_ID", help="Khmer: a file, folder, 'glob' or Hugging Face id")
-    option("--english", metavar="PATH_OR_HF_ID", help="English, likewise")
+    option("--english", metavar="PATH_OR_HF_ID", help="English: the same")
     option("--khmer-weight", type=float, default=0.6, help="share in training (default: %(default)s)")
     option("--english-weight", type=float, default=0.4, help="share in training (default: %(default)s)")
     option("--output-dir", type=Path, required=True, help="folder for the documents and their manifest")
-    option("--max-samples", type=int, help="read at most this many documents of each source: a quick try")
-    option("--on-error", choices=["stop", "skip"], help="at unreadable input (default: stop, or the YAML's)")
-    option("--keep-dropped", action="store_true", help="write what the rules drop too, with the rule, to dropped/")
+    option("--max-samples", type=int, help="read at most this many documents per source, for a quick try")
     option(
-        "--executor", choices=["local", "ray", "slurm"], help="where the work is done (default: local, or the YAML's)"
+        "--on-error", choices=["stop", "skip"], help="at input that cannot be read (default: stop, or as the YAML says)"
     )
-    option("--workers", type=int, help="tasks at a time (default: one per core; on a cluster no limit)")
-    option("--tokens", type=float, metavar="N", help="tokens of the run you plan: the report tells its epochs")
-    option("--json", type=Path, metavar="FILE", help="write the figures of the printed table here too")
+    option("--keep-dropped", action="store_true", help="also write dropped documents, with the rule, to dropped/")
+    option(
+        "--executor",
+        choices=["local", "ray", "slurm"],
+        help="where the tasks run (default: local, or as the YAML says)",
+    )
+    option("--workers", type=int, help="tasks that run at the same time (default: one per core; on a cluster no limit)")
+    option("--tokens", type=float, metavar="N", help="tokens of a planned run; the report shows its epochs")
+    option("--json", type=Path, metavar="FILE", help="also write the figures of the table as JSON")
     args = parser.parse_args()
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is half-written is cleared away
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that partly written files are removed
     recipe = _recipe(args)
     manifest = prepare(recipe.sources, args.output_dir, recipe.settings, planned_tokens=args.tokens)
     print(table(manifest))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tonsai_jax.corpus.sources.readers import Faults
+from tonsai_jax.corpus.sources.faults import Faults
 from tonsai_jax.errors import run_command
 from tonsai_jax.files import write_json
 from tonsai_jax.reporting.tables import Table, as_text

@@ -261,7 +261,7 @@ def test_the_parameters_that_a_docstring_counts_are_there(path: Path, variant: s
 
 
 def test_a_variant_that_is_not_there_is_refused() -> None:
-    with pytest.raises(UserError, match=r"gpt2_500m\.py:small: no such variant; there is gpt2_500m\.py:exact"):
+    with pytest.raises(UserError, match=r"gpt2_500m\.py:small: no such variant; use gpt2_500m\.py:exact"):
         load(ROOT / "configs" / "gpt2_500m.py", "small")
 
 

@@ -58,7 +58,7 @@ ONLY = {
 # Text is prepared on machines without an accelerator; there JAX would only cost seconds and memory.
 WITHOUT_JAX = (
     *(PACKAGE / name for name in ("choices.py", "errors.py", "files.py", "stages.py")),
-    *(PACKAGE / name for name in ("data/manifest.py", "data/rows.py", "data/tokenize.py")),
+    *(PACKAGE / name for name in ("data/manifest.py", "data/rows.py", "data/row_writer.py", "data/tokenize.py")),
     *(
         file
         for room in ("text", "jobs", "corpus", "reporting", "tokenizer", "samples")
@@ -154,3 +154,15 @@ def test_the_trainer_loads_nothing_that_prepares_text() -> None:
     loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
     for name in ("tonsai_jax.corpus", "tonsai_jax.jobs", "tonsai_jax.tokenizer.training", "datasets", "datatrove"):
         assert not [module for module in loaded if f"{module}.".startswith(f"{name}.")], name
+
+
+def test_the_trainer_loads_little() -> None:
+    """What a reader of the train command must know; files without a line of code do not count."""
+    code = (
+        "import json, sys, tonsai_jax.train\n"
+        "ours = [module.__file__ for name, module in sys.modules.items() if name.partition('.')[0] == 'tonsai_jax']\n"
+        "json.dump([len(open(file, encoding='utf-8').read().splitlines()) for file in ours], sys.stdout)"
+    )
+    lines = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert sum(count > 0 for count in lines) <= 50
+    assert sum(lines) <= 7000

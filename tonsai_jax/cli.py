@@ -1,4 +1,4 @@
-"""The flags of `python -m tonsai_jax.train`; every mistake in them is one line."""
+"""The flags of `python -m tonsai_jax.train`; every mistake in them ends in a one-line error."""
 
 import re
 import sys
@@ -28,7 +28,9 @@ def parse_flags(argv: list[str], doc: str) -> tuple[ConfigDict, Path, int | None
     flags.DEFINE_string(
         "workdir", None, "Folder of the run; runs/<name of the config> if not given.", flag_values=values
     )
-    flags.DEFINE_integer("steps_today", None, "Train at most so many steps, save, exit 0.", flag_values=values)
+    flags.DEFINE_integer(
+        "steps_today", None, "Train at most this many steps, then save and exit with code 0.", flag_values=values
+    )
     if len(argv) < 2 or {"--help", "-h", "-help", "--helpfull"} & set(argv[1:]):
         print(f"{doc}\nFlags:\n{values.main_module_help() or values.get_help()}")
         sys.exit(0)
@@ -43,7 +45,7 @@ def parse_flags(argv: list[str], doc: str) -> tuple[ConfigDict, Path, int | None
     except UserError:
         raise
     except Exception as error:  # a config file is a program: anything can go wrong in it
-        raise UserError(_told(error, argv, file)) from error
+        raise UserError(_explained(error, argv, file)) from error
     if rest:
         raise UserError(f"{rest[0]!r} is not a flag; a flag is written --name=value (see --help)")
     if not isinstance(config, ConfigDict):
@@ -63,8 +65,8 @@ def _config_file(argv: list[str]) -> str:
     return ""
 
 
-def _told(error: BaseException, argv: list[str], file: str) -> str:
-    """One line for what went wrong: the place in the config file, or the word of the command line."""
+def _explained(error: BaseException, argv: list[str], file: str) -> str:
+    """One line about a mistake, with the line of the config file or the word of the command line where it is."""
     chain = [error]
     while (context := chain[-1].__context__) is not None:
         chain.append(context)

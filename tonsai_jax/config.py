@@ -27,7 +27,7 @@ RENAMED = {"device_batch_size": "micro_batch_size"}  # keys of earlier versions,
 
 
 def default_config() -> ConfigDict:
-    """The locked config with every key at its default: a typing error in a key's name fails where it is made."""
+    """The config with every key at its default; it is locked, so a misspelled key fails on the line that sets it."""
     config = ConfigDict()
     config.seed = 0  # of initial weights, data order and dropout
 
@@ -40,8 +40,8 @@ def default_config() -> ConfigDict:
     # The shape of a step. A plain run is one stage made of these keys.
     config.seq_len = 1024  # tokens in a sequence
     config.global_batch_size = 32  # sequences in a step, over all devices
-    # Sequences of seq_len tokens that a device processes at once; gradients accumulate over micro-batches. Of longer
-    # sequences it takes fewer, as many tokens. 0 is a device's whole share of the batch.
+    # Sequences of seq_len tokens that a device processes at once; gradients accumulate over micro-batches. A stage with
+    # longer sequences processes fewer of them, the same number of tokens. 0: a device's whole share of the batch.
     config.micro_batch_size = 0
     # Several stages, one after the other: a tuple of dicts with the keys that differ from those above, for instance
     # ({"steps": 9000}, {"steps": 1000, "seq_len": 4096, "global_batch_size": 8, "weights": {"khmer": 1.0}}).
@@ -59,13 +59,13 @@ def default_config() -> ConfigDict:
     config.model = ConfigDict({field.name: field.default for field in dataclasses.fields(ModelConfig)})
 
     config.loss = ConfigDict()
-    config.loss.chunk_tokens = 4096  # tokens per device whose logits exist at a time; 512 is faster on a CPU
+    config.loss.chunk_tokens = 4096  # tokens per device whose logits are in memory at once; 512 is faster on a CPU
     config.loss.z_loss = 0.0  # coefficient of log(Z)^2
-    config.loss.load_balance = 0.01  # of the experts' even use; counts only where there are experts
-    config.loss.router_z = 0.001  # of the routers' log(Z)^2; likewise
+    config.loss.load_balance = 0.01  # coefficient of the load-balance loss of a mixture of experts
+    config.loss.router_z = 0.001  # coefficient of the routers' log(Z)^2 in a mixture of experts
 
     config.optimizer = ConfigDict()  # docs/optimizers.md says which to choose
-    config.optimizer.name = "adamw"  # adamw, muon (AdamW beside the layers' matrices), lion or adafactor
+    config.optimizer.name = "adamw"  # adamw, muon (for the layers' matrices, AdamW for the rest), lion or adafactor
     config.optimizer.learning_rate = 6e-4  # peak
     config.optimizer.rate_of = placeholder(object)  # {name in a parameter's path: factor}, {"token_embedding": 0.5}
     config.optimizer.schedule = "cosine"  # cosine, linear, or wsd: warm-up, stable, decay (1 - sqrt)
@@ -75,41 +75,43 @@ def default_config() -> ConfigDict:
     config.optimizer.beta1 = 0.9
     config.optimizer.beta2 = 0.95
     config.optimizer.epsilon = 1e-8
-    config.optimizer.momentum = 0.95  # muon only, in place of beta1 and beta2 where it replaces AdamW
-    config.optimizer.mu_dtype = "float32"  # first moment as kept: float32 or bfloat16, half the memory
+    config.optimizer.momentum = 0.95  # muon only, for the matrices that Muon updates
+    config.optimizer.mu_dtype = "float32"  # dtype of the stored first moment: float32, or bfloat16 for half the memory
     config.optimizer.weight_decay = 0.1  # on matrices and embeddings only; not on biases and norms
-    config.optimizer.cautious_weight_decay = False  # True: only where the update, too, moves a weight towards 0
-    config.optimizer.clip_norm = 1.0  # longest gradient; 0 is no clipping
+    config.optimizer.cautious_weight_decay = False  # True: decay only weights that the update also moves towards 0
+    config.optimizer.clip_norm = 1.0  # gradients are scaled down to this norm; 0 is no clipping
     config.optimizer.max_skipped_steps = 10  # stop the run after this many non-finite steps in a row
 
     config.mesh = ConfigDict()
-    config.mesh.data = -1  # devices that hold the same parameters; -1 takes what the others leave
+    config.mesh.data = -1  # devices with the same parameters; -1 takes the devices that the other axes leave
     config.mesh.fsdp = 1  # devices over which parameters are split
     config.mesh.expert = 1  # devices over which a layer's experts are spread
 
     config.runtime = ConfigDict()
-    config.runtime.compile_cache = "~/.cache/tonsai_jax/xla"  # folder of compiled programs (not a CPU's); "" keeps none
-    config.runtime.memory_fraction = 0.9  # share of each GPU's memory that is taken at the start
+    config.runtime.compile_cache = (
+        "~/.cache/tonsai_jax/xla"  # folder of compiled programs, unused on a CPU; "" keeps none
+    )
+    config.runtime.memory_fraction = 0.9  # share of each GPU's memory that JAX reserves at the start
     config.runtime.optimization_level = "auto"  # of XLA: O0 to O3, default (XLA's own); auto is O1 on several GPUs
 
     config.profile = ConfigDict()
     config.profile.steps = 0  # steps traced into WORKDIR/profile; 0 traces none
-    config.profile.start = 10  # steps of this session before the first one traced
+    config.profile.start = 10  # steps of this process before the first traced step
 
     config.log_every = 10  # steps between lines of metrics
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 500  # steps between checkpoints; the last step is always saved
     config.checkpoint.keep_last = 2  # newest checkpoints kept
-    config.checkpoint.keep_every = 0  # also keep those at multiples of so many steps; 0 keeps none
-    config.checkpoint.keep_best = 0  # also keep so many with the lowest bits per byte; 0 keeps none
+    config.checkpoint.keep_every = 0  # also keep every checkpoint at a multiple of this step; 0 keeps none
+    config.checkpoint.keep_best = 0  # also keep this many with the lowest bits per byte; 0 keeps none
 
     config.eval = ConfigDict()
     config.eval.every = 500  # steps between evaluations, and one at the end; 0 never evaluates
     config.eval.max_batches = 50  # of each source's validation rows, global_batch_size windows each; 0 is all
 
     config.sample = ConfigDict()
-    config.sample.every = 0  # steps between written continuations; 0 never samples
+    config.sample.every = 0  # steps between written samples; 0 never samples
     config.sample.prompts = ("ប្រទេសកម្ពុជា", "Once upon a time")
     config.sample.max_new_tokens = 64
     config.sample.temperature = 0.8  # 0 is greedy
@@ -126,7 +128,7 @@ def default_config() -> ConfigDict:
 
 
 def stages_of(config: ConfigDict, sources: Mapping[str, SourceSize] | None = None) -> tuple[Stage, ...]:
-    """The run as a list of stages: `config.stages`, each filled up from the top-level keys, or one made of those alone.
+    """The run as a list of stages: those of `config.stages`, completed from the top-level keys, or one made of these keys.
 
     Args:
       sources: sizes of the sources (`RowsManifest.train_sizes`), which a length in epochs needs; without them the steps of
@@ -154,7 +156,7 @@ def stages_of(config: ConfigDict, sources: Mapping[str, SourceSize] | None = Non
         for key in ("seq_len", "global_batch_size"):
             if not isinstance(merged[key], int) or merged[key] < 1:
                 raise UserError(f"{where}.{key}={merged[key]!r} must be a whole number of at least 1")
-        length = _length(where, own if any(own.get(key) for key in LENGTH_KEYS) else config, merged["epochs_of"])
+        length = _length(where, own if set(own) & set(LENGTH_KEYS) else config, merged["epochs_of"])
         weights = _weights(where, merged["weights"])
         shape = Stage(0, merged["seq_len"], merged["global_batch_size"], weights)
         stages.append(dataclasses.replace(shape, steps=length.to_steps(shape.tokens_per_step, weights, sources)))

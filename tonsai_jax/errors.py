@@ -1,4 +1,4 @@
-"""A user's mistake is told in one line; only a bug of ours shows a stack trace."""
+"""A user's mistake ends a command with one line; only a bug of this program shows a stack trace."""
 
 import difflib
 import logging
@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable
 
 
 class UserError(Exception):
-    """Something the user can put right; the message names the file, key or value and the way out."""
+    """A mistake that the user can correct; the message names the file, key or value and says what to do instead."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: '; did you mean X?', or which names there are."""
+    """The end of a message about an unknown name: '; did you mean X?', or the list of known names."""
     names = [str(name) for name in known]
     close = difflib.get_close_matches(str(word), names, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known are: {', '.join(names)}"
@@ -26,7 +26,7 @@ def unknown_name(key: str, value: object, known: Iterable[str]) -> UserError:
 def run_command(main: Callable[[], None]) -> None:
     """Runs a command: exit code 0 when `main` returns, 1 and one line on stderr when it raises `UserError`, 130 on Ctrl-C.
 
-    The environment's LOG_LEVEL says what it logs on stderr: WARNING (the default), INFO, or DEBUG.
+    The environment variable LOG_LEVEL sets what is logged on stderr: WARNING (the default), INFO or DEBUG.
     """
     try:
         _log_to_stderr(os.environ.get("LOG_LEVEL", "WARNING"))
@@ -38,7 +38,7 @@ def run_command(main: Callable[[], None]) -> None:
         print("stopped by Ctrl-C; nothing half-written was left under a final name", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
-        sys.exit(0)  # the reader (`| head`) went away: that is not a failure of ours
+        sys.exit(0)  # the reader of a pipe (`| head`) has closed it: not an error
 
 
 def _log_to_stderr(level: str) -> None:

@@ -40,7 +40,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Gives a temporary path in the same folder; it becomes `path` when the block ends well, and is removed when it does not."""
+    """Yields a temporary path in the same folder: renamed to `path` if the block succeeds, removed if it fails."""
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: str | Path, *, manifest: str, format: str) -> Iterator[Path]:
-    """Gives an empty folder beside `path`; it becomes `path` when the block ends well, else it is removed.
+    """Yields an empty folder next to `path`: renamed to `path` if the block succeeds, removed if it fails.
 
     An earlier folder at `path` stays whole and in its place until the new one is complete. It is replaced
     only if its file `manifest` says that it has the same `format`: a person's own files are never removed.
@@ -81,7 +81,7 @@ def atomic_folder(path: str | Path, *, manifest: str, format: str) -> Iterator[P
                 if earlier.exists():
                     earlier.rename(path)
                 raise
-    except UserError as error:  # told of the folder that the user knows
+    except UserError as error:  # report the path that the user gave
         raise UserError(str(error).replace(str(partial), str(path))) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -117,7 +117,7 @@ def sha256_file(path: Path) -> str:
 
 
 def _remove_left_behind(path: Path) -> None:
-    """Removes what a process that was killed left beside `path`."""
+    """Removes the temporary folders that killed processes left next to `path`."""
     for folder in path.parent.glob(f".{glob.escape(path.name)}.partial-*"):
         process = folder.name.rpartition("-")[2]
         if process.isdigit() and not psutil.pid_exists(int(process)):

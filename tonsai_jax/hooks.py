@@ -1,6 +1,6 @@
-"""What a run does besides training steps: evaluate and sample between them; sample, export and say what next at the end.
+"""What a run does besides training steps: evaluation and samples between them, samples and the export at the end.
 
-Evaluation and samples never end a run: the checkpoint is saved before them, and a failure is one line.
+Evaluation and samples never stop a run: the checkpoint is saved before them, and a failure prints one line.
 """
 
 import dataclasses
@@ -18,7 +18,6 @@ from tonsai_jax.data.manifest import RowsManifest
 from tonsai_jax.errors import UserError
 from tonsai_jax.evaluation.bits_per_byte import Evaluation, evaluate
 from tonsai_jax.files import atomic_write, read_json, write_json
-from tonsai_jax.inference.generate import generate_texts
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.stages import Stage, stage_at
 from tonsai_jax.tokenizer.loading import Tokenizer
@@ -154,6 +153,8 @@ def _continuations(
     config: ConfigDict, model_config: ModelConfig, params: Any, tokenizer: Tokenizer
 ) -> list[tuple[str, str]]:
     """Every prompt of `config.sample` with its continuation; raises `UserError` for a prompt longer than the context."""
+    from tonsai_jax.inference.generate import generate_texts  # imported here: most runs sample only at their end
+
     sampling = config.sample
     texts = generate_texts(
         model_config,

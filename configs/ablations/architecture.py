@@ -1,11 +1,11 @@
-"""What parts of Llama, one at a time, do to GPT-2 small over 1 B tokens; and all of them together.
+"""GPT-2 small with single parts of Llama, and with all of them together, over 1 B tokens.
 
     python scripts/ablate.py --config configs/ablations/architecture.py --workdir runs/ablations/architecture --seeds 3 \
         --config.data.dir=data/tokens
 
-SwiGLU has three matrices where GELU has two, so its inner width is two thirds, for as many parameters.
+SwiGLU has three matrices and GELU has two, so SwiGLU gets two thirds of the inner width: the same number of parameters.
 
-Hardware: one GPU of 80 GB.
+Hardware: one GPU with 80 GB.
 Time: not measured yet. Score: not measured yet.
 """
 

@@ -1,12 +1,12 @@
-"""How much Khmer in the mix, for GPT-2 small over 1 B tokens: what a larger share gains in Khmer, and costs in English.
+"""The share of Khmer in the mixture, for GPT-2 small over 1 B tokens: what more Khmer gains in Khmer and costs in English.
 
     python scripts/ablate.py --config configs/ablations/khmer_share.py --workdir runs/ablations/khmer_share --seeds 3 \
         --config.data.dir=data/tokens
 
-The rows are those of `scripts/prepare_dataset.py --khmer ... --english ...`: sources named khmer and english. Compare the
-bits per byte of each language; the loss is of another mix in each variant and tells nothing.
+It needs token rows with sources named khmer and english, as `scripts/prepare_dataset.py --khmer ... --english ...` makes them.
+Compare the bits per byte of each language. The losses cannot be compared, because each variant has another mixture.
 
-Hardware: one GPU of 80 GB.
+Hardware: one GPU with 80 GB.
 Time: not measured yet. Score: not measured yet.
 """
 

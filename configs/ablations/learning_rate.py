@@ -1,9 +1,9 @@
-"""The peak learning rate of the quickstart's model, beside half of it and twice as much.
+"""The peak learning rate of the quickstart, compared with half and with twice that rate.
 
     python scripts/ablate.py --config configs/ablations/learning_rate.py --workdir runs/ablations/learning_rate --seeds 3
 
 Hardware: 2 CPU cores.
-Time: 34 minutes with other work on them. Score: docs/ablations.md.
+Time: 34 minutes, on a machine with other work. Score: docs/ablations.md.
 """
 
 from tonsai_jax.ablation.plan import Ablation

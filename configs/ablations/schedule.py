@@ -1,11 +1,11 @@
-"""Cosine or warm-up, stable, decay, for GPT-2 small over 1 B tokens.
+"""A cosine schedule compared with WSD (warm-up, stable, decay), for GPT-2 small over 1 B tokens.
 
     python scripts/ablate.py --config configs/ablations/schedule.py --workdir runs/ablations/schedule --seeds 3 \
         --config.data.dir=data/tokens
 
-WSD can be trained further from any point before its decay; the question is what that costs. Both end at a tenth of the peak.
+A WSD run can be extended from any step before its decay; the question is what that costs. Both end at a tenth of the peak.
 
-Hardware: one GPU of 80 GB.
+Hardware: one GPU with 80 GB.
 Time: not measured yet. Score: not measured yet.
 """
 

@@ -1,12 +1,12 @@
-"""Short sequences first, for GPT-2 small over 1 B tokens: 256, then 1024, against 1024 from the beginning.
+"""Short sequences first, for GPT-2 small over 1 B tokens: 256 tokens, then 1024, compared with 1024 in all steps.
 
     python scripts/ablate.py --config configs/ablations/sequence_length.py --workdir runs/ablations/sequence_length --seeds 3 \
         --config.data.dir=data/tokens
 
-A step has the same number of tokens throughout, so all variants read the same amount; look at the loss against time. Bits
-per byte are at the length of the last stage, 1024 in all.
+All steps have the same number of tokens, so all variants train on the same amount; compare the losses over time. Bits per
+byte are measured at the length of the last stage, which is 1024 in all variants.
 
-Hardware: one GPU of 80 GB.
+Hardware: one GPU with 80 GB.
 Time: not measured yet. Score: not measured yet.
 """
 

@@ -1,10 +1,10 @@
-"""How fast text is prepared and how much memory that takes: cleaned and judged, without and with near-duplicates.
+"""Measures the speed and memory of text preparation: cleaning, quality rules, without and with near-duplicates.
 
     TONSAI_CORPUS=corpus python scripts/bench/corpus.py --megabytes 60 --times 8
 
-The text is real: documents of some 3 kB put together from random sentences of `km/*.txt.gz` and `en/*.txt.gz` in the folder
-that TONSAI_CORPUS names, half of it Khmer, one in ten a copy of another with a few sentences changed. Each line is one run of
-scripts/prepare_dataset.py, the start of Python included; memory is the sum over its processes, what they share counted in each.
+Documents of about 3 kB are built from random sentences of real text: `km/*.txt.gz` and `en/*.txt.gz` in the folder TONSAI_CORPUS,
+half of the bytes each. One in ten is a copy of another with a few sentences changed. Each line of the table is one run of
+scripts/prepare_dataset.py, the start of Python included. Memory is the sum over its processes; shared memory counts in each.
 """
 
 import argparse
@@ -36,7 +36,7 @@ RECIPES = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, default=60, help="of text (default: %(default)s)")
-    parser.add_argument("--times", type=int, default=8, help="and again of so much more (default: %(default)s)")
+    parser.add_argument("--times", type=int, default=8, help="also measure N times as much text (default: %(default)s)")
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES), help="(default: all)")
     args = parser.parse_args()
     corpus = os.environ.get("TONSAI_CORPUS")
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def write_text(corpus: Path, folder: Path, megabytes: int) -> float:
-    """Writes jsonl files of so much text to `folder`; returns the megabytes that they really have."""
+    """Writes jsonl files with about `megabytes` of text to `folder`; returns the exact size, in megabytes."""
     size = 0
     for language, characters in DOCUMENT_CHARACTERS.items():
         sentences = [
@@ -85,7 +85,7 @@ def write_text(corpus: Path, folder: Path, megabytes: int) -> float:
 
 
 def prepare(folder: Path, recipe: str) -> tuple[float, float, float]:
-    """Prepares the text in `folder`; returns seconds, gigabytes of memory at most, and the share of documents kept."""
+    """Prepares the text in `folder`; returns seconds, peak memory in gigabytes, and the share of documents kept."""
     sources = "".join(
         f"- {{name: {tag}, language: {tag}, path: '{folder}/{tag}*.jsonl'}}\n" for tag in DOCUMENT_CHARACTERS
     )
@@ -99,11 +99,11 @@ def prepare(folder: Path, recipe: str) -> tuple[float, float, float]:
 
 
 def measured(command: Sequence[Path | str]) -> tuple[float, float]:
-    """Runs a Python script; returns seconds, and gigabytes of memory at most of all its processes together."""
+    """Runs a Python script; returns seconds, and the peak memory of all its processes together in gigabytes."""
     begin, memory = time.monotonic(), 0
     process = psutil.Popen([sys.executable, *map(str, command)], stdout=subprocess.DEVNULL)
     while process.poll() is None:
-        with contextlib.suppress(psutil.Error):  # one has ended meanwhile
+        with contextlib.suppress(psutil.Error):  # a process has ended in the meantime
             memory = max(memory, sum(one.memory_info().rss for one in [process, *process.children(recursive=True)]))
         time.sleep(0.05)
     if process.returncode:

@@ -1,4 +1,4 @@
-"""The JAX half of gpu.py, started by it: products and attention alone, the losses of our step, our step's time and trace."""
+"""The JAX worker of gpu.py: times single operations and our training step, and gives the losses and a trace of our step."""
 
 import re
 import time
@@ -29,7 +29,7 @@ def versions() -> None:
 
 
 def kernels(copy_bytes: int, products: list[dict[str, Any]], attentions: list[dict[str, Any]]) -> None:
-    """Seconds of a copy, of matrix products and of attention, each alone."""
+    """Seconds of a copy, of matrix products and of attention, each as a single operation."""
     versions()
     attempt(partial(_copy, copy_bytes), part="kernels", what="copy", way="JAX", bytes=2 * copy_bytes)
     for product in products:
@@ -81,14 +81,14 @@ def _time(function: Callable[..., Any], *args: jax.Array) -> list[float]:
 
 
 def losses(model: dict[str, Any], micro_batch: int, seq_len: int, steps: int, rate: float, weights: str) -> None:
-    """The losses of our first steps; writes the weights that they start from to the file `weights`, for PyTorch."""
+    """The losses of our first steps; writes the initial parameters to the file `weights`, for PyTorch."""
     versions()
     config = ModelConfig(**model)
     state, step, mesh = make_step(config, chunk_tokens=CHUNK_TOKENS, learning_rate=rate)
     paths = jax.tree_util.tree_leaves_with_path(state.params)
     arrays: dict[str, Any] = {".".join(key.key for key in path): np.asarray(leaf) for path, leaf in paths}
     np.savez(weights, **arrays)
-    del paths, arrays  # the step takes the state's memory over
+    del paths, arrays  # the step reuses the memory of the state
     values = []
     for number in range(steps):
         batch = device_batch(training_tokens(number, micro_batch, seq_len, config.vocab_size), mesh)
@@ -106,7 +106,7 @@ def train(
     steps: int,
     trace: str | None = None,
 ) -> None:
-    """Seconds of our whole training step, `turns` means of `steps` steps each; or, with a folder `trace`, a profile of 3."""
+    """Seconds of our whole training step, `turns` means of `steps` steps; with a folder `trace`, a profile of 3 steps instead."""
     versions()
     config = ModelConfig(**model)
     state, step, mesh = make_step(config, chunk_tokens=CHUNK_TOKENS)
@@ -120,7 +120,7 @@ def train(
         start = time.perf_counter()
         for number in range(count):
             state, metrics = step(state, batches[number % BATCHES])
-        loss = float(metrics["loss"])  # the device has finished when this is here
+        loss = float(metrics["loss"])  # waits until the device has finished
         if not np.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss}")
         return time.perf_counter() - start
@@ -147,14 +147,14 @@ def train(
 
 
 def _profile(folder: Path, seconds: float) -> None:
-    """The kernels that took the most time in the newest trace, as ms a step; on a CPU the host's own events."""
+    """The GPU kernels that took the most time in the newest trace, in ms per step; on a CPU the events of the host."""
     newest = max(folder.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
     planes = list(jax.profiler.ProfileData.from_file(str(newest)).planes)
     device = [plane for plane in planes if plane.name.startswith("/device:GPU")]
     nanoseconds: Counter[str] = Counter()
     for plane in device or planes:
         for line in plane.lines:
-            if not device or line.name.startswith("Stream"):  # the other lines show the same time again, by module
+            if not device or line.name.startswith("Stream"):  # the other lines count the same time again, by module
                 for event in line.events:
                     nanoseconds[re.sub(r"[._]\d+$", "", event.name)] += event.duration_ns
     emit(part="profile", what="wall clock, three steps", ms=seconds * 1e3 / 3)

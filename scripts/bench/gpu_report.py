@@ -9,7 +9,7 @@ Row = dict[str, Any]
 
 
 def markdown(about: Row, rows: Sequence[Row], not_measured: Sequence[Row], peak: float | None) -> str:
-    """The whole report. `peak` is the card's dense bfloat16 FLOP/s, None where it is not known."""
+    """The whole report. `peak` is the dense bfloat16 FLOP/s of the GPU, None for an unknown GPU."""
     sections = [
         f"`{about['command']}`, {about['date']}: {_described(about)}.",
         _losses(rows),
@@ -22,7 +22,7 @@ def markdown(about: Row, rows: Sequence[Row], not_measured: Sequence[Row], peak:
 
 
 def loss_difference(rows: Sequence[Row]) -> float | None:
-    """The largest difference between our losses and PyTorch's, None unless both are there."""
+    """The largest difference between our losses and PyTorch's; None unless both were measured."""
     losses = {row["way"]: row["losses"] for row in _of(rows, "losses")}
     if losses.keys() != {"ours", "PyTorch"}:
         return None
@@ -30,7 +30,7 @@ def loss_difference(rows: Sequence[Row]) -> float | None:
 
 
 def merged(rows: Iterable[Row]) -> list[Row]:
-    """One row for each case, with the samples of all its processes; what else differs is the first one's."""
+    """One row per case, with the samples of all its processes; other values are those of the first process."""
     cases: dict[tuple[Any, ...], Row] = {}
     for row in rows:
         key = tuple(row[name] for name in ("model_name", "library", "variant", "micro_batch", "sequences"))
@@ -40,7 +40,7 @@ def merged(rows: Iterable[Row]) -> list[Row]:
 
 
 def tokens_per_second(row: Row) -> float:
-    """By the median of the case's samples."""
+    """Tokens per second, by the median of the samples."""
     return row["sequences"] * row["seq_len"] / statistics.median(row["seconds"])
 
 

@@ -1,4 +1,4 @@
-"""The PyTorch half of gpu.py, started by it: the same products, losses and steps, by a plain GPT-2 and by Transformers."""
+"""The PyTorch worker of gpu.py: the same operations, losses and steps with a plain GPT-2 and with Transformers."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
-BATCHES = 4  # on the device before the clock starts, taken in turn
+BATCHES = 4  # on the device before the timing starts, used in turn
 CLOCKS = ("clocks.sm", "clocks.mem", "power.draw", "temperature.gpu", "driver_version", "memory.total")
 
 
@@ -31,7 +31,7 @@ def synchronize() -> None:
 
 
 def kernels(copy_bytes: int, products: list[dict[str, Any]], attentions: list[dict[str, Any]]) -> None:
-    """Seconds of a copy, of matrix products and of attention, each alone; and the card's clocks under load."""
+    """Seconds of a copy, of matrix products and of attention, each as one operation; and the clocks of the GPU under load."""
     versions()
     attempt(partial(_copy, copy_bytes), part="kernels", what="copy", way="PyTorch", bytes=2 * copy_bytes)
     for product in products:
@@ -60,7 +60,7 @@ def _multiply(product: dict[str, Any]) -> dict[str, Any]:
 
 
 def _clocks(product: dict[str, Any]) -> dict[str, Any]:
-    """What nvidia-smi says while the card works."""
+    """What nvidia-smi reports while the GPU computes."""
     left, right = _normal(product["left"]), _normal(product["right"])
     for _ in range(500):
         torch.einsum(product["equation"], left, right)
@@ -71,14 +71,14 @@ def _clocks(product: dict[str, Any]) -> dict[str, Any]:
         f"--query-gpu={','.join(CLOCKS)}",
         "--format=csv,noheader",
     ]
-    told = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
+    printed = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
     synchronize()
-    return {"under_load": dict(zip(CLOCKS, (word.strip() for word in told.splitlines()[0].split(",")), strict=True))}
+    return {"under_load": dict(zip(CLOCKS, (word.strip() for word in printed.splitlines()[0].split(",")), strict=True))}
 
 
 def _attention(case: dict[str, Any], backend: SDPBackend, backward: bool) -> dict[str, Any]:
     B, T, H, K, Dh = (case[name] for name in ("batch", "seq_len", "num_heads", "num_kv_heads", "head_dim"))
-    # Laid out as a model's reshaped projection is: [B, T, heads, Dh], seen as [B, heads, T, Dh].
+    # In memory as a model's reshaped projection, [B, T, heads, Dh], used as [B, heads, T, Dh].
     q, k, v, dout = (_normal((B, T, heads, Dh)).transpose(1, 2) for heads in (H, K, K, H))
     attend = partial(nn.functional.scaled_dot_product_attention, q, k, v, is_causal=True, enable_gqa=H != K)
     with sdpa_kernel(backend):
@@ -103,7 +103,7 @@ def _time(call: Callable[[], Any]) -> list[float]:
 
 
 def losses(model: dict[str, Any], micro_batch: int, seq_len: int, steps: int, rate: float, weights: str) -> None:
-    """The losses of the plain GPT-2's first steps from the weights that gpu_jax.py wrote."""
+    """The losses of the first steps of the plain GPT-2, from the parameters that gpu_jax.py wrote."""
     versions()
     gpt2 = _plain_gpt2(model)
     torch_gpt2.load_ours(gpt2, dict(np.load(weights)))
@@ -125,12 +125,12 @@ def train(
     attention: str | None,
     compile_backend: str | None,
 ) -> None:
-    """Seconds of a step over `micro_batch` sequences, in as few parts as the memory allows; see gpu_jax.train.
+    """Seconds of a step over `micro_batch` sequences, in as few micro-batches as memory allows; see gpu_jax.train.
 
     Args:
       name: the case's `model_name`, `library` ("PyTorch": the plain GPT-2, or "Transformers") and `variant`.
-      attention: "flash" or "cudnn", the only one allowed; None leaves the choice to PyTorch.
-      compile_backend: of torch.compile; None for eager.
+      attention: "flash" or "cudnn", the only backend allowed; None leaves the choice to PyTorch.
+      compile_backend: of torch.compile; None is eager.
     """
     versions()
     torch.set_float32_matmul_precision("high")
@@ -147,7 +147,7 @@ def train(
         start = time.perf_counter()
         for number in range(count):
             loss = step(batches[number % BATCHES].split(part_size))
-        if not np.isfinite(loss.item()):  # the device has finished when this is here
+        if not np.isfinite(loss.item()):  # waits until the device has finished
             raise FloatingPointError(f"the loss is {loss.item()}")
         return time.perf_counter() - start
 
@@ -158,7 +158,7 @@ def train(
         except torch.OutOfMemoryError:
             if part_size == 1:
                 raise
-        if not first_seconds:  # not in the `except`: what it caught still holds the tensors
+        if not first_seconds:  # not in the `except` block: the exception still holds the tensors
             part_size //= 2
             gpt2.zero_grad(set_to_none=True)
             torch.cuda.empty_cache()
@@ -202,7 +202,7 @@ def _transformers_gpt2(model: dict[str, Any]) -> nn.Module:
     }
 
     class Loss(nn.Module):
-        """Takes inputs and targets as the plain GPT-2 does; the model shifts its labels itself, so one target is lost."""
+        """Takes inputs and targets as the plain GPT-2; the model shifts the labels itself, so one target is lost."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -216,7 +216,7 @@ def _transformers_gpt2(model: dict[str, Any]) -> nn.Module:
 
 
 def _make_step(model: nn.Module, forward: Callable[..., torch.Tensor], rate: float) -> Callable[..., torch.Tensor]:
-    """A step over the parts of a batch, tokens [B, T + 1] each: bfloat16 by autocast, fused AdamW, clipping at 1."""
+    """A step over micro-batches of tokens [B, T + 1]: bfloat16 by autocast, fused AdamW, clipping at 1."""
     optimizer = torch_gpt2.adamw(model, rate, fused=True)
 
     def step(parts: list[torch.Tensor]) -> torch.Tensor:

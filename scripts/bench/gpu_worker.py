@@ -1,4 +1,4 @@
-"""What both workers of gpu.py share: how a result is told to the parent, how calls are timed, which tokens are trained on."""
+"""What both workers of gpu.py share: printing a result for the parent process, timing calls, and the training tokens."""
 
 import json
 import sys
@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-RESULT = "RESULT "  # opens each line of a worker's output that is one; libraries print there too
+RESULT = "RESULT "  # begins each line of output that is a result; libraries print other lines
 SAMPLES = 5
 
 
 def emit(**row: Any) -> None:
-    """Tells the parent a result; what was told stays told when the worker is stopped."""
+    """Prints a result at once, so the parent has it even if the worker is killed later."""
     print(RESULT + json.dumps(row), flush=True)
 
 
 def attempt(measure: Callable[[], dict[str, Any]], **row: Any) -> None:
-    """Emits `row` with what `measure` returns, or with why it failed: the next measurement goes on."""
+    """Emits `row` with the result of `measure`, or with its error; so one failure does not stop the next measurement."""
     try:
         emit(**row, **measure())
     except Exception as error:
@@ -26,13 +26,13 @@ def attempt(measure: Callable[[], dict[str, Any]], **row: Any) -> None:
 
 
 def one_line(text: str) -> str:
-    """The first line that says something, cut to 200 characters, safe inside a Markdown table."""
+    """The first line that is not blank, cut to 200 characters and safe inside a Markdown table."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return (lines or ["no message"])[0].replace("|", "/")[:200]
 
 
 def time_calls(run: Callable[[int], None], sample_seconds: float = 0.1) -> list[float]:
-    """Seconds a call, one figure a sample; `run(n)` calls n times and returns when the device has done all of it."""
+    """Seconds per call, one for each sample; `run(n)` makes n calls and returns when the device has finished them."""
     run(2)  # compiles, loads, autotunes
     start = time.perf_counter()
     run(1)
@@ -46,7 +46,7 @@ def time_calls(run: Callable[[int], None], sample_seconds: float = 0.1) -> list[
 
 
 def training_tokens(step: int, batch_size: int, seq_len: int, vocab_size: int) -> np.ndarray:
-    """uint16 ids [B, T + 1], the same for every library; low ids are frequent, so that there is something to learn."""
+    """uint16 ids [B, T + 1], the same for every library. Low ids are more frequent, so there is something to learn."""
     rng = np.random.default_rng(step)
     return (vocab_size * rng.random((batch_size, seq_len + 1)) ** 6).astype(np.uint16)
 

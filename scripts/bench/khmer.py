@@ -1,4 +1,4 @@
-"""How fast Khmer is put into canonical form, and all of text cleaning is done: MB/s in one process on real text."""
+"""Measures the speed of Khmer normalization and of all text normalization: MB/s in one process on real text."""
 
 import argparse
 import gzip
@@ -14,7 +14,7 @@ from tonsai_jax.text.normalize import normalize
 
 EXAMPLE = """example:
   python scripts/bench/khmer.py --corpus my_texts
-The folder holds *.txt.gz; a document is a line.
+The folder contains *.txt.gz files; each line is a document.
 """
 
 
@@ -24,10 +24,10 @@ def main() -> None:
     )
     parser.add_argument("--corpus", type=Path, help="folder (default: km in the folder that TONSAI_CORPUS names)")
     parser.add_argument("--megabytes", type=float, default=20, help="the text is repeated up to this (default: 20)")
-    parser.add_argument("--rounds", type=int, default=5, help="the median of these is told (default: 5)")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements; the median is printed (default: 5)")
     args = parser.parse_args()
     if not args.corpus and "TONSAI_CORPUS" not in os.environ:
-        raise UserError("which text? give --corpus FOLDER")
+        raise UserError("no text given; use --corpus FOLDER, or set TONSAI_CORPUS")
     corpus = args.corpus or Path(os.environ["TONSAI_CORPUS"]) / "km"
     documents = [
         line
@@ -36,10 +36,10 @@ def main() -> None:
     ]
     megabytes = sum(len(document.encode("utf-8")) for document in documents) / 1e6
     if not megabytes:
-        raise UserError(f"{corpus}: no text in *.txt.gz here")
+        raise UserError(f"{corpus}: no text in *.txt.gz files in this folder")
     repeats = int(-(-args.megabytes // megabytes))
     print(f"{corpus}: {megabytes:.1f} MB in {len(documents):,} lines, {repeats} times")
-    for name, clean in (("Khmer alone", khmer.normalize), ("all cleaning", normalize)):
+    for name, clean in (("Khmer step", khmer.normalize), ("all steps", normalize)):
         rates = [repeats * megabytes / seconds(clean, documents, repeats) for _ in range(args.rounds)]
         print(f"  {name:<14}{statistics.median(rates):6.1f} MB/s  ({min(rates):.1f} to {max(rates):.1f})")
 

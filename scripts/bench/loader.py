@@ -1,4 +1,4 @@
-"""Measures the training loader on synthetic rows: tokens a second, first batch, resume, memory."""
+"""Measures the training loader on synthetic token rows: tokens per second, seconds to the first batch, memory."""
 
 import argparse
 import statistics
@@ -13,7 +13,7 @@ import psutil
 from tonsai_jax.data.loader import Loader
 from tonsai_jax.data.manifest import RowsManifest, SourceInfo, SplitInfo, dtype_for, read_manifest, write_manifest
 from tonsai_jax.data.order import DataOrder
-from tonsai_jax.data.rows import RowWriter
+from tonsai_jax.data.row_writer import RowWriter
 from tonsai_jax.errors import run_command
 from tonsai_jax.files import sha256_file, write_json
 from tonsai_jax.stages import Stage
@@ -21,15 +21,15 @@ from tonsai_jax.stages import Stage
 EXAMPLE = """example:
   python scripts/bench/loader.py --tokens 1000000 1000000000 --json loader.json
 
-A billion tokens take 2 GB under --dir while the measurement runs. Two sources, weights 0.6 and 0.4, rows of
-8192 tokens, read from the page cache. Seconds are without the imports; resume is at batch 100,000. RSS is the
-whole process's, so compare it between runs with one size each."""
+A billion tokens take 2 GB under --dir while the measurement runs. There are two sources with weights 0.6 and 0.4 and
+rows of 8192 tokens, read from the page cache. Seconds do not include imports. A resume starts at batch 100,000. RSS is
+the memory of the whole process, so measure each size in its own run to compare it."""
 
 ROW_TOKENS, VOCAB_SIZE, BATCH, RESUME_STEP = 8192, 50_000, 8, 100_000
 
 
 def make_rows(directory: Path, tokens: int) -> None:
-    """Writes two sources of random tokens, half of `tokens` each."""
+    """Writes two sources with `tokens` // 2 random tokens each."""
     tokenizer = directory / "tokenizer" / "tokenizer.json"
     tokenizer.parent.mkdir(parents=True)
     tokenizer.write_text("{}")
@@ -47,7 +47,7 @@ def make_rows(directory: Path, tokens: int) -> None:
 
 
 def measure(directory: Path, seq_len: int, batches: int) -> dict[str, float]:
-    """One run: a fresh start, `batches` batches, and a resume."""
+    """Starts a run, reads `batches` batches, and resumes a run."""
     stages = [Stage(steps=10 * RESUME_STEP, seq_len=seq_len, global_batch_size=BATCH)]
     began = time.perf_counter()
     order = DataOrder(read_manifest(directory), seed=0, stages=stages)
@@ -70,12 +70,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--tokens", type=int, nargs="+", default=[10**6, 10**9], help="sizes of the sets")
-    parser.add_argument("--seq-len", type=int, nargs="+", default=[2048, 8192], help="sequence lengths")
-    parser.add_argument("--batches", type=int, default=2000, help="batches of 8 windows per run")
-    parser.add_argument("--rounds", type=int, default=5, help="runs of each case, interleaved; medians are shown")
-    parser.add_argument("--dir", type=Path, help="where to make the rows (default: the system's temporary folder)")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument(
+        "--tokens", type=int, nargs="+", default=[10**6, 10**9], help="tokens in each set (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seq-len", type=int, nargs="+", default=[2048, 8192], help="sequence lengths (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--batches", type=int, default=2000, help="batches of 8 in a measurement (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="measurements of each case; prints medians (default: %(default)s)"
+    )
+    parser.add_argument("--dir", type=Path, help="where to write the rows (default: the system's temporary folder)")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="loader-", dir=args.dir) as folder:
         for tokens in args.tokens:

@@ -1,9 +1,9 @@
-"""How fast prepared documents become token rows, from Parquet to the disk, and how much memory that takes.
+"""Measures how fast prepared documents become token rows, and how much memory that takes.
 
     TONSAI_CORPUS=corpus python scripts/bench/token_rows.py --megabytes 100 --times 4
 
-The text is that of scripts/bench/corpus.py, the tokenizers are trained on some of it. Each line is one run of
-scripts/tokenize_dataset.py on all cores, the start of Python included.
+The text is the same as in scripts/bench/corpus.py, and the tokenizers are trained on a part of it. Each line is one
+run of scripts/tokenize_dataset.py on all cores, from the start of Python to the files on disk.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from corpus import FILES, measured, write_text  # beside this file
+from corpus import FILES, measured, write_text  # in this folder
 
 from tonsai_jax.corpus.prepare import prepare
 from tonsai_jax.corpus.sources.source import Source
@@ -23,15 +23,17 @@ TOKENIZE = Path(__file__).parents[1] / "tokenize_dataset.py"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--megabytes", type=int, default=100, help="of text (default: %(default)s)")
-    parser.add_argument("--times", type=int, default=4, help="and again of so much more (default: %(default)s)")
+    parser.add_argument("--megabytes", type=int, default=100, help="size of the text (default: %(default)s)")
+    parser.add_argument(
+        "--times", type=int, default=4, help="measure again with this many times the text (default: %(default)s)"
+    )
     parser.add_argument("--vocab-size", type=int, default=16_000, help="(default: %(default)s)")
     args = parser.parse_args()
     corpus = os.environ.get("TONSAI_CORPUS")
     if not corpus:
-        parser.error("set TONSAI_CORPUS to a folder with km/*.txt.gz and en/*.txt.gz")
+        parser.error("TONSAI_CORPUS is not set; set it to a folder with km/*.txt.gz and en/*.txt.gz")
     cores = os.cpu_count() or 1
-    print(f"{'tokenizer':10}  {'MB':>6}  {'seconds':>7}  {'MB/s':>5}  {'MB/s a core':>11}  {'GB of memory':>12}")
+    print(f"{'tokenizer':10}  {'MB':>6}  {'seconds':>7}  {'MB/s':>5}  {'MB/s/core':>9}  {'GB of memory':>12}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for times in (1, args.times):
@@ -48,7 +50,7 @@ def main() -> None:
                 seconds, memory = measured([TOKENIZE, *places, "--output-dir", folder / "rows"])
                 rate = megabytes / seconds
                 print(
-                    f"{kind:10}  {megabytes:6.0f}  {seconds:7.1f}  {rate:5.1f}  {rate / cores:11.1f}  {memory:12.2f}",
+                    f"{kind:10}  {megabytes:6.0f}  {seconds:7.1f}  {rate:5.1f}  {rate / cores:9.1f}  {memory:12.2f}",
                     flush=True,
                 )
 

@@ -1,4 +1,4 @@
-"""Ablations: what is refused before anything runs, the figures against hand computation, and two variants through the command."""
+"""Ablations: mistakes found before anything runs, figures computed by hand, and two variants run by the command."""
 
 import fcntl
 import json
@@ -21,7 +21,6 @@ from tonsai_jax.ablation.report import mean_curve
 from tonsai_jax.ablation.results import Point, final_loss, read_curve, tokens_after
 from tonsai_jax.ablation.statistics import paired_difference, spread
 from tonsai_jax.errors import UserError
-from tonsai_jax.reporting.plot import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Line, line_plot, ticks
 from tonsai_jax.stages import Stage
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +37,7 @@ def plan(tmp_path: Path, variants: Mapping[str, Any], *flags: str, seeds: int = 
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_every_ablation_of_ours_can_run_and_says_what_it_takes(file: Path, tmp_path: Path) -> None:
+def test_our_ablations_can_run_and_state_hardware_and_time(file: Path, tmp_path: Path) -> None:
     ablation, about = load_ablation(file)
     assert len(plan_runs(file, ablation, tmp_path, num_seeds=2)) == 2 * len(ablation.variants)
     text = file.read_text(encoding="utf-8")
@@ -56,7 +55,7 @@ def test_all_variants_of_a_seed_come_before_the_next_seed(tmp_path: Path) -> Non
     assert (runs[3].config.seed, runs[3].total_steps) == (8, 500)
 
 
-def test_a_variant_wins_over_a_flag_over_what_all_share_over_the_base(tmp_path: Path) -> None:
+def test_a_variant_overrides_a_flag_which_overrides_the_shared_keys_and_the_base(tmp_path: Path) -> None:
     shared = {"steps": 10, "optimizer.warmup_steps": 1, "seq_len": 64, "log_every": 3}
     [_, run] = plan(
         tmp_path, {"a": {}, "b": {"log_every": 5, "data.weights": {"km": 1.0}}}, "--config.seq_len=32", overrides=shared
@@ -67,7 +66,7 @@ def test_a_variant_wins_over_a_flag_over_what_all_share_over_the_base(tmp_path: 
     assert config.global_batch_size == 8  # of the quickstart
 
 
-def test_runs_have_names_of_their_own_in_weights_and_biases(tmp_path: Path) -> None:
+def test_each_run_has_its_own_name_in_weights_and_biases(tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     runs = plan(tmp_path, {"a": {}, "b": {"steps": 9}}, "--config.wandb.project=tonsai", seeds=2)
     assert len({run.config.wandb.name for run in runs}) == 4
@@ -89,7 +88,7 @@ def test_runs_have_names_of_their_own_in_weights_and_biases(tmp_path: Path) -> N
         ({}, [], "has no variants"),
     ],
 )
-def test_a_mistake_in_any_variant_is_told_before_anything_runs(
+def test_a_mistake_in_any_variant_is_found_before_anything_runs(
     tmp_path: Path, variants: dict[str, Any], flags: list[str], told: str
 ) -> None:
     with pytest.raises(UserError, match=told):
@@ -106,7 +105,7 @@ def test_a_mistake_in_any_variant_is_told_before_anything_runs(
         ("def get_ablation():\n    return 1 / 0", "line 2: ZeroDivisionError"),
     ],
 )
-def test_a_file_that_is_no_ablation_is_told_in_one_line(tmp_path: Path, text: str, told: str) -> None:
+def test_a_file_that_is_not_an_ablation_is_refused_in_one_line(tmp_path: Path, text: str, told: str) -> None:
     file = tmp_path / "ablation.py"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=told):
@@ -135,19 +134,19 @@ def test_a_difference_is_paired_by_seed() -> None:
     assert closer.beyond_chance is True
 
 
-def test_one_seed_tells_nothing_of_chance() -> None:
+def test_one_seed_gives_no_confidence_interval() -> None:
     found = paired_difference({0: 3.1}, {0: 3.0, 1: 3.2})
     assert found is not None
     assert (found.margin, found.beyond_chance) == (None, None)
     assert paired_difference({5: 3.1}, {0: 3.0}) is None
 
 
-def test_tokens_are_those_of_the_stages() -> None:
+def test_tokens_are_counted_by_stage() -> None:
     stages = (Stage(steps=10, seq_len=100, global_batch_size=2), Stage(steps=5, seq_len=400, global_batch_size=1))
     assert [tokens_after(step, stages) for step in (0, 4, 10, 12, 15)] == [0, 800, 2000, 2800, 4000]
 
 
-def test_seconds_are_those_of_the_steps_and_untimed_ones_take_the_speed_that_follows() -> None:
+def test_seconds_count_steps_only_and_untimed_steps_use_the_next_speed() -> None:
     stages = (Stage(steps=100, seq_len=10, global_batch_size=10),)
     rows: list[dict[str, Any]] = [
         {"step": 1, "train/loss": 5.0},  # compiles
@@ -174,23 +173,6 @@ def test_the_mean_curve_has_the_steps_that_all_seeds_have() -> None:
     second = [Point(step, 10 * step, 3.0 * step, 2.0) for step in (1, 3)]
     assert mean_curve([first, second], lambda point: point.seconds) == [(2.0, 1.5), (6.0, 1.5)]
     assert mean_curve([], lambda point: point.seconds) == []
-
-
-def test_ticks_are_round_and_hold_the_range() -> None:
-    assert ticks(0.0, 24.0) == [0, 5, 10, 15, 20, 25]
-    assert ticks(4.13, 6.0) == pytest.approx([4.0, 4.5, 5.0, 5.5, 6.0])
-    assert ticks(3.0, 3.0)[0] <= 3.0 < ticks(3.0, 3.0)[-1]  # a flat line
-
-
-def test_a_plot_puts_points_where_its_ticks_say() -> None:
-    """Ticks of y are 0 to 10: the loss at the very beginning, 20, lies as far above the frame as the frame is high."""
-    svg = line_plot([Line("a<b", 9, [(0, 20), (50, 10), (100, 0)])], x_label="steps", y_label="loss")
-    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
-    middle = f"{(LEFT + right) / 2:.1f},{TOP:.1f}"
-    assert f'points="{LEFT:.1f},{2 * TOP - bottom:.1f} {middle} {right:.1f},{bottom:.1f}"' in svg
-    assert "<title>a&lt;b</title>" in svg
-    assert 'class="color1 dashed"' in svg  # the tenth of eight colours
-    assert "Nothing to draw yet" in line_plot([Line("a", 0, [])], x_label="steps", y_label="loss")
 
 
 # The command
@@ -229,7 +211,7 @@ def finish(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
 
 @pytest.fixture(scope="module")
 def stopped_and_finished(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
-    """Two variants, two seeds; asked to stop in the second run, then called again. Gives the file and what was printed."""
+    """Two variants, two seeds; stopped in the second run, then started again. Gives the file and the two outputs."""
     folder = tmp_path_factory.mktemp("ablation")
     file = write_ablation(folder, rows, VARIANTS)
     process = start(file, "--seeds=2")
@@ -249,7 +231,7 @@ def stopped_and_finished(rows: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.mark.full
-def test_the_same_command_goes_on_and_skips_what_is_complete(
+def test_the_same_command_resumes_and_skips_complete_runs(
     rows: Path, stopped_and_finished: tuple[Path, str, str]
 ) -> None:
     file, before, after = stopped_and_finished
@@ -278,7 +260,7 @@ def test_the_seed_changes_weights_and_data_and_the_variants_share_them(
 
 
 @pytest.mark.full
-def test_figures_table_and_page_tell_the_same(stopped_and_finished: tuple[Path, str, str]) -> None:
+def test_figures_table_and_page_agree(stopped_and_finished: tuple[Path, str, str]) -> None:
     file, _, printed = stopped_and_finished
     results = json.loads((file.parent / "runs" / "results.json").read_text(encoding="utf-8"))
     assert results == json.loads((file.parent / "figures.json").read_text(encoding="utf-8"))
@@ -306,7 +288,7 @@ def test_figures_table_and_page_tell_the_same(stopped_and_finished: tuple[Path, 
 
 
 @pytest.mark.full
-def test_a_variant_that_fails_is_named_and_a_variant_may_come_later(
+def test_a_failed_variant_is_named_and_a_variant_can_be_added_later(
     rows: Path,
     stopped_and_finished: tuple[Path, str, str],
 ) -> None:
@@ -338,5 +320,5 @@ def test_two_ablations_never_train_in_one_folder(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     with (tmp_path / "runs" / ".lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another ablation, or a run that one left behind, is training here"):
+        with pytest.raises(UserError, match="another ablation, or a run that it left behind, is training here"):
             ablate(file, tmp_path / "runs", num_seeds=1)

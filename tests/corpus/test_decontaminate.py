@@ -55,7 +55,7 @@ def test_a_changed_evaluation_set_is_read_again(tmp_path: Path) -> None:
 def test_a_set_that_cannot_be_looked_for_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("too short\n")
     for files, message in (
-        ((str(tmp_path / "short.txt"),), "no text of .*short.txt is long"),
+        ((str(tmp_path / "short.txt"),), "every text of .*short.txt is too short"),
         (("gone.txt",), "gone.txt"),
     ):
         with pytest.raises(UserError, match=message):

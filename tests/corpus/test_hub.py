@@ -133,7 +133,7 @@ def test_a_stream_that_breaks_goes_on_at_the_row_where_it_broke(three_files, mon
     [
         (ConnectionError("reset by peer"), hub.RETRIES + 1, "reset by peer; check the network"),
         (ValueError("bad cast"), 1, "bad cast; check the id"),
-        (OSError("Dataset 'o/n' is a gated dataset on the Hub."), 1, "asks for access: accept its terms"),
+        (OSError("Dataset 'o/n' is a gated dataset on the Hub."), 1, "needs access rights; accept its terms"),
     ],
 )
 def test_a_stream_that_stays_broken_names_the_dataset(three_files, monkeypatch, error, tries, message):

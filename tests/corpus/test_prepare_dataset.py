@@ -150,7 +150,7 @@ BAD = {
     ),
     "output is not ours": (
         ["--khmer", "three.txt", "--output-dir", "mine"],
-        "mine: holds 'thesis.txt', which this",
+        "mine: contains 'thesis.txt', which this",
     ),
     "reads its output": (
         ["--khmer", "mine", "--output-dir", "mine"],
@@ -202,7 +202,7 @@ def test_a_new_dataset_replaces_an_earlier_one_whole(tmp_path):
 def test_a_stranger_s_file_in_an_earlier_dataset_is_not_deleted(tmp_path):
     prepare([Source("a", "km", documents=["old"])], tmp_path / "out")
     (tmp_path / "out" / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"holds 'notes\.txt', which this command did not write"):
+    with pytest.raises(UserError, match=r"contains 'notes\.txt', which this command did not write"):
         prepare([Source("a", "km", documents=["new"])], tmp_path / "out")
     assert texts(tmp_path / "out", "a") == ["old"]
 
@@ -419,7 +419,7 @@ def test_a_source_of_nothing_but_duplicates_is_named(command):
     )
     code, _, err = command("--config", "r.yaml", "--output-dir", "out")
     assert code == 1
-    assert "source 'b': no document left (dropped: duplicate 3): take it out" in err
+    assert "source 'b': no document left (dropped: duplicate 3); remove it" in err
     assert not Path("out").exists()
     assert command("--config", "r.yaml", "--output-dir", "out", "--on-error", "skip")[0] == 1
     assert list(read_documents_manifest("out")["sources"]) == ["a"]

@@ -11,7 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from tonsai_jax.corpus.sources.readers import Faults, file_format, find_files, read_file, read_span, records
+from tonsai_jax.corpus.sources.faults import Faults
+from tonsai_jax.corpus.sources.formats import file_format, find_files
+from tonsai_jax.corpus.sources.readers import read_file, read_span
+from tonsai_jax.corpus.sources.record_files import read_records
 from tonsai_jax.corpus.sources.records import Reading
 from tonsai_jax.errors import UserError
 
@@ -221,7 +224,7 @@ def test_a_file_that_disappears_is_named_or_counted(tmp_path):
 def test_the_records_of_a_file_come_whole_with_their_places(tmp_path, ending, first):
     path = tmp_path / f"a{ending}"
     path.write_bytes(encode(ending, TEXTS))
-    found = list(records(path, Faults()))
+    found = list(read_records(path, Faults()))
     one = "1" if ending in (".csv", ".tsv") else 1
     assert [record for _, _, record in found] == [{"n": one, "text": text} for text in TEXTS]
     assert found[0][0] == first
@@ -236,7 +239,7 @@ def test_what_is_wrong_with_a_file_of_records_is_counted(tmp_path, content, coun
     if content is not None:
         path.write_bytes(content)
     faults = Faults("skip")
-    assert [record for _, _, record in records(path, faults)] == [{"n": 1}] * bool(content)
+    assert [record for _, _, record in read_records(path, faults)] == [{"n": 1}] * bool(content)
     assert faults.counts == counts
 
 
@@ -315,8 +318,8 @@ def test_find_files_takes_a_file_a_folder_or_a_glob_in_sorted_order(tmp_path):
     [
         ("nowhere.txt", "no such file or folder"),
         ("*.csv", "no file matches"),
-        ("empty", "no file here that can be read; known are .txt"),
-        ("notes.md", "unknown kind of file; known are .txt"),
+        ("empty", "no file that can be read; known formats: .txt"),
+        ("notes.md", "unknown file format; known formats: .txt"),
     ],
 )
 def test_find_files_says_what_is_missing(tmp_path, location, message):

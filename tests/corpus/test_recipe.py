@@ -38,9 +38,9 @@ def test_keys_of_the_engine_go_on_to_it(tmp_path: Path) -> None:
         ("normalize: {zwsp: drop}", "normalize: zwsp is 'drop'; it must be one of: strip, keep"),
         ("deduplicate: {exact: 1}", "deduplicate: exact is 1; it must be true or false"),
         ("deduplicate: {nearly: true}", "deduplicate: unknown key 'nearly'; did you mean 'near'?"),
-        ("deduplicate: {lines: 1}", "deduplicate: lines is 1; it must be a number of documents, 2 or more, or 0"),
+        ("deduplicate: {lines: 1}", "deduplicate: lines is 1; it must be a number of documents: 2 or more, or 0"),
         ("deduplicate: {similarity: 70}", "deduplicate: similarity is 70; it must be between 0.5 and 1"),
-        ("quality: {preset: wep}", "quality: preset 'wep' is not known; did you mean 'web'?"),
+        ("quality: {preset: wep}", "quality: unknown preset 'wep'; did you mean 'web'?"),
         ("quality: {min_score: 2}", "quality: min_score is 2; it must be between 0 and 1"),
         (
             "quality: {rules: {km: {min_unit: 5}}}",
@@ -58,9 +58,9 @@ def test_keys_of_the_engine_go_on_to_it(tmp_path: Path) -> None:
         ("redact: {emails: true}", "redact: unknown key 'emails'; did you mean 'email'?"),
         ("on_error: strict", "on_error is 'strict'; it must be one of: stop, skip"),
         ("keep_dropped: 1", "keep_dropped is 1; it must be true or false"),
-        ("normalize: keep", "normalize must be a group"),
+        ("normalize: keep", "normalize is 'keep'; it must be a mapping"),
         ("executor: {kind: slurm, time: '1:00'}", "executor: slurm needs 'partition'"),
-        ("executor: {workers: many}", "executor: workers 'many' must be a whole number"),
+        ("executor: {workers: many}", "executor: workers is 'many'; it must be a whole number"),
     ],
 )
 def test_a_mistake_names_the_file_and_the_key(tmp_path: Path, keys: str, message: str) -> None:

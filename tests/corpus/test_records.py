@@ -77,9 +77,12 @@ def test_the_one_field_that_holds_text_is_taken(record, fields):
         ({"en": "two words", "km": "ពីរ", "id": 1}, "en or km; set `text_column`, or a `template`"),
         ({"messages": TURNS, "content": "some prose"}, "messages or content;"),
         ({"messages": TURNS, "instruction": "x", "output": "y"}, r"messages or instruction \+ output;"),
-        ({"id": 1, "url": "https://a.b/c"}, "no field that is surely text; there are: id, url; set"),
-        ({"translation": {"en": "a", "km": "b"}}, "no field that is surely text; there are: translation; set"),
-        ({}, "no field that is surely text"),
+        ({"id": 1, "url": "https://a.b/c"}, "cannot tell which field holds the text; there are: id, url; set"),
+        (
+            {"translation": {"en": "a", "km": "b"}},
+            "cannot tell which field holds the text; there are: translation; set",
+        ),
+        ({}, "cannot tell which field holds the text"),
     ],
 )
 def test_a_guess_never_chooses(record, message):

@@ -80,8 +80,8 @@ def test_a_mistake_names_file_source_and_key(tmp_path, item, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "must hold a list under the key `sources`"),
-        ("sources: []", "must hold a list under the key `sources`"),
+        ("", "needs a list of sources under the key `sources`"),
+        ("sources: []", "needs a list of sources under the key `sources`"),
         (
             "sources: [{name: a, language: km, path: x}]\nsource: 1",
             "unknown key 'source'; did you mean 'sources'",

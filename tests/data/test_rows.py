@@ -9,7 +9,8 @@ import pytest
 
 from tests.support.rows import write_rows
 from tonsai_jax.data.manifest import RowsManifest, read_manifest
-from tonsai_jax.data.rows import RowWriter, open_rows, read_window, window_count
+from tonsai_jax.data.row_writer import RowWriter
+from tonsai_jax.data.rows import open_rows, read_window, window_count
 from tonsai_jax.errors import UserError
 
 

@@ -1,4 +1,4 @@
-"""The export: `transformers` loads it and says the same as we do, and no folder is ever half an export."""
+"""The export: `transformers` loads it and computes the same as we do, and a folder is never half an export."""
 
 import json
 import os
@@ -126,7 +126,7 @@ def test_the_chat_template_and_the_pad_token_come_along(model_type, tmp_path, hf
     assert Tokenizer.from_folder(folder).encode(KHMER) == trained.encode(KHMER)
 
 
-def test_padding_rows_stay_at_home(folder):
+def test_the_padding_of_the_vocabulary_is_not_exported(folder):
     table = load_file(folder / "model.safetensors")["transformer.wte.weight"]
     np.testing.assert_array_equal(table, PARAMS["token_embedding"][: CONFIG.vocab_size])
 
@@ -155,7 +155,7 @@ def test_bfloat16_weights_are_the_rounded_ones(tokenizer, tmp_path, hf):
     np.testing.assert_array_equal(theirs.transformer.h[1].attn.c_attn.weight.float().detach().numpy(), ours)
 
 
-def test_the_card_tells_languages_data_scores_and_what_is_not_known(folder, tokenizer, tmp_path):
+def test_the_card_states_languages_data_scores_and_what_is_not_known(folder, tokenizer, tmp_path):
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert card.startswith("---\nlanguage:\n- km\n- en\nlibrary_name: transformers\n")
     assert "\n# tiny\n" in card
@@ -217,11 +217,11 @@ def test_a_full_disk_leaves_the_earlier_export_whole(tokenizer, tmp_path):
     assert os.listdir(tmp_path) == ["out"]
 
 
-def test_the_files_can_be_read_by_whom_the_config_can(folder):
+def test_the_weights_have_the_same_permissions_as_the_config(folder):
     assert (folder / "model.safetensors").stat().st_mode == (folder / "config.json").stat().st_mode
 
 
-def test_what_does_not_fit_together_is_refused(tokenizer, tmp_path):
+def test_a_model_tokenizer_or_dtype_that_does_not_fit_is_refused(tokenizer, tmp_path):
     small = config_with(vocab_size=200)
     with pytest.raises(UserError, match="this tokenizer has 288 ids, but the model has only 200"):
         export(small, random_params(small), tokenizer, tmp_path / "out")
@@ -232,7 +232,7 @@ def test_what_does_not_fit_together_is_refused(tokenizer, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_hub_that_cannot_be_reached_is_told_in_one_line_and_the_export_stays(folder, monkeypatch):
+def test_a_hub_that_cannot_be_reached_is_reported_in_one_line_and_the_export_stays(folder, monkeypatch):
     constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_TOKEN", "hf_not_a_real_token")
@@ -243,7 +243,7 @@ def test_a_hub_that_cannot_be_reached_is_told_in_one_line_and_the_export_stays(f
         push_to_hub(folder, "tiny")
 
 
-def test_the_command_exports_and_says_what_and_where(tokenizer, monkeypatch, capsys, tmp_path):
+def test_the_command_exports_and_prints_what_and_where(tokenizer, monkeypatch, capsys, tmp_path):
     run = Run(tmp_path, default_config(), CONFIG, PARAMS, tokenizer, step=30)
     monkeypatch.setattr(run_module, "load_run", lambda workdir, step=None: run)
     arguments = ["--workdir", "runs/tiny", "--output-dir", str(tmp_path / "out")]

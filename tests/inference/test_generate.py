@@ -1,4 +1,4 @@
-"""Generation: what a row gives depends on its prompt, the settings and the seed, and on nothing else."""
+"""Generation: a continuation depends only on its prompt, the settings and the seed."""
 
 import json
 import runpy
@@ -35,7 +35,7 @@ def tokenizer(tmp_path_factory):
 
 
 def rows(prompts, *, params=PARAMS, config=CONFIG, end=NO_END, new=12, sampling=GREEDY, seed=0, num_ids=300):
-    """The ids that each row gives."""
+    """The ids of each sequence."""
     given: list[list[int]] = [[] for _ in prompts]
     for step in generate_ids(
         config,
@@ -74,7 +74,7 @@ def draws(probabilities, count=4000, **settings):
     return np.bincount(ids, minlength=len(probabilities)) / count
 
 
-def test_greedy_takes_what_a_pass_over_the_whole_text_finds_likeliest():
+def test_greedy_takes_the_most_likely_token_of_a_forward_pass_over_the_whole_text():
     ids = list(PROMPTS[0])
     model = nnx.merge(model_graph(CONFIG, "xla"), PARAMS)
 
@@ -89,11 +89,11 @@ def test_greedy_takes_what_a_pass_over_the_whole_text_finds_likeliest():
     assert rows([PROMPTS[0]]) == [ids[len(PROMPTS[0]) :]]
 
 
-def test_a_batch_of_different_lengths_gives_what_each_prompt_gives_alone():
+def test_a_batch_of_different_lengths_gives_the_same_as_each_prompt_alone():
     assert rows(PROMPTS) == [rows([prompt])[0] for prompt in PROMPTS]
 
 
-def test_more_prompts_than_fit_at_once_take_their_turns(tokenizer, monkeypatch):
+def test_more_prompts_than_fit_in_a_batch_follow_in_the_next(tokenizer, monkeypatch):
     prompts = [ENGLISH[:n] for n in range(4)]
     together = texts(tokenizer, prompts)
     monkeypatch.setattr(generate, "BATCH_SIZE", 2)
@@ -110,7 +110,7 @@ def test_the_same_seed_gives_the_same_text_and_another_seed_another(tokenizer):
 
 
 @pytest.mark.parametrize("new", [1, 12])
-def test_a_row_stops_before_end_of_text_and_the_others_go_on(new):
+def test_a_sequence_stops_before_end_of_text_and_the_others_continue(new):
     free = rows(PROMPTS, new=new)
     end = free[0][new // 2]
     cut = [row[: row.index(end)] if end in row else row for row in free]
@@ -163,7 +163,7 @@ def test_sampling_follows_the_probabilities_and_the_temperature():
     assert draws(probabilities, temperature=0)[0] == 1
 
 
-def test_top_k_keeps_the_likeliest_in_proportion():
+def test_top_k_keeps_the_most_likely_in_proportion():
     np.testing.assert_allclose(draws([0.1, 0.5, 0.1, 0.3], temperature=1.0, top_k=2), [0, 5 / 8, 0, 3 / 8], atol=0.03)
     assert draws([0.1, 0.5, 0.1, 0.3], temperature=1.0, top_k=1)[1] == 1
     assert (draws([0.1, 0.5, 0.1, 0.3], temperature=1.0, top_k=99) > 0).all()  # more than there are
@@ -185,8 +185,8 @@ def test_top_p_keeps_the_fewest_that_reach_it():
         ({"temperature": -1.0}, "temperature=-1.0 must be at least 0"),
         ({"temperature": float("nan")}, "temperature=nan must be at least 0"),
         ({"top_k": -1}, "top_k=-1 must be at least 0"),
-        ({"top_p": 0.0}, r"top_p=0.0 must lie in \(0, 1\]"),
-        ({"top_p": 1.5}, r"top_p=1.5 must lie in \(0, 1\]"),
+        ({"top_p": 0.0}, r"top_p=0.0 must be in \(0, 1\]"),
+        ({"top_p": 1.5}, r"top_p=1.5 must be in \(0, 1\]"),
     ],
 )
 def test_settings_out_of_range_are_refused_by_name(settings, message):
@@ -291,12 +291,12 @@ def test_the_command_says_when_the_context_ended_a_text(tokenizer, monkeypatch, 
     [
         ([], "nothing to generate: give --prompt or --prompts-file"),
         (["--prompts-file", "absent.txt"], "absent.txt: cannot be read"),
-        (["--prompt", "a", "--top-p", "2"], "top_p=2.0 must lie in"),
+        (["--prompt", "a", "--top-p", "2"], "top_p=2.0 must be in"),
         (["--prompt", "a", "--prompt", "\udcff"], "prompt 2 is not UTF-8 text"),
         (["--prompt", "a" * 500], "prompt 1 has 501 tokens and leaves no room"),
     ],
 )
-def test_a_wrong_command_is_told_in_one_line(tokenizer, monkeypatch, capsys, arguments, message):
+def test_a_wrong_command_is_refused_in_one_line(tokenizer, monkeypatch, capsys, arguments, message):
     code, _, err = run_script(monkeypatch, capsys, tokenizer, *arguments)
     assert code == 1
     assert err.startswith("error: ")

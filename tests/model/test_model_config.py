@@ -15,7 +15,7 @@ from tonsai_jax.model.config import ModelConfig, choices_of, keys_that_change_ar
 from tonsai_jax.model.transformer import Transformer
 from tonsai_jax.training.state import init_params
 
-ROPE = {"position": "rope"}
+ROPE: dict[str, Any] = {"position": "rope"}
 MIXTURE = {"num_experts": 4, "mlp": "swiglu", "bias": False}
 # For every key another value than CONFIG's, and what else must be set on both sides.
 CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {

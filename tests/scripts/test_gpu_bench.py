@@ -1,4 +1,4 @@
-"""scripts/bench/gpu.py, which is run unattended and once: at a toy size here, with PyTorch where it is installed."""
+"""scripts/bench/gpu.py, which runs unattended: here at a toy size, with PyTorch where it is installed."""
 
 import importlib.util
 import json
@@ -133,7 +133,7 @@ def test_our_losses_are_pytorchs(toy_run: ToyRun) -> None:
     assert "our losses and PyTorch's agree" in toy_run.figures[0]["markdown"]
 
 
-def test_a_part_that_fails_or_hangs_is_one_line_and_keeps_what_it_told(tmp_path: Path) -> None:
+def test_a_part_that_fails_or_hangs_is_one_line_and_keeps_its_results(tmp_path: Path) -> None:
     script = tmp_path / "worker.py"
     script.write_text(
         "import sys, time, json\n"
@@ -144,9 +144,9 @@ def test_a_part_that_fails_or_hangs_is_one_line_and_keeps_what_it_told(tmp_path:
     def run(task: str) -> tuple[list[dict], str]:
         return gpu.run_worker(Part("group", "title", str(script), task, {}, 3, "jax"), tmp_path, seconds=3)
 
-    told = [{"part": "kernels", "what": "x"}]
-    assert run("fail") == (told, "exit code 1: ValueError: too / big")
-    assert run("hang") == (told, "stopped after 3 s")
+    printed = [{"part": "kernels", "what": "x"}]
+    assert run("fail") == (printed, "exit code 1: ValueError: too / big")
+    assert run("hang") == (printed, "stopped after 3 s")
 
 
 def test_what_there_is_no_time_for_is_named_and_does_not_fail(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Languages in the shares they shall have, by bytes, evenly from all of the text."""
+"""Languages in given shares, by bytes, spread evenly over all of the text."""
 
 import itertools
 
@@ -20,7 +20,7 @@ def sizes(examples: list[Example]) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("khmer", [0.5, 0.8, 0.2])
-def test_of_each_language_as_many_bytes_as_its_weight(khmer: float) -> None:
+def test_each_language_gets_bytes_in_proportion_to_its_weight(khmer: float) -> None:
     taken = list(balanced(lambda: [*KHMER, *ENGLISH], {"km": khmer, "en": 1 - khmer}))
     counted = sizes(taken)
     assert counted["texts/a.txt"] / sum(counted.values()) == pytest.approx(khmer, abs=0.02)
@@ -28,7 +28,7 @@ def test_of_each_language_as_many_bytes_as_its_weight(khmer: float) -> None:
     assert [example for example in taken if example.label == scarce[0].label] == scarce, "the scarcest is taken whole"
 
 
-def test_what_is_taken_comes_evenly_from_all_of_the_text() -> None:
+def test_the_texts_taken_are_spread_evenly_over_all_of_them() -> None:
     taken = [
         int(text.split()[-1])
         for text, label in balanced(lambda: [*KHMER, *ENGLISH], {"km": 1, "en": 1})
@@ -40,7 +40,7 @@ def test_what_is_taken_comes_evenly_from_all_of_the_text() -> None:
     assert max(gaps) <= 2 * min(gaps) + 2
 
 
-def test_a_label_that_is_a_language_is_believed_and_others_are_left_out() -> None:
+def test_a_label_that_names_a_language_wins_and_other_languages_are_left_out() -> None:
     taken = balanced(
         lambda: [Example("bonjour", "fr"), Example("hello", "en"), Example("123", "?")], {"en": 1, "fr": 1}
     )
@@ -64,7 +64,7 @@ def test_a_language_without_text_is_named() -> None:
 @pytest.mark.parametrize(
     "words", ["km", "km=", "km=x", "", "km=-1,en=2", "km=0,en=0", "km=nan", "km=inf,en=1", "km=0.5,km=0.5"]
 )
-def test_weights_that_are_none_are_refused(words: str) -> None:
+def test_weights_that_are_not_valid_are_refused(words: str) -> None:
     with pytest.raises(UserError, match="write weights as km="):
         language_weights(words)
     assert language_weights("km=0.5, en=0.5") == {"km": 0.5, "en": 0.5}

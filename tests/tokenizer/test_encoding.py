@@ -1,4 +1,4 @@
-"""One tokenizer, many encoders: the ids are those of tokenizer.json, whoever computes them."""
+"""Encoders: each of them gives the ids of tokenizer.json."""
 
 import gzip
 import json
@@ -95,7 +95,7 @@ def test_the_same_examples_give_the_same_bytes(folder: Path, clean: list[str], t
         assert (again / file.name).read_bytes() == file.read_bytes()
 
 
-def test_merges_that_are_not_all_there_decide_too(clean: list[str], tmp_path: Path) -> None:
+def test_a_bpe_without_all_possible_merges_is_encoded_by_its_own_merges(clean: list[str], tmp_path: Path) -> None:
     train_tokenizer([Example(text, "any") for text in clean], vocab_size=1000, output_dir=tmp_path / "t")
     file = tmp_path / "t" / "tokenizer.json"
     content = json.loads(file.read_text())
@@ -109,7 +109,7 @@ def test_merges_that_are_not_all_there_decide_too(clean: list[str], tmp_path: Pa
 
 def test_unigram_trains_on_long_lines_and_on_a_part_of_many(tmp_path: Path) -> None:
     line = " ".join(text.replace("\n", " ") for text in stories("en", 300, seed=1))
-    assert len(line) > 4192, "above which SentencePiece leaves lines out unless told otherwise"
+    assert len(line) > 4192, "by default SentencePiece drops longer lines"
     train_tokenizer([Example(line, "any")], vocab_size=600, output_dir=tmp_path / "a", model_type="unigram")
     assert len(Tokenizer.from_folder(tmp_path / "a").encode(line)) < len(line) / 2, "the line was read"
     lines = [Example(f"line {number} of many words", "any") for number in range(2000)]
@@ -152,7 +152,7 @@ def test_hostile_texts_have_the_same_ids_too(folder: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("space", [" " * 100_000, " " * 1100 + "\n" + "\t" * 3000, "\u3000" * 2000, "\n" * 5000])
-def test_spaces_by_the_thousand_are_encoded_too(folder: Path, space: str) -> None:
+def test_a_thousand_spaces_in_a_row_are_encoded(folder: Path, space: str) -> None:
     plain = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     for text in (space, f"word{space}ក្តៅ", f"{'a ' * 700}{space}b"):
         assert Tokenizer.from_folder(folder).encode(text) == plain.encode(text, add_special_tokens=False).ids

@@ -1,4 +1,4 @@
-"""Special tokens: declared once, with the same ids in every format, and a conversation written with them."""
+"""Special tokens: the same ids in every format, and conversations written with them."""
 
 import jinja2
 import pytest
@@ -28,7 +28,7 @@ def folder(request, tmp_path_factory):
     return path
 
 
-def test_they_have_the_first_ids_in_every_format(folder):
+def test_special_tokens_have_the_first_ids_in_every_format(folder):
     plain = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     assert [plain.id_to_token(id) for id in range(len(SPECIAL_TOKENS))] == list(SPECIAL_TOKENS)
     assert all(plain.get_added_tokens_decoder()[id].special for id in range(len(SPECIAL_TOKENS)))
@@ -37,7 +37,7 @@ def test_they_have_the_first_ids_in_every_format(folder):
         assert [model.id_to_piece(id) for id in range(len(SPECIAL_TOKENS))] == list(SPECIAL_TOKENS)
 
 
-def test_text_cannot_spell_them(folder):
+def test_text_that_spells_a_special_token_stays_text(folder):
     tokenizer = Tokenizer.from_folder(folder)
     text = "".join(SPECIAL_TOKENS)
     ids = tokenizer.encode(text)
@@ -45,7 +45,7 @@ def test_text_cannot_spell_them(folder):
     assert tokenizer.decode(ids) == text
 
 
-def test_transformers_knows_them_and_writes_a_conversation(folder):
+def test_transformers_knows_the_special_tokens_and_writes_a_conversation(folder):
     transformers = pytest.importorskip("transformers", reason="needs transformers: uv sync --extra hf")
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     assert theirs.convert_tokens_to_ids(list(SPECIAL_TOKENS)) == list(range(len(SPECIAL_TOKENS)))
@@ -61,7 +61,7 @@ def test_transformers_knows_them_and_writes_a_conversation(folder):
         theirs.apply_chat_template([{"role": "robot", "content": "x"}], tokenize=False)
 
 
-def test_ones_own_are_read_from_a_list_and_without_roles_there_is_no_chat_template(tmp_path):
+def test_own_special_tokens_are_read_from_a_list_and_without_roles_there_is_no_chat_template(tmp_path):
     (tmp_path / "own.yaml").write_text("['<|endoftext|>', '<verse>']")
     own = read_special_tokens(tmp_path / "own.yaml")
     train_tokenizer([Example("a verse", "en")] * 2, vocab_size=300, special_tokens=own, output_dir=tmp_path / "t")
@@ -82,7 +82,7 @@ def test_ones_own_are_read_from_a_list_and_without_roles_there_is_no_chat_templa
         *((["<|endoftext|>", word], f"{word!r} could be text") for word in ("a", "the", "<x", "2026", "=>")),
     ],
 )
-def test_tokens_that_cannot_work_are_one_clear_line(tokens, expected):
+def test_special_tokens_that_are_not_valid_are_refused_in_one_line(tokens, expected):
     with pytest.raises(UserError, match="special tokens") as caught:
         check_special_tokens(tokens)
     assert expected in str(caught.value)
@@ -90,7 +90,12 @@ def test_tokens_that_cannot_work_are_one_clear_line(tokens, expected):
 
 @pytest.mark.parametrize(
     ("content", "expected"),
-    [("{a: 1}", "must be a list"), ("[1]", "must be a list"), ("[", "not valid YAML"), (None, "cannot be read")],
+    [
+        ("{a: 1}", "not a list of strings"),
+        ("[1]", "not a list of strings"),
+        ("[", "not valid YAML"),
+        (None, "cannot be read"),
+    ],
 )
 def test_a_file_that_cannot_be_used_is_named(content, expected, tmp_path):
     if content is not None:

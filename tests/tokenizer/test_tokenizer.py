@@ -1,4 +1,4 @@
-"""The tokenizer: exact both ways, the same every time, kind to Khmer, and clear about what is wrong."""
+"""The tokenizer: decoding gives back the text, training is deterministic, Khmer is short, and errors are one clear line."""
 
 import filecmp
 import json
@@ -16,7 +16,7 @@ import regex
 
 from tonsai_jax.corpus.prepare import prepare
 from tonsai_jax.corpus.recipe import Settings
-from tonsai_jax.corpus.sources.readers import Faults
+from tonsai_jax.corpus.sources.faults import Faults
 from tonsai_jax.corpus.sources.source import Source
 from tonsai_jax.errors import UserError
 from tonsai_jax.text.normalize import Normalization
@@ -109,7 +109,7 @@ def test_a_word_is_letters_with_their_marks_so_that_it_can_become_one_token(word
     assert len(Tokenizer.from_folder(tmp_path / "t").encode(word)) == 1
 
 
-def test_words_part_at_spaces_newlines_and_zero_width_spaces(tmp_path):
+def test_words_are_split_at_spaces_newlines_and_zero_width_spaces(tmp_path):
     text = "កក\u200bកក កក\nកក"
     train_tokenizer([Example(text, "km")] * 9, vocab_size=400, output_dir=tmp_path / "t")
     tokenizer = Tokenizer.from_folder(tmp_path / "t")
@@ -179,7 +179,7 @@ def test_a_vocabulary_larger_than_the_corpus_can_give_says_how_many_it_got(tmp_p
     size = Tokenizer.from_folder(tmp_path / "out").vocab_size
     assert code == 0
     assert 287 < size < 330
-    assert f"note: this text gives {size} token ids, not 8,000" in out
+    assert f"note: this text gives only {size} of 8,000 token ids" in out
     assert json.loads((tmp_path / "figures.json").read_text())["vocab_size"] == size
 
 
@@ -209,7 +209,7 @@ def test_raw_files_give_their_lines_in_turn_gz_and_zst_too(tmp_path):
         (999_999, (10**9, 10**9, 5), (0.7, 0.2, 0.1), (777_774, 222_220, 5)),
     ],
 )
-def test_max_examples_is_shared_out_by_weight_as_far_as_sources_reach(count, sizes, weights, shares):
+def test_max_examples_is_shared_among_sources_by_weight_up_to_their_size(count, sizes, weights, shares):
     names = [str(index) for index in range(len(sizes))]
     given = share_out(count, dict(zip(names, sizes, strict=True)), dict(zip(names, weights, strict=True)))
     assert tuple(given.values()) == shares
@@ -230,7 +230,7 @@ def test_max_examples_takes_documents_from_the_whole_of_each_source(tmp_path):
     assert some == [(text, "km") for text in khmer[1::2]] + [(text, "en") for text in english[9::10]]
 
 
-def test_prompts_are_put_as_the_training_text_was(tmp_path):
+def test_prompts_are_normalized_like_the_training_text(tmp_path):
     kept = Normalization(zwsp="keep", digits="arabic")
     train_tokenizer(EXAMPLES, vocab_size=300, output_dir=tmp_path / "kept", normalization=kept)
     train_tokenizer(EXAMPLES, vocab_size=300, output_dir=tmp_path / "default")
@@ -279,7 +279,7 @@ def bad_commands(folder):
             given(model_type="unigram"),
             "vocab_size 300 is too small: the bytes and 31 special tokens need 541",
         ),
-        "sentences of bpe": (given(input_sentence_size="900"), "is for --model-type unigram"),
+        "sentences of bpe": (given(input_sentence_size="900"), "only works with --model-type unigram"),
         "no examples wanted": (given(max_examples="0"), "--max-examples 0"),
         "no documents": (given(input=None, dataset_dir=folder / "none"), "none: no such folder"),
         "no such split": ([*documents, "--dataset-split", "test"], "no split 'test'"),
@@ -346,7 +346,7 @@ MUTILATIONS = {
     "no tokenizer.json": (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json: no such file"),
     "no config": (lambda f: (f / "tokenizer_config.json").unlink(), "tokenizer_config.json: no such file"),
     "cut off": (lambda f: os.truncate(f / "tokenizer.json", 5000), "tokenizer.json: not valid JSON"),
-    "not a tokenizer": (lambda f: (f / "tokenizer.json").write_text("[1]"), "not a tokenizer"),
+    "not a tokenizer": (lambda f: (f / "tokenizer.json").write_text("[1]"), "cannot be read as a tokenizer"),
     "other end of text": (
         lambda f: edit(f / "tokenizer_config.json", eos_token="</s>"),
         "eos_token in tokenizer_config.json is '</s>'",

@@ -1,4 +1,4 @@
-"""The report of a tokenizer: figures that can be counted by hand, other makes beside it, a page that shows the tokens."""
+"""The report of a tokenizer: figures counted by hand, a comparison with other tokenizers, and a page that shows the tokens."""
 
 import json
 import re
@@ -27,7 +27,7 @@ HELD_OUT = {language: [text.replace("\n", " ") for text in stories(language, 20,
 
 
 def byte_level(*made: bytes) -> tokenizers.Tokenizer:
-    """GPT-2's kind: "<|endoftext|>", 256 bytes, and `made`, each of which is one before it (or a byte) and a byte."""
+    """A tokenizer like GPT-2's: "<|endoftext|>", 256 bytes, and `made`, each an earlier token (or a byte) plus one byte."""
     spelt = ["".join(LETTER_OF_BYTE[byte] for byte in token) for token in made]
     vocabulary = {token: id for id, token in enumerate(["<|endoftext|>", *LETTER_OF_BYTE.values(), *spelt])}
     tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, [(token[:-1], token[-1]) for token in spelt]))
@@ -38,7 +38,7 @@ def byte_level(*made: bytes) -> tokenizers.Tokenizer:
 
 
 def unigram(*pieces: str, byte_fallback: bool) -> tokenizers.Tokenizer:
-    """SentencePiece's kind: "<unk>", `pieces`, all equally good, and 256 bytes if it falls back on them."""
+    """A tokenizer like SentencePiece's: "<unk>", `pieces` of equal score, and 256 bytes if `byte_fallback`."""
     byte_pieces = [f"<0x{byte:02X}>" for byte in range(256)] if byte_fallback else []
     vocabulary = [("<unk>", 0.0), *((piece, -1.0) for piece in pieces), *((piece, -99.0) for piece in byte_pieces)]
     tokenizer = tokenizers.Tokenizer(models.Unigram(vocabulary, unk_id=0, byte_fallback=byte_fallback))
@@ -113,7 +113,7 @@ def test_bytes_that_unigram_falls_back_on_are_parts_of_characters_but_a_newline_
     assert measured["vocabulary"]["kinds"]["special"] == 1
 
 
-def test_text_that_cannot_be_written_is_told():
+def test_text_that_the_tokenizer_cannot_represent_is_counted_as_unknown():
     line = figures(unigram("▁", "a", byte_fallback=False), "a ខ")["fertility"]["any"]
     assert (line["sample_tokens"], line["unknown"]) == (3, round(1 / 3, 4))
 
@@ -130,12 +130,12 @@ def test_a_syllable_does_not_cross_two_texts():
     assert (line["sample_tokens"], line["clusters_per_token"], line["ends_in_cluster"]) == (3, round(1 / 3, 4), 0.0)
 
 
-def test_a_special_token_spelt_out_in_a_text_is_text():
+def test_a_special_token_spelled_out_in_a_text_is_text():
     measured = figures(byte_level(), "<|endoftext|>")
     assert measured["fertility"]["any"]["sample_tokens"] == len("<|endoftext|>")
 
 
-def test_a_tokenizer_that_changes_the_text_is_measured_on_what_it_makes_of_it():
+def test_a_tokenizer_that_changes_the_text_is_measured_on_the_changed_text():
     tokenizer = unigram("▁", "ក", "\u17b6", byte_fallback=False)
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     line = figures(tokenizer, "កា")["fertility"]["any"]  # the space, ក, the vowel
@@ -150,7 +150,7 @@ def test_bytes_that_a_tokenizer_has_no_token_for_do_not_shift_what_comes_after()
     assert (line["sample_tokens"], line["clusters_per_token"], line["ends_in_cluster"]) == (4, 0.25, 0.5)
 
 
-def test_tokens_a_sentence_of_parallel_text():
+def test_tokens_per_sentence_of_parallel_text():
     pairs: EvenSample[tuple[str, str]] = EvenSample()
     for pair in (("ក", "ab"), ("កក", "abc")):
         pairs.add(pair, sum(len(text.encode()) for text in pair))
@@ -168,14 +168,14 @@ def shown(n: int, seed: int) -> list[dict[str, str]]:
     return text.documents
 
 
-def test_documents_shown_are_chosen_by_the_seed_the_labels_in_turn():
+def test_the_seed_selects_the_documents_to_show_from_the_labels_in_turn():
     assert shown(5, seed=42) == shown(5, seed=42)
     assert [document["text"][:2] for document in shown(5, seed=42)] == ["en", "km", "en", "km", "en"]
     assert {document["text"] for document in shown(5, seed=42)} != {document["text"] for document in shown(5, seed=43)}
     assert shown(0, seed=42) == []
 
 
-def test_the_page_shows_every_token_with_its_id_and_what_is_not_to_be_seen(tmp_path):
+def test_the_page_shows_every_token_with_its_id_and_makes_white_space_visible(tmp_path):
     tokenizer = byte_level(KA[:2], KA)
     write_report(
         tmp_path / "page.html",
@@ -198,7 +198,7 @@ def test_the_page_shows_every_token_with_its_id_and_what_is_not_to_be_seen(tmp_p
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> Path:
-    """ours/, trained on stories; gpt2/, Hugging Face's kind of folder with GPT-2's pattern, trained on the same; texts."""
+    """ours/, trained on stories; gpt2/, a Hugging Face folder with GPT-2's pattern, trained on the same; and texts."""
     root = tmp_path_factory.mktemp("report")
     examples = [Example(text, "km") for text in KHMER] + [Example(text, "en") for text in ENGLISH]
     train_tokenizer(examples, vocab_size=1500, output_dir=root / "ours")
@@ -212,7 +212,7 @@ def folders(tmp_path_factory) -> Path:
     return root
 
 
-def test_beside_a_tokenizer_with_the_pattern_of_gpt2(folders, tmp_path, monkeypatch, capsys):
+def test_comparison_with_a_tokenizer_that_has_the_pattern_of_gpt2(folders, tmp_path, monkeypatch, capsys):
     arguments = ["--tokenizer-dir", folders / "ours", "--compare", folders / "gpt2"]
     arguments += [
         "--input",
@@ -255,7 +255,7 @@ def test_the_same_text_gives_the_same_bytes(folders, tmp_path, monkeypatch, caps
     assert {label: line["examples"] for label, line in languages.items()} == {"km": len(KHMER), "en": len(ENGLISH)}
 
 
-def test_training_writes_the_same_figures_of_the_text_it_has_seen(folders):
+def test_training_writes_the_same_figures_for_its_training_text(folders):
     report = json.loads((folders / "ours/report.json").read_text(encoding="utf-8"))
     inner = tokenizers.Tokenizer.from_file(str(folders / "ours/tokenizer.json"))
     assert report["vocabulary"]["kinds"]["special"] == 31
@@ -264,7 +264,9 @@ def test_training_writes_the_same_figures_of_the_text_it_has_seen(folders):
     assert "<strong>bpe</strong>" in (folders / "ours/report.html").read_text(encoding="utf-8")
 
 
-def test_without_an_output_folder_it_is_written_beside_the_tokenizer_and_leaves_its_files(folders, monkeypatch, capsys):
+def test_without_an_output_folder_the_files_go_to_the_tokenizers_folder_and_leave_its_files(
+    folders, monkeypatch, capsys
+):
     before = {path.name: path.read_bytes() for path in (folders / "ours").iterdir()}
     arguments = ["--tokenizer-dir", folders / "ours/tokenizer.json", "--input", folders / "en.txt"]
     code, out, _ = run_script(monkeypatch, capsys, *arguments)

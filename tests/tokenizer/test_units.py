@@ -38,14 +38,14 @@ def test_a_subscript_is_not_torn_off_by_the_vowel_that_follows():
 
 
 @pytest.mark.parametrize("room", [0, 1, 2, 3, 5, 8, 13, 40])
-def test_there_are_never_more_than_there_is_room_for_and_each_can_be_made(room):
+def test_there_are_at_most_as_many_tokens_as_asked_for_and_each_can_be_made_by_merges(room):
     tokens = BYTES + CutWords(WORDS).frequent(room)
     assert len(tokens) <= len(BYTES) + room
     for token in tokens[len(BYTES) :]:
         assert any(token[:cut] in tokens and token[cut:] in tokens for cut in range(1, len(token)))
 
 
-def test_symbols_are_the_words_and_what_has_no_token_parts_them():
+def test_symbols_are_the_words_and_a_character_without_a_token_splits_them():
     cut = CutWords({"aé": 2, "b": 3})
     tokens = [*BYTES, "é".encode()]
     symbols, counts = cut.symbols(tokens)
@@ -55,7 +55,7 @@ def test_symbols_are_the_words_and_what_has_no_token_parts_them():
     np.testing.assert_array_equal(symbols, [END, ord("a"), END, END, END, ord("b"), END])
 
 
-def test_no_text_has_no_tokens():
+def test_no_text_gives_no_tokens():
     assert CutWords({}).frequent(100) == []
     symbols, counts = CutWords({}).symbols(BYTES)
     np.testing.assert_array_equal(symbols, [END])

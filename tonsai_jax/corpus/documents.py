@@ -1,6 +1,6 @@
 """Prepared documents on disk, `OUT/<source>/part-00000.parquet` and `OUT/manifest.json`: reading and writing.
 
-`prepare.py` writes them; training a tokenizer and writing token rows read them through the functions here.
+`prepare.py` writes them. Tokenizer training and the writing of token rows read them with the functions here.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from tonsai_jax.files import read_json
 FORMAT = "tonsai_jax/documents"
 VERSION = 1
 PART_BYTES = 256 * 2**20  # text in one parquet file
-ROW_GROUP_BYTES = 16 * 2**20  # text held in memory before it is written
+ROW_GROUP_BYTES = 16 * 2**20  # text kept in memory before it is written
 SCHEMA = pa.schema([(name, pa.string()) for name in ("text", "language", "source", "id")])
 
 Extra = Literal["score", "rule"]
@@ -29,15 +29,14 @@ def read_documents_manifest(dataset_dir: Path | str) -> dict[str, Any]:
 
     Returns {"format", "version", "sources": {name: {"weight", "language", "license", "documents", "bytes",
     "files", "filters", "content_hash"}}}; weights sum to 1 and `bytes` are the UTF-8 bytes of the text.
-    Raises `UserError` where the folder is missing, is something else, or lacks one of its files.
+    Raises `UserError` if the folder is missing, is something else, or lacks one of its files.
     """
     folder = Path(dataset_dir)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; write it with scripts/prepare_dataset.py")
     if not (folder / "manifest.json").is_file():
         raise UserError(
-            f"{folder}: no manifest.json, so these are no prepared documents; write them with "
-            "scripts/prepare_dataset.py"
+            f"{folder}: no manifest.json, so this is not a prepared dataset; write one with scripts/prepare_dataset.py"
         )
     manifest = read_json(folder / "manifest.json")
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
@@ -57,8 +56,8 @@ def read_documents_manifest(dataset_dir: Path | str) -> dict[str, Any]:
 def read_documents(dataset_dir: Path | str, source: str) -> Iterator[list[str]]:
     """Gives the texts of one source in order, as one list per parquet row group.
 
-    A list holds at most `ROW_GROUP_BYTES` of text, or one longer document.
-    Raises `UserError` where the source is not in the manifest or a file is damaged.
+    A list has at most `ROW_GROUP_BYTES` of text, or one longer document.
+    Raises `UserError` if the source is not in the manifest or a file is damaged.
     """
     manifest = read_documents_manifest(dataset_dir)
     if source not in manifest["sources"]:
@@ -72,7 +71,7 @@ def read_documents(dataset_dir: Path | str, source: str) -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def parquet_errors(path: Path) -> Iterator[None]:
-    """Turns what goes wrong while the block reads a file of documents into a `UserError` that names it."""
+    """Turns an error of the block, which reads a file of documents, into a `UserError` that names the file."""
     try:
         yield
     except (pa.ArrowException, OSError) as error:
@@ -80,12 +79,16 @@ def parquet_errors(path: Path) -> Iterator[None]:
 
 
 class DocumentWriter:
-    """Context manager that writes one source's documents to `folder/<source>/part-*.parquet`.
+    """Context manager that writes the documents of one source to `folder/<source>/part-*.parquet`.
 
-    `extra` names a column beside those of `SCHEMA`: "score", or "rule".
+    A row group has `ROW_GROUP_BYTES` of text, a file has `PART_BYTES`. Files have their final names from the start, so `folder`
+    must be a temporary one.
 
-    Row groups hold `ROW_GROUP_BYTES` of text and files `PART_BYTES`; `files` lists the files, relative to
-    `folder`. The files bear their final names from the start, so `folder` must itself be a temporary one.
+    Args:
+      extra: a further column after those of `SCHEMA`: "score" or "rule".
+
+    Attributes:
+      files: the files written so far, relative to `folder`.
     """
 
     def __init__(self, folder: Path, *, source: str, language: str, extra: Extra | None = None):
@@ -106,11 +109,11 @@ class DocumentWriter:
             self._flush()
             self._end_part()
         elif self._writer is not None:
-            with contextlib.suppress(OSError):  # a full disk again: the first report of it is on its way up
+            with contextlib.suppress(OSError):  # a full disk again; its first error is already being raised
                 self._writer.close()
 
     def add(self, text: str, size: int, document_id: str, extra: str | float | None = None) -> None:
-        """Takes one document; `size` is the number of UTF-8 bytes of `text`, `extra` goes to the column of that name."""
+        """Adds one document. `size` is the number of UTF-8 bytes of `text`; `extra` is the value of the further column."""
         if self._texts and self._group_bytes + size > ROW_GROUP_BYTES:
             self._flush()
         self._texts.append(text)

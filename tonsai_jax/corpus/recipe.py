@@ -1,4 +1,4 @@
-"""A sources file: the YAML that says which text to prepare, what is done to it, and where the work is done."""
+"""A sources file: YAML that says which texts to prepare, how, and where the tasks run."""
 
 import dataclasses
 from pathlib import Path
@@ -19,7 +19,7 @@ from tonsai_jax.text.normalize import Normalization
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What is done to the text of all sources, by the keys of a sources file beside `sources`."""
+    """How the texts of all sources are prepared: the keys of a sources file other than `sources`."""
 
     normalize: Normalization = dataclasses.field(default_factory=Normalization)
     redact: Redaction = dataclasses.field(default_factory=lambda: Redaction(email=False, phone=False))
@@ -27,8 +27,8 @@ class Settings:
     decontaminate: Decontamination = dataclasses.field(default_factory=Decontamination)
     deduplicate: Deduplication = dataclasses.field(default_factory=Deduplication)
     executor: Executor = dataclasses.field(default_factory=Executor)
-    on_error: OnError = "stop"  # what cannot be read: "stop" there, or "skip" it, count it and name sources left out
-    keep_dropped: bool = False  # write what the rules drop under `dropped` in the output
+    on_error: OnError = "stop"  # at input that cannot be read: "stop", or "skip" it (counted; failed sources are named)
+    keep_dropped: bool = False  # also write the dropped documents, to the folder `dropped` of the output
 
     def __post_init__(self) -> None:
         if self.on_error not in get_args(OnError):
@@ -39,17 +39,17 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What a prepared dataset is made of."""
+    """The content of a sources file."""
 
     sources: list[Source]
     settings: Settings = dataclasses.field(default_factory=Settings)
 
 
 def load_recipe(path: Path | str) -> Recipe:
-    """Reads a sources file; raises `UserError` naming the file and the key where something is missing, unknown or wrong."""
+    """Reads a sources file. Raises `UserError`, which names the file and the key, if something is missing, unknown or wrong."""
     content = _read_yaml(path)
     if not isinstance(content, dict):
-        content = {}  # `sources_of` says what is missing
+        content = {}  # `sources_of` raises the error
     groups = {field.name: field.type for field in dataclasses.fields(Settings)}
     known = ["sources", *groups]
     for key in content:
@@ -78,11 +78,11 @@ def _read_yaml(path: Path | str) -> Any:
 
 
 def _group(group: Any, name: str, kind: Any) -> Any:
-    """The settings of one group of `key: value` lines."""
+    """The settings under one key of the sources file."""
     if not isinstance(group, dict):
-        raise UserError(f"{name} must be a group of `key: value` lines, is {group!r}")
+        raise UserError(f"{name} is {group!r}; it must be a mapping with lines `key: value`")
     group = {key: tuple(value) if isinstance(value, list) else value for key, value in group.items()}
-    if kind is Executor:  # the other keys are those of the engine
+    if kind is Executor:  # the other keys are arguments of datatrove's executor
         options = {key: group.pop(key) for key in list(group) if key not in ("kind", "workers")}
         return Executor(**group, options=options)
     names = [field.name for field in dataclasses.fields(kind)]

@@ -16,7 +16,7 @@ def write_report(
     path: Path,
     manifest: dict[str, Any],
     details: dict[str, Any],
-    clusters: dict[str, Any] | None,
+    groups: dict[str, Any] | None,
     planned_tokens: float | None,
 ) -> None:
     """Writes the page.
@@ -27,7 +27,7 @@ def write_report(
       details: {source: {"lengths": {floor(log2(characters)): documents}, "scripts": {name: characters},
         "scores": {floor(10 x score): documents}, "samples": [{"id", "text"}]}}, as `Statistics` gives them, and
         "dropped": [{"id", "text", "rule"}].
-      clusters: the duplicate groups, as `describe_groups` gives them; None if duplicates were not searched.
+      groups: the duplicate groups, as `describe_groups` gives them; None if duplicates were not searched.
       planned_tokens: how many tokens the planned run reads, to show its epochs; None for no such column.
     """
     sources = manifest["sources"]
@@ -40,13 +40,13 @@ def write_report(
         lead=f"{documents:,} documents, {megabytes:,.1f} MB, {len(sources)} sources. A dropped document is counted once, "
         "under the first rule that dropped it.",
         overview=_overview(sources, planned_tokens),
-        duplicates=_duplicates(clusters) if clusters else None,
+        duplicates=_duplicates(groups) if groups else None,
         sources=[_source(name, entry, details[name]) for name, entry in sources.items()],
     )
 
 
 def planned_epochs(sources: dict[str, Any], tokens: float) -> dict[str, float]:
-    """How often a run of `tokens` tokens reads each source: tokens x weight x bytes per token / bytes."""
+    """How many epochs of each source a run of `tokens` tokens has: tokens x weight x bytes per token / bytes."""
     return {
         name: tokens * entry["weight"] * BYTES_PER_TOKEN.get(entry["language"], BYTES_PER_TOKEN_ELSE) / entry["bytes"]
         for name, entry in sources.items()
@@ -60,9 +60,7 @@ def _overview(sources: dict[str, Any], planned_tokens: float | None) -> Table:
         dropped = sum(entry["filters"].values())
         share = dropped / max(1, dropped + entry["documents"])
         numbers = [f"{entry['weight']:.3f}", f"{entry['documents']:,}", f"{entry['bytes'] / 1e6:,.2f}"]
-        rows.append(
-            [name, entry["language"], *numbers, f"{dropped:,} ({share:.1%})", entry["license"] or "not recorded"]
-        )
+        rows.append([name, entry["language"], *numbers, f"{dropped:,} ({share:.1%})", entry["license"] or "not given"])
     if not planned_tokens:
         return Table("", heads, rows, "llrrrrl")
     note = (
@@ -94,16 +92,16 @@ def _source(name: str, entry: dict[str, Any], details: dict[str, Any]) -> dict[s
     }
 
 
-def _duplicates(clusters: dict[str, Any]) -> dict[str, Any]:
+def _duplicates(groups: dict[str, Any]) -> dict[str, Any]:
     """What the template shows about duplicates."""
-    names = sorted({name for row in clusters["between"].values() for name in row})
-    rows = [[source, *(f"{row.get(name, 0):,}" for name in names)] for source, row in clusters["between"].items()]
+    names = sorted({name for row in groups["between"].values() for name in row})
+    rows = [[source, *(f"{row.get(name, 0):,}" for name in names)] for source, row in groups["between"].items()]
     return {
-        "lead": f"{clusters['clusters']:,} duplicate groups with {clusters['documents']:,} documents; the first document "
-        "of each group is kept.",
-        "between": Table("", ["dropped from, as a duplicate of one in", *names], rows, "l" + "r" * len(names)),
-        "sizes": _by_power(clusters["sizes"]),
-        "largest": clusters["largest"],
+        "lead": f"{groups['clusters']:,} duplicate groups with {groups['documents']:,} documents; "
+        "the first of each group is kept",
+        "between": Table("", ["dropped from ↓, kept in →", *names], rows, "l" + "r" * len(names)),
+        "sizes": _by_power(groups["sizes"]),
+        "largest": groups["largest"],
     }
 
 

@@ -1,4 +1,4 @@
-"""What a body of documents looks like in figures: lengths, scripts, and a random sample that does not depend on order."""
+"""Statistics of documents: lengths, scripts, scores, and a random sample that does not depend on their order."""
 
 import hashlib
 import heapq
@@ -11,10 +11,10 @@ import numpy as np
 
 from tonsai_jax.text.scripts import SCRIPT_RANGES
 
-SAMPLES = 20  # documents shown of a source
-SAMPLES_OF_RULE = 5  # of a part of it, of those that a rule drops
+SAMPLES = 20  # documents of a source
+SAMPLES_OF_RULE = 5  # documents that one rule drops, of a part of a source
 SAMPLE_CHARACTERS = 600
-# Code points: where a script's run ends, and its name. Letters and marks; what is in no run is "other".
+# Names, and ranges of code points (first, last). Characters in no range are "other".
 _SCRIPTS = (
     ("Khmer letters", SCRIPT_RANGES["Khmr"]),
     ("Khmer digits", ((0x17E0, 0x17E9), (0x17F0, 0x17F9))),
@@ -39,13 +39,13 @@ _TABLE = _script_table()
 
 
 class Statistics:
-    """Counts over documents, the same in whatever order they come.
+    """Counts over documents. They do not depend on the order of the documents.
 
     Attributes:
-      documents, bytes: how many, and their UTF-8 bytes.
-      lengths: documents by floor(log2(characters)).
-      scripts: characters by the names of `SCRIPTS`.
-      scores: documents that have one by floor(10 x score).
+      documents, bytes: number of documents, and of their UTF-8 bytes.
+      lengths: number of documents by floor(log2(characters)).
+      scripts: number of characters by the names in `SCRIPTS`.
+      scores: number of documents with a score, by floor(10 x score).
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class Statistics:
         self._sample = Sample(SAMPLES)
 
     def add(self, document_id: str, text: str, size: int, score: float | None = None) -> None:
-        """Counts one document; `size` is the number of UTF-8 bytes of `text`, which is not empty."""
+        """Counts one document. `size` is the number of UTF-8 bytes of `text`, which is not empty."""
         self.documents += 1
         self.bytes += size
         self.lengths[len(text).bit_length() - 1] += 1
@@ -81,7 +81,7 @@ class Statistics:
 
 
 class DroppedStatistics:
-    """Documents that do not stay: counts by rule, and a random few of each rule."""
+    """Dropped documents: counts by rule, and a random sample for each rule."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -95,19 +95,19 @@ class DroppedStatistics:
         self._samples[rule].add(document_id, text)
 
     def samples(self) -> dict[str, list[dict[str, str]]]:
-        """{rule: its sample}."""
+        """The sample for each rule: {rule: [{"id", "text"}]}."""
         return {rule: self._samples[rule].as_json() for rule in sorted(self._samples)}
 
 
 class Sample:
-    """The `size` documents whose ids have the smallest hashes: random, yet the same however the work was cut."""
+    """The `size` documents whose ids have the smallest hashes: random, and independent of how the sources were cut."""
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._largest_first: list[tuple[int, str, dict[str, str]]] = []
 
     def add(self, document_id: str, text: str) -> None:
-        """Offers a document."""
+        """Takes a document into account."""
         rank = -_rank(document_id)
         if len(self._largest_first) == self._size and rank <= self._largest_first[0][0]:
             return
@@ -122,9 +122,9 @@ class Sample:
 
 
 def merged_samples(samples: Sequence[dict[str, list[dict[str, str]]]]) -> list[dict[str, str]]:
-    """`SAMPLES` documents that rules have dropped, as {"id", "text", "rule"}, of each rule as many as of the others.
+    """Merges the samples of the parts of a source to `SAMPLES` documents {"id", "text", "rule"}, evenly over the rules.
 
-    `samples` are those of parts of a source, as `DroppedStatistics.samples` gives them.
+    `samples` has what `DroppedStatistics.samples` returns for each part.
     """
     by_rule: dict[str, list[dict[str, str]]] = {}
     for part in samples:

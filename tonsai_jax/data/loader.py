@@ -1,10 +1,10 @@
 """The batches of a run: a Grain pipeline over the windows that `DataOrder` puts in order.
 
-  windows of a segment (`Windows`) -> transforms -> the windows of this process -> batch     once for each segment
-  batches of all segments, indexed by step -> read ahead in a thread                         once
+  for each segment: its windows (`Windows`) -> transforms -> the windows of this process -> batches
+  for the run: the batches of all segments, indexed by step -> read ahead in a thread
 
-Every part of it has random access, so a run resumes by setting one number, the step. To add a transform, pass it to
-`Loader`. For something that has no random access, such as Grain's packing, build on `Loader.windows`.
+Every part has random access, so a run resumes by setting one number, the step. To add a transform, pass it to `Loader`.
+To add something without random access, such as Grain's packing, build on `Loader.windows`.
 """
 
 from typing import Any
@@ -19,19 +19,17 @@ from tonsai_jax.errors import UserError
 # One thread: reading and stacking hold Python's lock, so more threads would only wait for each other.
 _READ_OPTIONS = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
 
-Window = dict[str, Any]
 Batch = dict[str, np.ndarray]
 
 
-class Windows(grain.MapDataset[Window]):
+# A `MapDataset` and not a source for `MapDataset.source`: Grain counts the bytes of every element of a source, which
+# takes longer than reading a window of 2048 tokens.
+class Windows(grain.MapDataset[dict[str, Any]]):
     """The windows of one segment in the order of training, over all processes.
 
     Element n is a dictionary:
       tokens: the ids of the window, (seq_len + 1,) of the rows' dtype; the last id is only a target.
       valid: int32 scalar, how many of the seq_len targets are real; fewer only in the last window of a source.
-
-    It is a `MapDataset` and not a source for `MapDataset.source`, which counts the bytes of each element: that takes
-    longer than reading a window of 2048 tokens.
 
     Args:
       order: the order of the run.
@@ -101,9 +99,7 @@ class Loader:
                     f"global_batch_size {batch_size} (from step {segment.first_step} on) is not divisible by the "
                     f"{process_count} processes; choose a multiple of {process_count}"
                 )
-            windows = self.windows(number)
-            selection = _WindowsOfProcess(len(windows), batch_size, process_index, process_count)
-            windows = grain.MapDataset.select_from_datasets([windows], selection)
+            windows = _WindowsOfProcess(self.windows(number), batch_size, process_index, process_count)
             batches.append(windows.batch(batch_size // process_count))
         self.dataset = grain.MapDataset.select_from_datasets(batches, _Steps(order))
 
@@ -127,11 +123,13 @@ class Loader:
         return batches
 
 
-class _WindowsOfProcess(grain.transforms.DatasetSelectionMap):
-    """Selects from the windows of a segment those of one process."""
+class _WindowsOfProcess(grain.MapDataset[Any]):
+    """The windows of one process, out of those of all processes."""
 
-    def __init__(self, windows: int, batch_size: int, process_index: int, process_count: int) -> None:
-        self._length = windows // process_count
+    def __init__(self, windows: grain.MapDataset[Any], batch_size: int, process_index: int, process_count: int) -> None:
+        super().__init__(windows)
+        self._windows = windows
+        self._length = len(windows) // process_count
         self._batch_size = batch_size
         self._local_batch = batch_size // process_count
         self._first = process_index * self._local_batch
@@ -139,9 +137,11 @@ class _WindowsOfProcess(grain.transforms.DatasetSelectionMap):
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, index: int) -> tuple[int, int]:
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return self.slice(index)
         batch, row = divmod(index, self._local_batch)
-        return 0, batch * self._batch_size + self._first + row
+        return self._windows[batch * self._batch_size + self._first + row]
 
 
 class _Steps(grain.transforms.DatasetSelectionMap):

@@ -4,8 +4,8 @@
   window of the run -> a source, and the number of the window in that source  (`Segment.source_of`: the mix)
   number of the window in the source -> epoch, row, part of the row           (`SourceOrder`: the shuffle)
 
-Nothing is ever "read up to" a point, so a run resumes at any step without reading what came before, on any
-number of processes.
+A batch depends only on its step. So a run resumes at any step without reading what came before it, on any number
+of processes.
 
 A run is a list of segments: stretches of steps with one sequence length, one batch size and one mix. Each segment
 starts where the one before it left every source. It does not matter whether the config planned the change (the

@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 
 from tonsai_jax.data.manifest import read_manifest
 from tonsai_jax.errors import UserError
-from tonsai_jax.planning.step_plan import plan_steps
 
 GIB = 2**30
 
@@ -38,6 +37,8 @@ def out_of_memory_advice(config: ConfigDict, vocab_size: int, num_devices: int, 
       backend: of JAX: "gpu" or "cpu".
       usable_bytes: memory of one device that the run can use.
     """
+    from tonsai_jax.planning.step_plan import plan_steps  # imported here: a run that fits never needs it
+
     plans = plan_steps(config, vocab_size=vocab_size, num_devices=num_devices, backend=backend)
     plan = max(plans, key=lambda each: sum(each.memory().values()))
     parts = plan.memory()

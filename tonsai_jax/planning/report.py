@@ -8,7 +8,7 @@ GIB, GB = 2**30, 10**9
 
 
 def estimate_as_text(figures: dict[str, Any]) -> str:
-    """The tables for what `estimate` returns."""
+    """The tables, from the figures that `estimate` returns."""
     blocks = [as_text(_head(figures))]
     for number, stage in enumerate(figures["stages"], 1):
         title = f"stage {number}: " if len(figures["stages"]) > 1 else ""
@@ -28,21 +28,21 @@ def _head(figures: dict[str, Any]) -> Table:
         ["GPUs", f"{figures['num_gpus']} x {figures['gpu']['name']}, mesh {figures['mesh']}"],
         ["parameters", f"{figures['parameters'] / 1e6:,.1f} M, {figures['active_parameters'] / 1e6:,.1f} M active"],
         ["compute", f"{figures['dtype']}, attention {figures['attention']}"],
-        ["FLOPs per token", f"{model / 1e9:.3f} G of the model, {extra}"],
+        ["FLOPs per token", f"{model / 1e9:.3f} G, plus {extra}"],
     ]
     return Table("", [], rows, "ll")
 
 
 def _memory(stage: dict[str, Any], usable: int) -> Table:
-    title = f"Memory of one GPU: {stage['micro_batch']} sequences at once, {stage['accumulation']} times per step"
+    title = f"Memory of a GPU: micro-batches of {stage['micro_batch']} sequences, {stage['accumulation']} per step"
     verdict = "fits" if stage["fits"] else "does not fit"
     peak = sum(stage["memory"].values())
     rows = [[name, f"{size / GIB:.2f} GiB", ""] for name, size in stage["memory"].items()]
-    rows += [["total", f"{peak / GIB:.2f} GiB", f"JAX can use {usable / GIB:.2f} GiB: {verdict}"]]
+    rows += [["sum", f"{peak / GIB:.2f} GiB", f"of {usable / GIB:.2f} that JAX allocates: {verdict}"]]
     if stage["compiled"]:
-        rows += [["as compiled", f"{stage['compiled']['peak_bytes'] / GIB:.2f} GiB", ""]]
+        rows += [["compiled program", f"{stage['compiled']['peak_bytes'] / GIB:.2f} GiB", ""]]
     rows += [["largest micro-batch", f"{stage['largest_micro_batch']}", ""]]
-    rows += [["micro_batch_size", f"{stage['micro_batch_size']}", "at most, for the config's seq_len"]]
+    rows += [["micro_batch_size", f"{stage['micro_batch_size']}", "at most, for this global_batch_size"]]
     return Table(title, [], rows, "lrl")
 
 
@@ -50,7 +50,7 @@ def _speed(stage: dict[str, Any]) -> Table:
     rows = [[name, f"{1e3 * seconds:.1f} ms", ""] for name, seconds in stage["seconds"].items() if seconds]
     rows += [["step", f"{1e3 * sum(stage['seconds'].values()):.1f} ms", ""]]
     rows += [["speed", f"{stage['tokens_per_second']:,.0f} tokens/s", f"MFU {100 * stage['mfu']:.1f} %"]]
-    return Table("Best possible speed (a roofline model, not a measurement)", [], rows, "lrl")
+    return Table("Upper bound of the speed: a roofline, not a measurement", [], rows, "lrl")
 
 
 def _collectives(stage: dict[str, Any]) -> str:
@@ -68,10 +68,10 @@ def _collectives(stage: dict[str, Any]) -> str:
             share = each["overlapped_bytes"] / max(1, each["num_bytes"])
             row += [f"{each['num_bytes'] / GB:.3f}", str(each["count"]), f"{100 * share:.0f} %"]
         rows.append(row)
-    line = f"scaling without overlap {100 * stage['scaling']:.1f} %"
+    line = f"scaling {100 * stage['scaling']:.1f} % for the least bytes, none overlapped"
     if compiled:
-        line = f"scaling with the compiled overlap {100 * compiled['scaling']:.1f} %; {line}, with the least bytes"
-    return as_text(Table("Collectives per step", heads, rows, "l" + "r" * (len(heads) - 1))) + f"\n  {line}"
+        line = f"scaling {100 * compiled['scaling']:.1f} % as compiled; {line}"
+    return as_text(Table("Collectives of a step", heads, rows, "l" + "r" * (len(heads) - 1))) + f"\n  {line}"
 
 
 def _run(figures: dict[str, Any]) -> Table:
@@ -83,4 +83,4 @@ def _run(figures: dict[str, Any]) -> Table:
     ]
     rows += [["cost", f"{run['cost']:,.0f}"]] if "cost" in run else []
     rows += [[f"epochs of {name}", f"{epochs:.2f}"] for name, epochs in (figures["epochs"] or {}).items()]
-    return Table("The run, at that speed", [], rows, "ll")
+    return Table("The run at that speed", [], rows, "ll")

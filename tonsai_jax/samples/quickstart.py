@@ -1,4 +1,4 @@
-"""The quickstart's data, made by the same code that makes everybody's: stories -> documents -> tokenizer -> token rows."""
+"""The data of the quickstart, made with the same code as any other data: stories -> documents -> tokenizer -> token rows."""
 
 import tempfile
 from pathlib import Path
@@ -19,15 +19,15 @@ SOURCE_NAMES = {"km": "khmer_stories", "en": "english_stories"}
 
 
 def build_sample_rows(rows_dir: Path, seed: int = 0) -> None:
-    """Writes token rows of Khmer and English stories, a twentieth of them held out; does nothing where they are.
+    """Writes token rows of Khmer and English stories to `rows_dir`, 5 % of them held out. Does nothing if they exist.
 
-    Raises `UserError` where `rows_dir` holds something else.
+    Raises `UserError` if `rows_dir` contains something else.
     """
     manifest = rows_dir / "manifest.json"
     if manifest.is_file() and read_json(manifest).get("format") == FORMAT:
         return
     if rows_dir.exists() and any(rows_dir.iterdir()):
-        raise UserError(f"{rows_dir}: not empty and holds no token rows; set --config.data.dir to a new folder")
+        raise UserError(f"{rows_dir}: not empty and has no token rows; set --config.data.dir to a new folder")
     rows_dir.parent.mkdir(parents=True, exist_ok=True)
     print(f"writing a sample corpus of stories, its tokenizer and its token rows to {rows_dir}", flush=True)
     with tempfile.TemporaryDirectory(dir=rows_dir.parent, prefix=".sample-") as scratch:

@@ -1,8 +1,7 @@
 """The English grammar of the sample stories: data only, read by `stories`.
 
-A slot "hero|he" takes options such as "Lina|she". A plot adds its own slots to the shared ones (or replaces
-them) and tells its steps one a line; a line that begins with "|" is another way to tell the step above it,
-and a bare "|" leaves that step out.
+A slot "hero|he" has options such as "Lina|she". A plot adds its own slots to the shared ones, or replaces them. Its steps
+are written one per line; a line that begins with "|" is another variant of the step above it, and "|" alone leaves that step out.
 """
 
 GIRLS = ["Lina", "Bopha", "Anna", "Mia", "Maly", "Rosa", "Emma", "Chanthy", "Sara", "Nary"]

@@ -1,8 +1,8 @@
 """The Khmer grammar of the sample stories: data only, in the form and with the plots of `stories_english`.
 
-Khmer is written without spaces between words and with a space between clauses. A child calls itself by what
-it is to the other speaker (កូន to its parents, ចៅ to its grandparents, ប្អូន to its elders), so that word comes
-with the helper. All text is in canonical order: base, subscripts, vowel, signs.
+Khmer has no spaces between words, and a space between clauses. A child refers to itself by its relation to the other speaker
+(កូន to its parents, ចៅ to its grandparents, ប្អូន to older people), so this word is part of the helper's options. All text is in
+canonical order: base, subscripts, vowel, signs.
 """
 
 GIRLS = ["បុប្ផា", "ចាន់ធី", "ម៉ាលី", "ធីតា", "លីណា", "ណារី", "ស្រីមុំ", "កល្យាណ"]

@@ -1,6 +1,6 @@
-"""Text cleaning: one pure function, `normalize`, that every document goes through before it is written.
+"""Text normalization: one pure function, `normalize`, applied to every document before it is written.
 
-It settles how a text is spelled in code points and nothing else: no word is added, removed or judged.
+It only changes how a text is encoded in code points: no word is added, removed or corrected.
 """
 
 import dataclasses
@@ -17,20 +17,20 @@ Digits = Literal["keep", "arabic", "khmer"]
 
 _LINE_END = "\r\v\f\x1c-\x1e\x85\u2028\u2029"
 _WIDE_SPACE = "\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000"
-# Controls that are no line end, the byte order mark, and noncharacters.
+# Control characters other than line ends, the byte order mark, and noncharacters.
 _CONTROL = "\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f\ufeff\ufffe\uffff"
 _SURROGATE = "\ud800-\udfff"
-# Most texts hold none of these, and one search (in a single class: alternatives are ten times slower) is all they cost.
+# Most texts have none of these, and then cost one search. A single class, because alternatives are ten times slower.
 _UNUSUAL = re.compile(f"[{_LINE_END}{_WIDE_SPACE}{_CONTROL}{_SURROGATE}]")
-# Only behind a visible character: indentation at the start of a line carries meaning (code, lists, verse).
-# The lookbehind stands after the first space so that a long indentation costs one test a character.
+# Only after a visible character: indentation at the start of a line has a meaning (code, lists, verse).
+# The lookbehind comes after the first space, so that a long indentation costs one test per character.
 _INNER_SPACES = re.compile(r"(?: (?=[ \t])|\t)(?<=\S.)[ \t]*")
-# UTF-8 that was read as Latin-1 or Windows-1252: the first byte of a character, then all of its others, or it is no mojibake.
+# UTF-8 that was decoded as Latin-1 or Windows-1252: the first byte of a character, then all of its other bytes.
 _BYTE = "[\u0080-\u00bf\u0152-\u0192\u02c6\u02dc\u2013-\u203a\u20ac\u2122]"
 _MOJIBAKE = re.compile(
     f"[\u00c2-\u00f4]{_BYTE}(?:(?<=[\u00c2-\u00df].)|{_BYTE}(?:(?<=[\u00e0-\u00ef]..)|{_BYTE}(?<=[\u00f0-\u00f4]...)))"
 )
-# Only what can be read back whole: a byte that was lost on the way is not guessed.
+# Repairs only what can be restored completely: a lost byte is not guessed.
 _FTFY = ftfy.TextFixerConfig(replace_lossy_sequences=False, fix_c1_controls=False)
 _QUOTES = str.maketrans({**dict.fromkeys("“”„‟«»", '"'), **dict.fromkeys("‘’‚‛‹›", "'")})
 _DASHES = str.maketrans(dict.fromkeys("‐‑‒–—―−", "-"))
@@ -40,21 +40,18 @@ _KHMER_DIGITS = str.maketrans("0123456789", "០១២៣៤៥៦៧៨៩")
 
 @dataclasses.dataclass(frozen=True)
 class Normalization:
-    """What `normalize` does, by the keys under `normalize:` in a sources file. Zero-width spaces in Khmer go by default.
-
-    Raises `UserError` for a value that is not one of those named here.
-    """
+    """What `normalize` does: the keys under `normalize:` in a sources file. Raises `UserError` for other values."""
 
     khmer: bool = True  # Khmer in canonical order (docs/khmer.md)
-    zwsp: Zwsp = "strip"  # the zero-width space between Khmer words: "strip" or "keep"
-    fold_coeng_da: bool = True  # COENG DA written as COENG TA, which looks the same
-    mojibake: bool = True  # UTF-8 that was once read as Latin-1 or Windows-1252 is read again
-    controls: bool = True  # control characters, byte order marks and noncharacters go
-    whitespace: bool = True  # one kind of space and of line end, no more of them than mean something
-    nfc: bool = True  # letters and their accents as one code point
-    quotes: bool = False  # every quotation mark as " or '
-    dashes: bool = False  # every hyphen, dash and minus sign as -
-    digits: Digits = "keep"  # Khmer and Arabic digits: "keep" both, or all as "arabic" or "khmer"
+    zwsp: Zwsp = "strip"  # the zero-width space between Khmer words: "strip" removes it, "keep" keeps it
+    fold_coeng_da: bool = True  # write COENG DA as COENG TA, which looks the same
+    mojibake: bool = True  # repair UTF-8 that was decoded as Latin-1 or Windows-1252
+    controls: bool = True  # remove control characters, byte order marks and noncharacters
+    whitespace: bool = True  # one kind of space and of line end; shorten runs of them; indentation stays
+    nfc: bool = True  # Unicode NFC: a letter and its accent become one code point
+    quotes: bool = False  # write every quotation mark as " or '
+    dashes: bool = False  # write every hyphen, dash and minus sign as -
+    digits: Digits = "keep"  # "keep" Khmer and Arabic digits, or write all as "arabic" or "khmer"
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -69,22 +66,22 @@ DEFAULT = Normalization()
 
 
 def normalize(text: str, settings: Normalization = DEFAULT) -> str:
-    """Puts Khmer in canonical order, cleans white space and composes Unicode; twice changes nothing more.
+    """Puts Khmer in canonical order, cleans white space and puts the text into NFC. A second call changes nothing more.
 
-    Line ends become `\\n`; control characters and byte order marks go; spaces of every width become U+0020 and
-    runs of them inside a line one space (indentation stays); trailing spaces go; several blank lines in a row
-    become one; both ends are stripped; the zero-width space between Khmer words goes. `settings` turns each of
-    these off, and others on. Lone surrogates always go, as no file can hold them. Returns "" where nothing is
-    left. NFC comes behind the Khmer step, which it would undo: https://www.unicode.org/reports/tr15/.
+    By default: line ends become `\\n`; control characters and byte order marks are removed; spaces of every width become
+    U+0020, and a run of them inside a line becomes one (indentation stays); trailing spaces are removed; several consecutive
+    blank lines become one; both ends are stripped; the zero-width space between Khmer words is removed. `settings` turns each
+    of these off, and others on. Lone surrogates are always removed, because no file can store them. Returns "" if nothing is
+    left. NFC (https://www.unicode.org/reports/tr15/) comes after the Khmer step, because it would undo that step.
     """
     clean = _normalize_once(text, settings)
-    while settings.mojibake and clean != text and _MOJIBAKE.search(clean):  # rarely: a repair may show the next
+    while settings.mojibake and clean != text and _MOJIBAKE.search(clean):  # rare: one repair may uncover another
         text, clean = clean, _normalize_once(clean, settings)
     return clean
 
 
 def _normalize_once(text: str, settings: Normalization) -> str:
-    unicode = not text.isascii()  # is known without looking through the text
+    unicode = not text.isascii()  # costs nothing: Python knows it of every string
     if unicode and settings.mojibake and _MOJIBAKE.search(text):
         text = "\n".join([_repaired(line) for line in text.split("\n")])
     if settings.quotes:

@@ -1,6 +1,6 @@
-"""Scripts of the world: which letters each one has, which languages are written in it, and how much of a text is in it.
+"""Scripts: the letters of each, the languages written in it, and the share of a text that is in it.
 
-The script tells Khmer from English and costs next to nothing; it cannot tell French from English.
+The script distinguishes Khmer from English at almost no cost. It cannot distinguish French from English.
 """
 
 import functools
@@ -11,7 +11,7 @@ import numpy as np
 
 Ranges = tuple[tuple[int, int], ...]
 
-# Code points of scripts by their ISO 15924 codes: runs that hold the letters and marks, first and last.
+# Ranges of code points (first, last) with the letters and marks of a script, by its ISO 15924 code.
 SCRIPT_RANGES: dict[str, Ranges] = {
     "Arab": ((0x600, 0x6FF), (0x750, 0x77F), (0x870, 0x8FF), (0xFB50, 0xFDFF), (0xFE70, 0xFEFC)),
     "Armn": ((0x530, 0x58F), (0xFB13, 0xFB17)),
@@ -40,14 +40,14 @@ SCRIPT_RANGES: dict[str, Ranges] = {
     "Thai": ((0xE00, 0xE7F),),
     "Tibt": ((0xF00, 0xFFF),),
 }  # fmt: skip
-# Codes that stand for several scripts, or for another name of one.
+# Codes for several scripts together, and second names of a script.
 SCRIPT_RANGES |= {
     "Hans": SCRIPT_RANGES["Hani"],
     "Hant": SCRIPT_RANGES["Hani"],
     "Jpan": SCRIPT_RANGES["Hani"] + SCRIPT_RANGES["Kana"],
     "Kore": SCRIPT_RANGES["Hang"] + SCRIPT_RANGES["Hani"],
 }
-# Languages by the script they are written in. Those with two in daily use (Serbian, Uzbek, ...) are not here.
+# Languages by their script. Languages with two scripts in daily use (Serbian, Uzbek, ...) are left out.
 _LANGUAGES = {
     "Arab": "ar fa ps ur",
     "Armn": "hy",
@@ -79,12 +79,12 @@ _LANGUAGES = {
 }  # fmt: skip
 _SCRIPT_OF = {tag: script for script, tags in _LANGUAGES.items() for tag in tags.split()}
 _NO_LETTER, _FOREIGN, _OWN = range(3)
-_LAST = 0x3FFFF  # what is above is no letter of any script
-_COMBINING = range(0x300, 0x370)  # accents, which go with letters of any script and are not counted
+_LAST = 0x3FFFF  # there is no letter above
+_COMBINING = range(0x300, 0x370)  # accents are used with letters of any script, so they are not counted
 _LATIN_LETTER = re.compile("[A-Za-z]")
-CHUNK = 1 << 20  # characters looked at together: a long text needs no more memory
+CHUNK = 1 << 20  # characters counted together, so that a long text needs no more memory
 
-# Three-letter codes of ISO 639-3 that models use, where a tag has two letters or is that of a larger language.
+# Two-letter tags for ISO 639-3 codes that models use, some of them for a larger language that includes the code's.
 SHORT_TAGS = {
     "amh": "am", "arb": "ar", "ara": "ar", "ben": "bn", "bod": "bo", "bul": "bg", "cat": "ca", "ces": "cs", "cmn": "zh",
     "dan": "da", "deu": "de", "ell": "el", "eng": "en", "est": "et", "ekk": "et", "fas": "fa", "fin": "fi", "fra": "fr",
@@ -98,16 +98,16 @@ SHORT_TAGS = {
 
 
 def script_share(text: str, language: str) -> float:
-    """The share of a text's letters, with their marks, that are in the script of a language; 0 to 1.
+    """The share of the letters and marks of a text that are in the script of a language, 0 to 1.
 
-    `language` is a BCP-47 tag; a script in it counts (`sr-Latn`). 1.0 where the script is not known and where there
-    are no letters, as nothing then speaks against the language.
+    `language` is a BCP-47 tag; a script in the tag is used (`sr-Latn`). Returns 1.0 if the script is unknown or the text has no
+    letters, because then nothing contradicts the language.
     """
     script = script_of(language)
     if script is None:
         return 1.0
     table = _table(script)
-    if text.isascii():  # the quick way: all of its letters are Latin, if there are any
+    if text.isascii():  # fast path: all letters, if any, are Latin
         return 0.0 if table[ord("a")] != _OWN and _LATIN_LETTER.search(text) else 1.0
     counts = np.zeros(3, np.int64)
     for start in range(0, len(text), CHUNK):
@@ -118,7 +118,7 @@ def script_share(text: str, language: str) -> float:
 
 
 def script_of(language: str) -> str | None:
-    """The ISO 15924 code of the script that a BCP-47 tag names or that its language is written in; None if not known."""
+    """The ISO 15924 code of the script in a BCP-47 tag, or else of the script of its language; None if it is unknown."""
     primary, *subtags = language.split("-")
     for subtag in subtags:
         if len(subtag) == 4 and subtag.isalpha():

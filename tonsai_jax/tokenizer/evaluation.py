@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tonsai_jax.corpus.sources.readers import Faults
+from tonsai_jax.corpus.sources.faults import Faults
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import write_json
 from tonsai_jax.text.scripts import script_of

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tonsai_jax.corpus.documents import SCHEMA, read_documents, read_documents_manifest
-from tonsai_jax.corpus.sources.readers import Faults, find_files, read_file
+from tonsai_jax.corpus.sources.faults import Faults
+from tonsai_jax.corpus.sources.formats import find_files
+from tonsai_jax.corpus.sources.readers import read_file
 from tonsai_jax.errors import UserError
 from tonsai_jax.text.normalize import Normalization, normalize
 

@@ -55,14 +55,14 @@ def changes_since(
     if saved["tokenizer_hash"] != manifest.tokenizer_hash:
         raise UserError(
             f"{workdir}: was trained with another tokenizer than that of {manifest.directory}; "
-            f"give another --workdir, or the rows that began this run"
+            f"give another --workdir, or the token rows of this run"
         )
     check_optimizer(saved["config"], config, workdir)
     return differences(to_json(from_json(saved["config"])), to_json(config))
 
 
 def check_optimizer(saved_config: Mapping[str, Any], config: ConfigDict, workdir: Path) -> None:
-    """Raises `UserError` where the state that was saved is not of the optimizer that the config asks for."""
+    """Raises `UserError` where a checkpoint has the state of another optimizer than the config asks for."""
     saved, wanted = from_json(saved_config).optimizer, config.optimizer
     keys = ["name"]
     if wanted.name == "adafactor" and 0 in (saved.beta1, wanted.beta1):
@@ -76,7 +76,7 @@ def check_optimizer(saved_config: Mapping[str, Any], config: ConfigDict, workdir
 
 
 def open_workdir(workdir: Path, config: ConfigDict, manifest: RowsManifest) -> None:
-    """Writes the config and the tokenizer of a run that begins or goes on."""
+    """Writes the config and the tokenizer of a run that begins or resumes; on the first host only."""
     if jax.process_index() == 0:
         write_json(workdir / "config.json", to_json(config))
         with disk_errors(workdir):

@@ -28,8 +28,13 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class LossSettings:
-    """How the loss is computed: tokens per device whose logits exist at a time, and the coefficients of what is added to the
-    cross-entropy: z-loss, and of a mixture of experts the routers' load balance and z-loss (means over layers)."""
+    """How the loss is computed.
+
+    Attributes:
+      chunk_tokens: tokens per device whose logits are in memory at once.
+      z_loss: coefficient of the z-loss that is added to the cross-entropy.
+      load_balance, router_z: coefficients of the routers' losses in a mixture of experts, which are means over layers.
+    """
 
     chunk_tokens: int
     z_loss: float
@@ -38,7 +43,7 @@ class LossSettings:
 
 
 def _targets(batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """inputs [B, T], targets [B, T] (int32) and which targets are real [B, T] (bool) of a batch of windows."""
+    """The inputs and targets of a batch, int32 [B, T], and which targets are real, bool [B, T]."""
     tokens_BxT1 = batch["tokens"].astype(jnp.int32)
     inputs_BxT, targets_BxT = tokens_BxT1[:, :-1], tokens_BxT1[:, 1:]
     return inputs_BxT, targets_BxT, jnp.arange(inputs_BxT.shape[1]) < batch["valid"][:, None]
@@ -56,25 +61,26 @@ def make_train_step(
     clip_norm: float,
     micro_batch: MicroBatch = WHOLE_SHARE,
 ) -> TrainStep:
-    """The compiled step: (state, batch) -> (new state, metrics). The old state's memory is reused; do not touch it again.
+    """The compiled step: (state, batch) -> (new state, metrics). It reuses the memory of the old state, which is gone then.
 
     Args:
       graph: from `model_graph`.
       loss, end_of_text_id: see `LossSettings` and `Transformer`.
-      dropout_key: key of the run; each step folds its number in.
-      clip_norm: longest gradient, 0 for any length.
+      dropout_key: random key of the run; each step folds its number in.
+      clip_norm: gradients with a larger norm are scaled down to it; 0 never scales.
       micro_batch: the most that a device processes at once; the gradients of the micro-batches add up to those of the
         whole batch.
 
-    A step whose loss or gradient is not finite leaves parameters and moments as they were. Metrics are scalars on the
-    device: loss and grad_norm (before clipping) in nats, learning_rate, tokens, skipped (0 or 1), and stop (the largest
-    of the batch's `stop` marks, by which all hosts agree to end); of a mixture of experts also `router/...`.
+    A batch has tokens [B, T + 1], valid int32 [B] (how many of the T targets are real) and stop int32 [B]. A step whose
+    loss or gradient is not finite leaves parameters and moments unchanged. Metrics are scalars on the device: loss and
+    grad_norm (before clipping) in nats, learning_rate, tokens, skipped (0 or 1), and stop (the maximum of the batch's `stop`
+    marks, so that all hosts stop at the same step); a mixture of experts adds `router/...`.
     """
 
     def loss_of(
         params: Any, part: Batch, weight: jax.Array, share: float, key: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The loss to minimize and the metrics of a part of the batch; the parts' add up to those of the whole."""
+        """Loss and metrics of one micro-batch, scaled so that their sums over micro-batches are those of the whole batch."""
         inputs_BxT, targets_BxT, real_BxT = _targets(part)
         model = nnx.merge(graph, params)
         x_BxTxD, routing = model(inputs_BxT, end_of_text_id=end_of_text_id, dropout_key=key, dropless=False)
@@ -155,9 +161,9 @@ def make_train_step(
 def make_eval_step(
     graph: nnx.GraphDef, mesh: Mesh, *, loss: LossSettings, end_of_text_id: int, token_bytes: jax.Array
 ) -> Callable[[Any, Batch], dict[str, jax.Array]]:
-    """The compiled evaluation: (params, batch) -> nats, tokens and UTF-8 bytes of the batch's text, as sums.
+    """The compiled evaluation: (params, batch) -> sums of nats, tokens and UTF-8 bytes over the batch.
 
-    End-of-text targets count for nothing: they stand for no byte of the text.
+    End-of-text targets are left out of all three: they stand for no byte of the text.
 
     Args:
       token_bytes: int32 [vocab_size], UTF-8 bytes of each id.
@@ -191,8 +197,8 @@ def make_eval_step(
 
 
 def _router_metrics(routing: Routing) -> dict[str, jax.Array]:
-    """Means over layers, the share of the choices that each expert got among them; `busiest` is the largest of those shares in
-    any layer, as a multiple of an even one."""
+    """Means over layers. `expert_N` is the share of the choices that expert N got; `busiest` is the largest share of an
+    expert in any layer, divided by the even share 1 / E."""
     load_E = routing.load_E.mean(axis=0)
     return {
         "router/load_balance": routing.load_balance.mean(),
@@ -204,7 +210,7 @@ def _router_metrics(routing: Routing) -> dict[str, jax.Array]:
 
 
 def _cut(rows_Bx: jax.Array, parts: int, mesh: Mesh) -> jax.Array:
-    """[B, ...] -> [parts, B / parts, ...] such that every device keeps the rows that it holds."""
+    """[B, ...] -> [parts, B / parts, ...]; every device keeps the sequences that it holds."""
     cut = rows_Bx.reshape(mesh.size, parts, -1, *rows_Bx.shape[1:]).swapaxes(0, 1)
     cut = cut.reshape(parts, -1, *rows_Bx.shape[1:])
     return jax.lax.with_sharding_constraint(cut, NamedSharding(mesh, P(None, BATCH_AXES)))

@@ -1,7 +1,7 @@
-"""Documents that hold a part of an evaluation set are found by the n-grams of units that they share with it.
+"""Decontamination: finds the documents that share text with an evaluation set, by n-grams of units.
 
-What is tested must not be learnt: thirteen words in a row, as for GPT-3 (Brown et al., 2020, appendix C), or thirty Khmer
-clusters, which is about as much text, are no accident.
+A model must not be trained on what it is tested on. A document is contaminated if it shares 13 consecutive words with a set, as
+for GPT-3 (Brown et al., 2020, appendix C), or 30 consecutive Khmer orthographic syllables, which is about as much text.
 """
 
 import dataclasses
@@ -14,22 +14,24 @@ import numpy as np
 
 from tonsai_jax.corpus.cleaning.phrases import is_among
 from tonsai_jax.corpus.sources.faults import Faults
-from tonsai_jax.corpus.sources.readers import WITH_FIELDS, file_format, find_files, read_span, records
+from tonsai_jax.corpus.sources.formats import WITH_FIELDS, file_format, find_files
+from tonsai_jax.corpus.sources.readers import read_span
+from tonsai_jax.corpus.sources.record_files import read_records
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import atomic_write
 from tonsai_jax.text.ngrams import hashed, ngrams, units
 from tonsai_jax.text.normalize import Normalization, normalize
 
-_LEAST = 0.6  # of an n-gram: a shorter text is not looked for
+_LEAST = 0.6  # of the length of an n-gram: a shorter text of a set is not searched for
 
 
 @dataclasses.dataclass(frozen=True)
 class Decontamination:
-    """Which evaluation sets are kept out, by the keys under `decontaminate:` in a sources file."""
+    """The evaluation sets: the keys under `decontaminate:` in a sources file. Raises `UserError` for other values."""
 
-    files: tuple[str, ...] = ()  # files, folders or globs: every text in every record, every line of txt
-    words: int = 13  # in a row that a document and a set must share
-    clusters: int = 30  # likewise, in Khmer and other scripts without spaces
+    files: tuple[str, ...] = ()  # files, folders or globs; every text of every record counts, and every line of txt
+    words: int = 13  # consecutive words that a contaminated document shares with a set
+    clusters: int = 30  # the same in Khmer orthographic syllables, or characters of other scripts without spaces
 
     def __post_init__(self) -> None:
         if isinstance(self.files, str) or not all(isinstance(file, str) for file in self.files):
@@ -40,22 +42,22 @@ class Decontamination:
                 raise UserError(f"decontaminate: {name} is {value!r}; it must be a whole number of at least 5")
 
     def paths(self) -> list[Path]:
-        """The files, in order; raises `UserError` where there are none to read."""
+        """The files, in order. Raises `UserError` if there is nothing to read."""
         return [path for location in self.files for path in find_files(location)]
 
 
 class Hit(NamedTuple):
-    """Where a document and an evaluation set have the same text."""
+    """A text of an evaluation set that a document shares."""
 
     file: str
     place: str  # line or row in the file
-    text: str  # of the set, its beginning
+    text: str  # its first 200 characters
 
 
 def index_sets(sets: tuple[Decontamination, Normalization], path: Path) -> dict[str, Any]:
-    """A task: writes the n-grams of the evaluation sets, normalized as the documents are, to `path`.npz.
+    """A task: writes the n-grams of the evaluation sets to `path`.npz. Their texts are normalized like the documents.
 
-    Returns how many texts they have, and how many more that are too short to be looked for.
+    Returns {"texts": texts indexed, "too_short": texts too short to be searched for}.
     """
     settings, normalization = sets
     grams: dict[int, list[np.ndarray]] = {}
@@ -87,7 +89,7 @@ def index_sets(sets: tuple[Decontamination, Normalization], path: Path) -> dict[
 
 
 class Contamination:
-    """The n-grams that `index_sets` has written."""
+    """The n-grams of the evaluation sets, read from the file that `index_sets` writes."""
 
     def __init__(self, path: Path):
         with np.load(path) as arrays:
@@ -96,7 +98,7 @@ class Contamination:
             self._tables = [(n, arrays[f"grams{n}"], arrays[f"owners{n}"]) for n in lengths]
 
     def find(self, text: str) -> Hit | None:
-        """The first text of the sets of which a part stands in `text`."""
+        """The first text of the sets that shares an n-gram with `text`; None if there is none."""
         row = hashed(units(text))
         for n, table, owners in self._tables:
             own = ngrams(row, n)
@@ -111,7 +113,7 @@ def _texts(file: Path) -> Iterator[tuple[str, str]]:
         for position, text in read_span(file, reading=None, boundary="line", faults=Faults("stop")):
             yield f"byte {position}", text
         return
-    for _, label, record in records(file, Faults("stop")):
+    for _, label, record in read_records(file, Faults("stop")):
         for text in _strings(record):
             yield label, text
 

@@ -1,4 +1,4 @@
-"""Which language a text is in, as a fastText model says; `text/scripts.py` tells languages apart by their script alone."""
+"""Language identification by a fastText model. `text/scripts.py` has the simpler way, by the script of a text."""
 
 import functools
 import struct
@@ -9,16 +9,16 @@ from typing import Any
 from tonsai_jax.errors import UserError
 from tonsai_jax.text.scripts import SHORT_TAGS
 
-_MODEL_CHARACTERS = 10_000  # of a text that a model looks at
-_MAGIC = 793712314  # what a fastText model begins with
+_MODEL_CHARACTERS = 10_000  # of a text, given to the model
+_MAGIC = 793712314  # the first four bytes of a fastText model, as an int32
 
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A fastText model that tells languages apart, such as GlotLID or lid.176 (.bin or .ftz).
+    """A fastText model for language identification, such as GlotLID or lid.176 (.bin or .ftz).
 
-    It can be pickled: each process opens the file at `path` once, when it first asks. Raises `UserError` at once where
-    the file is missing, damaged or no such model, or where fastText is not installed.
+    It can be pickled: each process loads the file at `path` once, when it first predicts. Raises `UserError` if the file is
+    missing, damaged or not such a model, or if fastText is not installed.
     """
 
     path: str
@@ -28,10 +28,10 @@ class LanguageModel:
         _fasttext(self.path)
 
     def predict(self, text: str) -> tuple[str, float]:
-        """The most likely language of a text and its probability; ("und", 0.0) where there is nothing to go by.
+        """The most likely language of a text and its probability, 0 to 1; ("und", 0.0) for a text without content.
 
-        The language is a tag as sources have it: `km` for the labels `__label__khm_Khmr` and `__label__km`, the first
-        part of the label where it has no shorter name. Only the first 10,000 characters are looked at.
+        The language is a tag like those of sources: `km` for the labels `__label__khm_Khmr` and `__label__km`; the first part
+        of the label if the language has no two-letter tag. Only the first 10,000 characters are used.
         """
         line = text[:_MODEL_CHARACTERS].replace("\n", " ").encode("utf-8", "ignore").decode("utf-8")
         labels, probabilities = _opened(self.path).predict(line)
@@ -58,8 +58,8 @@ def _fasttext(path: str) -> Any:
         import fasttext
     except ImportError as error:
         raise UserError(
-            f"{path}: a language model needs fastText, which is not installed; uv sync --extra langid "
-            "(without a model the script of the text is looked at)"
+            f"{path}: a language model needs fastText, which is not installed; install it with: uv sync --extra langid "
+            "(without `language_model`, the script of the text is used)"
         ) from error
     return fasttext
 
@@ -69,19 +69,19 @@ def _damaged(reason: str) -> str:
 
 
 def _check_model(path: str) -> None:
-    """Raises `UserError` for a file that is no model or was cut off: fastText opens the latter and tells nonsense.
+    """Raises `UserError` if a file is not a model or is truncated. fastText loads a truncated file and predicts nonsense.
 
-    At the end of the file stands a matrix with one row for each label and `dim` columns; its shape, before its values,
-    must be where the size of the file says it is. Layout: https://github.com/facebookresearch/fastText, src/matrix.
+    The file ends with a matrix of one row per label and `dim` columns. Its shape is stored before its values, so it must be at
+    the place that follows from the size of the file. Layout: https://github.com/facebookresearch/fastText, src/matrix.
     """
     try:
         with Path(path).open("rb") as file:
             header = file.read(76)
             size = file.seek(0, 2)
             if len(header) < 76 or struct.unpack_from("<i", header)[0] != _MAGIC:
-                raise UserError(f"{path}: {_damaged('it does not begin like one')}")
+                raise UserError(f"{path}: {_damaged('it does not begin like a model')}")
             dim, labels = struct.unpack_from("<i", header, 8)[0], struct.unpack_from("<i", header, 72)[0]
-            # Quantized: two columns a code, 256 centroids of dim values; perhaps norms too, one code a row.
+            # Quantized: a code per two columns, 256 centroids of dim values; optionally norms, a code per row.
             codes = 4 + labels * -(-dim // 2) + 16 + 256 * dim * 4
             for values in (labels * dim * 4, codes, codes + labels + 16 + 256 * 4):
                 if size >= 76 + 16 + values:
@@ -90,4 +90,4 @@ def _check_model(path: str) -> None:
                         return
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    raise UserError(f"{path}: {_damaged(f'cut off at {size:,} bytes')}")
+    raise UserError(f"{path}: {_damaged(f'it is truncated at {size:,} bytes')}")

@@ -1,4 +1,4 @@
-"""Is a document worth learning from? What is measured of it, the first rule that it breaks, and its score."""
+"""The quality filter: measures a document, finds the first rule that it breaks, and computes its quality score."""
 
 import dataclasses
 import functools
@@ -20,18 +20,18 @@ from tonsai_jax.text.scripts import script_share
 _ENDS_OF_LINE = tuple(".!?…:;\"'”’»)]。！？។៕៖៚")
 _BULLETS = tuple("•◦▪‣●○■-*·")
 _SHORT_LINE = 30  # characters
-_FEW_LINES = 5  # of fewer nothing is said: a single line may well be a title or a verse
+_FEW_LINES = 5  # with fewer, line rules do not apply: a single line may be a title or a verse
 
 
 class Verdict(NamedTuple):
-    """`rule`: the key that drops the document, or None where it stays; `score`: 0 to 1."""
+    """`rule`: the key of the rule that drops the document, None if it is kept; `score`: its quality, 0 to 1."""
 
     rule: str | None
     score: float
 
 
 class QualityFilter:
-    """Judges the documents of one language. Raises `UserError` for a word list or a model that cannot be read."""
+    """Checks the documents of one language. Raises `UserError` if a word list or a model cannot be read."""
 
     def __init__(self, quality: Quality, language: str):
         self._quality = quality
@@ -47,13 +47,13 @@ class QualityFilter:
         ]
 
     def __call__(self, document_id: str, text: str) -> Verdict:
-        """The verdict on a document, which is not empty."""
-        measured = Measured(text, self._language, self._rules, self._stop_words, self._listed, self._model)
+        """The verdict on a document. `text` is not empty."""
+        measurements = Measurements(text, self._language, self._rules, self._stop_words, self._listed, self._model)
         for key, is_least, name, limit in self._limits:
-            value = getattr(measured, name)
+            value = getattr(measurements, name)
             if value < limit if is_least else value > limit:
                 return Verdict(key, 0.0)
-        score = measured.score
+        score = measurements.score
         if score < self._quality.min_score:
             return Verdict("min_score", score)
         if self._quality.sample_by_score and text_hash(document_id.encode()) >= score * 2**64:
@@ -61,8 +61,8 @@ class QualityFilter:
         return Verdict(None, score)
 
 
-class Measured:
-    """What can be said of a text in numbers: each name is that of a rule without its `min_` or `max_`."""
+class Measurements:
+    """Measurements of a text, computed when they are used. Each has the name of its rule, without `min_` or `max_`."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Measured:
 
     @cached_property
     def language(self) -> float:
-        """How sure it is that the text is in the language: what the model says, else the share of letters in its script."""
+        """Confidence that the text is in the language: the model's probability, or the share of letters in its script."""
         if self._model is None:
             return self._in_script
         found, probability = self._model.predict(self._text)
@@ -90,26 +90,26 @@ class Measured:
 
     @cached_property
     def unit_length(self) -> float:
-        """Mean characters of what stands between spaces."""
+        """Mean number of characters between white space."""
         words = self._text.split()
         return sum(map(len, words)) / max(len(words), 1)
 
     @cached_property
     def letters(self) -> float:
-        """Share of letters and marks among the characters that are no space."""
+        """Share of letters and marks among the characters that are not white space."""
         points = np.frombuffer(self._text.encode("utf-32-le"), np.uint32)
         kinds = np.bincount(_kinds()[np.minimum(points, 0xFFFF)], minlength=3)
         return float(kinds[_LETTER] / max(len(points) - kinds[_SPACE], 1))
 
     @cached_property
     def symbols(self) -> float:
-        """Hash signs and ellipses for each unit."""
+        """Hash signs and ellipses per unit."""
         count = self._text.count("#") + self._text.count("...") + self._text.count("…")
         return count / max(self.units, 1)
 
     @cached_property
     def stop_words(self) -> int:
-        """How many different stop words stand in the text."""
+        """Number of different stop words in the text."""
         return sum(len(np.unique(ngrams(self._row, n)[places])) for n, places in self._stop_words.found(self._row))
 
     @cached_property
@@ -126,19 +126,19 @@ class Measured:
 
     @cached_property
     def ended_lines(self) -> float:
-        """Share of lines that end with a sign; 1 of a few lines."""
+        """Share of lines that end with punctuation; 1 if the text has few lines."""
         return 1 - self._share_of_lines(lambda line: not line.endswith(_ENDS_OF_LINE))
 
     @cached_property
     def repeated_lines(self) -> float:
-        """Share of characters in lines that stood before."""
+        """Share of characters in lines that repeat an earlier line."""
         if len(self._lines) < 2:
             return 0.0
         return 1 - sum(map(len, set(self._lines))) / sum(map(len, self._lines))
 
     @cached_property
     def top(self) -> float:
-        """Share of units in the most frequent row of `top_units`, if it stands there twice."""
+        """Share of units in the most frequent n-gram of `top_units` units, if it occurs twice or more."""
         n = self._rules.top_units
         counts = np.unique(ngrams(self._row, n), return_counts=True)[1]
         most = int(counts.max(initial=0))
@@ -146,7 +146,7 @@ class Measured:
 
     @cached_property
     def repeated(self) -> float:
-        """Share of units in rows of `repeated_units` that stood before."""
+        """Share of units in n-grams of `repeated_units` units that repeat an earlier one."""
         n = self._rules.repeated_units
         rows = ngrams(self._row, n)
         if not len(rows):
@@ -157,7 +157,7 @@ class Measured:
 
     @cached_property
     def listed(self) -> float:
-        """Share of units in phrases of the word list."""
+        """Share of units that are part of a phrase of the word list."""
         covered = np.zeros(max(self.units, 1), np.bool_)
         for n, places in self._listed.found(self._row):
             covered |= self._covered(n, places)
@@ -165,8 +165,8 @@ class Measured:
 
     @cached_property
     def score(self) -> float:
-        """Mean of four shares: of letters in the language's script, of letters among what is no space, of units outside
-        repeated rows, of characters in lines that end with a sign.
+        """Mean of four shares: letters in the script of the language, letters among the characters that are not white space,
+        units outside repeated n-grams, characters in lines that end with punctuation.
         """
         ended = sum(len(line) for line in self._lines if line.endswith(_ENDS_OF_LINE))
         lines = max(sum(map(len, self._lines)), 1)
@@ -185,11 +185,11 @@ class Measured:
         return [stripped for line in self._text.split("\n") if (stripped := line.strip())]
 
     def _share_of_lines(self, is_such: Callable[[str], bool]) -> float:
-        """How many of the lines are such; 0 of a few lines."""
+        """Share of lines for which `is_such` is true; 0 if the text has few lines."""
         return sum(map(is_such, self._lines)) / len(self._lines) if len(self._lines) >= _FEW_LINES else 0.0
 
     def _covered(self, n: int, places: np.ndarray) -> np.ndarray:
-        """Which units are in a row of `n` that begins at one of `places`: bool (units,)."""
+        """Which units are in a run of `n` units that begins at one of `places`: bool (units,)."""
         steps = np.zeros(self.units + 1, np.int32)
         np.add.at(steps, places, 1)
         np.add.at(steps, places + n, -1)
@@ -201,7 +201,7 @@ _OTHER, _LETTER, _SPACE = range(3)
 
 @functools.cache
 def _kinds() -> np.ndarray:
-    """What each code point of the first plane is; the last stands for all behind it: uint8 (65536,)."""
+    """The kind of each code point below 65,536; the last entry also stands for all above: uint8 (65536,)."""
     categories = (unicodedata.category(chr(point))[0] for point in range(2**16))
     kinds = np.array([{"L": _LETTER, "M": _LETTER, "Z": _SPACE}.get(one, _OTHER) for one in categories], np.uint8)
     kinds[[ord("\t"), ord("\n")]] = _SPACE

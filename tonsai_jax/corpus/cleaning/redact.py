@@ -1,7 +1,7 @@
-"""E-mail addresses and telephone numbers, which belong to people, give way to ones that belong to nobody.
+"""Redaction: replaces e-mail addresses and telephone numbers, which are personal data, by placeholders.
 
-What is meant as a quantity, a date or a mark must stay: a run of digits is a telephone number only where its shape
-says so, or a word such as "Tel:" before it. Khmer has no spaces between words, so its letters may stand beside either.
+Quantities, dates and identifiers must stay: digits are a telephone number only if they have the form of one, or follow a word
+such as "Tel:". Khmer has no spaces between words, so Khmer letters may touch an address or a number.
 """
 
 import re
@@ -11,27 +11,27 @@ from dataclasses import dataclass, fields
 from tonsai_jax.errors import UserError
 
 EMAIL = "email@example.com"
-PHONE = "000 000 0000"  # no number begins with 000
+PHONE = "000 000 0000"  # no real number begins with 000
 
 _LOCAL = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._%+-"
 _LONGEST_LOCAL = 64  # RFC 5321, 4.5.3.1.1
-# Labels, the last of letters: not a version (package@1.2.3-beta.rc), not the beginning of a word or of the next address.
+# Labels, the last one of letters only. Not a version (package@1.2.3-beta.rc), not the start of a longer word or address.
 _DOMAIN = re.compile(r"@(?!\d+\.\d)(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,24}(?![A-Za-z0-9_@])")
-# Reserved by RFC 2606; and systemd's units.
-_NOBODYS = re.compile(
+# Domains reserved by RFC 2606, and names of systemd units.
+_RESERVED = re.compile(
     r"@(?:.*\.)?(?:example(?:\.(?:com|net|org))?|invalid|localhost|test|service|socket|timer)", re.IGNORECASE
 )
 _COMMANDS = ("git", "hg", "svn")  # git@github.com:owner/name
 
-# All that may be one number: at least 8 digits, between two of them at most a sign, a space or a bracket.
-# Beginning at a digit, and possessive: time stays linear in the text, whatever is in it.
+# A candidate for one number: at least 8 digits, with at most a sign, a space or a bracket between two of them.
+# It begins at a digit and is possessive, so the time is linear for any text.
 _RUN = re.compile(r"[0-9០-៩](?:(?:[ .‐-–-]| ?\((?=[0-9០-៩]{1,4}\))|\)[ -]?)?[0-9០-៩]){7,}+")
 _LONGEST_RUN = 80
 _LEAD = re.compile(r"\(?\+\(?\Z|\(\Z")
 _PLAIN = str.maketrans("០១២៣៤៥៦៧៨៩‐‑‒–()", "0123456789----  ")
 
-# Shapes, of runs in plain signs: "+(855) 12-345-678" is "+855 12-345-678".
-_CAMBODIAN = (  # Thailand, Laos and Vietnam write theirs alike
+# Forms of numbers, after Khmer digits, dashes and brackets are replaced: "+(855) 12-345-678" is "+855 12-345-678".
+_CAMBODIAN = (  # numbers of Thailand, Laos and Vietnam have the same forms
     r"(?:\+|00 ?)855[ .-]?(?:0[ .-]?)?[1-9](?:[ .-]?\d){7,8}"
     r"|855[ -][1-9]\d[ .-]\d{3}[ .-]?\d{3,4}"
     r"|0[1-9]\d{7,8}"
@@ -40,7 +40,7 @@ _CAMBODIAN = (  # Thailand, Laos and Vietnam write theirs alike
     r"|0[1-9]\d[ -](?:\d{5}|\d{2}[ -]\d{3}|\d{3}[ -]\d{2})"
     r"|0[1-9]\d\d[ .-]\d{3}[ .-]\d{3}"
 )
-_CODE = (  # of countries (ITU-T E.164), other than 1 and 7, whose numbers all have ten digits, and 855
+_CODE = (  # country codes (ITU-T E.164) except 855, and except 1 and 7, whose numbers all have ten digits
     r"(?:2(?:[07]|1[1-368]|[2-6]\d|9[01789])|3(?:[0-469]|[578]\d)|4(?:[013-9]|2\d)|5(?:[1-8]|[09]\d)|6(?:[0-6]|[7-9]\d)"
     r"|8(?:[1246]|5[0-46-9]|[078]\d)|9(?:[0-58]|[679]\d))"
 )
@@ -48,20 +48,21 @@ _INTERNATIONAL = (
     r"\+[17](?:[ .-]?\d){10}"
     rf"|(?:\+|00(?=\d{{1,3}}[ .-])){_CODE}[ .-]?(?:0[ .-]?)?[1-9](?:[ .-]?\d){{6,11}}"
 )
-_AREA = r"[2-9]\d\d"  # and the next three digits, in the North American plan
+_AREA = r"[2-9]\d\d"  # an area code, or the three digits after it, in the North American plan
 _AMERICAN = rf"(?:1[ .-])?{_AREA}([.-]){_AREA}\1\d{{4}}"
 _BRITISH = r"0[1-9]\d[ -]\d{4}[ -]\d{4}|0[1-9]\d{3} \d{6}"
 _SHAPE = re.compile(
     rf"{_AMERICAN}|{_BRITISH}|{_INTERNATIONAL}|(?:{_INTERNATIONAL}|{_CAMBODIAN})(?:[ -](?:{_CAMBODIAN})){{0,3}}"
 )
 _BRACKETED = re.compile(rf"(?:1[ .-])?{_AREA} {_AREA}[ .-]\d{{4}}")  # (555) 123-4567
-_ANNOUNCED = re.compile(r"(?!(?:19|20)\d\d[ .-])\+?\d{1,5}(?:[ .-]?\d{1,8}){1,6}")  # no date
+_ANNOUNCED = re.compile(r"(?!(?:19|20)\d\d[ .-])\+?\d{1,5}(?:[ .-]?\d{1,8}){1,6}")  # not a date
 _ANNOUNCEMENT = re.compile(
     r"(?:\b(?:tel(?:ephone)?|(?:tele|mobile |cell)?phone|mobile|cell|fax|hotline|whatsapp)"
     r"|ទូរស័ព្ទ(?:ដៃ)?|ទូរសព្ទ(?:ដៃ)?|ទូរសារ)(?: (?:no|number))? ?[.:៖#]{1,2} ?\(?\Z",
     re.IGNORECASE,
 )
-# Beside it: the rest of a word, an address, a formula or a longer number; or a word that says that it is something else.
+# Text next to digits that are not a telephone number: the rest of a word, an address, a formula or a longer number; or a
+# word that names something else.
 _NOT_BEFORE = re.compile(
     r"(?:[A-Za-z0-9_$€£¥៛#@&=%~^\\*`]|\d[.,:/]|[A-Za-z]\.|[A-Za-z0-9_.%&=~-]/|[A-Za-z]-|\b(?:ISBN|ID)\W{0,3})\Z"
 )
@@ -70,7 +71,7 @@ _NOT_AFTER = re.compile(r"[A-Za-z_$€£¥%°*^=]|[.,:]\d{1,2}(?![\d(+])|[-/][A-
 
 @dataclass(frozen=True)
 class Redaction:
-    """What `redact` takes out, by the keys under `redact:` in a sources file. Raises `UserError` for other values."""
+    """What `redact` replaces: the keys under `redact:` in a sources file. Raises `UserError` for other values."""
 
     email: bool = True  # e-mail addresses
     phone: bool = True  # telephone numbers
@@ -86,11 +87,11 @@ DEFAULT = Redaction()
 
 
 def redact(text: str, settings: Redaction = DEFAULT) -> tuple[str, int]:
-    """Puts `EMAIL` and `PHONE` in the place of e-mail addresses and telephone numbers, and tells how many there were.
+    """Replaces e-mail addresses by `EMAIL` and telephone numbers by `PHONE`; returns the text and the number of replacements.
 
-    Twice changes nothing more. Addresses are found in ASCII. Numbers may be in Arabic or Khmer digits: international
-    ones, Cambodian ones and those written alike (0xx xxx xxx), American ones with brackets or signs, and any of 8 to 15
-    digits after a word such as "Tel:". Several with nothing but a space between them count as one.
+    A second call changes nothing more. Addresses are found in ASCII. Numbers may be in Arabic or Khmer digits: international
+    numbers, Cambodian numbers and others of the same form (0xx xxx xxx), American numbers with brackets or signs, and any 8 to
+    15 digits after a word such as "Tel:". Several numbers with only a space between them count as one.
     """
     count = 0
     if settings.email and "@" in text:
@@ -117,7 +118,7 @@ def _emails(text: str) -> Iterator[tuple[int, int]]:
         local = before[len(before.rstrip(_LOCAL)) :].lstrip(".-%+")
         if 0 < len(local) <= _LONGEST_LOCAL:
             done = end
-            if local not in _COMMANDS and not _NOBODYS.fullmatch(domain[0]):
+            if local not in _COMMANDS and not _RESERVED.fullmatch(domain[0]):
                 yield at - len(local), end
 
 
@@ -129,7 +130,7 @@ def _phones(text: str) -> Iterator[tuple[int, int]]:
             continue
         number = re.sub("[ -]{2,}", " ", run[0].translate(_PLAIN))
         bracketed = "(" in run[0]
-        closed = run[0].count(")") - run[0].count("(")  # brackets, of those before it
+        closed = run[0].count(")") - run[0].count("(")  # closing brackets without an opening one
         lead = _LEAD.search(text, max(start - 3, 0), start)
         if lead is not None and "+" in lead[0]:
             number = "+" + number
@@ -148,7 +149,7 @@ def _phones(text: str) -> Iterator[tuple[int, int]]:
 def _is_phone(number: str, bracketed: bool, announced: bool) -> bool:
     digits = re.sub(r"\D", "", number)
     if set(digits) <= {"0", "1"} or number == "0123456789" or PHONE in number:
-        return False  # binary; the digits; what stands for a number already
+        return False  # binary; the list of all digits; the placeholder itself
     if all(group[0] == "0" for group in number.split()) and " " in number and not announced:
         return False  # 010 011 012
     if announced and len(digits) <= 15 and _ANNOUNCED.fullmatch(number):

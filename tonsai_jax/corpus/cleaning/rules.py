@@ -1,8 +1,8 @@
-"""What is asked of documents: the rules that drop them, with their thresholds for each language.
+"""Quality settings: the rules that drop documents, and their thresholds for each language.
 
 The rules are those of Gopher (Rae et al., 2021, arXiv:2112.11446, table A1), C4 (Raffel et al., 2020) and FineWeb (Penedo et al.,
-2024), counted in units (`ngrams.py`): words, and clusters in Khmer, which is written without spaces, so that no segmenter is
-needed. Thresholds of Khmer are set so that real text passes: docs/data.md has what was measured.
+2024). They count units (`text/ngrams.py`): words, and orthographic syllables in Khmer, which has no spaces between words; so no
+word segmenter is needed. The thresholds for Khmer are set so that real text passes; docs/data.md has the measurements.
 """
 
 import dataclasses
@@ -16,31 +16,31 @@ Preset = Literal["none", "web"]
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """What a document must be like to stay, by the keys under `quality: rules: LANGUAGE:`; None turns a rule off.
+    """The rules for one language: the keys under `quality: rules: LANGUAGE:`. None turns a rule off.
 
-    A share is between 0 and 1. A unit is a word, or a cluster in Khmer.
+    A share is between 0 and 1. A unit is a word, or an orthographic syllable in Khmer. Raises `UserError` for other values.
     """
 
     min_language: float | None = (
-        None  # share of letters in the language's script; or what the language model is sure of
+        None  # share of letters in the language's script; with a language model, its probability
     )
     min_units: int | None = None
     max_units: int | None = None
     min_unit_length: float | None = None  # mean characters
     max_unit_length: float | None = None
-    min_letters: float | None = None  # share of letters and marks among the characters that are no space
-    max_symbols: float | None = None  # # and ... for each unit
-    min_stop_words: int | None = None  # different ones
+    min_letters: float | None = None  # share of letters and marks among the characters that are not white space
+    max_symbols: float | None = None  # hash signs and ellipses per unit
+    min_stop_words: int | None = None  # different stop words in the document
     max_bullet_lines: float | None = None  # share of lines that begin with a bullet
     max_ellipsis_lines: float | None = None  # share of lines that end with an ellipsis
     max_short_lines: float | None = None  # share of lines of fewer than 30 characters
-    min_ended_lines: float | None = None  # share of lines that end with a sign
-    max_repeated_lines: float | None = None  # share of characters in lines that stood before
-    max_top: float | None = None  # share of units in the most frequent row of `top_units`
+    min_ended_lines: float | None = None  # share of lines that end with punctuation
+    max_repeated_lines: float | None = None  # share of characters in lines that repeat an earlier line
+    max_top: float | None = None  # share of units in the most frequent n-gram of `top_units` units
     top_units: int = 3
-    max_repeated: float | None = None  # share of units in rows of `repeated_units` that stood before
+    max_repeated: float | None = None  # share of units in n-grams of `repeated_units` units that repeat an earlier one
     repeated_units: int = 10
-    max_listed: float | None = 0.01  # share of units in phrases of the word list
+    max_listed: float | None = 0.01  # share of units that are part of a phrase of the word list
     stop_words: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -50,7 +50,9 @@ class Rules:
                 if isinstance(value, str) or not all(isinstance(word, str) for word in value):
                     raise UserError(f"stop_words is {value!r}; it must be a list of words")
             elif value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0):
-                raise UserError(f"{field.name} is {value!r}; it must be a number of at least 0, or null for none")
+                raise UserError(
+                    f"{field.name} is {value!r}; it must be a number of at least 0, or null to turn the rule off"
+                )
             elif value is None and field.name.endswith("_units") and not field.name.startswith(("min", "max")):
                 raise UserError(f"{field.name} is null; it must be a number")
 
@@ -116,23 +118,25 @@ _WEB = {
 
 @dataclasses.dataclass(frozen=True)
 class Quality:
-    """What is asked of documents, by the keys under `quality:` in a sources file.
+    """The quality filter: the keys under `quality:` in a sources file. Raises `UserError` for other values.
 
-    A source with `trusted: true` is not asked.
+    A source with `trusted: true` is not filtered.
     """
 
     preset: Preset = "none"  # "web": rules for crawled pages
-    rules: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)  # by language, over those of the preset
-    language_model: str | None = None  # a fastText model such as GlotLID's model.bin; None: the script tells
-    word_lists: dict[str, str] = dataclasses.field(default_factory=dict)  # by language: a file with a phrase a line
-    min_score: float = 0.0  # documents below go
-    sample_by_score: bool = False  # a document stays with the probability that is its score
+    rules: dict[str, dict[str, Any]] = dataclasses.field(
+        default_factory=dict
+    )  # by language; they replace those of the preset
+    language_model: str | None = (
+        None  # a fastText model such as GlotLID's model.bin; None: the script of the text is used
+    )
+    word_lists: dict[str, str] = dataclasses.field(default_factory=dict)  # by language: a file with one phrase per line
+    min_score: float = 0.0  # documents with a lower score are dropped
+    sample_by_score: bool = False  # keep a document with a probability equal to its score
 
     def __post_init__(self) -> None:
         if self.preset not in get_args(Preset):
-            raise UserError(
-                f"quality: preset {self.preset!r} is not known{did_you_mean(self.preset, get_args(Preset))}"
-            )
+            raise UserError(f"quality: unknown preset {self.preset!r}{did_you_mean(self.preset, get_args(Preset))}")
         if (
             isinstance(self.min_score, bool)
             or not isinstance(self.min_score, int | float)
@@ -143,7 +147,7 @@ class Quality:
             raise UserError(f"quality: sample_by_score is {self.sample_by_score!r}; it must be true or false")
         for name in ("rules", "word_lists"):
             if not isinstance(getattr(self, name), dict):
-                raise UserError(f"quality: {name} must be a group of `language: value` lines")
+                raise UserError(f"quality: {name} must be a mapping with lines `language: value`")
         for language in self.rules:
             self.for_language(language)
         for path in self.files():
@@ -152,20 +156,20 @@ class Quality:
 
     @property
     def is_active(self) -> bool:
-        """Whether anything is asked of documents; then they have a score too."""
+        """Whether documents are filtered; only then they have a score."""
         return self != Quality()
 
     def files(self) -> list[str]:
-        """The files that the verdicts depend on."""
+        """The word lists and the language model, which the verdicts depend on."""
         return [*self.word_lists.values(), *([self.language_model] if self.language_model else [])]
 
     def for_language(self, language: str) -> Rules:
-        """The rules for a language; raises `UserError` where they are not right."""
+        """The rules for a language. Raises `UserError` for an unknown key or a wrong value."""
         asked = Rules(min_language=0.5 if self.language_model else None)
         preset = _WEB.get(language.split("-")[0], _ANY) if self.preset == "web" else asked
         own = self.rules.get(language) or {}
         if not isinstance(own, dict):
-            raise UserError(f"quality: rules: {language} must be a group of `key: value` lines, is {own!r}")
+            raise UserError(f"quality: rules: {language} is {own!r}; it must be a mapping with lines `key: value`")
         names = [field.name for field in dataclasses.fields(Rules)]
         for key in own:
             if key not in names:

@@ -1,4 +1,4 @@
-"""Input that cannot be read: stop at the first, or count what is left out."""
+"""Input that cannot be read: either the first such error stops the run, or the errors are counted."""
 
 from collections import Counter
 from typing import Literal
@@ -9,13 +9,14 @@ OnError = Literal["stop", "skip"]
 
 
 class Faults:
-    """What to do with input that cannot be read: "stop" raises at the first, "skip" counts them by kind."""
+    """What happens to input that cannot be read: "stop" raises the first fault, "skip" counts them by kind in `counts`."""
 
     def __init__(self, on_error: OnError = "stop"):
         self.on_error = on_error
         self.counts: Counter[str] = Counter()
 
     def report(self, kind: str, message: str) -> None:
+        """Raises `UserError` with `message`, or counts one fault of this kind."""
         if self.on_error == "stop":
-            raise UserError(f"{message}; put it right, or pass --on-error skip to leave such documents out")
+            raise UserError(f"{message}; repair the input, or leave such documents out with --on-error skip")
         self.counts[kind] += 1

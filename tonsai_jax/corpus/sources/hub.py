@@ -1,4 +1,4 @@
-"""Reading texts from datasets on the Hugging Face Hub."""
+"""Texts from datasets on the Hugging Face Hub."""
 
 import contextlib
 import time
@@ -10,8 +10,8 @@ from tonsai_jax.corpus.sources.faults import Faults
 from tonsai_jax.corpus.sources.records import Reading, Record, texts_of
 from tonsai_jax.errors import UserError
 
-RETRIES = 4  # of ours, on top of the library's own for each request
-RETRY_SECONDS = 5.0  # before the first of them, twice as long before each further one
+RETRIES = 4  # in addition to those of the library for each request
+RETRY_SECONDS = 5.0  # before the first retry; doubled before each further one
 _NETWORK_LIBRARIES = ("aiohttp", "fsspec", "httpcore", "httpx", "huggingface_hub", "requests", "urllib3")
 
 
@@ -19,8 +19,8 @@ _NETWORK_LIBRARIES = ("aiohttp", "fsspec", "httpcore", "httpx", "huggingface_hub
 class HubSplit:
     """One split of a dataset on the Hub, or of a local folder that `datasets` can load.
 
-    `streaming` reads over the network without storing the dataset first; otherwise a download that breaks off goes on
-    where it stopped, in the next run too. Streamed, the split has as many shards as files; stored, it is one.
+    `streaming` reads over the network and stores nothing. Without it, the dataset is downloaded first; an interrupted download
+    continues where it stopped, also in the next run. A streamed split has one shard per file, a downloaded one has one shard.
     """
 
     name: str
@@ -33,11 +33,11 @@ class HubSplit:
         return f"Hugging Face dataset {self.name}"
 
     def shards(self) -> int:
-        """How many shards there are; their texts, one shard after the other, are those of the split."""
+        """The number of shards. Their texts, one shard after the other, are the texts of the split."""
         return _shards(self._load())
 
     def first_record(self) -> Record | None:
-        """The first record, to guess from; a text that is null there counts as an empty one if the schema says text."""
+        """The first record, to guess from. A null in a field that the schema says is text becomes ""."""
         dataset = self._load()
         with _library_errors(self.name):
             record = next(iter(dataset), None)
@@ -58,13 +58,13 @@ class HubSplit:
         first_shard: int = 0,
         end_shard: int | None = None,
     ) -> Iterator[tuple[int, int, str]]:
-        """Gives (shard, row in the shard, text) of the shards from `first_shard` to before `end_shard`.
+        """Gives (shard, row in the shard, text) of the shards from `first_shard` to before `end_shard` (None: to the last).
 
-        A stream that breaks is opened again at the row where it broke, `RETRIES` times. Raises `UserError`, in one line,
-        where the dataset, subset, split or field is not there, asks for access, or cannot be reached.
+        A stream that breaks is opened again at the row where it broke, up to `RETRIES` times.
+        Raises `UserError` if the dataset, subset, split or field does not exist, needs access rights, or cannot be reached.
         """
         dataset = self._load()
-        columns = dataset.column_names  # None where a streamed dataset does not know before its first row
+        columns = dataset.column_names  # None for a streamed dataset that only knows them at its first row
         if columns is not None and reading is not None:
             reading.check(self.where, columns)
             if reading.fields:
@@ -75,13 +75,13 @@ class HubSplit:
 
     def _load(self) -> Any:
         with _library_errors(self.name):
-            import datasets  # takes seconds to import, and local files do not need it
+            import datasets  # takes seconds to import; local files do not need it
             from huggingface_hub.utils import logging as hub_logging
 
             datasets.disable_progress_bars()
             datasets.logging.set_verbosity_error()
             hub_logging.set_verbosity_error()
-            # A read that fails is tried again every 5 seconds, by default 20 times; ours come on top.
+            # The library retries a failed read every 5 seconds, 20 times by default; our retries come in addition.
             datasets.config.STREAMING_READ_MAX_RETRIES = datasets.config.STREAMING_OPEN_MAX_RETRIES = 5
             for retry in range(RETRIES + 1):
                 try:
@@ -89,10 +89,10 @@ class HubSplit:
                         self.name, name=self.subset, split=self.split, streaming=self.streaming
                     )
                 except Exception as error:
-                    # Nothing has been downloaded where even the description cannot be reached: waiting is of no use.
+                    # If even the description of the dataset cannot be reached, waiting does not help.
                     if self.streaming or isinstance(error, ConnectionError) or not _wait(error, retry):
                         raise
-            raise AssertionError  # the last `_wait` says no
+            raise AssertionError  # not reached: the last `_wait` returns False
 
     def _records(self, dataset: Any, shards: Iterable[int]) -> Iterator[tuple[tuple[int, int], str, Record]]:
         for shard in shards:
@@ -127,7 +127,7 @@ def _shards(dataset: Any) -> int:
 
 
 def _wait(error: Exception, retry: int) -> bool:
-    """Waits before the next try after an error of the network; False, at once, where another try cannot help."""
+    """Waits before the next try after a network error; returns False at once if another try cannot help."""
     library = type(error).__module__.split(".")[0]
     refused = isinstance(error, FileNotFoundError | PermissionError) or "gated" in str(error)
     if retry >= RETRIES or refused or not (isinstance(error, OSError) or library.startswith(_NETWORK_LIBRARIES)):
@@ -140,13 +140,13 @@ def _wait(error: Exception, retry: int) -> bool:
 def _library_errors(name: str, place: str = "") -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # a library that speaks to a network raises anything; one line of it is of use
+    except Exception as error:  # network libraries raise any kind of exception
         reason = " ".join(str(error).split())[:300] or error.__class__.__name__
         where = f"Hugging Face dataset {name}{place}"
         if "gated" in reason.lower():
             raise UserError(
-                f"{where}: asks for access: accept its terms at https://huggingface.co/datasets/{name}, "
-                f"then give your token by `hf auth login` or the variable HF_TOKEN ({reason})"
+                f"{where}: needs access rights; accept its terms at https://huggingface.co/datasets/{name}, "
+                f"then log in with `hf auth login` or set HF_TOKEN ({reason})"
             ) from error
         if isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.startswith(_NETWORK_LIBRARIES):
             raise UserError(
@@ -155,5 +155,5 @@ def _library_errors(name: str, place: str = "") -> Iterator[None]:
             ) from error
         raise UserError(
             f"{where}: {reason}; check the id, `subset`, `split`; "
-            "a private dataset needs `hf auth login`; if you meant a local path, there is none"
+            "a private dataset needs `hf auth login`; no local file or folder has this name"
         ) from error

@@ -1,4 +1,4 @@
-"""Bytes of a file, unpacked, as lines or paragraphs that fit in memory whatever is in the file."""
+"""The decompressed bytes of a file as lines or paragraphs of bounded size, so that no file can fill the memory."""
 
 import io
 import os
@@ -13,31 +13,31 @@ Boundary = Literal["line", "paragraph", "file"]
 
 COMPRESSIONS = (".gz", ".zst")
 BUFFER_BYTES = 1 << 20
-_STEP_BYTES = 4096  # taken at a time from a decompressor, which gives nothing of a read that meets damage
+_STEP_BYTES = 4096  # per read: a decompressor gives nothing at all of a read that meets damage
 
 
 @dataclass(frozen=True)
 class TooLong:
-    """Stands for bytes that were passed over because there were too many; `quotes` is how many of them were `"`."""
+    """Stands for `size` bytes that were skipped because they were too many; `quotes` of them were `"`."""
 
     size: int
     quotes: int
 
 
 def open_bytes(path: Path, start: int = 0) -> io.BufferedReader:
-    """Opens a file, unpacked where its name ends in .gz or .zst, at byte `start` (of a file that is not packed).
+    """Opens a file at byte `start`. Files named .gz or .zst are decompressed; for those, `start` is 0.
 
-    A read raises `OSError` where packed data is cut off or damaged, after all that comes before has been given.
+    Where compressed data is truncated or damaged, a read raises `OSError` after all bytes before the damage were read.
     """
     if path.suffix.lower() in COMPRESSIONS:
-        return io.BufferedReader(_Unpacked(path), BUFFER_BYTES)
+        return io.BufferedReader(_Decompressed(path), BUFFER_BYTES)
     stream: io.BufferedReader = io.BufferedReader(io.FileIO(path), BUFFER_BYTES)
     stream.seek(start)
     return stream
 
 
-class _Unpacked(io.RawIOBase):
-    # pyarrow's decompression, because it is faster than gzip's and, unlike zstandard's, notices a cut-off file.
+class _Decompressed(io.RawIOBase):
+    # With pyarrow, because it is faster than gzip and, unlike zstandard, notices a truncated file.
 
     def __init__(self, path: Path):
         self._path = path
@@ -77,7 +77,7 @@ class _Unpacked(io.RawIOBase):
         return filled
 
     def _before_damage(self, limit: int) -> bytes:
-        """The last good bytes, found by going there again and then on byte by byte."""
+        """The last bytes before the damage: reads the file again up to there, then byte by byte."""
         good = bytearray()
         try:
             with self._open() as stream:
@@ -87,17 +87,17 @@ class _Unpacked(io.RawIOBase):
                 while len(good) < limit and (byte := stream.read(1)):
                     good += byte
         except (OSError, pa.ArrowException):
-            pass  # the damage that sent us here
+            pass  # the damage that `readinto` has met
         return bytes(good)
 
 
 def lines(
     stream: IO[bytes], limit: int, start: int = 0, end: int | None = None
 ) -> Iterator[tuple[int, bytes | TooLong]]:
-    """Gives (byte offset, line with its end) of the lines that begin in [`start`, `end`); `stream` stands at `start`.
+    """Gives (byte offset, line with its line end) of the lines that begin in [`start`, `end`).
 
-    A line of more than `limit` bytes is passed over and given as `TooLong`. The byte order mark that some editors
-    write at the start of a file is taken off.
+    A line of more than `limit` bytes is skipped and given as `TooLong`. A byte order mark at the start of the file is removed.
+    `stream` must be at `start`.
     """
     offset = start
     while end is None or offset < end:
@@ -123,9 +123,9 @@ def lines(
 def blocks(
     stream: IO[bytes], boundary: Boundary, limit: int, start: int = 0, end: int | None = None
 ) -> Iterator[tuple[int, bytes | TooLong]]:
-    """Gives (byte offset, bytes) of the documents of a text file: its lines, its paragraphs, or the whole.
+    """Gives (byte offset, bytes) of the documents of a text file: its lines, its paragraphs, or the whole file.
 
-    Blank lines are none; what is longer than `limit` bytes is given as `TooLong`.
+    Blank lines are not documents. A document of more than `limit` bytes is given as `TooLong`.
     """
     if boundary == "paragraph":
         yield from _paragraphs(lines(stream, limit, start, end), limit)
@@ -170,9 +170,9 @@ def _is_blank(raw: bytes | TooLong) -> bool:
 
 
 def cut_points(path: Path, boundary: Boundary, target_bytes: int) -> list[int]:
-    """Byte offsets, 0 first, that cut a text file that is not packed into pieces of about `target_bytes`.
+    """Byte offsets, 0 first, that cut an uncompressed text file into pieces of about `target_bytes`.
 
-    Each is where a line, or a paragraph, begins, so that no document is cut.
+    A line or a paragraph begins at each offset, so no document is cut.
     """
     size = path.stat().st_size
     count = -(-size // target_bytes)
@@ -189,12 +189,12 @@ def cut_points(path: Path, boundary: Boundary, target_bytes: int) -> list[int]:
 
 
 def _next_start(stream: IO[bytes], offset: int, boundary: Boundary) -> int:
-    """Where the first document begins of those that begin at `offset` or behind it."""
+    """The byte offset of the first document that begins at `offset` or later."""
     stream.seek(offset - 1)
     while (part := stream.readline(BUFFER_BYTES)) and not part.endswith(b"\n"):
         pass
     if boundary == "paragraph":
-        fresh, blank = True, True  # at the start of a line; nothing but white space in it yet
+        fresh, blank = True, True  # at the start of a line; only white space in it so far
         while part := stream.readline(BUFFER_BYTES):
             blank = (fresh or blank) and not part.strip()
             fresh = part.endswith(b"\n")
@@ -204,7 +204,7 @@ def _next_start(stream: IO[bytes], offset: int, boundary: Boundary) -> int:
 
 
 def file_size(path: Path | str) -> int:
-    """Bytes of a file; 0 where it cannot be seen, which reading it will tell."""
+    """The size of a file in bytes; 0 if it cannot be accessed. Reading it will report why."""
     try:
         return os.stat(path).st_size
     except OSError:

@@ -1,4 +1,4 @@
-"""Cutting files into spans of about equal size that can be read in parallel, no document in two of them."""
+"""Cutting files into spans of about equal size that can be read in parallel. No document is in two spans."""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,25 +9,25 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tonsai_jax.corpus.sources.formats import file_format
 from tonsai_jax.corpus.sources.lines import Boundary, cut_points, file_size
-from tonsai_jax.corpus.sources.readers import file_format
 
 
 @dataclass(frozen=True)
 class Span:
-    """A part of a file: the bytes of a text file or the row groups of parquet from `start` to before `end` (None: its end)."""
+    """A part of a file: bytes of a text file, or row groups of parquet, from `start` to before `end` (None: to its end)."""
 
-    file: int  # its place among the files of the source
+    file: int  # number among the files of the source
     path: str
     start: int = 0
     end: int | None = None
-    size: int = 0  # bytes on the disk, as far as they are known
+    size: int = 0  # bytes on disk; estimated for a part of a file
 
 
 def spans_of(files: Sequence[Path], boundary: Boundary, target_bytes: int) -> Iterator[Span]:
-    """Gives the spans of `files` in order, those that can be cut of about `target_bytes`.
+    """Gives the spans of `files` in order. Files that can be cut have spans of about `target_bytes`.
 
-    A file that cannot be seen or understood is one span: reading it tells why.
+    A file that cannot be accessed or parsed is one span; reading it will report why.
     """
     for number, path in enumerate(files):
         size = file_size(path)
@@ -45,7 +45,7 @@ def spans_of(files: Sequence[Path], boundary: Boundary, target_bytes: int) -> It
 
 
 def groups(spans: Iterable[Span], target_bytes: int) -> Iterator[tuple[Span, ...]]:
-    """Puts neighbours together while they have no more than `target_bytes`, so that small files share a task."""
+    """Joins neighbouring spans up to `target_bytes`, so that small files share a task."""
     group: list[Span] = []
     size = 0
     for span in spans:
@@ -59,12 +59,12 @@ def groups(spans: Iterable[Span], target_bytes: int) -> Iterator[tuple[Span, ...
 
 
 def _cuts(path: Path, boundary: Boundary, target_bytes: int) -> list[int]:
-    """Where a file is cut: 0 first; nothing, or 0 alone, where it is not."""
+    """Where a file is cut, 0 first; empty, or 0 alone, if it is not cut."""
     ending = file_format(path)
     if ending == ".parquet":
         return _row_group_cuts(path, target_bytes)
     if path.suffix.lower() != ending or ending not in (".txt", ".jsonl", ".ndjson"):
-        return []  # packed, or a document cannot be found without reading all that comes before
+        return []  # compressed, or a format where documents can only be found by reading from the start
     if ending == ".txt" and boundary == "file":
         return []
     return cut_points(path, boundary if ending == ".txt" else "line", target_bytes)
@@ -76,9 +76,9 @@ def _row_group_cuts(path: Path, target_bytes: int) -> list[int]:
         cuts, size = [0], 0
         for group in range(metadata.num_row_groups):
             described = metadata.row_group(group)
-            packed = sum(described.column(column).total_compressed_size for column in range(described.num_columns))
-            if size and size + packed > target_bytes:
+            own = sum(described.column(column).total_compressed_size for column in range(described.num_columns))
+            if size and size + own > target_bytes:
                 cuts.append(group)
                 size = 0
-            size += packed
+            size += own
     return cuts

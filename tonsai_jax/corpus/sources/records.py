@@ -1,8 +1,8 @@
-"""A record, that is a row with named fields, as one text: which fields are read, and how they are put together.
+"""From a record, which is a row with named fields, to one text: which fields are read, and how they are joined.
 
-What comes out is plain text for pretraining, without marks for roles: a chat is its turns as they come (the system's
-too); an instruction is the instruction, its input, the output; a question is its context, the question, the first of
-the answers. One blank line stands between two of them, and what is empty or missing is left out.
+The result is plain text for pretraining, without role markers. A chat becomes its turns in order, the system's included; an
+instruction becomes the instruction, its input and the output; a question becomes its context, the question and the first
+answer. A blank line separates the parts; empty and missing parts are left out.
 """
 
 import functools
@@ -26,12 +26,12 @@ _GROUPS = {
 }
 _OPTIONAL = ("input", "context")
 _USUAL_NAMES = ("article", "body", "content", "document", "passage", "raw_content", "sentence", "story")
-_DESCRIPTIONS = ("author", "category", "date", "id", "label", "lang", "language", "license", "source", "timestamp")
-_MORE_DESCRIPTIONS = ("description", "filename", "path", "subset", "tags", "title", "topic", "type", "uri", "url")
+_METADATA = ("author", "category", "date", "id", "label", "lang", "language", "license", "source", "timestamp")
+_MORE_METADATA = ("description", "filename", "path", "subset", "tags", "title", "topic", "type", "uri", "url")
 
 
 class MissingFieldError(Exception):
-    """A field that a template or a reading asks for is not in the record."""
+    """A record lacks a field that a template or a reading needs."""
 
 
 class _NotTextError(Exception):
@@ -40,9 +40,12 @@ class _NotTextError(Exception):
 
 @dataclass(frozen=True)
 class Reading:
-    """How the records of one source become texts; `dataclasses.asdict` of it goes into a manifest.
+    """How the records of one source become texts.
 
-    A `template` says it all; without one, `fields` are put together in this order.
+    Attributes:
+      fields: joined in this order, if there is no template.
+      why: why these fields were chosen, for messages and the manifest.
+      template: a Jinja template that writes the text.
     """
 
     fields: tuple[str, ...]
@@ -53,16 +56,16 @@ class Reading:
         return f"reads {'a template' if self.template else ', '.join(self.fields)}: {self.why}"
 
     def check(self, where: object, there: Iterable[str], hint: str = "") -> None:
-        """Raises `UserError` where a field that is needed is not among those that are there."""
+        """Raises `UserError` if a field that is needed is not among the fields `there`. `hint` ends the message."""
         names = list(there)
         for field in self.fields:
             if field not in names and (len(self.fields) == 1 or field not in _OPTIONAL):
                 no_such_column(where, field, names, hint)
 
     def text(self, record: Record, where: str, faults: Faults, limit: int) -> str | None:
-        """The text of one record, "" where there is none; None once a fault has been reported for it.
+        """The text of one record, "" if it has none; None after reporting a fault.
 
-        `limit` is the greatest number of UTF-8 bytes. Raises `MissingFieldError` from a template.
+        `limit` is the greatest number of UTF-8 bytes. Raises `MissingFieldError` if a template uses a field that is missing.
         """
         try:
             if self.template is not None:
@@ -75,7 +78,7 @@ class Reading:
         except _NotTextError as error:
             faults.report("not_text", f"{where}: {error}")
             return None
-        # Halves of surrogate pairs, which JSON can hold and cleaning takes out, count like any character.
+        # "surrogatepass": JSON can contain lone surrogates, which cleaning removes later.
         if 4 * len(text) > limit and (size := len(text.encode("utf-8", "surrogatepass"))) > limit:
             report_too_long(where, size, limit, faults)
             return None
@@ -85,10 +88,16 @@ class Reading:
 def texts_of(
     records: Iterable[tuple[Position, str, Record]], reading: Reading | None, where: object, faults: Faults, limit: int
 ) -> Iterator[tuple[Position, str]]:
-    """Gives (position, text) of records, that come as (position, its name in a message, record) from one place, `where`.
+    """Gives (position, text) of the records of one file or dataset.
 
-    Without a `reading`, one is guessed on the first record. A field that is not there raises `UserError`, in a later
-    record than the first it is a fault. `limit` is the greatest number of UTF-8 bytes of a text.
+    Args:
+      records: (position, its name in messages, record).
+      reading: None guesses one from the first record.
+      where: the file or dataset, for messages.
+      limit: the greatest number of UTF-8 bytes of a text.
+
+    Raises:
+      UserError: the first record lacks a field. In a later record, this is a fault.
     """
     first = True
     for position, label, record in records:
@@ -109,25 +118,25 @@ def texts_of(
 
 
 def report_too_long(where: str, size: int, limit: int, faults: Faults) -> None:
-    """Reports a document of `size` bytes, which is more than `limit`."""
+    """Reports a document of `size` bytes, more than `limit`."""
     faults.report(
         "too_long",
         f"{where}: one document of {size / 1e6:,.1f} MB, the limit is {limit / 1e6:,.1f} MB; "
-        "raise `max_document_mb` in the sources file, or for txt files set `document` to line or paragraph",
+        "raise `max_document_mb` in the sources file, or set `document` to line or paragraph for txt files",
     )
 
 
 def no_such_column(where: object, column: str, there: Iterable[str], hint: str = "") -> NoReturn:
-    """Raises the `UserError` for a field that is not there; `there` are those that are."""
+    """Raises the `UserError` for a missing field; `there` are the fields that exist."""
     raise UserError(
         f"{where}: no column {column!r}; {_there(there)}; set `text_column` (in the sources file, or --text-column){hint}"
     )
 
 
 def chosen_reading(text_column: str | None, template: str | None) -> Reading | None:
-    """The reading that a sources file asks for; None where it leaves that to a guess.
+    """The reading that a sources file sets; None if it sets neither, so that the fields are guessed.
 
-    Raises `UserError` where it asks for two, or for a template that is none.
+    Raises `UserError` if both are set or the template is not valid.
     """
     if template is not None:
         if text_column is not None:
@@ -138,10 +147,10 @@ def chosen_reading(text_column: str | None, template: str | None) -> Reading | N
 
 
 def guess_reading(record: Record, where: object) -> Reading:
-    """Tells from the first record of a source where its text is, if there can be no doubt.
+    """Guesses from the first record of a source which fields hold its text, if only one choice is possible.
 
-    `text` is taken where it is there; else a known kind of record (chat, instruction, question); else the one field
-    that holds text. Raises `UserError`, naming the fields, where two would do or none.
+    This is `text` if it exists; else the fields of a known kind of record (chat, instruction, question); else the only field
+    that holds text. Raises `UserError`, which names the fields, if several choices are possible or none.
     """
     if "text" in record:
         return Reading(("text",), "`text` is there")
@@ -161,17 +170,17 @@ def guess_reading(record: Record, where: object) -> Reading:
         return found[0]
     way_out = "set `text_column`, or a `template` such as '{{ field }}', in the sources file"
     if not found:
-        raise UserError(f"{where}: no field that is surely text; {_there(record)}; {way_out}")
+        raise UserError(f"{where}: cannot tell which field holds the text; {_there(record)}; {way_out}")
     names = " or ".join(" + ".join(name for name in reading.fields if name in record) for reading in found)
     raise UserError(f"{where}: cannot tell which field holds the text: {names}; {way_out}")
 
 
 def _may_be_text(name: str, value: str) -> bool:
-    """Whether a field can be meant to be read: what is called so, and what is more than one ASCII word, as a key is."""
+    """Whether a field may hold the text of a document: by its name, or because its value is more than one ASCII word."""
     if name.lower() in _USUAL_NAMES:
         return True
     is_key = value.isascii() and len(value.split()) == 1
-    return not is_key and name.lower() not in _DESCRIPTIONS + _MORE_DESCRIPTIONS
+    return not is_key and name.lower() not in _METADATA + _MORE_METADATA
 
 
 def _is_turn(value: Any) -> bool:
@@ -183,7 +192,7 @@ def _as_text(field: str, value: Any) -> str:
         value = value.get("text") if isinstance(value, dict) else value
         value = value[0] if isinstance(value, list) and value else value or ""
     if value is None:
-        return ""  # dropped later as an empty document, and counted with those
+        return ""  # dropped later, and counted as an empty document
     if isinstance(value, str):
         return value
     if isinstance(value, list) and all(_is_turn(turn) for turn in value):
@@ -193,7 +202,7 @@ def _as_text(field: str, value: Any) -> str:
 
 def _turn_text(field: str, turn: dict[str, Any]) -> str:
     value = next(turn[name] for name in _TURN_TEXTS if name in turn)
-    if value is None:  # a turn that calls a tool says nothing
+    if value is None:  # a turn that only calls a tool has no text
         return ""
     if not isinstance(value, str):
         raise _NotTextError(f"a turn in column {field!r} holds {value.__class__.__name__}, not text")
@@ -206,13 +215,13 @@ def _there(names: Iterable[str]) -> str:
 
 @functools.cache
 def compiled(template: str) -> Callable[[Record], str]:
-    """A function from a record to the text of a Jinja template, run in its sandbox.
+    """Compiles a Jinja template to a function from a record to its text. The template runs in Jinja's sandbox.
 
-    The fields are the template's variables; `record` is the whole, for names that are no identifiers:
-    `{{ record["warc-date"] }}`. What is null is written as nothing. The function raises `MissingFieldError` for a field
-    that is not there. Raises `UserError` for a template with a mistake in it.
+    The fields of the record are the variables of the template. `record` is the whole record, for fields whose names are not
+    identifiers: `{{ record["warc-date"] }}`. A null is written as "". The function raises `MissingFieldError` for a field that
+    does not exist. Raises `UserError` if the template is not valid.
     """
-    import jinja2  # only sources with a template need it
+    import jinja2  # here, because only sources with a template need it
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Missing(jinja2.StrictUndefined):
@@ -242,7 +251,7 @@ def compiled(template: str) -> Callable[[Record], str]:
             raise MissingFieldError(message + _there(record) if message.endswith("; ") else message) from error
         except _NotTextError:
             raise
-        except Exception as error:  # a template is a program: it can fail in any way
+        except Exception as error:  # a template is a program, so it can raise anything
             raise _NotTextError(f"the template fails: {error.__class__.__name__}: {error}") from error
 
     return render

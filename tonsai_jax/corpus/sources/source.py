@@ -1,4 +1,4 @@
-"""Where text comes from: the `Source` dataclass, reading it from a list of keys, telling a path from an id."""
+"""Where text comes from: the `Source` dataclass, and how sources are given in a sources file and on the command line."""
 
 import glob
 import itertools
@@ -10,45 +10,49 @@ from pathlib import Path
 from typing import Any, get_args
 
 from tonsai_jax.corpus.sources.faults import Faults
+from tonsai_jax.corpus.sources.formats import FORMATS, find_files
 from tonsai_jax.corpus.sources.hub import HubSplit
 from tonsai_jax.corpus.sources.lines import COMPRESSIONS, Boundary, file_size
 from tonsai_jax.corpus.sources.pieces import Span, groups, spans_of
-from tonsai_jax.corpus.sources.readers import FORMATS, find_files, first_record, read_span
+from tonsai_jax.corpus.sources.readers import read_span
+from tonsai_jax.corpus.sources.record_files import first_record
 from tonsai_jax.corpus.sources.records import Reading, chosen_reading, guess_reading
 from tonsai_jax.errors import UserError, did_you_mean
 
-_RESERVED = ("manifest.json", "report.html", "contaminated.jsonl", "dropped")  # beside the sources in the output
+_RESERVED = ("manifest.json", "report.html", "contaminated.jsonl", "dropped")  # other names in the output folder
 
 
 @dataclass(frozen=True)
 class Source:
-    """One body of text in one language; exactly one of `path`, `hf` and `documents` says where it is.
+    """A body of text in one language. Exactly one of `path`, `hf` and `documents` says where it is.
 
-    Raises `UserError` where a value cannot be right.
+    Raises `UserError` for a value that cannot be right.
     """
 
     name: str  # also the name of its folder in the output
     language: str  # "km", "en", or any other BCP-47 tag
     weight: float = 1.0  # share of the training mixture, relative to the other sources
     license: str | None = None
-    path: str | None = None  # a file, a folder or a glob, from the current folder
+    path: str | None = None  # a file, a folder or a glob, relative to the current folder
     hf: str | None = None  # the id of a dataset on the Hugging Face Hub
     documents: Iterable[str] | None = None  # texts in memory, for callers in Python
-    text_column: str | None = None  # the field that holds the text (not txt, wet, warc); None: guessed if it is clear
-    template: str | None = None  # instead: the text written from several fields, in Jinja
+    text_column: str | None = (
+        None  # the field with the text (not for txt, wet, warc); None: guessed if only one can be meant
+    )
+    template: str | None = None  # instead of text_column: a Jinja template that writes the text from several fields
     document: Boundary = "line"  # what a document of a txt file is: a line, a paragraph (up to a blank line), the file
-    max_document_mb: float = 100.0  # a longer document is a fault, `too_long`; 10^6 bytes
+    max_document_mb: float = 100.0  # in 10^6 bytes; a longer document is a fault, `too_long`
     subset: str | None = None  # Hugging Face only
     split: str = "train"  # Hugging Face only
-    streaming: bool = True  # Hugging Face only: read over the network without storing the dataset first
+    streaming: bool = True  # Hugging Face only: read over the network and store nothing
     max_samples: int | None = None  # read at most this many documents
-    trusted: bool = False  # no rule of `quality` drops its documents
+    trusted: bool = False  # quality rules do not apply to its documents
 
     def __post_init__(self) -> None:
         where = f"source {self.name!r}"
         if not re.fullmatch(r"\w[\w.-]*", self.name) or self.name in _RESERVED:
             raise UserError(
-                f"{where}: the name becomes a folder: use letters, digits, `-`, `_` and `.` only, and not "
+                f"{where}: the name becomes a folder; use only letters, digits, `-`, `_` and `.`, and none of: "
                 f"{', '.join(_RESERVED)}"
             )
         if sum(place is not None for place in (self.path, self.hf, self.documents)) != 1:
@@ -69,14 +73,14 @@ class Source:
             raise UserError(f"{where}: {error}") from None
 
     def files(self) -> list[Path]:
-        """The local files this source reads, in order; none for other kinds of source."""
+        """The local files that this source reads, in order; empty for other kinds of source."""
         return find_files(self.path) if self.path is not None else []
 
     def reading(self) -> Reading | None:
-        """Which fields are read and why: as `text_column` or `template` say, else guessed on the first record there is.
+        """Which fields are read and why: set by `text_column` or `template`, else guessed from the first record.
 
-        None where there are no fields: txt, wet and warc files, texts in memory. On the Hub it asks the network.
-        Raises `UserError` where there is nothing to read, or where a guess would have to choose.
+        None if there are no fields: txt, wet and warc files, texts in memory. For the Hub, this needs the network.
+        Raises `UserError` if there is nothing to read, or if several fields are possible.
         """
         if self.documents is not None:
             return None
@@ -93,18 +97,18 @@ class Source:
         return None
 
     def texts(self, faults: Faults) -> Iterator[str]:
-        """Gives the texts as they are stored, one a document, in an order that does not change."""
-        # A stream guesses on the first row that it reads anyway, so that the network is asked once.
+        """Gives the text of each document as it is stored, always in the same order."""
+        # For the Hub, the guess is made from the first row that is read anyway, so that the network is used only once.
         chosen = chosen_reading(self.text_column, self.template)
         piece = self._whole(chosen if self.hf is not None else self.reading())
         return (text for _, text in piece.documents(faults))
 
     def pieces(self, target_bytes: int) -> list["Piece"]:
-        """Cuts the source into pieces that can be read in any place and, put in this order, give the same as the whole.
+        """Cuts the source into pieces that can be read independently. In this order, they give the same as the whole source.
 
-        A piece has about `target_bytes` as they lie on the disk: several small files, one, or a part of one (txt and
-        jsonl that are not packed: whole documents; parquet: whole row groups). A streamed dataset is cut between its
-        files. With `max_samples` there is one piece. Raises what `reading` and `files` raise.
+        A piece has about `target_bytes`, as stored on disk: several small files, one file, or a part of one (whole documents of
+        an uncompressed txt or jsonl file, whole row groups of parquet). A streamed dataset is cut between its files. With
+        `max_samples` there is one piece. Raises what `reading` and `files` raise.
         """
         reading = self.reading()
         if self.max_samples is not None or self.documents is not None:
@@ -128,22 +132,22 @@ class Source:
 
 @dataclass(frozen=True)
 class Piece:
-    """What one task reads of a source: spans of its files, or shards of its dataset (None: all of them).
+    """The part of a source that one task reads: spans of its files, or shards of its dataset.
 
-    It can be pickled and, by `dataclasses.asdict`, written as JSON, unless the source is texts in memory.
+    It can be pickled, unless the source is texts in memory.
     """
 
     source: Source
     spans: tuple[Span, ...] = ()
-    shards: tuple[int, int | None] = (0, None)  # the first, and the one behind the last
+    shards: tuple[int, int | None] = (0, None)  # from the first to before the second; None: to the last
     reading: Reading | None = None
 
     def documents(self, faults: Faults) -> Iterator[tuple[str, str]]:
-        """Gives (key, text) of the documents in order.
+        """Gives (id, text) of the documents in order.
 
-        The key is `<source>/<file>-<position>`, or `<source>/<shard>-<row>` on the Hub, and does not depend on how
-        the source was cut: files are numbered as `Source.files` lists them; for positions see `readers`.
-        Raises `UserError` for what cannot be right in any document; the rest goes to `faults`.
+        The id is `<source>/<file>-<position>`, or `<source>/<shard>-<row>` on the Hub. It does not depend on how the source is
+        cut: files are numbered in the order of `Source.files`; positions are explained in `readers`.
+        Raises `UserError` if no document can be read; what is wrong with single documents goes to `faults`.
         """
         return itertools.islice(self._documents(faults), self.source.max_samples)
 
@@ -169,7 +173,7 @@ class Piece:
                 yield f"{source.name}/{span.file}-{position}", text
 
 
-_MOST_HUB_PIECES = 256  # each asks the Hub what the dataset is before it reads
+_MOST_HUB_PIECES = 256  # each piece first asks the Hub for the description of the dataset
 
 _KEYS = {field.name: field.type for field in fields(Source) if field.name != "documents"}
 _KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
@@ -183,14 +187,13 @@ _KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
 
 
 def sources_of(content: Any, path: Path | str) -> list[Source]:
-    """The sources listed in a sources file: groups of `key: value` by the fields of `Source`.
+    """The sources of a sources file, from the parsed value of its key `sources`.
 
-    Raises `UserError` naming the file, the source and the key where something is missing, unknown or of a
-    wrong kind.
+    Raises `UserError`, which names the file, the source and the key, if something is missing, unknown or of a wrong type.
     """
     if not isinstance(content, list) or not content:
         raise UserError(
-            f"{path}: must hold a list under the key `sources`; see configs/data/train_sources.example.yaml"
+            f"{path}: needs a list of sources under the key `sources`; see configs/data/train_sources.example.yaml"
         )
     return [_source(item, path, number) for number, item in enumerate(content, start=1)]
 
@@ -221,10 +224,10 @@ def _source(item: Any, path: Path | str, number: int) -> Source:
 
 
 def source_at(location: str, *, name: str, language: str, weight: float) -> Source:
-    """Makes a source of a command-line value that is a path, or else a Hugging Face id.
+    """The source for a command-line value: a path or a Hugging Face id.
 
-    What exists is a path. Otherwise `owner/name` is an id, unless `owner` is a folder here; everything else
-    is a path that does not exist, and raises `UserError`.
+    A value that exists as a file or folder, or is a glob, is a path. Else `owner/name` is an id, unless a folder `owner` exists.
+    Any other value is a path that does not exist: raises `UserError`.
     """
     path = Path(location).expanduser()
     source = Source(name=name, language=language, weight=weight, path=location)
@@ -233,13 +236,13 @@ def source_at(location: str, *, name: str, language: str, weight: float) -> Sour
     looks_like_id = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", location) is not None
     if looks_like_id and path.suffix.lower() not in FORMATS + COMPRESSIONS and not path.parent.is_dir():
         return replace(source, path=None, hf=location)
-    raise UserError(f"{location}: no such file or folder (and not a Hugging Face id, which is written owner/name)")
+    raise UserError(f"{location}: no such file or folder, and not a Hugging Face id, which is written owner/name")
 
 
 def normalized_weights(sources: list[Source]) -> dict[str, float]:
-    """Each source's share of the mixture, summing to 1.
+    """The share of each source in the mixture, by name. The shares sum to 1.
 
-    Raises `UserError` where there is no source, two share a name, or all weights are zero.
+    Raises `UserError` if there is no source, if two sources have the same name, or if all weights are zero.
     """
     if not sources:
         raise UserError("no source given: at least one is needed")

@@ -1,6 +1,6 @@
 """Web archives: the plain text of WET files, and the text of the pages in WARC files (ISO 28500).
 
-https://iipc.github.io/warc-specifications/. Text is taken from pages by trafilatura, which is installed apart.
+Specification: https://iipc.github.io/warc-specifications/. trafilatura, an optional dependency, extracts the text of pages.
 """
 
 import contextlib
@@ -23,10 +23,10 @@ _LONGEST_HEADER = 1 << 20
 
 
 def read_warc(path: Path, stream: IO[bytes], limit: int, faults: Faults) -> Iterator[tuple[int, str]]:
-    """Gives (byte offset, text) of the documents of a web archive: extracted texts, and pages that were answered with 200.
+    """Gives (byte offset, text) of the documents of a web archive: extracted texts, and web pages with HTTP status 200.
 
-    Requests, metadata, images and the like are no documents and pass without a word. A page without text gives "".
-    Raises `OSError` where the file is damaged, `UserError` where pages need trafilatura and it is not there.
+    Other records (requests, metadata, images) are skipped. A page without text gives "".
+    Raises `OSError` if the file is damaged, `UserError` if there are pages and trafilatura is not installed.
     """
     extract: Callable[[bytes, str | None], str] | None = None
     for offset, headers, body in _records(path, stream, limit, faults):
@@ -40,7 +40,7 @@ def read_warc(path: Path, stream: IO[bytes], limit: int, faults: Faults) -> Iter
             try:
                 page = _page(body)
             except (http.client.HTTPException, OSError, EOFError, ValueError, zlib.error) as error:
-                faults.report("broken", f"{where}: not an HTTP answer ({error.__class__.__name__}: {error})")
+                faults.report("broken", f"{where}: not an HTTP response ({error.__class__.__name__}: {error})")
                 continue
             if page is not None:
                 extract = extract or _extractor(path)
@@ -48,7 +48,7 @@ def read_warc(path: Path, stream: IO[bytes], limit: int, faults: Faults) -> Iter
 
 
 def _records(path: Path, stream: IO[bytes], limit: int, faults: Faults) -> Iterator[tuple[int, dict[str, str], bytes]]:
-    """The records that can be documents: (byte offset, headers by lower-case name, body)."""
+    """Gives (byte offset, headers by lower-case name, body) of the records that can be documents."""
     offset = 0
     while True:
         line = stream.readline(_LONGEST_HEADER)
@@ -67,14 +67,14 @@ def _records(path: Path, stream: IO[bytes], limit: int, faults: Faults) -> Itera
         offset += len(line)
         length = headers.get("content-length", "")
         if not length.isdecimal():
-            raise OSError(f"the WARC record at byte {start} does not say its length")
+            raise OSError(f"the WARC record at byte {start} has no Content-Length")
         size = left = int(length)
         kept = headers.get("warc-type") in ("conversion", "response")
         body = bytearray()
         while left:
             part = stream.read(min(left, BUFFER_BYTES))
             if not part:
-                raise OSError(f"cut off in the WARC record at byte {start}")
+                raise OSError(f"the file ends inside the WARC record at byte {start}")
             left -= len(part)
             if kept and size <= limit:
                 body += part
@@ -85,8 +85,8 @@ def _records(path: Path, stream: IO[bytes], limit: int, faults: Faults) -> Itera
             yield start, headers, bytes(body)
 
 
-class _Answer:
-    """As much of a socket as `http.client` reads from."""
+class _ResponseSocket:
+    """The part of a socket that `http.client` uses to read a response."""
 
     def __init__(self, raw: bytes):
         self._raw = raw
@@ -96,17 +96,17 @@ class _Answer:
 
 
 def _page(raw: bytes) -> tuple[bytes, str | None] | None:
-    """HTML and the character set that the server says it is in; None for an answer that is no page."""
-    answer = http.client.HTTPResponse(_Answer(raw))  # type: ignore[arg-type]  # it only calls makefile
-    answer.begin()
-    kind = answer.headers.get_content_type()
-    if answer.status != 200 or kind not in _PAGES:
+    """The HTML of a response and the character set that the server names; None if the response is not a web page."""
+    response = http.client.HTTPResponse(_ResponseSocket(raw))  # type: ignore[arg-type]  # it only calls makefile
+    response.begin()
+    kind = response.headers.get_content_type()
+    if response.status != 200 or kind not in _PAGES:
         return None
-    html = answer.read()
-    coding = answer.headers.get("Content-Encoding", "").lower()
-    if coding in ("gzip", "x-gzip") and html.startswith(b"\x1f\x8b"):  # archives often hold it unpacked all the same
+    html = response.read()
+    coding = response.headers.get("Content-Encoding", "").lower()
+    if coding in ("gzip", "x-gzip") and html.startswith(b"\x1f\x8b"):  # archives often store it decompressed
         html = gzip.decompress(html)
-    return html, answer.headers.get_content_charset()
+    return html, response.headers.get_content_charset()
 
 
 def _extractor(path: Path) -> Callable[[bytes, str | None], str]:
@@ -114,15 +114,15 @@ def _extractor(path: Path) -> Callable[[bytes, str | None], str]:
         import trafilatura
     except ImportError as error:
         raise UserError(
-            f"{path}: reading web pages needs trafilatura, which is not installed; uv sync --extra web "
-            "(WET files hold plain text and need nothing)"
+            f"{path}: reading web pages needs trafilatura, which is not installed; install it with: uv sync --extra web "
+            "(WET files hold plain text and do not need it)"
         ) from error
-    logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # one line for each page without text
+    logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # it logs a line for each page without text
 
     def extract(html: bytes, charset: str | None) -> str:
         page: bytes | str = html
         if charset is not None:
-            # Servers are wrong about it often; trafilatura then looks for itself.
+            # Servers often name a wrong one; then trafilatura detects it.
             with contextlib.suppress(LookupError, UnicodeDecodeError):
                 page = html.decode(charset)
         return trafilatura.extract(page, include_comments=False) or ""

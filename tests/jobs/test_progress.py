@@ -1,0 +1,59 @@
+"""The progress bar of a stage follows the results that other processes write."""
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tonsai_jax.jobs import progress
+from tonsai_jax.jobs.progress import stage_progress
+from tonsai_jax.reporting import progress_bar
+
+
+class Terminal:
+    """Stands for stderr; keeps what is written."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> None:
+        self.text += text
+
+    def flush(self) -> None: ...
+
+    def isatty(self) -> bool:
+        return True
+
+
+def stderr_is_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Called in the test itself: pytest puts its own stderr back between a fixture and the test."""
+    terminal = Terminal()
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_UPDATES", 0.001)
+    monkeypatch.setattr(progress_bar, "SECONDS_BETWEEN_UPDATES", 0.0)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    return terminal
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shown"), [({}, "1.00/2.00"), ({"a": 3_000_000, "b": 1_000_000}, "3.00M/4.00M")], ids=["parts", "bytes"]
+)
+def test_a_result_moves_the_bar(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: dict[str, int], shown: str
+) -> None:
+    terminal = stderr_is_a_terminal(monkeypatch)
+    with stage_progress("cleaning", ["a", "b"], lambda key: (tmp_path / key).exists(), sizes):
+        (tmp_path / "a").touch()
+        end = time.monotonic() + 30
+        while shown not in terminal.text and time.monotonic() < end:
+            time.sleep(0.01)
+    assert "cleaning" in terminal.text
+    assert "1 of 2 parts" in terminal.text
+    assert shown in terminal.text
+
+
+def test_without_a_name_there_is_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = stderr_is_a_terminal(monkeypatch)
+    with stage_progress(None, ["a"], lambda key: True, {}):
+        time.sleep(0.05)
+    assert terminal.text == ""

@@ -1,0 +1,23 @@
+"""What a run does at its end where its parameters are not on one host."""
+
+from pathlib import Path
+
+import jax
+import pytest
+
+from tonsai_jax.config import default_config
+from tonsai_jax.hooks import complete_run
+
+
+@pytest.mark.parametrize("export", [True, False])
+def test_a_run_on_several_hosts_says_that_it_does_not_export_and_what_does(
+    export: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    config = default_config()
+    config.export = export
+    lines: list[str] = []
+    complete_run(tmp_path, config, None, lines.append)
+    assert ("in spite of config.export" in lines[0]) == export
+    assert f"python scripts/export_hf.py --workdir {tmp_path} --output-dir {tmp_path / 'export'}" in lines[1]
+    assert not any(tmp_path.iterdir())

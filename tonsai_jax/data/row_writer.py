@@ -1,0 +1,151 @@
+"""Writes token rows; `rows.py` describes the format and reads it."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordWriter
+from numpy.typing import ArrayLike
+
+from tonsai_jax.data.manifest import ShardInfo, SplitInfo, dtype_for
+from tonsai_jax.errors import UserError
+from tonsai_jax.files import disk_errors, sha256_file
+
+# One row per chunk and no compression, so that reading a row reads nothing else.
+_WRITER_OPTIONS = "group_size:1,uncompressed"
+
+
+class RowWriter:
+    """Writes the token rows of one source and split. The same ids always give the same bytes.
+
+    It is a context manager. `finish` gives the files their final names; leaving the block without it removes them.
+
+        with RowWriter(out, "khmer", "train", row_tokens=8192, vocab_size=50_000, end_of_text_id=0) as writer:
+            for ids in documents:
+                writer.write(ids)
+            split = writer.finish(documents=len(documents), text_bytes=123_456)
+
+    Args:
+      directory: the folder of all sources; the files go to directory/source.
+      split: "train" or "validation".
+      row_tokens: inputs in a row.
+      vocab_size: number of ids in the vocabulary; it determines the dtype on disk (`dtype_for`).
+      end_of_text_id: the id that pads the last row.
+      rows_per_shard: rows in a file, at most.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        source: str,
+        split: str,
+        *,
+        row_tokens: int,
+        vocab_size: int,
+        end_of_text_id: int,
+        rows_per_shard: int = 65_536,
+    ) -> None:
+        self._folder = Path(directory).absolute() / source
+        self._split = split
+        self._rows_per_shard = rows_per_shard
+        self._end_of_text_id = end_of_text_id
+        self._vocab_size = vocab_size
+        self._row = np.empty(row_tokens + 1, dtype_for(vocab_size))
+        self._filled = 0  # number of ids in self._row
+        self._tokens = 0
+        self._shard_rows: list[int] = []
+        self._shard: ArrayRecordWriter | None = None
+
+    def write(self, ids: ArrayLike) -> None:
+        """Appends ids, (n,) of any integer dtype.
+
+        Raises:
+          ValueError: an id is outside the vocabulary.
+          UserError: the disk is full.
+        """
+        ids = np.asarray(ids)
+        if ids.size == 0:
+            return
+        if ids.min() < 0 or ids.max() >= self._vocab_size:
+            raise ValueError(
+                f"an id is outside the vocabulary of {self._vocab_size}: these ids range from {ids.min()} to {ids.max()}"
+            )
+        self._tokens += ids.size
+        start = 0
+        while start < ids.size:
+            if self._filled == self._row.size:
+                self._write_row()
+                self._row[0] = self._row[-1]
+                self._filled = 1
+            count = min(self._row.size - self._filled, ids.size - start)
+            self._row[self._filled : self._filled + count] = ids[start : start + count]
+            self._filled += count
+            start += count
+
+    def finish(self, *, documents: int, text_bytes: int) -> SplitInfo:
+        """Pads and writes the last row, gives the files their final names, and returns what they hold.
+
+        Args:
+          documents: number of documents written.
+          text_bytes: UTF-8 bytes of their text.
+
+        Raises:
+          UserError: the disk is full.
+        """
+        if self._filled > 1:  # a stream of one id has no target, so it needs no row
+            self._row[self._filled :] = self._end_of_text_id
+            self._write_row()
+        self._close_shard()
+        count = len(self._shard_rows)
+        files = []
+        for index, rows in enumerate(self._shard_rows):
+            path = self._folder / f"{self._split}-{index:05d}-of-{count:05d}.arrayrecord"
+            os.replace(self._partial(index), path)
+            files.append(ShardInfo(path, rows, sha256_file(path)))
+        return SplitInfo(sum(self._shard_rows), self._tokens, documents, text_bytes, tuple(files))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._shard = None  # closing a failed ArrayRecord writer would raise again and hide the first error
+        for index in range(len(self._shard_rows)):
+            self._partial(index).unlink(missing_ok=True)
+
+    def _partial(self, index: int) -> Path:
+        return self._folder / f".{self._split}-{index:05d}.partial-{os.getpid()}"
+
+    def _write_row(self) -> None:
+        if self._shard_rows and self._shard_rows[-1] == self._rows_per_shard:
+            self._close_shard()
+        with self._write_errors():
+            if self._shard is None:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._shard_rows.append(0)
+                self._shard = ArrayRecordWriter(str(self._partial(len(self._shard_rows) - 1)), _WRITER_OPTIONS)
+            self._shard.write(self._row.tobytes())
+        self._shard_rows[-1] += 1
+
+    def _close_shard(self) -> None:
+        if self._shard is not None:
+            with self._write_errors():
+                self._shard.close()
+            self._shard = None
+
+    @contextmanager
+    def _write_errors(self) -> Iterator[None]:
+        # ArrayRecord reports a full disk as a RuntimeError, and only when the shard is closed.
+        with disk_errors(self._folder):
+            try:
+                yield
+            except RuntimeError as error:
+                raise UserError(
+                    f"{self._folder}: could not write token rows ({error}); "
+                    "free some space or choose another folder, then run again"
+                ) from error
