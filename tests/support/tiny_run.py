@@ -121,10 +121,13 @@ class TinyRun:
 
     def interrupt(self, number: signal.Signals, at_step: int, *overrides: str) -> str:
         """Sends the signal when the line of `at_step` is out; returns all that was printed. Checks the exit code."""
-        process = self.start(*overrides)
-        lines = wait_for_step(process, at_step)
-        process.send_signal(number)
-        rest, _ = process.communicate(timeout=120)
+        with self.start(*overrides) as process:
+            try:
+                lines = wait_for_step(process, at_step)
+                process.send_signal(number)
+                rest, _ = process.communicate(timeout=300)
+            finally:
+                process.kill()
         assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 0), lines + rest
         return lines + rest
 
@@ -165,7 +168,7 @@ def environment(devices: int) -> dict[str, str]:
     }
 
 
-def wait_for_step(process: subprocess.Popen[str], step: int, seconds: float = 120) -> str:
+def wait_for_step(process: subprocess.Popen[str], step: int, seconds: float = 300) -> str:
     """Reads the output up to the line of `step`."""
     assert process.stdout is not None
     deadline, lines = time.monotonic() + seconds, ""
