@@ -122,6 +122,7 @@ import signal, sys
 from pathlib import Path
 from tests.jobs import test_engine
 from tonsai_jax.errors import run_command
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 numbered = test_engine.numbered("sleep", "sleep too")
 run_command(lambda: test_engine.run_stage(Path({str(tmp_path)!r}), test_engine.square, numbered, test_engine.Executor(workers=2)))
