@@ -18,8 +18,9 @@ from tests.support.tiny_run import CONFIG, TinyRun, environment
 from tonsai_jax.ablation.ablate import ablate
 from tonsai_jax.ablation.plan import Ablation, load_ablation, plan_runs
 from tonsai_jax.ablation.report import mean_curve
-from tonsai_jax.ablation.results import Point, final_loss, read_curve, tokens_after
+from tonsai_jax.ablation.results import Point, final_loss, read_curve
 from tonsai_jax.ablation.statistics import paired_difference, spread
+from tonsai_jax.data.manifest import read_manifest
 from tonsai_jax.errors import UserError
 from tonsai_jax.stages import Stage
 
@@ -141,9 +142,10 @@ def test_one_seed_gives_no_confidence_interval() -> None:
     assert paired_difference({5: 3.1}, {0: 3.0}) is None
 
 
-def test_tokens_are_counted_by_stage() -> None:
-    stages = (Stage(steps=10, seq_len=100, global_batch_size=2), Stage(steps=5, seq_len=400, global_batch_size=1))
-    assert [tokens_after(step, stages) for step in (0, 4, 10, 12, 15)] == [0, 800, 2000, 2800, 4000]
+def test_a_length_in_epochs_is_that_of_the_token_rows(rows: Path, tmp_path: Path) -> None:
+    (run,) = plan(tmp_path, {"base": {"data.dir": str(rows), "steps": 0, "epochs": 2.0, "optimizer.warmup_steps": 0}})
+    tokens = sum(size.tokens for size in read_manifest(rows).train_sizes().values())
+    assert run.total_steps == math.ceil(2 * tokens / (8 * 256))
 
 
 def test_seconds_count_steps_only_and_untimed_steps_use_the_next_speed() -> None:

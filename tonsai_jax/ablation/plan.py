@@ -14,8 +14,10 @@ from ml_collections import ConfigDict
 
 from tonsai_jax.cli import parse_flags
 from tonsai_jax.config import differences, from_json, stages_of, to_json, validate
+from tonsai_jax.data.manifest import read_manifest
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json
+from tonsai_jax.stages import Stage, total_steps
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,16 @@ class PlannedRun:
     command: tuple[str, ...]
 
     @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of the run; raises `UserError` where a length in epochs needs token rows that do not exist yet."""
+        stages = stages_of(self.config)
+        if all(stage.steps for stage in stages):
+            return stages
+        return stages_of(self.config, read_manifest(self.config.data.dir).train_sizes())
+
+    @property
     def total_steps(self) -> int:
-        return sum(stage.steps for stage in stages_of(self.config))
+        return total_steps(self.stages)
 
 
 def load_ablation(file: Path) -> tuple[Ablation, str]:

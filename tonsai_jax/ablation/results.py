@@ -8,9 +8,8 @@ from typing import Any
 
 from tonsai_jax.ablation.plan import PlannedRun
 from tonsai_jax.ablation.running import is_complete
-from tonsai_jax.config import stages_of
 from tonsai_jax.files import read_json
-from tonsai_jax.stages import Stage
+from tonsai_jax.stages import Stage, tokens_between
 
 FINAL_SHARE = (
     0.1  # of the steps; the final loss is the mean over the last ones, because the loss of a single batch is noisy
@@ -53,7 +52,7 @@ class RunResult:
 def read_result(run: PlannedRun) -> RunResult:
     """Reads what the run has written so far; a run that has not started has an empty curve."""
     rows = _training_rows(run.workdir / "metrics.jsonl")
-    curve = tuple(read_curve(rows, stages_of(run.config)))
+    curve = tuple(read_curve(rows, run.stages)) if rows else ()
     complete = is_complete(run) and bool(curve)
     scores = read_json(run.workdir / "complete.json")["scores"] if complete else {}
     prefix = "eval/bits_per_byte/"
@@ -91,21 +90,11 @@ def read_curve(rows: Sequence[dict[str, Any]], stages: Sequence[Stage]) -> list[
     curve: list[Point] = []
     tokens, seconds, speed = 0, 0.0, None
     for row, own_speed in zip(rows, speeds, strict=True):
-        before, tokens = tokens, tokens_after(row["step"], stages)
+        before, tokens = tokens, tokens_between(stages, 0, row["step"])
         speed = own_speed or speed
         seconds += (tokens - before) / speed if speed else 0.0
         curve.append(Point(row["step"], tokens, seconds, row["train/loss"]))
     return curve
-
-
-def tokens_after(step: int, stages: Sequence[Stage]) -> int:
-    """The number of tokens in the batches of the first `step` steps, padding included."""
-    tokens = 0
-    for stage in stages:
-        steps = min(step, stage.steps)
-        tokens += steps * stage.seq_len * stage.global_batch_size
-        step -= steps
-    return tokens
 
 
 def final_loss(curve: Sequence[Point], total_steps: int) -> float | None:

@@ -61,7 +61,12 @@ def estimate(
     obstacle = why_not_compiled(gpu) if compiles else "--no-compile"
     if obstacle:
         say(f"not compiled ({obstacle}): memory and collectives of the real program are missing")
-    stages = _stages(stages_of(config), tokens)
+    planned = stages_of(config, manifest.train_sizes() if manifest else None)
+    if not all(stage.steps for stage in planned):
+        raise UserError(
+            "a length in epochs depends on the token rows, which are not known; add --data DIR (token rows)"
+        )
+    stages = _stages(planned, tokens)
     figures = [_stage(plan, gpu, None if obstacle else _compile(plan, gpu, say)) for plan in plans]
     total_tokens = [stage.steps * stage.global_batch_size * stage.seq_len for stage in stages]
     costs = [
