@@ -17,7 +17,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     everything = config.getoption("--all")
-    if not config.option.markexpr:
+    if not any(word == "-m" or word.startswith("-m=") for word in config.invocation_params.args):
         config.option.markexpr = "not slow" if everything else "not slow and not full"
     settings = {
         "JAX_PLATFORMS": "cpu",

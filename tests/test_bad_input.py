@@ -75,7 +75,7 @@ def the_error(stderr: str) -> str:
         ),
         (
             "optimizer.warmup_steps=25",
-            "optimizer.warmup_steps=25 and optimizer.decay_steps=0 together pass the run's 24",
+            "optimizer.warmup_steps=25 and optimizer.decay_steps=0 are together more than the run's 24",
         ),
         ("model.num_heads=5", "model.d_model=64 is not divisible by model.num_heads=5"),
         ("model.dtype=float31", "model.dtype='float31'"),
@@ -184,13 +184,13 @@ def test_a_file_where_the_workdir_should_be(
     [
         (
             "model.d_model=48",
-            "its checkpoint is of another model (model.d_model is 64 there, 48 in the config); give another",
+            "its checkpoint has another model (model.d_model is 64 in the checkpoint, 48 in the config); use another",
         ),
-        ("model.num_layers=1", "(model.num_layers is 2 there, 1 in the config)"),
-        ("model.context_length=32", "(model.context_length is 64 there, 32 in the config)"),
+        ("model.num_layers=1", "(model.num_layers is 2 in the checkpoint, 1 in the config)"),
+        ("model.context_length=32", "(model.context_length is 64 in the checkpoint, 32 in the config)"),
         (
             "optimizer.name=muon",
-            "(optimizer.name is adamw there, muon in the config); add --config.optimizer.name=adamw, or give another",
+            "(optimizer.name is adamw in the checkpoint, muon in the config); add --config.optimizer.name=adamw, or give another",
         ),
         ("seed=1", "seed was 0 when the checkpoint was written and is 1 now"),
     ],

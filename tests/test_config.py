@@ -143,6 +143,8 @@ def test_a_length_in_tokens_or_epochs_becomes_steps() -> None:
     validate(epochs)  # nor refused for it
     stages = changed(**shape, stages=({"epochs": 1, "epochs_of": "km"}, {"steps": 7}, {"tokens": 128}))
     assert [stage.steps for stage in stages_of(stages, sources)] == [20, 7, 2]
+    stages = changed(steps=0, epochs=1.0, epochs_of="km", **shape, stages=({}, {"steps": 7}))
+    assert [stage.steps for stage in stages_of(stages, sources)] == [20, 7]
 
 
 def test_a_key_of_an_earlier_version_is_read_under_its_new_name() -> None:
@@ -214,7 +216,7 @@ def test_stages_that_cannot_be_are_refused(values: dict[str, object], message: s
         ({"optimizer__schedule": "cosin"}, "optimizer.schedule='cosin' is not known; did you mean 'cosine'?"),
         (
             {"steps": 50},
-            "optimizer.warmup_steps=100 and optimizer.decay_steps=0 together pass the run's 50 steps",
+            "optimizer.warmup_steps=100 and optimizer.decay_steps=0 are together more than the run's 50 steps",
         ),
         ({"optimizer__schedule": "wsd"}, "optimizer.decay_steps=0 must be above 0 for optimizer.schedule=wsd"),
         ({"optimizer__decay_steps": 9}, "optimizer.decay_steps=9 is for optimizer.schedule=wsd; cosine falls until"),

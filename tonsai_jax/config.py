@@ -137,7 +137,6 @@ def stages_of(config: ConfigDict, sources: Mapping[str, SourceSize] | None = Non
     Raises `UserError` for a key or value that cannot make a stage, and unless exactly one key gives the length.
     """
     base = {
-        "epochs_of": config.epochs_of,
         "seq_len": config.seq_len,
         "global_batch_size": config.global_batch_size,
         "weights": config.data.weights,
@@ -156,7 +155,9 @@ def stages_of(config: ConfigDict, sources: Mapping[str, SourceSize] | None = Non
         for key in ("seq_len", "global_batch_size"):
             if not isinstance(merged[key], int) or merged[key] < 1:
                 raise UserError(f"{where}.{key}={merged[key]!r} must be a whole number of at least 1")
-        length = _length(where, own if set(own) & set(LENGTH_KEYS) else config, merged["epochs_of"])
+        own_length = bool(set(own) & set(LENGTH_KEYS))
+        epochs_of = own.get("epochs_of", "" if own_length and "epochs" not in own else config.epochs_of)
+        length = _length(where, own if own_length else config, epochs_of)
         weights = _weights(where, merged["weights"])
         shape = Stage(0, merged["seq_len"], merged["global_batch_size"], weights)
         stages.append(dataclasses.replace(shape, steps=length.to_steps(shape.tokens_per_step, weights, sources)))
@@ -171,7 +172,10 @@ def _length(where: str, keys: Mapping[str, Any] | ConfigDict, epochs_of: str) ->
         )
     if len(given) > 1:
         found = " and ".join(f"{key}={value!r}" for key, value in given.items())
-        raise UserError(f"{where}: {found} both give the length of the run; keep one and set the other to 0")
+        raise UserError(
+            f"{where}: {found} both give the length of the run; keep one and set the other to 0, "
+            f"for instance --config.{next(iter(given))}=0"
+        )
     ((key, value),) = given.items()
     kind = int if key == "steps" else int | float
     if isinstance(value, bool) or not isinstance(value, kind) or not 0 < value < math.inf:
@@ -302,7 +306,8 @@ def check_schedule(config: ConfigDict, steps: int) -> None:
     warmup, decay = config.optimizer.warmup_steps, config.optimizer.decay_steps
     if warmup + decay > steps:
         raise UserError(
-            f"optimizer.warmup_steps={warmup} and optimizer.decay_steps={decay} together pass the run's {steps} steps"
+            f"optimizer.warmup_steps={warmup} and optimizer.decay_steps={decay} are together more than the run's "
+            f"{steps} steps; lower one of them, or train longer"
         )
 
 

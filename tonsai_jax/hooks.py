@@ -45,7 +45,9 @@ class Hooks:
     def evaluate(self, step: int, params: Any) -> Evaluation | None:
         """Prints and writes bits per byte after `step` steps; None where it failed or there is no validation text."""
         stage = stage_at(self.stages, step - 1)
-        parts = micro_batch(self.config).accumulation_steps(self.mesh.size, stage.global_batch_size, stage.seq_len)
+        accumulation = micro_batch(self.config).accumulation_steps(
+            self.mesh.size, stage.global_batch_size, stage.seq_len
+        )
         try:
             evaluation = evaluate(
                 self.eval_step,
@@ -53,7 +55,7 @@ class Hooks:
                 self.manifest,
                 self.mesh,
                 seq_len=stage.seq_len,
-                batch_size=stage.global_batch_size // parts,  # as many sequences at once as in training
+                batch_size=stage.global_batch_size // accumulation,  # as many sequences at once as in training
                 max_windows=self.config.eval.max_batches * stage.global_batch_size,
             )
         except Exception as error:
@@ -143,9 +145,8 @@ def describe_complete_run(workdir: Path, step: int, say: Callable[[str], None]) 
         say(f'  AutoModelForCausalLM.from_pretrained("{workdir / "export"}") with transformers')
     else:
         say(f"  python scripts/export_hf.py --workdir {workdir} --output-dir export/{workdir.name}")
-    say(
-        "  train on your own text: README.md, “Your own text”; train longer: raise --config.steps and run the same command again"
-    )
+    say("  train on your own text: README.md, “Your own text”")
+    say("  train longer: raise the run's length (config.steps, tokens or epochs) and run the same command again")
     return True
 
 

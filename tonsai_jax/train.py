@@ -4,7 +4,7 @@
     python -m tonsai_jax.train --config configs/gpt2_500m.py --workdir runs/gpt2 --config.data.dir=data/tokens
     python -m tonsai_jax.train --config configs/gpt2_500m.py --workdir runs/gpt2 --steps_today 1500
 
-Any key of the config can be set as --config.section.key=value. The same command again goes on from the last checkpoint;
+Any key of the config can be set as --config.section.key=value. The same command again continues from the last checkpoint;
 SIGTERM and Ctrl-C save first, then end with exit code 0.
 """
 
@@ -89,7 +89,7 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
     train_step, eval_step = make_steps(
         config, setup, end_of_text_id=manifest.end_of_text_id, token_bytes=tokenizer.token_bytes()
     )
-    _describe(setup, manifest, order.epochs(), start_step, end_step)
+    _describe(setup, manifest, order.epochs(), start_step, end_step, sampling=config.sample.every > 0)
     writer = MetricsWriter(
         workdir,
         start_step=start_step,
@@ -185,7 +185,13 @@ def _open_rows(config: ConfigDict) -> RowsManifest:
 
 
 def _describe(
-    setup: Setup, manifest: RowsManifest, epochs: Mapping[str, float], start_step: int, end_step: int
+    setup: Setup,
+    manifest: RowsManifest,
+    epochs: Mapping[str, float],
+    start_step: int,
+    end_step: int,
+    *,
+    sampling: bool,
 ) -> None:
     """Prints what is about to run."""
     model, last_step = setup.model_config, total_steps(setup.stages)
@@ -200,6 +206,10 @@ def _describe(
     )
     for name, count in epochs.items():
         say(f"data: {name}, {count:.2f} epochs")
+    if sampling and jax.process_count() > 1:
+        say(
+            "samples: none, the parameters are spread over hosts; scripts/generate.py continues prompts from a checkpoint"
+        )
     say(
         f"steps: {start_step} of {last_step} done, {end_step - start_step} to do; the first one compiles and takes longer"
     )

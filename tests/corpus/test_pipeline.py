@@ -46,8 +46,8 @@ def run_every_stage(folder: Path) -> dict[str, set[str]]:
 def edited(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The modules in this set have another hash, as after an edit."""
     modules: set[str] = set()
-    original = pipeline.code_hash
-    monkeypatch.setattr(pipeline, "code_hash", lambda module: original(module) + "edited" * (module in modules))
+    original = pipeline.loaded_code_hash
+    monkeypatch.setattr(pipeline, "loaded_code_hash", lambda module: original(module) + "edited" * (module in modules))
     return modules
 
 

@@ -67,8 +67,17 @@ def test_epochs_are_known_before_the_run(manifest: RowsManifest) -> None:
     assert order.epochs() == {"km": 14_000 / 4001, "en": 2000 / 1250}
     order.check_max_epochs(0)
     order.check_max_epochs(3.5)
-    with pytest.raises(UserError, match=r"'km' would be read 3\.50 times .* data\.max_epochs is 3"):
+    with pytest.raises(UserError, match=r"'km' would be read 3\.499 times .* data\.max_epochs is 3"):
         order.check_max_epochs(3)
+
+
+def test_a_whole_epoch_in_whole_steps_is_within_one_epoch(manifest: RowsManifest) -> None:
+    steps = -(-1250 // 8)  # of "en" alone, whose last batch passes its end
+    order = make_order(manifest, Stage(steps, 4, 8, {"en": 1}))
+    assert 1 < order.epochs()["en"] < 1.01
+    order.check_max_epochs(1)
+    with pytest.raises(UserError, match="data.max_epochs is 1"):
+        make_order(manifest, Stage(steps + 1, 4, 8, {"en": 1})).check_max_epochs(1)
 
 
 # The data state of a checkpoint

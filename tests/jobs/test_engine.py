@@ -99,7 +99,7 @@ def test_one_pool_serves_all_stages(tmp_path: Path) -> None:
 
 
 def test_a_killed_worker_is_one_line_and_does_not_hang(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"a worker process was killed.*run the same command again"):
+    with pytest.raises(UserError, match=r"a worker process ended early.*run the same command again"):
         run_stage(tmp_path, square, numbered("kill", *range(8)), Executor(workers=2))
     assert squares(run_stage(tmp_path, square, numbered(*range(8)), Executor(workers=2))) == [n * n for n in range(8)]
 

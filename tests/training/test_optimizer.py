@@ -396,8 +396,12 @@ def test_decay_rates_and_the_dtype_of_moments_may_change_when_a_run_goes_on(name
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ({}, {"name": "lion"}, "optimizer.name is adamw there, lion in the config"),
-        ({"name": "adafactor"}, {"name": "adafactor", "beta1": 0.0}, "optimizer.beta1 is 0.9 there, 0.0 in the config"),
+        ({}, {"name": "lion"}, "optimizer.name is adamw in the checkpoint, lion in the config"),
+        (
+            {"name": "adafactor"},
+            {"name": "adafactor", "beta1": 0.0},
+            "beta1 is 0.9 in the checkpoint, 0.0 in the config",
+        ),
         ({"name": "adafactor"}, {"name": "adafactor", "beta1": 0.8}, None),
         ({"name": "muon"}, {"name": "muon", "beta1": 0.0}, None),
         ({}, {"weight_decay": 0.0, "learning_rate": 1.0}, None),

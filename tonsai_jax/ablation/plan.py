@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from os.path import normpath
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ class PlannedRun:
     config: ConfigDict
     command: tuple[str, ...]
 
-    @property
+    @cached_property
     def stages(self) -> tuple[Stage, ...]:
         """The stages of the run; raises `UserError` where a length in epochs needs token rows that do not exist yet."""
         stages = stages_of(self.config)

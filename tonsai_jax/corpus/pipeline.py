@@ -21,7 +21,7 @@ from tonsai_jax.corpus.sources.source import Piece
 from tonsai_jax.corpus.writing import SourcePieces, WriteSource
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import sha256_file
-from tonsai_jax.jobs.cache import code_hash, content_key
+from tonsai_jax.jobs.cache import content_key, loaded_code_hash
 from tonsai_jax.jobs.engine import Engine, Task
 from tonsai_jax.text.normalize import Normalization
 
@@ -40,6 +40,11 @@ STAGE_VERSIONS = {
     "written": 1,
 }
 
+TASKS: tuple[Task | type, ...] = (
+    index_sets, Clean, count_lines, FindBoilerplate, strip_lines, FindExactDuplicates, compute_signatures, MatchBand,
+    ResolveMatches, WriteSource,
+)  # fmt: skip
+
 _Results = list[dict[str, Any]]
 
 
@@ -56,10 +61,12 @@ class Pipeline:
         self.work = work
         self._engine = engine
         self._progress = progress
+        for task in TASKS:  # now, and not hours later when the files may have been edited
+            loaded_code_hash(task.__module__)
 
     def key(self, stage: str, task: Task, *inputs: Any) -> str:
         """The name of the result of `task` in a stage. `inputs` are all values that the result depends on."""
-        return content_key(stage, STAGE_VERSIONS[stage], code_hash(task.__module__), *inputs)
+        return content_key(stage, STAGE_VERSIONS[stage], loaded_code_hash(task.__module__), *inputs)
 
     def index_sets(self, sets: Decontamination, normalization: Normalization) -> tuple[str | None, dict[str, Any]]:
         """Writes the n-grams of the evaluation sets; returns the key of that result (None without sets) and counts of texts.

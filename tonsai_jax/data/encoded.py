@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from tonsai_jax.corpus.documents import parquet_errors
 from tonsai_jax.files import atomic_write, sha256_file, write_array
-from tonsai_jax.jobs.cache import code_hash, content_key
+from tonsai_jax.jobs.cache import content_key, loaded_code_hash
 from tonsai_jax.jobs.engine import Engine
 from tonsai_jax.jobs.executor import Executor
 from tonsai_jax.tokenizer.loading import Tokenizer
@@ -60,7 +60,7 @@ def encode_sources(
     Raises:
       UserError: a file is damaged, or the disk is full.
     """
-    identity = [VERSION, code_hash(__name__), dtype.str, *_tokenizer_hashes(tokenizer)]
+    identity = [VERSION, loaded_code_hash(__name__), dtype.str, *_tokenizer_hashes(tokenizer)]
     tasks: list[tuple[str, _Piece]] = []
     pieces: dict[str, list[Path]] = {}
     for name, paths in files.items():
@@ -70,7 +70,7 @@ def encode_sources(
         tasks += zip(keys, found, strict=True)
     sizes = [piece.text_bytes for _, piece in tasks]
     executor = Executor(workers=1 if sum(sizes) < SMALL_BYTES else 0)
-    task = _Encode(str(tokenizer.folder), dtype.str)
+    task = _Encode(str(tokenizer.folder), tokenizer.hash, dtype.str)
     with Engine(executor, modules=(__name__,)) as engine:
         engine.run(work / "encoded", task, tasks, progress="tokenizing" if progress else None, sizes=sizes)
     return pieces
@@ -122,10 +122,11 @@ class _Encode:
     """The task: encodes a piece and writes target.ids (the ids) and target.npy (lengths and sizes)."""
 
     tokenizer_dir: str
+    tokenizer_hash: str
     dtype: str
 
     def __call__(self, piece: _Piece, target: Path) -> dict[str, Any]:
-        tokenizer = _opened(self.tokenizer_dir)
+        tokenizer = _opened(self.tokenizer_dir, self.tokenizer_hash)
         end = np.array([tokenizer.end_of_text_id], self.dtype).tobytes()
         lengths, sizes = [], []
         with atomic_write(target.with_suffix(".ids")) as partial, partial.open("wb") as out:
@@ -150,8 +151,9 @@ def _texts(piece: _Piece) -> Iterator[str]:
 
 
 @functools.cache
-def _opened(folder: str) -> Tokenizer:
-    return Tokenizer.from_folder(folder)  # once in each process
+def _opened(folder: str, tokenizer_hash: str) -> Tokenizer:
+    """The tokenizer, opened once in each process; the hash tells it from another one that was there before."""
+    return Tokenizer.from_folder(folder)
 
 
 def _tokenizer_hashes(tokenizer: Tokenizer) -> list[str]:

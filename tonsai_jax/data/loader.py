@@ -66,7 +66,7 @@ class Loader:
 
     Args:
       order: the order of the run.
-      process_index, process_count: process h of H gets rows h*B/H ... (h+1)*B/H of each global batch of B.
+      process_index, process_count: process h of H gets sequences h*B/H ... (h+1)*B/H of each global batch of B.
       transforms: Grain transforms, applied to every window before it is batched. A random transform gets a generator
         that depends on the order's seed and on the number of the window in its segment. So the batches stay the same
         after a resume and on another number of processes.
@@ -140,8 +140,8 @@ class _WindowsOfProcess(grain.MapDataset[Any]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return self.slice(index)
-        batch, row = divmod(index, self._local_batch)
-        return self._windows[batch * self._batch_size + self._first + row]
+        batch, sequence = divmod(index, self._local_batch)
+        return self._windows[batch * self._batch_size + self._first + sequence]
 
 
 class _Steps(grain.transforms.DatasetSelectionMap):
@@ -154,5 +154,7 @@ class _Steps(grain.transforms.DatasetSelectionMap):
         return self._order.total_steps
 
     def __getitem__(self, index: int) -> tuple[int, int]:
+        if index >= self._order.total_steps:
+            raise IndexError(f"step {index} of a run of {self._order.total_steps} steps")
         number = self._order.segment_number(index)
         return number, index - self._order.segments[number].first_step

@@ -182,11 +182,16 @@ class DataOrder:
         }
 
     def check_max_epochs(self, max_epochs: float) -> None:
-        """Raises UserError if a source would be read more than `max_epochs` times (0 = no limit)."""
+        """Raises UserError if a source would be read more than `max_epochs` times (0 = no limit).
+
+        The last batch may pass the limit: a run has whole steps.
+        """
+        last = self.segments[-1]
         for name, epochs in self.epochs().items():
-            if max_epochs and epochs > max_epochs:
+            batch = last.global_batch_size / max(1, self._sources[name].windows(last.positions[name].seq_len))
+            if max_epochs and epochs - batch > max_epochs:
                 raise UserError(
-                    f"source {name!r} would be read {epochs:.2f} times in this run, but data.max_epochs "
+                    f"source {name!r} would be read {epochs:.4g} times in this run, but data.max_epochs "
                     f"is {max_epochs:g}; lower its weight, take fewer steps, or raise data.max_epochs "
                     "(0 = no limit)"
                 )

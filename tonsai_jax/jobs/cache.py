@@ -49,6 +49,12 @@ def code_hash(module: str, package: Path = PACKAGE) -> str:
     return digest.hexdigest()[:24]
 
 
+@functools.cache
+def loaded_code_hash(module: str) -> str:
+    """`code_hash` of a module as this process runs it: the files are read once, so a later edit of them changes no name."""
+    return code_hash(module)
+
+
 def _files_of(name: str, package: Path) -> list[Path]:
     """The files that Python runs to import `name`: the module and the packages around it. None for other packages."""
     root, *parts = name.split(".")

@@ -4,6 +4,7 @@ A task is named by a key that stands for everything its result depends on (`cach
 where it stopped: the results that exist are taken, the others are computed.
 """
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -17,6 +18,8 @@ from tonsai_jax.files import read_json, write_json
 from tonsai_jax.jobs.executor import Executor
 from tonsai_jax.jobs.local import LocalPool
 from tonsai_jax.jobs.progress import stage_progress
+
+logger = logging.getLogger(__name__)
 
 Task = Callable[[Any, Path], dict[str, Any]]
 """What a stage does with each of its inputs: (payload, path without a suffix for its files) -> figures for JSON.
@@ -85,10 +88,12 @@ class Engine:
                     self._run(calls, folder)
             except BrokenProcessPool as error:
                 raise UserError(
-                    f"{folder.name}: a worker process was killed, perhaps because memory ran out; run the same command "
-                    "again to continue, with a smaller --workers if memory is short"
+                    f"{folder.name}: a worker process ended early, perhaps because memory ran out; run the same command "
+                    "again to continue, with a smaller --workers if memory is short. (A script of your own needs "
+                    "`if __name__ == '__main__':` above its calls.)"
                 ) from error
             except Exception as error:
+                logger.debug("the stack trace of the task:", exc_info=error)
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
                 raise _first_error(folder, keys) or _no_result(folder, reason) from error
         results = []

@@ -15,6 +15,8 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
+from tonsai_jax.errors import UserError
+
 
 class LocalPool:
     """Worker processes that run calls until `close` or `stop`.
@@ -27,6 +29,10 @@ class LocalPool:
     """
 
     def __init__(self, workers: int, modules: Sequence[str]):
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            raise UserError(
+                "a worker process started this program again; put its calls below `if __name__ == '__main__':`"
+            )
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(list(modules))
         resource_tracker.ensure_running()  # before the mask is set: it unblocks SIGINT

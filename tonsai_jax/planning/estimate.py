@@ -62,6 +62,8 @@ def estimate(
     if obstacle:
         say(f"not compiled ({obstacle}): memory and collectives of the real program are missing")
     planned = stages_of(config, manifest.train_sizes() if manifest else None)
+    if tokens is not None and len(planned) == 1:
+        planned = (dataclasses.replace(planned[0], steps=1),)  # `tokens` replaces the length
     if not all(stage.steps for stage in planned):
         raise UserError(
             "a length in epochs depends on the token rows, which are not known; add --data DIR (token rows)"

@@ -146,7 +146,7 @@ class Checkpoints:
         except (ValueError, KeyError, OSError) as error:
             raise UserError(
                 f"{self.directory / str(step)}: this checkpoint cannot be read ({_first_line(error)}); "
-                f"delete that folder to go on from the one before it"
+                f"delete this folder to continue from the checkpoint before it"
             ) from error
 
     def _require(self, step: int) -> None:
@@ -162,7 +162,7 @@ class Checkpoints:
             free = shutil.disk_usage(self.directory).free / 1e9
             return UserError(
                 f"{self.directory}: the disk is full ({free:.1f} GB free), the new checkpoint was not written; the earlier "
-                f"ones are whole. Free some space and run the same command again: it goes on from the last one"
+                f"ones are whole. Free some space and run the same command again: it continues from the last one"
             )
         return error
 

@@ -131,5 +131,5 @@ class StepLogger:
         if self._skipped_in_a_row >= self._max_skipped_steps:
             raise UserError(
                 f"step {step + 1}: loss or gradient was not finite for {self._skipped_in_a_row} steps in a row, so the run "
-                f"was stopped; the last checkpoint is good. Lower optimizer.learning_rate, or look at the data there"
+                f"was stopped; the last checkpoint is good. Lower optimizer.learning_rate, or check the data of these steps"
             )

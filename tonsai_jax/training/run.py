@@ -45,12 +45,12 @@ def changes_since(
     saved_model = ModelConfig.from_saved(saved["model"])
     if keys := keys_that_change_arrays(saved_model, model_config):
         changes = [
-            f"model.{key} is {getattr(saved_model, key)} there, {getattr(model_config, key)} in the config"
+            f"model.{key} is {getattr(saved_model, key)} in the checkpoint, {getattr(model_config, key)} in the config"
             for key in keys
         ]
         raise UserError(
-            f"{workdir}: its checkpoint is of another model ({'; '.join(changes)}); "
-            f"give another --workdir, or the config that began this run"
+            f"{workdir}: its checkpoint has another model ({'; '.join(changes)}); "
+            f"use another --workdir, or the config that started this run"
         )
     if saved["tokenizer_hash"] != manifest.tokenizer_hash:
         raise UserError(
@@ -70,8 +70,8 @@ def check_optimizer(saved_config: Mapping[str, Any], config: ConfigDict, workdir
     for key in keys:
         if saved[key] != wanted[key]:
             raise UserError(
-                f"{workdir}: its checkpoint holds the state of another optimizer (optimizer.{key} is {saved[key]} there, "
-                f"{wanted[key]} in the config); add --config.optimizer.{key}={saved[key]}, or give another --workdir"
+                f"{workdir}: its checkpoint holds the state of another optimizer (optimizer.{key} is {saved[key]} in the "
+                f"checkpoint, {wanted[key]} in the config); add --config.optimizer.{key}={saved[key]}, or give another --workdir"
             )
 
 

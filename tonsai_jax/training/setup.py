@@ -47,7 +47,7 @@ def check_run(config: ConfigDict, stages: Sequence[Stage], vocab_size: int) -> S
       vocab_size: of the tokenizer.
 
     Raises `UserError` for everything that would fail later: a schedule longer than the run, axes of the mesh and batches
-    that do not divide, a vocabulary that is too small, a family that cannot be exported, an attention backend or a dtype
+    that do not divide, a vocabulary that is too small, an attention backend or a dtype
     that the devices do not have, a parameter that `optimizer.rate_of` names and the model lacks.
     """
     check_schedule(config, total_steps(stages))

@@ -78,10 +78,10 @@ def make_train_step(
     """
 
     def loss_of(
-        params: Any, part: Batch, weight: jax.Array, share: float, key: jax.Array
+        params: Any, sequences: Batch, weight: jax.Array, share: float, key: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Loss and metrics of one micro-batch, scaled so that their sums over micro-batches are those of the whole batch."""
-        inputs_BxT, targets_BxT, real_BxT = _targets(part)
+        inputs_BxT, targets_BxT, real_BxT = _targets(sequences)
         model = nnx.merge(graph, params)
         x_BxTxD, routing = model(inputs_BxT, end_of_text_id=end_of_text_id, dropout_key=key, dropless=False)
         B, T = targets_BxT.shape
@@ -115,20 +115,20 @@ def make_train_step(
         accumulation = micro_batch.accumulation_steps(mesh.size, B, T)
 
         if accumulation == 1:
-            gradients, of_parts = gradient_of(state.params, batch, weight, 1.0, key)
+            gradients, sums = gradient_of(state.params, batch, weight, 1.0, key)
         else:
 
-            def gradient_of_part(part: Batch, key: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
-                return gradient_of(state.params, part, weight, 1 / accumulation, key)
+            def gradient_of_one(sequences: Batch, key: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
+                return gradient_of(state.params, sequences, weight, 1 / accumulation, key)
 
-            def add_part(total: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
-                return jax.tree.map(jnp.add, total, gradient_of_part(*part)), None
+            def add_one(total: Any, one: tuple[Batch, jax.Array]) -> tuple[Any, None]:
+                return jax.tree.map(jnp.add, total, gradient_of_one(*one)), None
 
-            parts = jax.tree.map(lambda rows: _cut(rows, accumulation, mesh), batch)
+            micro_batches = jax.tree.map(lambda leaf: _cut(leaf, accumulation, mesh), batch)
             keys = jax.random.split(key, accumulation)
-            shapes = jax.eval_shape(gradient_of_part, jax.tree.map(lambda rows: rows[0], parts), key)
+            shapes = jax.eval_shape(gradient_of_one, jax.tree.map(lambda leaf: leaf[0], micro_batches), key)
             start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-            (gradients, of_parts), _ = jax.lax.scan(add_part, start, (parts, keys))
+            (gradients, sums), _ = jax.lax.scan(add_one, start, (micro_batches, keys))
 
         grad_norm = optax.tree.norm(gradients)
         if clip_norm:
@@ -139,12 +139,12 @@ def make_train_step(
         params = jax.tree.map(lambda param, update: param - learning_rate * update, state.params, updates)
 
         # Select, do not multiply: 0 x NaN is NaN.
-        finite = jnp.isfinite(of_parts["loss"]) & jnp.isfinite(grad_norm)
+        finite = jnp.isfinite(sums["loss"]) & jnp.isfinite(grad_norm)
         params, opt_state = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old), (params, opt_state), (state.params, state.opt_state)
         )
         metrics = {
-            **of_parts,
+            **sums,
             "grad_norm": grad_norm,
             "learning_rate": learning_rate,
             "tokens": tokens,
@@ -209,8 +209,8 @@ def _router_metrics(routing: Routing) -> dict[str, jax.Array]:
     }
 
 
-def _cut(rows_Bx: jax.Array, parts: int, mesh: Mesh) -> jax.Array:
-    """[B, ...] -> [parts, B / parts, ...]; every device keeps the sequences that it holds."""
-    cut = rows_Bx.reshape(mesh.size, parts, -1, *rows_Bx.shape[1:]).swapaxes(0, 1)
-    cut = cut.reshape(parts, -1, *rows_Bx.shape[1:])
+def _cut(leaf_Bx: jax.Array, count: int, mesh: Mesh) -> jax.Array:
+    """[B, ...] -> [count, B / count, ...], the micro-batches; every device keeps the sequences that it holds."""
+    cut = leaf_Bx.reshape(mesh.size, count, -1, *leaf_Bx.shape[1:]).swapaxes(0, 1)
+    cut = cut.reshape(count, -1, *leaf_Bx.shape[1:])
     return jax.lax.with_sharding_constraint(cut, NamedSharding(mesh, P(None, BATCH_AXES)))
