@@ -71,7 +71,7 @@ def the_error(stderr: str) -> str:
         ("optimizer.schedule=cosin", "optimizer.schedule='cosin' is not known; did you mean 'cosine'?"),
         (
             "optimizer.rate_of={'embedding': 0.5}",
-            "optimizer.rate_of='embedding': no parameter has that name; there are blocks/attention_norm/bias, blocks/",
+            "optimizer.rate_of='embedding': no parameter has this name; there are blocks/attention_norm/bias, blocks/",
         ),
         (
             "optimizer.warmup_steps=25",

@@ -212,5 +212,5 @@ def test_switches_that_do_not_go_together_are_refused_by_name(change, message):
 
 
 def test_an_unknown_preset_is_refused():
-    with pytest.raises(UserError, match="preset 'lama' is not known; did you mean 'llama'"):
+    with pytest.raises(UserError, match="preset='lama' is not known; did you mean 'llama'"):
         preset("lama")

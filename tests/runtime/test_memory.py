@@ -32,6 +32,7 @@ def results_of(lines: str) -> list[int]:
     return [int(number) for number in done.stdout.split()]
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="malloc is told what to do on Linux with glibc only")
 def test_freed_memory_is_kept_until_it_is_returned() -> None:
     (grown, _) = results_of("print(*grow())")
@@ -53,6 +54,7 @@ def _huge_pages_on_request() -> bool:
     return setting.exists() and "[never]" not in setting.read_text(encoding="utf-8")
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not _huge_pages_on_request(), reason="this system gives no huge pages on request")
 def test_the_heap_lies_on_huge_pages_also_after_memory_was_returned() -> None:
     first, second = results_of("keep_freed_memory()\nprint(grow()[1])\nreturn_freed_memory()\nprint(grow()[1])")

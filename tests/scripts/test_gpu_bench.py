@@ -49,6 +49,7 @@ assert np.isfinite(float(metrics["loss"])) and int(state.step) == 1
 """
 
 
+@pytest.mark.full
 def test_a_training_step_needs_only_jax_flax_and_optax() -> None:
     done = subprocess.run(
         [sys.executable, "-c", BARE_STEP], env=environment(1), capture_output=True, text=True, check=False

@@ -422,6 +422,7 @@ def test_a_full_disk_is_one_line_and_the_earlier_tokenizer_stays(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["t", "text.txt"]
 
 
+@pytest.mark.full
 @pytest.mark.skipif("TONSAI_CORPUS" not in os.environ, reason="TONSAI_CORPUS (a folder of real text) is not set")
 def test_real_khmer_takes_few_tokens(tmp_path):
     corpus = Path(os.environ["TONSAI_CORPUS"])

@@ -8,12 +8,14 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 # Token rows, a run of two stages that was stopped after 2 of its 6 steps, and the losses of all 6 in one go; written by
 # version 0.1 of November 2026, whose key for the micro-batch was `device_batch_size`.
 ARCHIVE = Path(__file__).with_name("run_of_version_0_1.tar.xz")
 
 
+@pytest.mark.full
 def test_a_run_of_version_0_1_resumes_with_its_own_losses(tmp_path: Path) -> None:
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(tmp_path, filter="data")

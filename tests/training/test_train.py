@@ -138,6 +138,7 @@ def test_a_complete_run_says_so_and_changes_nothing(run: TinyRun) -> None:
     assert max(run.losses()) == 6
 
 
+@pytest.mark.full
 def test_stages_change_length_batch_and_mix(rows: Path, tmp_path: Path) -> None:
     stages = (
         "stages=({'steps': 6}, {'steps': 6, 'seq_len': 64, 'global_batch_size': 32, 'weights': {'km': 1.0, 'en': 0.0}})"
@@ -161,6 +162,7 @@ def test_a_changed_mix_goes_on_where_the_sources_were(run: TinyRun) -> None:
     assert {name: position["windows"] for name, position in segment["positions"].items()} == {"km": 256, "en": 256}
 
 
+@pytest.mark.full
 def test_too_many_steps_that_are_not_finite_end_the_run(run: TinyRun) -> None:
     run.train(steps_today=8)
     done = run.run("optimizer.learning_rate=1e38", "optimizer.max_skipped_steps=3")
