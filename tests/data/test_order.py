@@ -76,7 +76,7 @@ def test_a_whole_epoch_in_whole_steps_is_within_one_epoch(manifest: RowsManifest
     order = make_order(manifest, Stage(steps, 4, 8, {"en": 1}))
     assert 1 < order.epochs()["en"] < 1.01
     order.check_max_epochs(1)
-    with pytest.raises(UserError, match="data.max_epochs is 1"):
+    with pytest.raises(UserError, match=r"data\.max_epochs is 1"):
         make_order(manifest, Stage(steps + 1, 4, 8, {"en": 1})).check_max_epochs(1)
 
 
