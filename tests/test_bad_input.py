@@ -243,7 +243,9 @@ def test_a_damaged_checkpoint(trained: Path, run: TinyRun, error_of: Callable[..
     newest = run.workdir / "checkpoints" / "4"
     spoil(newest)
     error = error_of(run.command())
-    assert re.match(rf"{newest}: this checkpoint cannot be read \(.+\); delete this folder to continue from", error), error
+    assert re.match(rf"{newest}: this checkpoint cannot be read \(.+\); delete this folder to continue from", error), (
+        error
+    )
 
 
 def test_deleting_a_damaged_checkpoint_goes_on_from_the_one_before(trained: Path, run: TinyRun) -> None:

@@ -295,9 +295,10 @@ def finished_parts(folder, stage="*"):
     return parts
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "stage",
-    [pytest.param("clean", marks=pytest.mark.full), "matched", pytest.param("written", marks=pytest.mark.full)],
+    ["clean", "matched", "written"],
 )
 def test_a_killed_run_goes_on_and_gives_the_same_bytes(tmp_path, stage):
     write_sources(tmp_path)

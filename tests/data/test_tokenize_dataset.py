@@ -377,6 +377,7 @@ def test_a_run_that_is_ended_goes_on_and_gives_the_same_bytes(long_run, tmp_path
     assert hashes(tmp_path / "rows") == hashes(tmp_path / "whole")
 
 
+@pytest.mark.full
 def test_pieces_of_other_documents_or_another_tokenizer_are_not_taken(long_run, folder, tmp_path):
     with subprocess.Popen(long_run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as process:
         while not finished_pieces(tmp_path):

@@ -100,6 +100,7 @@ def test_more_prompts_than_fit_in_a_batch_follow_in_the_next(tokenizer, monkeypa
     assert texts(tokenizer, prompts) == together
 
 
+@pytest.mark.full
 def test_the_same_seed_gives_the_same_text_and_another_seed_another(tokenizer):
     first = texts(tokenizer, [KHMER], seed=1)
     assert texts(tokenizer, [KHMER], seed=1) == first

@@ -248,6 +248,7 @@ def test_the_metrics_tell_what_the_routers_did_and_each_coefficient_counts():
     assert metrics["router/load_balance"] == pytest.approx(1, abs=0.2)
 
 
+@pytest.mark.full
 def test_remat_changes_nothing():
     kept = train(CONFIG, one_device_mesh())
     assert_same(kept, train(dataclasses.replace(CONFIG, remat="qkv_mlp", scan_layers=False), one_device_mesh()))

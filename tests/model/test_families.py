@@ -136,7 +136,14 @@ def test_the_counts_are_those_of_the_parameters_and_of_the_products(variant):
     assert config.flops_per_token(10) == 6 * (matrices + head + attention)
 
 
-@pytest.mark.parametrize("variant", ["llama, yarn", "qwen3", "mixtral, top-2"])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        pytest.param("llama, yarn", marks=pytest.mark.full),
+        pytest.param("qwen3", marks=pytest.mark.full),
+        "mixtral, top-2",
+    ],
+)
 def test_a_cache_filled_in_parts_gives_what_one_pass_gives(variant):
     config = config_of(variant)
     params = random_params(config)

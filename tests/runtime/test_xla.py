@@ -103,6 +103,7 @@ def run(folder: Path, level: str, devices: int, **settings: str) -> str:
     ).stdout.strip()
 
 
+@pytest.mark.full
 def test_a_second_start_finds_the_compiled_programs(tmp_path: Path) -> None:
     assert run(tmp_path / "a" / "cache", "auto", devices=1) == "UNKNOWN compiled"
     assert run(tmp_path / "a" / "cache", "default", devices=8) == "UNKNOWN found"

@@ -212,6 +212,7 @@ def check_two_processes():
     check_many_devices_give_what_one_gives([(1, 8, 1)])  # parameters are split across both
 
 
+@pytest.mark.full
 def test_eight_devices_give_what_one_gives_and_each_holds_its_part():
     run_on_eight_devices(check_many_devices)
 

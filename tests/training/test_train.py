@@ -38,6 +38,7 @@ def test_a_run_learns(never_stopped: TinyRun) -> None:
     assert losses[24] < losses[1] - 1
 
 
+@pytest.mark.full
 def test_stopped_twice_by_sigterm_is_never_stopped_bit_for_bit(run: TinyRun, never_stopped: TinyRun) -> None:
     first, second = sorted(random.Random(0).sample(range(1, 20), 2))
     for step in (first, second):
@@ -95,6 +96,7 @@ def test_two_processes_are_one_run(run: TinyRun, never_stopped: TinyRun) -> None
         assert run.losses()[step] == pytest.approx(loss, abs=1e-4), step
 
 
+@pytest.mark.full
 def test_steps_today_trains_that_many_and_saves(run: TinyRun, never_stopped: TinyRun) -> None:
     printed = run.train(steps_today=5)
     assert "saved at step 5 of 24: --steps_today=5 is done" in printed
@@ -117,6 +119,7 @@ def test_a_traced_run_is_the_same_run(run: TinyRun, never_stopped: TinyRun) -> N
     assert run.losses() == {step: loss for step, loss in never_stopped.losses().items() if step <= 8}
 
 
+@pytest.mark.full
 def test_a_complete_run_says_so_and_changes_nothing(run: TinyRun) -> None:
     run.overrides = ("steps=4", "eval.every=4", "export=True")
     run.train()
