@@ -238,6 +238,7 @@ def test_a_batch_done_in_parts_is_the_whole_batch_but_for_what_is_balanced_by_pa
         assert metrics_of_parts[name] == pytest.approx(metrics[name], abs=1e-5)
 
 
+@pytest.mark.full
 def test_the_metrics_tell_what_the_routers_did_and_each_coefficient_counts():
     _, metrics = train(CONFIG, one_device_mesh())
     shares = [metrics[f"router/expert_{number}"] for number in range(E)]

@@ -58,6 +58,7 @@ def test_ctrl_c_saves_and_ends_well(run: TinyRun, never_stopped: TinyRun) -> Non
     assert run.losses() == never_stopped.losses()
 
 
+@pytest.mark.full
 def test_a_killed_run_goes_on_from_its_last_checkpoint(run: TinyRun, never_stopped: TinyRun) -> None:
     run.interrupt(signal.SIGKILL, at_step=13)
     printed = run.train()
@@ -177,6 +178,7 @@ def test_too_many_steps_that_are_not_finite_end_the_run(run: TinyRun) -> None:
     assert max(run.losses()) == 10
 
 
+@pytest.mark.full
 def test_a_failed_evaluation_does_not_end_the_run(rows: Path, tmp_path: Path) -> None:
     broken = tmp_path / "rows"
     shutil.copytree(rows, broken)
