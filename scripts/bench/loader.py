@@ -1,6 +1,7 @@
 """Measures the training loader on synthetic token rows: tokens per second, seconds to the first batch, memory."""
 
 import argparse
+import itertools
 import statistics
 import tempfile
 import time
@@ -25,7 +26,7 @@ A billion tokens take 2 GB under --dir while the measurement runs. There are two
 rows of 8192 tokens, read from the page cache. Seconds do not include imports. A resume starts at batch 100,000. RSS is
 the memory of the whole process, so measure each size in its own run to compare it."""
 
-ROW_TOKENS, VOCAB_SIZE, BATCH, RESUME_STEP = 8192, 50_000, 8, 100_000
+ROW_TOKENS, VOCAB_SIZE, RESUME_STEP = 8192, 50_000, 100_000
 
 
 def make_rows(directory: Path, tokens: int) -> None:
@@ -46,9 +47,9 @@ def make_rows(directory: Path, tokens: int) -> None:
     write_manifest(RowsManifest(directory, ROW_TOKENS, dtype, VOCAB_SIZE, 0, digest, sources))
 
 
-def measure(directory: Path, seq_len: int, batches: int) -> dict[str, float]:
-    """Starts a run, reads `batches` batches, and resumes a run."""
-    stages = [Stage(steps=10 * RESUME_STEP, seq_len=seq_len, global_batch_size=BATCH)]
+def measure(directory: Path, seq_len: int, batch_size: int, batches: int) -> dict[str, float]:
+    """Starts a run, reads `batches` batches of `batch_size` sequences, and resumes a run."""
+    stages = [Stage(steps=10 * RESUME_STEP, seq_len=seq_len, global_batch_size=batch_size)]
     began = time.perf_counter()
     order = DataOrder(read_manifest(directory), seed=0, stages=stages)
     iterator = Loader(order).batches(0)
@@ -57,7 +58,7 @@ def measure(directory: Path, seq_len: int, batches: int) -> dict[str, float]:
     began = time.perf_counter()
     for _ in range(batches):
         next(iterator)
-    rate = batches * BATCH * seq_len / (time.perf_counter() - began)
+    rate = batches * batch_size * seq_len / (time.perf_counter() - began)
     state = order.state(RESUME_STEP)
     began = time.perf_counter()
     next(Loader(DataOrder(read_manifest(directory), seed=0, stages=stages, state=state)).batches(RESUME_STEP))
@@ -77,7 +78,10 @@ def main() -> None:
         "--seq-len", type=int, nargs="+", default=[2048, 8192], help="sequence lengths (default: %(default)s)"
     )
     parser.add_argument(
-        "--batches", type=int, default=2000, help="batches of 8 in a measurement (default: %(default)s)"
+        "--batch-size", type=int, nargs="+", default=[8, 64], help="sequences in a batch (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--sequences", type=int, default=16_000, help="sequences read in a measurement (default: %(default)s)"
     )
     parser.add_argument(
         "--rounds", type=int, default=5, help="measurements of each case; prints medians (default: %(default)s)"
@@ -88,18 +92,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="loader-", dir=args.dir) as folder:
         for tokens in args.tokens:
             make_rows(Path(folder) / str(tokens), tokens)
-        runs: dict[tuple[int, int], list[dict[str, float]]] = {}
+        runs: dict[tuple[int, int, int], list[dict[str, float]]] = {}
         for _ in range(args.rounds):
-            for case in ((tokens, seq_len) for tokens in args.tokens for seq_len in args.seq_len):
-                runs.setdefault(case, []).append(measure(Path(folder) / str(case[0]), case[1], args.batches))
+            for tokens, seq_len, batch_size in itertools.product(args.tokens, args.seq_len, args.batch_size):
+                result = measure(Path(folder) / str(tokens), seq_len, batch_size, max(1, args.sequences // batch_size))
+                runs.setdefault((tokens, seq_len, batch_size), []).append(result)
     table: list[dict[str, Any]] = []
-    print("      tokens  seq_len  M tokens/s  first batch s  resume s  RSS MB")
-    for (tokens, seq_len), results in runs.items():
+    print("      tokens  seq_len  batch  M tokens/s  first batch s  resume s  RSS MB")
+    for (tokens, seq_len, batch_size), results in runs.items():
         row = {key: statistics.median(result[key] for result in results) for key in results[0]}
-        table.append({"tokens": tokens, "seq_len": seq_len, **row})
+        table.append({"tokens": tokens, "seq_len": seq_len, "batch_size": batch_size, **row})
         rate, memory = row["tokens_per_second"] / 1e6, row["rss_mb"]
         seconds = f"{row['first_batch_s']:13.3f}  {row['resume_s']:8.3f}"
-        print(f"{tokens:12,d}  {seq_len:7d}  {rate:10.1f}  {seconds}  {memory:6.0f}")
+        print(f"{tokens:12,d}  {seq_len:7d}  {batch_size:5d}  {rate:10.1f}  {seconds}  {memory:6.0f}")
     if args.json:
         write_json(args.json, table)
 
