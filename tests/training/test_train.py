@@ -189,6 +189,7 @@ def test_a_failed_evaluation_does_not_end_the_run(rows: Path, tmp_path: Path) ->
     assert "complete: 4 steps" in printed
 
 
+@pytest.mark.full
 def test_evaluation_and_samples_are_written(run: TinyRun) -> None:
     run.overrides = ("steps=4", "eval.every=2", "sample.every=2", "checkpoint.every=2", "checkpoint.keep_best=1")
     run.train()
@@ -204,6 +205,7 @@ def test_evaluation_and_samples_are_written(run: TinyRun) -> None:
 def test_the_quickstart_from_nothing_to_a_continuation_and_then_complete(tmp_path: Path) -> None:
     quickstart = Path(__file__).parents[2] / "configs" / "quickstart.py"
     fewer = ("steps=6", "optimizer.warmup_steps=2", "eval.max_batches=2", "sample.max_new_tokens=8")
+    fewer += ("checkpoint.every=3", "eval.every=3", "sample.every=3")
     command = [
         sys.executable,
         "-m",
@@ -223,6 +225,9 @@ def test_the_quickstart_from_nothing_to_a_continuation_and_then_complete(tmp_pat
         path.name for path in (workdir / "export").iterdir()
     }
     assert (tmp_path / "data" / "quickstart" / "manifest.json").is_file()
+    metrics = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in metrics if "eval/bits_per_byte/km" in line] == [3, 6]
+    assert (workdir / "samples" / "step-000003.txt").read_text(encoding="utf-8").startswith("កាលពីព្រេងនាយ")
     for said in ("complete: 6 steps", "km: ", "en: ", "កាលពីព្រេងនាយ", "Once upon a time", "What next:"):
         assert said in first.stdout
         assert said in again.stdout
