@@ -39,9 +39,9 @@ def main() -> None:
 
     quiet_libraries()
     from tonsai_jax.data.manifest import read_manifest
-    from tonsai_jax.evaluation.bits_per_byte import evaluate_run
+    from tonsai_jax.evaluation.run import evaluate_run
     from tonsai_jax.files import write_json
-    from tonsai_jax.training.run import load_run
+    from tonsai_jax.inference.load import load_run
 
     run = load_run(args.workdir, args.step)
     evaluation = evaluate_run(

@@ -27,7 +27,7 @@ def main() -> None:
     from tonsai_jax.huggingface.card import details_of_run
     from tonsai_jax.huggingface.export import export
     from tonsai_jax.huggingface.hub import push_to_hub
-    from tonsai_jax.training.run import load_run
+    from tonsai_jax.inference.load import load_run
 
     run = load_run(args.workdir, args.step)
     details = details_of_run(run.workdir, run.config, run.step)

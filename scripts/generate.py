@@ -47,7 +47,7 @@ def main() -> None:
 
     quiet_libraries()
     from tonsai_jax.inference.generate import Sampling, stream_texts
-    from tonsai_jax.training.run import load_run
+    from tonsai_jax.inference.load import load_run
 
     sampling = Sampling(args.temperature, args.top_k, args.top_p)
     run = load_run(args.workdir, args.step)

@@ -22,7 +22,6 @@ from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.stages import Stage, stage_at
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.training.metrics import MetricsWriter
-from tonsai_jax.training.run import load_run
 
 COMPLETE_FILE = "complete.json"
 
@@ -104,6 +103,8 @@ def complete_run(workdir: Path, config: ConfigDict, evaluation: Evaluation | Non
         say(f"  python scripts/export_hf.py --workdir {workdir} --output-dir {workdir / 'export'}")
         say(f"  python scripts/generate.py --workdir {workdir} --prompt 'Once upon a time'")
         return
+    from tonsai_jax.inference.load import load_run  # imported here, as what follows: only the end of a run needs it
+
     run = load_run(workdir)
     try:
         continuations = _continuations(run.config, run.model_config, run.params, run.tokenizer)

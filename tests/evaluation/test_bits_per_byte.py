@@ -16,13 +16,14 @@ from tonsai_jax.config import default_config, stages_of
 from tonsai_jax.data.manifest import RowsManifest, SourceInfo, SplitInfo, dtype_for, read_manifest, write_manifest
 from tonsai_jax.data.row_writer import RowWriter
 from tonsai_jax.errors import UserError
-from tonsai_jax.evaluation.bits_per_byte import Evaluation, Score, evaluate, evaluate_run
+from tonsai_jax.evaluation.bits_per_byte import Evaluation, Score, evaluate
+from tonsai_jax.evaluation.run import evaluate_run
 from tonsai_jax.files import sha256_file
 from tonsai_jax.hooks import Hooks
+from tonsai_jax.inference.load import Run
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.training.mesh import one_device_mesh
 from tonsai_jax.training.metrics import MetricsWriter
-from tonsai_jax.training.run import Run
 from tonsai_jax.training.state import model_graph
 from tonsai_jax.training.step import LossSettings, make_eval_step
 

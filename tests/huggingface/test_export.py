@@ -22,13 +22,13 @@ from tonsai_jax.errors import UserError
 from tonsai_jax.huggingface.card import CardDetails, SourceDetails, details_of_run
 from tonsai_jax.huggingface.export import export
 from tonsai_jax.huggingface.hub import push_to_hub
+from tonsai_jax.inference import load as load_module
 from tonsai_jax.inference.generate import generate_texts
+from tonsai_jax.inference.load import Run
 from tonsai_jax.samples.stories import stories
 from tonsai_jax.tokenizer.examples import Example
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.tokenizer.training import train_tokenizer
-from tonsai_jax.training import run as run_module
-from tonsai_jax.training.run import Run
 from tonsai_jax.training.state import model_graph
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "export_hf.py"
@@ -245,7 +245,7 @@ def test_a_hub_that_cannot_be_reached_is_reported_in_one_line_and_the_export_sta
 
 def test_the_command_exports_and_prints_what_and_where(tokenizer, monkeypatch, capsys, tmp_path):
     run = Run(tmp_path, default_config(), CONFIG, PARAMS, tokenizer, step=30)
-    monkeypatch.setattr(run_module, "load_run", lambda workdir, step=None: run)
+    monkeypatch.setattr(load_module, "load_run", lambda workdir, step=None: run)
     arguments = ["--workdir", "runs/tiny", "--output-dir", str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", ["export_hf.py", *arguments])
     runpy.run_path(str(SCRIPT), run_name="__main__")

@@ -15,9 +15,9 @@ from ml_collections import ConfigDict
 from tests.support.tiny_model import CONFIG, ENGLISH, KHMER, config_with, random_params, tiny_tokenizer
 from tonsai_jax.errors import UserError
 from tonsai_jax.inference import generate
+from tonsai_jax.inference import load as load_module
 from tonsai_jax.inference.generate import Sampling, generate_ids, generate_texts, sample, stream_texts
-from tonsai_jax.training import run as run_module
-from tonsai_jax.training.run import Run
+from tonsai_jax.inference.load import Run
 from tonsai_jax.training.state import model_graph
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "generate.py"
@@ -240,7 +240,7 @@ def test_a_prompt_is_the_start_of_a_document(tokenizer):
 
 def run_script(monkeypatch, capsys, tokenizer, *arguments):
     run = Run(Path("runs/tiny"), ConfigDict(), CONFIG, PARAMS, tokenizer, step=30)
-    monkeypatch.setattr(run_module, "load_run", lambda workdir, step=None: run)
+    monkeypatch.setattr(load_module, "load_run", lambda workdir, step=None: run)
     monkeypatch.setattr(sys, "argv", ["generate.py", "--workdir", "runs/tiny", *map(str, arguments)])
     code: str | int | None = 0
     try:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.made_once import MadeOnce
 from tests.support.tiny_run import TinyRun, environment, wait_for_step
-from tonsai_jax.training.run import load_run
+from tonsai_jax.inference.load import load_run
 
 
 @pytest.fixture(scope="session")
@@ -204,8 +204,8 @@ def test_evaluation_and_samples_are_written(run: TinyRun) -> None:
 
 def test_the_quickstart_from_nothing_to_a_continuation_and_then_complete(tmp_path: Path) -> None:
     quickstart = Path(__file__).parents[2] / "configs" / "quickstart.py"
-    fewer = ("steps=6", "optimizer.warmup_steps=2", "eval.max_batches=2", "sample.max_new_tokens=8")
-    fewer += ("checkpoint.every=3", "eval.every=3", "sample.every=3")
+    every = ("checkpoint.every=3", "eval.every=3", "sample.every=3")
+    fewer = ("steps=6", "optimizer.warmup_steps=2", "eval.max_batches=2", "sample.max_new_tokens=8", *every)
     command = [
         sys.executable,
         "-m",

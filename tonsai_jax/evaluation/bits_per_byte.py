@@ -11,20 +11,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from tonsai_jax.config import stages_of
 from tonsai_jax.data.manifest import RowsManifest
 from tonsai_jax.data.rows import open_rows, read_window, window_count
-from tonsai_jax.errors import UserError
-from tonsai_jax.model.attention import choose_attention_backend
 from tonsai_jax.reporting.tables import Table, as_text
-from tonsai_jax.training.mesh import one_device_mesh, put_batch
-from tonsai_jax.training.run import Run
-from tonsai_jax.training.state import model_graph
-from tonsai_jax.training.step import LossSettings, make_eval_step
+from tonsai_jax.training.mesh import put_batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,56 +123,6 @@ def evaluate(
             sources[name] = total
             languages[source.language] = languages.get(source.language, Score()) + total
     return Evaluation(sources, languages)
-
-
-def evaluate_run(
-    run: Run, manifest: RowsManifest, *, seq_len: int | None, batch_size: int, max_batches: int
-) -> Evaluation:
-    """Scores a checkpoint of a run on one device.
-
-    Args:
-      run: the opened checkpoint.
-      manifest: any token rows that were made with the run's tokenizer.
-      seq_len: tokens in a window; None means the longest sequence length of the run's stages.
-      batch_size: windows in a batch.
-      max_batches: batches of each source, spread evenly over its validation text; 0 means all.
-
-    Raises:
-      UserError: the rows were made with another tokenizer or have no validation text; seq_len does not divide row_tokens
-        or is longer than the model's context.
-    """
-    seq_len = seq_len or max(stage.seq_len for stage in stages_of(run.config))
-    if seq_len > run.model_config.context_length:
-        raise UserError(
-            f"seq_len {seq_len} is longer than the model's context of {run.model_config.context_length} tokens; "
-            f"choose {run.model_config.context_length} or less"
-        )
-    if manifest.tokenizer_hash != run.tokenizer.hash:
-        raise UserError(
-            f"{manifest.directory}: these rows were made with another tokenizer than the run's; tokenize the text again "
-            f"with --tokenizer-dir {run.workdir / 'tokenizer'}"
-        )
-    mesh = one_device_mesh()
-    attention_backend, _ = choose_attention_backend(run.model_config, jax.default_backend(), [seq_len])
-    eval_step = make_eval_step(
-        model_graph(run.model_config, attention_backend),
-        mesh,
-        loss=LossSettings(run.config.loss.chunk_tokens, 0.0),
-        end_of_text_id=manifest.end_of_text_id,
-        token_bytes=jnp.asarray(run.tokenizer.token_bytes()),
-    )
-    evaluation = evaluate(
-        eval_step,
-        run.params,
-        manifest,
-        mesh,
-        seq_len=seq_len,
-        batch_size=batch_size,
-        max_windows=max_batches * batch_size,
-    )
-    if not evaluation.sources:
-        raise UserError(f"{manifest.directory}: there are no validation rows; tokenize again with --val-ratio above 0")
-    return evaluation
 
 
 def _batches(

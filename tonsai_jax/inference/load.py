@@ -1,0 +1,56 @@
+"""A trained run, opened for use: its model, parameters and tokenizer."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from tonsai_jax.config import from_json
+from tonsai_jax.errors import UserError
+from tonsai_jax.files import read_json
+from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.tokenizer.loading import Tokenizer
+from tonsai_jax.training.checkpoint import Checkpoints
+from tonsai_jax.training.state import init_params
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A trained model and what belongs to it; `params` are float32 on the default device."""
+
+    workdir: Path
+    config: ConfigDict
+    model_config: ModelConfig
+    params: dict[str, Any]
+    tokenizer: Tokenizer
+    step: int
+
+
+def load_run(workdir: str | Path, step: int | None = None) -> Run:
+    """Opens the checkpoint of `step`, or the newest one.
+
+    Raises `UserError` where there is no run, no checkpoint, or no checkpoint at that step.
+    """
+    workdir = Path(workdir).absolute()
+    if not (workdir / "config.json").is_file():
+        raise UserError(f"{workdir}: no run here (no config.json); give the --workdir that tonsai_jax.train was given")
+    checkpoints = Checkpoints(workdir, read_only=True)
+    step = checkpoints.latest_step() if step is None else step
+    if step is None:
+        raise UserError(f"{workdir}: this run has no checkpoint yet; wait for the first one, or train some steps")
+    model_config = ModelConfig.from_saved(checkpoints.resume_metadata(step)["model"])
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        jax.eval_shape(lambda: init_params(model_config, 0)),
+    )
+    return Run(
+        workdir=workdir,
+        config=from_json(read_json(workdir / "config.json")),
+        model_config=model_config,
+        params=checkpoints.restore_params(step, abstract),
+        tokenizer=Tokenizer.from_folder(workdir / "tokenizer"),
+        step=step,
+    )
