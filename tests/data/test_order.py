@@ -121,6 +121,15 @@ def test_another_seed_or_other_rows_cannot_resume(manifest: RowsManifest, tmp_pa
         make_order(other, Stage(10, 4, 8), state=state)
 
 
+def test_a_source_that_came_after_the_checkpoint_has_no_epochs_yet(manifest: RowsManifest, tmp_path: Path) -> None:
+    stages = Stage(10, 4, 8, {"km": 1})
+    state = make_order(manifest, stages).state(5)
+    more = write_rows(tmp_path, {"km": np.arange(KM), "en": np.arange(EN), "th": np.arange(EN)})
+    order = make_order(more, stages, state=state)
+    assert order.epochs() == {"km": 80 / 4001, "en": 0, "th": 0}
+    order.check_max_epochs(1)
+
+
 # Mistakes
 
 

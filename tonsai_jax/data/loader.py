@@ -56,9 +56,7 @@ class Windows(grain.MapDataset[dict[str, Any]]):
         if isinstance(index, slice):
             return self.slice(index)
         window = self._order.window(self._segment, index)
-        dtype, seq_len = self._order.manifest.dtype, self._segment.seq_len
-        row = self._rows[window.source].read(window.row)
-        tokens = np.frombuffer(row, dtype, seq_len + 1, window.part * seq_len * dtype.itemsize)
+        tokens = self._rows[window.source].window(window.row, window.part, self._segment.seq_len)
         return {"tokens": tokens, "valid": np.int32(window.valid)}
 
 
@@ -91,7 +89,7 @@ class Loader:
     ) -> None:
         self._order = order
         self._transforms = transforms
-        self._rows = {name: open_rows(order.manifest, name, order.split) for name in order.manifest.sources}
+        self._rows = {name: open_rows(order.manifest, name, "train") for name in order.manifest.sources}
         batches = []
         for number, segment in enumerate(order.segments):
             batch_size = segment.global_batch_size

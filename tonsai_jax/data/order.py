@@ -24,7 +24,7 @@ from tonsai_jax.data.manifest import RowsManifest
 from tonsai_jax.data.rows import check_seq_len
 from tonsai_jax.data.source_order import Position, SourceOrder
 from tonsai_jax.errors import UserError, did_you_mean
-from tonsai_jax.stages import Stage
+from tonsai_jax.stages import Stage, total_steps
 
 STATE_VERSION = 1
 
@@ -115,13 +115,12 @@ class DataOrder:
       manifest: the token rows.
       seed: determines the shuffle; a run keeps it for life.
       stages: the stages of the run.
-      split: "train" or "validation".
       state: the data state of the checkpoint that the run resumes from (see `state`). If `stages` has another
         sequence length, batch size or mix at that step than the checkpoint, the batches change from that step on.
         Otherwise they are exactly those of a run that never stopped.
 
     Attributes:
-      manifest, seed, split: as given.
+      manifest, seed: as given.
       total_steps: steps of all stages together.
       segments: the segments from the one that `state` was saved in, or from step 0, to the end of the run.
 
@@ -136,14 +135,12 @@ class DataOrder:
         *,
         seed: int,
         stages: Sequence[Stage],
-        split: str = "train",
         state: Mapping[str, Any] | None = None,
     ) -> None:
         self.manifest = manifest
         self.seed = seed
-        self.split = split
-        self.total_steps = sum(stage.steps for stage in stages)
-        self._splits = {name: source.splits[split] for name, source in manifest.sources.items()}
+        self.total_steps = total_steps(stages)
+        self._splits = {name: source.splits["train"] for name, source in manifest.sources.items()}
         self._sources = {
             name: SourceOrder(name, info.targets, manifest.row_tokens, seed) for name, info in self._splits.items()
         }
@@ -152,8 +149,7 @@ class DataOrder:
     def window(self, segment: Segment, number: int) -> Window:
         """Finds window `number` of a segment; batch b of the segment holds numbers b*B ... (b+1)*B - 1."""
         name, before = segment.source_of(number)
-        place = self._sources[name].window(segment.positions[name].windows + before, segment.seq_len)
-        return Window(name, *place)
+        return Window(name, *self._sources[name].window(segment.positions[name].windows + before, segment.seq_len))
 
     def segment_number(self, step: int) -> int:
         """Returns the index in `segments` of the segment of `step`; raises IndexError for a step before the first."""
@@ -176,10 +172,12 @@ class DataOrder:
         """Returns how many times the whole run reads each source: the steps done and those still to do."""
         last = self.segments[-1]
         positions = self._positions_at(last, max(self.total_steps, last.first_step))
-        return {
-            name: position.windows / max(1, self._sources[name].windows(position.seq_len))
-            for name, position in positions.items()
-        }
+        epochs = dict.fromkeys(
+            self._sources, 0.0
+        )  # a source that the rows got after the checkpoint has no position yet
+        for name, position in positions.items():
+            epochs[name] = position.windows / max(1, self._sources[name].windows(position.seq_len))
+        return epochs
 
     def check_max_epochs(self, max_epochs: float) -> None:
         """Raises UserError if a source would be read more than `max_epochs` times (0 = no limit).
@@ -188,7 +186,7 @@ class DataOrder:
         """
         last = self.segments[-1]
         for name, epochs in self.epochs().items():
-            batch = last.global_batch_size / max(1, self._sources[name].windows(last.positions[name].seq_len))
+            batch = last.global_batch_size / max(1, self._sources[name].windows(last.seq_len))
             if max_epochs and epochs - batch > max_epochs:
                 raise UserError(
                     f"source {name!r} would be read {epochs:.4g} times in this run, but data.max_epochs "
@@ -233,7 +231,7 @@ class DataOrder:
             if not 0 <= weight < math.inf:
                 raise UserError(f"{where}: the weight of source {name!r} is {weight}; it must be 0 or more")
             if weight > 0 and self._splits[name].rows == 0:
-                raise UserError(f"{where}: source {name!r} has no {self.split} rows; give it weight 0, or more text")
+                raise UserError(f"{where}: source {name!r} has no train rows; give it weight 0, or more text")
         total = sum(weights.values())
         if total == 0:
             raise UserError(f"{where}: every weight is 0; give at least one source a weight above 0")

@@ -58,6 +58,10 @@ class Rows:
         except (RuntimeError, ValueError, IndexError) as error:
             raise self._damaged(shard, str(error)) from error
 
+    def window(self, row: int, part: int, seq_len: int) -> np.ndarray:
+        """Returns the ids part*seq_len ... (part+1)*seq_len of a row, (seq_len + 1,) of `dtype`; raises as `read` does."""
+        return np.frombuffer(self.read(row), self.dtype, seq_len + 1, part * seq_len * self.dtype.itemsize)
+
     def _open(self, shard: int) -> Any:
         info = self.split.files[shard]
         if not info.path.is_file():  # ArrayRecord would treat a missing file as an empty one
@@ -107,5 +111,4 @@ def read_window(rows: Rows, number: int, seq_len: int) -> tuple[np.ndarray, int]
       UserError: the file of the window is missing or damaged.
     """
     row, part = divmod(number, rows.row_tokens // seq_len)
-    tokens = np.frombuffer(rows.read(row), rows.dtype)[part * seq_len : (part + 1) * seq_len + 1]
-    return tokens, min(seq_len, rows.split.targets - number * seq_len)
+    return rows.window(row, part, seq_len), min(seq_len, rows.split.targets - number * seq_len)

@@ -18,7 +18,7 @@ from tonsai_jax.planning.memory import described_state, local_parameters
 from tonsai_jax.planning.roofline import flops_by_part, run_cost, seconds_by_part
 from tonsai_jax.planning.step_plan import StepPlan, plan_steps
 from tonsai_jax.runtime.hardware import Gpu
-from tonsai_jax.stages import Stage
+from tonsai_jax.stages import Stage, tokens_between, total_steps
 
 
 def estimate(
@@ -70,7 +70,7 @@ def estimate(
         )
     stages = _stages(planned, tokens)
     figures = [_stage(plan, gpu, None if obstacle else _compile(plan, gpu, say)) for plan in plans]
-    total_tokens = [stage.steps * stage.global_batch_size * stage.seq_len for stage in stages]
+    total_tokens = [stage.steps * stage.tokens_per_step for stage in stages]
     costs = [
         run_cost(n, each["tokens_per_second"], num_gpus, price) for n, each in zip(total_tokens, figures, strict=True)
     ]
@@ -88,7 +88,7 @@ def estimate(
         "stages": figures,
         "run": {
             "tokens": sum(total_tokens),
-            "steps": sum(stage.steps for stage in stages),
+            "steps": total_steps(stages),
             **{key: sum(cost[key] for cost in costs) for key in costs[0]},
         },
         "epochs": _epochs(manifest, config.seed, stages) if manifest else None,
@@ -155,7 +155,7 @@ def _stages(stages: Sequence[Stage], tokens: float | None) -> tuple[Stage, ...]:
     """The stages with the number of steps that makes `tokens`, or with their own steps where that is None."""
     if tokens is None:
         return tuple(stages)
-    factor = tokens / sum(stage.steps * stage.global_batch_size * stage.seq_len for stage in stages)
+    factor = tokens / tokens_between(stages, 0, total_steps(stages))
     return tuple(dataclasses.replace(stage, steps=max(1, round(stage.steps * factor))) for stage in stages)
 
 
