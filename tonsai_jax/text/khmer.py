@@ -54,7 +54,7 @@ _CACHE_LIMIT = 200_000  # distinct syllables; 45 MB of real text has about 5,400
 _CACHED_LENGTH = 32  # characters; longer ones are noise that would only fill the memory
 
 
-def normalize(text: str, *, zwsp: Zwsp = "strip", fold_coeng_da: bool = True, nfc: bool = True) -> str:
+def normalize_khmer(text: str, *, zwsp: Zwsp = "strip", fold_coeng_da: bool = True, nfc: bool = True) -> str:
     """Puts Khmer into canonical form and the rest of the text into NFC. Text without Khmer is only put into NFC.
 
     A second call changes nothing more. Misspelled words stay: no word is looked up.

@@ -98,7 +98,7 @@ def _normalize_once(text: str, settings: Normalization) -> str:
             text = re.sub(f"[{_LINE_END}]", "\n", text.replace("\r\n", "\n"))
             text = re.sub(f"[{_WIDE_SPACE}]", " ", text)
     if settings.khmer and unicode:
-        text = khmer.normalize(text, zwsp=settings.zwsp, fold_coeng_da=settings.fold_coeng_da, nfc=settings.nfc)
+        text = khmer.normalize_khmer(text, zwsp=settings.zwsp, fold_coeng_da=settings.fold_coeng_da, nfc=settings.nfc)
     elif settings.nfc and unicode:
         text = compose(text)
     if settings.digits == "arabic":
