@@ -8,9 +8,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from tonsai_jax import config as config_module
+from tonsai_jax.cli import default_workdir
 from tonsai_jax.config import (
     default_config,
-    default_workdir,
     differences,
     from_json,
     model_config,
@@ -165,9 +165,9 @@ def test_a_key_of_an_earlier_version_is_read_under_its_new_name() -> None:
         ({"steps": -5}, r"config\.steps=-5 must be a whole number above 0"),
         (
             {"tokens": 1e6},
-            r"config: steps=1000 and tokens=1000000.0 both give the length of the run; .* set the other to 0",
+            r"config: steps=1000 and tokens=1000000.0 each give the length; .* set the others to 0",
         ),
-        ({"stages": ({"steps": 5, "epochs": 2},)}, r"stages\[0\]: steps=5 and epochs=2 both give the length"),
+        ({"stages": ({"steps": 5, "epochs": 2},)}, r"stages\[0\]: steps=5 and epochs=2 each give the length"),
         ({"steps": 0, "epochs": float("inf")}, r"config\.epochs=inf must be a number above 0"),
         ({"epochs_of": "km"}, r"config\.epochs_of='km' is for a length in epochs, but steps=1000 gives it"),
         ({"data__weights": {"khmer": -1.0}}, "weight of source 'khmer' is -1.0; weights are numbers of at least 0"),

@@ -3,3 +3,4 @@
 OPTIMIZERS = ("adamw", "muon", "lion", "adafactor")
 SCHEDULES = ("cosine", "wsd", "linear")
 MU_DTYPES = ("float32", "bfloat16")
+OPTIMIZATION_LEVELS = ("auto", "default", "O0", "O1", "O2", "O3")

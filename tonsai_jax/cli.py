@@ -8,7 +8,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from tonsai_jax.config import RENAMED, default_workdir
+from tonsai_jax.config import RENAMED
 from tonsai_jax.errors import UserError
 
 _HELP = "Config file, with an optional variant: configs/gpt2_500m.py or configs/gpt2_500m.py:exact."
@@ -54,6 +54,12 @@ def parse_flags(argv: list[str], doc: str) -> tuple[ConfigDict, Path, int | None
         raise UserError(f"--steps_today={values.steps_today} must be at least 1")
     path = config_flags.get_config_filename(values["config"])
     return config, Path(values.workdir) if values.workdir else default_workdir(path), values.steps_today
+
+
+def default_workdir(config_path: str) -> Path:
+    """The workdir of a command without --workdir: for 'configs/gpt2_500m.py:exact' it is 'runs/gpt2_500m_exact'."""
+    file, _, variant = config_path.partition(":")
+    return Path("runs", Path(file).stem + (f"_{variant}" if variant else ""))
 
 
 def _config_file(argv: list[str]) -> str:

@@ -9,18 +9,16 @@ import importlib.util
 import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from tonsai_jax.choices import MU_DTYPES, OPTIMIZERS, SCHEDULES
+from tonsai_jax.choices import MU_DTYPES, OPTIMIZATION_LEVELS, OPTIMIZERS, SCHEDULES
 from tonsai_jax.errors import UserError, did_you_mean, unknown_name
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.stages import Length, MicroBatch, SourceSize, Stage, total_steps
 
-OPTIMIZATION_LEVELS = ("auto", "default", "O0", "O1", "O2", "O3")
 LENGTH_KEYS = ("steps", "tokens", "epochs")
 STAGE_KEYS = (*LENGTH_KEYS, "epochs_of", "seq_len", "global_batch_size", "weights")
 RENAMED = {"device_batch_size": "micro_batch_size"}  # keys of earlier versions, by the name that they have now
@@ -37,7 +35,7 @@ def default_config() -> ConfigDict:
     config.epochs = 0.0  # passes over the training rows of the whole mixture, or of the source named next
     config.epochs_of = ""  # source whose epochs count; empty is the mixture
 
-    # The shape of a step. A plain run is one stage made of these keys.
+    # The size of a step. A plain run is one stage made of these keys.
     config.seq_len = 1024  # tokens in a sequence
     config.global_batch_size = 32  # sequences in a step, over all devices
     # Sequences of seq_len tokens that a device processes at once; gradients accumulate over micro-batches. A stage with
@@ -45,7 +43,7 @@ def default_config() -> ConfigDict:
     config.micro_batch_size = 0
     # Several stages, one after the other: a tuple of dicts with the keys that differ from those above, for instance
     # ({"steps": 9000}, {"steps": 1000, "seq_len": 4096, "global_batch_size": 8, "weights": {"khmer": 1.0}}).
-    # A stage has a length of its own: steps, tokens or epochs (with epochs_of).
+    # A stage can give its own length in steps, tokens or epochs (with epochs_of); without one it takes that of the run.
     config.stages = ()
 
     config.data = ConfigDict()
@@ -159,23 +157,21 @@ def stages_of(config: ConfigDict, sources: Mapping[str, SourceSize] | None = Non
         epochs_of = own.get("epochs_of", "" if own_length and "epochs" not in own else config.epochs_of)
         length = _length(where, own if own_length else config, epochs_of)
         weights = _weights(where, merged["weights"])
-        shape = Stage(0, merged["seq_len"], merged["global_batch_size"], weights)
-        stages.append(dataclasses.replace(shape, steps=length.to_steps(shape.tokens_per_step, weights, sources)))
+        steps = length.to_steps(merged["seq_len"] * merged["global_batch_size"], weights, sources)
+        stages.append(Stage(steps, merged["seq_len"], merged["global_batch_size"], weights))
     return tuple(stages)
 
 
 def _length(where: str, keys: Mapping[str, Any] | ConfigDict, epochs_of: str) -> Length:
     given = {key: keys[key] for key in LENGTH_KEYS if key in keys and keys[key] != 0}
+    in_config = where == "config"
     if not given:
-        raise UserError(
-            f"{where}: no length; set one of {', '.join(LENGTH_KEYS)} above 0, for instance --config.steps=1000"
-        )
+        example = ", for instance --config.steps=1000" if in_config else ""
+        raise UserError(f"{where}: no length; set one of {', '.join(LENGTH_KEYS)} above 0{example}")
     if len(given) > 1:
         found = " and ".join(f"{key}={value!r}" for key, value in given.items())
-        raise UserError(
-            f"{where}: {found} both give the length of the run; keep one and set the other to 0, "
-            f"for instance --config.{next(iter(given))}=0"
-        )
+        example = f", for instance --config.{next(iter(given))}=0" if in_config else ""
+        raise UserError(f"{where}: {found} each give the length; keep one and set the others to 0{example}")
     ((key, value),) = given.items()
     kind = int if key == "steps" else int | float
     if isinstance(value, bool) or not isinstance(value, kind) or not 0 < value < math.inf:
@@ -212,19 +208,9 @@ def model_config(config: ConfigDict, tokenizer_vocab_size: int) -> ModelConfig:
 
 
 def optimizer_settings(config: ConfigDict) -> dict[str, Any]:
-    """The keys that say which optimizer it is, as `make_optimizer` takes them; the others say how fast it goes."""
-    names = (
-        "name",
-        "beta1",
-        "beta2",
-        "epsilon",
-        "momentum",
-        "mu_dtype",
-        "weight_decay",
-        "cautious_weight_decay",
-        "rate_of",
-    )
-    return {name: config.optimizer[name] for name in names}
+    """The arguments of `make_optimizer`; the keys of the learning rate, clipping and skipping are not among them."""
+    names = "name beta1 beta2 epsilon momentum mu_dtype weight_decay cautious_weight_decay rate_of"
+    return {name: config.optimizer[name] for name in names.split()}
 
 
 def micro_batch(config: ConfigDict) -> MicroBatch:
@@ -354,9 +340,3 @@ def differences(saved: Mapping[str, Any], current: Mapping[str, Any], prefix: st
         elif old != new:
             lines.append(f"{prefix}{key}: {old} -> {new}")
     return lines
-
-
-def default_workdir(config_path: str) -> Path:
-    """Where a run goes that was given no workdir: 'configs/gpt2_500m.py:exact' -> 'runs/gpt2_500m_exact'."""
-    file, _, variant = config_path.partition(":")
-    return Path("runs", Path(file).stem + (f"_{variant}" if variant else ""))

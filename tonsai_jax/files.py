@@ -16,7 +16,10 @@ import psutil
 
 from tonsai_jax.errors import UserError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether the system refused to write because the disk, a quota or the largest allowed file is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -25,7 +28,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if is_disk_full(error):
             raise UserError(
                 f"{path}: the disk is full; free some space or choose another folder, then run again"
             ) from error

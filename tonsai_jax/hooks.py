@@ -58,7 +58,7 @@ class Hooks:
                 max_windows=self.config.eval.max_batches * stage.global_batch_size,
             )
         except Exception as error:
-            self.say(f"step {step}: the evaluation failed, training goes on ({type(error).__name__}: {error})")
+            self.say(f"step {step}: the evaluation failed, training continues ({type(error).__name__}: {error})")
             return None
         if not evaluation.sources:
             self.say("no validation text to evaluate on; scripts/tokenize_dataset.py --val-ratio sets some aside")
@@ -79,7 +79,7 @@ class Hooks:
             with atomic_write(self.workdir / "samples" / f"step-{step:06d}.txt") as partial:
                 partial.write_text(written + "\n", encoding="utf-8")
         except Exception as error:
-            self.say(f"step {step}: no samples, training goes on ({type(error).__name__}: {error})")
+            self.say(f"step {step}: no samples, training continues ({type(error).__name__}: {error})")
             return
         for text in texts:
             self.say(f"  {text.splitlines()[0]}")

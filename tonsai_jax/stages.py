@@ -125,7 +125,9 @@ class Length:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """The part of a batch that a device processes at once: `size` sequences of `seq_len` tokens, or as many tokens.
+    """The part of a batch that a device processes at once: `size` sequences of `seq_len` tokens.
+
+    Of longer or shorter sequences it holds the same number of tokens.
 
     Attributes:
       size: 0 is a device's whole share of the batch.

@@ -47,9 +47,9 @@ from tonsai_jax.training.state import init_state
 def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> None:
     """Trains until the run is complete, `steps_today` steps are done, or a signal asks to stop; then saves.
 
-    Raises `UserError` for anything that the user can put right; what was saved before stays whole.
+    Raises `UserError` for anything that the user can correct; what was saved before stays whole.
     """
-    # Everything that can refuse the run comes first: until then nothing is written.
+    # Everything that can refuse the run comes first: until then nothing is written to the workdir.
     validate(config)
     stop_request = StopRequest()
     manifest = _open_rows(config)

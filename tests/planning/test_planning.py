@@ -99,8 +99,8 @@ def test_what_is_done_again_is_at_most_the_forward_pass(remat: str) -> None:
 def test_experts_compute_all_of_their_capacity_slots(capacity_factor: float, slots: float) -> None:
     model_config = replace(MODEL, **preset("mixtral"), capacity_factor=capacity_factor)
     an_expert = 3 * model_config.d_model * model_config.d_ff * model_config.num_layers
-    assert flops_by_part(model_config, 64)["spare_places"] == pytest.approx(6 * an_expert * (slots - 2))
-    assert flops_by_part(MODEL, 64)["spare_places"] == 0
+    assert flops_by_part(model_config, 64)["unused_slots"] == pytest.approx(6 * an_expert * (slots - 2))
+    assert flops_by_part(MODEL, 64)["unused_slots"] == 0
 
 
 # Memory

@@ -1,8 +1,8 @@
 """The keys of a model, and the numbers that follow from them: sizes, parameters, FLOPs.
 
 `ModelConfig` is the only place that declares them. A field's default, meaning, allowed values and effect on checkpoints stand
-in its `key(...)`. `config.model`, the command line and the checks of a resumed run read them from there, so a new key needs
-one new field.
+in its `key(...)`. `config.model`, the checks at construction and those of a resumed run read them from there, so a new key
+needs one new field.
 """
 
 import dataclasses
@@ -17,7 +17,13 @@ T = TypeVar("T")
 
 
 def key(
-    default: T, meaning: str, *, choices: tuple[str, ...] = (), changes_arrays: bool = False, effective: str = ""
+    default: T,
+    meaning: str,
+    *,
+    choices: tuple[str, ...] = (),
+    at_least: float | None = None,
+    changes_arrays: bool = False,
+    effective: str = "",
 ) -> T:
     """A field of `ModelConfig`.
 
@@ -25,12 +31,13 @@ def key(
       default: the value where a config does not set the key; its type is the type of the key.
       meaning: one line: what the key is, its unit, and what 0 stands for.
       choices: the allowed names; empty for a number or a switch.
+      at_least: the smallest allowed number.
       changes_arrays: whether another value gives the arrays of a checkpoint another shape or meaning. A run cannot resume with
         another value then.
       effective: the property with the value in effect, where that is not always the value of the key itself.
     """
-    metadata = {"meaning": meaning, "choices": choices, "changes_arrays": changes_arrays, "effective": effective}
-    return dataclasses.field(default=default, metadata=metadata)
+    rules = {"choices": choices, "at_least": at_least, "changes_arrays": changes_arrays, "effective": effective}
+    return dataclasses.field(default=default, metadata={"meaning": meaning, **rules})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,14 +47,17 @@ class ModelConfig:
     Raises `UserError` at construction for values that cannot make a model.
     """
 
-    vocab_size: int = key(0, "token ids of the model; in a config 0 takes those of the tokenizer", changes_arrays=True)
-    context_length: int = key(
-        1024, "longest sequence in tokens; at least the longest seq_len", changes_arrays=True, effective="num_positions"
+    vocab_size: int = key(
+        0, "token ids of the model; in a config 0 takes those of the tokenizer", at_least=1, changes_arrays=True
     )
-    num_layers: int = key(12, "layers, each with attention and a feed-forward network", changes_arrays=True)
-    num_heads: int = key(12, "attention heads of the queries", changes_arrays=True)
-    d_model: int = key(768, "width of the residual stream", changes_arrays=True)
-    d_ff: int = key(3072, "inner width of the feed-forward network, or of each expert", changes_arrays=True)
+    context_length: int = key(
+        1024, "longest sequence in tokens; at least the longest seq_len",
+        at_least=1, changes_arrays=True, effective="num_positions",
+    )  # fmt: skip
+    num_layers: int = key(12, "layers, each with attention and a feed-forward network", at_least=1, changes_arrays=True)
+    num_heads: int = key(12, "attention heads of the queries", at_least=1, changes_arrays=True)
+    d_model: int = key(768, "width of the residual stream", at_least=1, changes_arrays=True)
+    d_ff: int = key(3072, "inner width of the feed-forward network, or of each expert", at_least=1, changes_arrays=True)
 
     # Which family of decoder; config.model.update(preset("llama")) sets these together.
     norm: str = key("layernorm", "normalization", choices=("layernorm", "rmsnorm"), changes_arrays=True)
@@ -58,7 +68,9 @@ class ModelConfig:
         "none", "how RoPE is stretched to a longer context", choices=("none", "linear", "yarn", "llama3")
     )
     rope_factor: float = key(1.0, "how many times longer the context becomes through rope_scaling")
-    rope_original_context: int = key(0, "context length before rope_scaling; 0 is context_length / rope_factor")
+    rope_original_context: int = key(
+        0, "context length before rope_scaling; 0 is context_length / rope_factor", at_least=0
+    )
     mlp: str = key(
         "gelu",
         "feed-forward network: gelu has two matrices, swiglu three",
@@ -67,22 +79,23 @@ class ModelConfig:
     )
     num_kv_heads: int = key(
         0, "heads of keys and values, each shared by a group of query heads; 0 is num_heads",
-        changes_arrays=True, effective="kv_heads",
+        at_least=0, changes_arrays=True, effective="kv_heads",
     )  # fmt: skip
     head_size: int = key(
-        0, "width of an attention head; 0 is d_model / num_heads", changes_arrays=True, effective="head_dim"
+        0, "width of an attention head; 0 is d_model / num_heads", at_least=0, changes_arrays=True, effective="head_dim"
     )
     qk_norm: bool = key(False, "RMSNorm over the queries and keys of each head", changes_arrays=True)
     bias: bool = key(True, "biases in the linear layers", changes_arrays=True)
     tie_embeddings: bool = key(True, "one table for the input embedding and the output", changes_arrays=True)
 
     # Mixture of experts.
-    num_experts: int = key(0, "experts in each layer; 0 is a dense model", changes_arrays=True)
+    num_experts: int = key(0, "experts in each layer; 0 is a dense model", at_least=0, changes_arrays=True)
     experts_per_token: int = key(2, "experts that each token is routed to")
     router_temperature: float = key(1.0, "divides the logits of the router")
     capacity_factor: float = key(
-        1.25, "capacity slots of an expert in training, as a multiple of its even share; 0 drops nothing, slowly"
-    )
+        1.25, "capacity slots of an expert in training, as a multiple of its even share; 0 drops nothing, slowly",
+        at_least=0,
+    )  # fmt: skip
 
     # How it is computed.
     dropout: float = key(0.0, "share of the embeddings and residual branches that is dropped")
@@ -119,14 +132,11 @@ class ModelConfig:
         return cls(**saved)
 
     def __post_init__(self) -> None:
-        for field in ("vocab_size", "context_length", "num_layers", "num_heads", "d_model", "d_ff"):
-            self._require(getattr(self, field) >= 1, field, "must be at least 1")
         for each in dataclasses.fields(self):
-            value, choices = getattr(self, each.name), each.metadata["choices"]
+            value, choices, least = getattr(self, each.name), each.metadata["choices"], each.metadata["at_least"]
             if choices and value not in choices:
                 raise unknown_name(f"model.{each.name}", value, choices)
-        for field in ("num_kv_heads", "head_size", "rope_original_context", "num_experts", "capacity_factor"):
-            self._require(getattr(self, field) >= 0, field, "must be at least 0")
+            self._require(least is None or value >= least, each.name, f"must be at least {least}")
         for field in ("norm_epsilon", "router_temperature"):
             self._require(getattr(self, field) > 0, field, "must be above 0")
         for field in ("dropout", "attention_dropout"):

@@ -22,8 +22,8 @@ def _head(figures: dict[str, Any]) -> Table:
     flops = figures["flops_per_token"]
     model = sum(flops[name] for name in ("gemm", "head", "attention"))
     extra = f"{flops['recomputed'] / 1e9:.3f} G recomputed"
-    if flops["spare_places"]:
-        extra += f", {flops['spare_places'] / 1e9:.3f} G in unused capacity slots of experts"
+    if flops["unused_slots"]:
+        extra += f", {flops['unused_slots'] / 1e9:.3f} G in unused capacity slots of experts"
     rows = [
         ["GPUs", f"{figures['num_gpus']} x {figures['gpu']['name']}, mesh {figures['mesh']}"],
         ["parameters", f"{figures['parameters'] / 1e6:,.1f} M, {figures['active_parameters'] / 1e6:,.1f} M active"],

@@ -19,7 +19,7 @@ def flops_by_part(model_config: ModelConfig, seq_len: int) -> dict[str, float]:
     """FLOPs of a training step per token, by part.
 
     Returns:
-      gemm (matrix products of the layers), head and attention: their sum is `ModelConfig.flops_per_token`; spare_places: what
+      gemm (matrix products of the layers), head and attention: their sum is `ModelConfig.flops_per_token`; unused_slots: what
       experts compute in capacity slots beyond the choices of the tokens, since an expert computes all of its slots; recomputed:
       what the remat policy computes again.
     """
@@ -41,7 +41,7 @@ def flops_by_part(model_config: ModelConfig, seq_len: int) -> dict[str, float]:
     projection = 2.0 * model_config.num_layers * model_config.d_model * model_config.num_heads * model_config.head_dim
     forward = (gemm + spare + attention) / 3
     recomputed = {"none": 0.0, "qkv_mlp": projection, "offload": projection, "full": forward}[model_config.remat]
-    return {"gemm": gemm, "head": head, "attention": attention, "spare_places": spare, "recomputed": recomputed}
+    return {"gemm": gemm, "head": head, "attention": attention, "unused_slots": spare, "recomputed": recomputed}
 
 
 def seconds_by_part(
@@ -71,7 +71,7 @@ def seconds_by_part(
         "gemm": tokens * flops["gemm"] / matmul,
         "head": tokens * flops["head"] / matmul,
         "attention": tokens * flops["attention"] / fused,
-        "spare_places": tokens * flops["spare_places"] / matmul,
+        "unused_slots": tokens * flops["unused_slots"] / matmul,
         "recomputed": tokens * flops["recomputed"] / matmul,
         "elementwise": tokens * passes * model_config.num_layers * elements * width / bandwidth,
         "optimizer": optimizer_bytes / bandwidth,

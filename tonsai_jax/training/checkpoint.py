@@ -6,7 +6,6 @@ its final name, the number of the step, when all of it is written, so the earlie
 """
 
 import dataclasses
-import errno
 import math
 import shutil
 import sys
@@ -21,7 +20,7 @@ import orbax.checkpoint as ocp
 import psutil
 
 from tonsai_jax.errors import UserError
-from tonsai_jax.files import disk_errors, read_json, write_json
+from tonsai_jax.files import disk_errors, is_disk_full, read_json, write_json
 from tonsai_jax.runtime.memory import return_freed_memory
 from tonsai_jax.training.state import TrainState
 
@@ -110,7 +109,7 @@ class Checkpoints:
         return_freed_memory()
 
     def record_score(self, step: int, score: float) -> None:
-        """Tells how good the checkpoint of `step` turned out, lower is better: it decides which ones `keep_best` keeps.
+        """Records the score of the checkpoint at `step`, by which `keep_best` chooses; lower is better.
 
         A score that is not finite counts as the worst.
         """
@@ -157,8 +156,8 @@ class Checkpoints:
 
     def _explained(self, error: Exception) -> Exception:
         text = str(error)
-        full = any(word in text for word in ("No space left", "RESOURCE_EXHAUSTED", "Disk quota", "File too large"))
-        if full or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)):
+        words = ("No space left", "RESOURCE_EXHAUSTED", "Disk quota", "File too large")  # of TensorStore
+        if is_disk_full(error) or any(word in text for word in words):
             free = shutil.disk_usage(self.directory).free / 1e9
             return UserError(
                 f"{self.directory}: the disk is full ({free:.1f} GB free), the new checkpoint was not written; the earlier "

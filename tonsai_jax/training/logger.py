@@ -7,6 +7,7 @@ these never wait for the host.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass, field
 
 import jax
 
@@ -17,11 +18,9 @@ from tonsai_jax.stages import Stage, flops_between, stage_at
 from tonsai_jax.training.metrics import MetricsWriter
 
 
+@dataclass
 class StepLogger:
     """Reads the metrics of every step and prints and writes a line every `log_every` steps.
-
-    Attributes:
-      stop_requested: whether a host asked to stop, in the metrics read so far; at the same step the same on every host.
 
     Args:
       stages: the run; tokens of a step are those of its whole batch, padding included.
@@ -29,37 +28,30 @@ class StepLogger:
       flops_per_token: FLOPs of a training step per token at a sequence length.
       peak_flops: FLOP/s of all devices together, or None where they are unknown.
       max_skipped_steps: this many non-finite steps in a row are an error.
+
+    Attributes:
+      stop_requested: whether a host asked to stop, in the metrics read so far. All hosts see it at the same step.
     """
 
-    def __init__(
-        self,
-        writer: MetricsWriter,
-        say: Callable[[str], None],
-        stages: Sequence[Stage],
-        *,
-        start_step: int,
-        end_step: int,
-        flops_per_token: Callable[[int], float],
-        peak_flops: float | None,
-        log_every: int,
-        max_skipped_steps: int,
-    ) -> None:
-        self.stop_requested = False
-        self._writer = writer
-        self._say = say
-        self._stages = stages
-        self._first_step, self._end_step = start_step, end_step
-        self._flops_per_token = flops_per_token
-        self._peak_flops = peak_flops
-        self._log_every = log_every
-        self._max_skipped_steps = max_skipped_steps
-        self._unread: tuple[int, dict[str, jax.Array]] | None = None
-        self._skipped_in_a_row = 0
-        self._skipped_in_all = 0
-        # Since the last line; the first step, which compiles, is not timed.
-        self._since: float | None = None
-        self._tokens = 0
-        self._flops = 0.0
+    writer: MetricsWriter
+    say: Callable[[str], None]
+    stages: Sequence[Stage]
+    _: KW_ONLY
+    start_step: int
+    end_step: int
+    flops_per_token: Callable[[int], float]
+    peak_flops: float | None
+    log_every: int
+    max_skipped_steps: int
+
+    stop_requested: bool = field(default=False, init=False)
+    _unread: tuple[int, dict[str, jax.Array]] | None = field(default=None, init=False)
+    _skipped_in_a_row: int = field(default=0, init=False)
+    _skipped_in_all: int = field(default=0, init=False)
+    # Since the last line; the first step, which compiles, is not timed.
+    _since: float | None = field(default=None, init=False)
+    _tokens: int = field(default=0, init=False)
+    _flops: float = field(default=0.0, init=False)
 
     def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Takes the metrics of the step just dispatched and reads those of the step before it.
@@ -81,10 +73,10 @@ class StepLogger:
         if self._since is None:
             self._since = time.perf_counter()
         else:
-            stage = stage_at(self._stages, step)
+            stage = stage_at(self.stages, step)
             self._tokens += stage.tokens_per_step
-            self._flops += stage.tokens_per_step * self._flops_per_token(stage.seq_len)
-        if (step + 1) % self._log_every == 0 or step in (self._first_step, self._end_step - 1):
+            self._flops += stage.tokens_per_step * self.flops_per_token(stage.seq_len)
+        if (step + 1) % self.log_every == 0 or step in (self.start_step, self.end_step - 1):
             self._log(step, values)
 
     @contextmanager
@@ -100,7 +92,7 @@ class StepLogger:
         scalars = {f"train/{name}": value for name, value in values.items() if name != "skipped"}
         scalars["train/skipped_steps"] = self._skipped_in_all
         line = [
-            f"step {step + 1:>6}/{self._end_step}",
+            f"step {step + 1:>6}/{self.end_step}",
             f"loss {values['loss']:.4f}",
             f"grad {values['grad_norm']:.2f}",
             f"lr {values['learning_rate']:.2e}",
@@ -110,25 +102,25 @@ class StepLogger:
             scalars["speed/tokens_per_second"] = self._tokens / seconds
             scalars["speed/tflops_per_second"] = self._flops / seconds / 1e12
             line.append(f"{format_count(self._tokens / seconds)} tokens/s")
-            if self._peak_flops:
-                scalars["speed/mfu"] = self._flops / seconds / self._peak_flops
+            if self.peak_flops:
+                scalars["speed/mfu"] = self._flops / seconds / self.peak_flops
                 line.append(f"MFU {scalars['speed/mfu']:.1%}")
             else:
                 line.append(f"{self._flops / seconds / 1e12:.3f} TFLOP/s")
-            flops_left = flops_between(self._stages, step + 1, self._end_step, self._flops_per_token)
+            flops_left = flops_between(self.stages, step + 1, self.end_step, self.flops_per_token)
             line.append(f"{format_seconds(flops_left * seconds / self._flops)} left")
             self._since, self._tokens, self._flops = time.perf_counter(), 0, 0.0
         scalars["memory/peak_gib"] = peak_memory_bytes() / 2**30
         line.append(f"{scalars['memory/peak_gib']:.1f} GiB")
         if self._skipped_in_all:
             line.append(f"{self._skipped_in_all} skipped")
-        self._say("  ".join(line))
-        self._writer.write(step + 1, scalars)
+        self.say("  ".join(line))
+        self.writer.write(step + 1, scalars)
 
     def _count_skipped(self, step: int, skipped: bool) -> None:
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
         self._skipped_in_all += skipped
-        if self._skipped_in_a_row >= self._max_skipped_steps:
+        if self._skipped_in_a_row >= self.max_skipped_steps:
             raise UserError(
                 f"step {step + 1}: loss or gradient was not finite for {self._skipped_in_a_row} steps in a row, so the run "
                 f"was stopped; the last checkpoint is good. Lower optimizer.learning_rate, or check the data of these steps"

@@ -93,7 +93,7 @@ def partition_spec(path: str, shape: tuple[int, ...], mesh: Mapping[str, int]) -
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Global arrays, split over all devices by sequence, from the sequences that each process has loaded."""
     sharding = NamedSharding(mesh, P(BATCH_AXES))
-    return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
+    return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
 
 
 def _path_name(path: tuple[Any, ...]) -> str:

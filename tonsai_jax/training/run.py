@@ -25,7 +25,7 @@ def changes_since(
     Args:
       saved: the resume metadata of that checkpoint.
 
-    Raises `UserError` where the checkpoint has a model of another shape, another tokenizer or another optimizer.
+    Raises `UserError` where the checkpoint has another model, another tokenizer or another optimizer.
     """
     saved_model = ModelConfig.from_saved(saved["model"])
     if keys := keys_that_change_arrays(saved_model, model_config):

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from tonsai_jax.model.experts import Routing
-from tonsai_jax.model.transformer import output_table
+from tonsai_jax.model.transformer import Transformer, output_table
 from tonsai_jax.runtime.xla import compiler_options
 from tonsai_jax.stages import MicroBatch
 from tonsai_jax.training.loss import chunk_length, cross_entropy
@@ -47,6 +47,22 @@ def _targets(batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
     tokens_BxT1 = batch["tokens"].astype(jnp.int32)
     inputs_BxT, targets_BxT = tokens_BxT1[:, :-1], tokens_BxT1[:, 1:]
     return inputs_BxT, targets_BxT, jnp.arange(inputs_BxT.shape[1]) < batch["valid"][:, None]
+
+
+def _summed_loss(
+    model: Transformer,
+    params: Any,
+    x_BxTxD: jax.Array,
+    targets_BxT: jax.Array,
+    weights_BxT: jax.Array,
+    loss: LossSettings,
+    mesh: Mesh,
+) -> tuple[jax.Array, jax.Array]:
+    """`cross_entropy` of the hidden states of a model; returns the loss to minimize and the nats to report."""
+    B, T = targets_BxT.shape
+    chunk = chunk_length(max(1, B // mesh.size), T, loss.chunk_tokens)
+    table_VxD, vocab_size = output_table(params), model.config.vocab_size
+    return cross_entropy(x_BxTxD, table_VxD, targets_BxT, weights_BxT, vocab_size, chunk, loss.z_loss, mesh)
 
 
 def make_train_step(
@@ -84,18 +100,7 @@ def make_train_step(
         inputs_BxT, targets_BxT, real_BxT = _targets(sequences)
         model = nnx.merge(graph, params)
         x_BxTxD, routing = model(inputs_BxT, end_of_text_id=end_of_text_id, dropout_key=key, dropless=False)
-        B, T = targets_BxT.shape
-        chunk = chunk_length(max(1, B // mesh.size), T, loss.chunk_tokens)
-        total, nll = cross_entropy(
-            x_BxTxD,
-            output_table(params),
-            targets_BxT,
-            real_BxT * weight,
-            model.config.vocab_size,
-            chunk,
-            loss.z_loss,
-            mesh,
-        )
+        total, nll = _summed_loss(model, params, x_BxTxD, targets_BxT, real_BxT * weight, loss, mesh)
         metrics = {"loss": nll}
         if routing is not None:
             balance, z = routing.load_balance.mean(), routing.z.mean()
@@ -151,7 +156,7 @@ def make_train_step(
             "skipped": 1 - finite.astype(jnp.int32),
             "stop": stop,
         }
-        # Placed as it came: the compiler may find another placement good, and would compile again for it.
+        # Keep the sharding of the input: XLA may choose another one, and the next call would compile again for it.
         state = TrainState(state.step + 1, params, opt_state)
         return jax.lax.with_sharding_constraint(state, shardings(state, mesh)), metrics
 
@@ -175,23 +180,8 @@ def make_eval_step(
         real_BxT &= targets_BxT != end_of_text_id
         model = nnx.merge(graph, params)
         x_BxTxD, _ = model(inputs_BxT, end_of_text_id=end_of_text_id)
-        B, T = targets_BxT.shape
-        chunk = chunk_length(max(1, B // mesh.size), T, loss.chunk_tokens)
-        _, nll = cross_entropy(
-            x_BxTxD,
-            output_table(params),
-            targets_BxT,
-            real_BxT.astype(jnp.float32),
-            model.config.vocab_size,
-            chunk,
-            0.0,
-            mesh,
-        )
-        return {
-            "nats": nll,
-            "tokens": jnp.sum(real_BxT),
-            "bytes": jnp.sum(token_bytes[targets_BxT] * real_BxT),
-        }
+        _, nll = _summed_loss(model, params, x_BxTxD, targets_BxT, real_BxT.astype(jnp.float32), loss, mesh)
+        return {"nats": nll, "tokens": jnp.sum(real_BxT), "bytes": jnp.sum(token_bytes[targets_BxT] * real_BxT)}
 
     return eval_step
 
