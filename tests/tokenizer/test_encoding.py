@@ -58,7 +58,7 @@ def clean() -> list[str]:
     texts = [text for language in ("km", "en") for text in stories(language, 300, seed=3)]
     corpus = os.environ.get("TONSAI_CORPUS")
     for path in sorted(Path(corpus).glob("??/*.txt.gz")) if corpus else ():
-        texts += gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")[:300]
+        texts += gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")[:100]
     return texts
 
 
