@@ -201,7 +201,7 @@ def test_the_validation_documents_are_chosen_evenly():
         chosen = tokenize._choose_validation(20, 0.2, str(seed))
         counts += [next(chosen) for _ in range(20)]
     assert counts.sum() == 2000 * 4
-    assert abs(counts - 400).max() < 5 * np.sqrt(2000 * 0.2 * 0.8)
+    assert np.max(abs(counts - 400)) < 5 * np.sqrt(2000 * 0.2 * 0.8)
 
 
 def test_text_that_spells_the_end_of_text_does_not_end_a_document(folder, tmp_path):

@@ -171,7 +171,7 @@ def test_experts_specialize():
         counts = np.array(
             [[np.sum((np.asarray(chosen) == e) & (kind[..., None] == k)) for k in (0, 1)] for e in range(E)]
         )
-        return counts.max(axis=1).sum() / counts.sum()
+        return int(counts.max(axis=1).sum()) / int(counts.sum())
 
     assert purity(params[0]) < 0.75
     assert purity(train(params)[0]) > 0.9

@@ -195,14 +195,14 @@ def generate_ids(
         return
     params = _ready(params, model_config.dtype)
     decoder = _Decoder(model_graph(model_config, "xla"), sampling, num_ids, _mesh_of(params))
-    length_B = np.array([len(ids) for ids in prompts], np.int32)
-    tokens_BxT = np.zeros((len(prompts), _bucket(length_B.max(), model_config.context_length)), np.int32)
+    lengths = [len(ids) for ids in prompts]
+    tokens_BxT = np.zeros((len(prompts), _bucket(max(lengths), model_config.context_length)), np.int32)
     for number, ids in enumerate(prompts):
         tokens_BxT[number, : len(ids)] = ids
-    cache_length = _bucket(length_B.max() + most, model_config.context_length)
+    cache_length = _bucket(max(lengths) + most, model_config.context_length)
     random = (np.uint32(seed % 2**32), np.arange(first_number, first_number + len(prompts), dtype=np.uint32))
 
-    token_B, cache = _prefill(decoder, params, tokens_BxT, length_B, random, cache_length)
+    token_B, cache = _prefill(decoder, params, tokens_BxT, np.array(lengths, np.int32), random, cache_length)
     going = [True] * len(prompts)
     for count in range(most):
         ready_B = token_B

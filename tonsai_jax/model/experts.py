@@ -199,24 +199,14 @@ def _combine(out_ECxD: jax.Array, choice_EC: jax.Array, slot_kN: jax.Array) -> j
     return jnp.asarray(y_NxD, out_ECxD.dtype)
 
 
-def _gather_forward(x_NxD: jax.Array, choice_EC: jax.Array, slot_kN: jax.Array) -> tuple[jax.Array, Any]:
-    return _gather(x_NxD, choice_EC, slot_kN), (choice_EC, slot_kN)
-
-
-def _gather_backward(indices: Any, dy_ECxD: jax.Array) -> tuple[jax.Array, None, None]:
-    return _combine(dy_ECxD, *indices), None, None
-
-
-def _combine_forward(out_ECxD: jax.Array, choice_EC: jax.Array, slot_kN: jax.Array) -> tuple[jax.Array, Any]:
-    return _combine(out_ECxD, choice_EC, slot_kN), (choice_EC, slot_kN)
-
-
-def _combine_backward(indices: Any, dy_NxD: jax.Array) -> tuple[jax.Array, None, None]:
-    return _gather(dy_NxD, *indices), None, None
-
-
-_gather.defvjp(_gather_forward, _gather_backward)
-_combine.defvjp(_combine_forward, _combine_backward)
+_gather.defvjp(
+    lambda x_NxD, *indices: (_gather(x_NxD, *indices), indices),
+    lambda indices, dy_ECxD: (_combine(dy_ECxD, *indices), None, None),
+)
+_combine.defvjp(
+    lambda out_ECxD, *indices: (_combine(out_ECxD, *indices), indices),
+    lambda indices, dy_NxD: (_gather(dy_NxD, *indices), None, None),
+)
 
 
 @jax.custom_vjp

@@ -85,10 +85,10 @@ class Signatures:
         found = np.empty((len(documents), _ORDERS), np.uint8)
         order = np.argsort(documents)
         ends = np.searchsorted(documents[order], self.starts)
-        for piece in np.flatnonzero(np.diff(ends)):
-            places = order[ends[piece] : ends[piece + 1]]
+        for piece in map(int, np.flatnonzero(np.diff(ends))):
+            positions = order[ends[piece] : ends[piece + 1]]
             rows = np.load(folder / f"{self.keys[piece]}.sketch.npy", mmap_mode="r")
-            found[places] = rows[documents[places] - self.starts[piece]]
+            found[positions] = rows[documents[positions] - self.starts[piece]]
         return found
 
     def similarity(self, folder: Path, pairs: np.ndarray) -> np.ndarray:
