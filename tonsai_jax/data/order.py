@@ -172,9 +172,8 @@ class DataOrder:
         """Returns how many times the whole run reads each source: the steps done and those still to do."""
         last = self.segments[-1]
         positions = self._positions_at(last, max(self.total_steps, last.first_step))
-        epochs = dict.fromkeys(
-            self._sources, 0.0
-        )  # a source that the rows got after the checkpoint has no position yet
+        # A source that was added to the rows after the checkpoint has no position yet.
+        epochs = dict.fromkeys(self._sources, 0.0)
         for name, position in positions.items():
             epochs[name] = position.windows / max(1, self._sources[name].windows(position.seq_len))
         return epochs

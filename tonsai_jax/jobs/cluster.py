@@ -58,7 +58,7 @@ def run_on_ray(calls: RankedCalls, executor: Executor, log: str) -> None:
 def run_on_slurm(calls: RankedCalls, executor: Executor, log: str, is_pending: Callable[[], bool]) -> None:
     """Makes the calls as one Slurm array job; returns when nothing is pending or when the job has left the queue.
 
-    `is_pending` says whether a call has left no result yet: Slurm does not report.
+    `is_pending` says whether a call has left no result yet: Slurm does not report this.
     """
     submission = slurm_executor(calls, len(calls.arguments), executor, log)
     try:

@@ -141,7 +141,7 @@ class Measurements:
         """Share of units in the most frequent n-gram of `top_units` units, if it occurs twice or more."""
         n = self._rules.top_units
         counts = np.unique(ngrams(self._row, n), return_counts=True)[1]
-        most = max(counts.tolist(), default=0)
+        most = int(np.max(counts, initial=0))
         return most * n / self.units if most > 1 else 0.0
 
     @cached_property
