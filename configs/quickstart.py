@@ -4,7 +4,7 @@
 
 It writes its own corpus, trains a tokenizer and a GPT-2 of 1.1 M parameters, evaluates and exports it, and writes a story.
 
-Hardware: 2 CPU cores. Time: 2 to 4 minutes on a shared machine. Memory: 1.3 to 1.8 GB.
+Hardware: 2 CPU cores. Time: 2 to 5 minutes on a shared machine. Memory: 1.3 to 1.8 GB.
 Score: 0.114 bits per byte of held-out Khmer, 0.379 of English.
 """
 
