@@ -1,7 +1,7 @@
 """The batches of a run: a Grain pipeline over the windows that `DataOrder` puts in order.
 
   for each segment: its windows (`Windows`) -> transforms -> the windows of this process -> batches
-  for the run: the batches of all segments, indexed by step -> read ahead in a thread
+  for the run: the batches of all segments, indexed by step -> read ahead in a thread, several batches at once
 
 Every part has random access, so a run resumes by setting one number, the step. To add a transform, pass it to `Loader`.
 To add something without random access, such as Grain's packing, build on `Loader.windows`.
@@ -12,6 +12,7 @@ from typing import Any
 
 import grain
 import numpy as np
+from grain.experimental import FlatMapIterDataset, FlatMapTransform
 
 from tonsai_jax.data.order import DataOrder, Segment
 from tonsai_jax.data.rows import Rows, open_rows
@@ -19,6 +20,8 @@ from tonsai_jax.errors import UserError
 
 # One thread: reading and stacking hold Python's lock, so more threads would only wait for each other.
 _READ_OPTIONS = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
+# The thread reads groups of at least so many windows: to wake it takes as long as to read about ten of 2048 tokens.
+_GROUP_WINDOWS = 128
 
 Batch = dict[str, np.ndarray]
 
@@ -89,6 +92,8 @@ class Loader:
     ) -> None:
         self._order = order
         self._transforms = transforms
+        largest_batch = max((segment.global_batch_size for segment in order.segments), default=1)
+        self._group_steps = -(-_GROUP_WINDOWS * process_count // largest_batch)
         self._rows = {name: open_rows(order.manifest, name, "train") for name in order.manifest.sources}
         batches = []
         for number, segment in enumerate(order.segments):
@@ -98,7 +103,9 @@ class Loader:
                     f"global_batch_size {batch_size} (from step {segment.first_step} on) is not divisible by the "
                     f"{process_count} processes; choose a multiple of {process_count}"
                 )
-            windows = _WindowsOfProcess(self.windows(number), batch_size, process_index, process_count)
+            windows = self.windows(number)
+            if process_count > 1:
+                windows = _WindowsOfProcess(windows, batch_size, process_index, process_count)
             batches.append(windows.batch(batch_size // process_count, batch_fn=_stack))
         self.dataset = grain.MapDataset.select_from_datasets(batches, _Steps(order))
 
@@ -114,12 +121,18 @@ class Loader:
     def batches(self, start_step: int) -> grain.DatasetIterator[Batch]:
         """Returns an iterator over `dataset` from `start_step` to the last step, which reads ahead in a thread.
 
-        Its `get_state()` is {"next_index": step}, the step of the next batch, and `set_state` jumps to a step. What a
-        checkpoint keeps is `DataOrder.state`, because the config may change before the run resumes.
+        Its state, as with every Grain iterator, is that of its place among these batches. What a checkpoint keeps is
+        `DataOrder.state`, because the config may change before the run resumes.
         """
-        batches = iter(self.dataset.to_iter_dataset(_READ_OPTIONS))
-        batches.set_state({"next_index": min(start_step, len(self.dataset))})
-        return batches
+        groups = self.dataset[start_step:].batch(self._group_steps, batch_fn=list)
+        return iter(FlatMapIterDataset(groups.to_iter_dataset(_READ_OPTIONS), _Ungroup()))
+
+
+class _Ungroup(FlatMapTransform):
+    max_fan_out = _GROUP_WINDOWS
+
+    def flat_map(self, group: list[Batch]) -> list[Batch]:
+        return group
 
 
 # Grain's own function takes any tree; for small dictionaries it takes longer than the copy of the tokens.
