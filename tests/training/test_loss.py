@@ -17,8 +17,8 @@ VOCAB_SIZE, PADDED = 50, 64
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((B, T, D)).astype(np.float32)
 TABLE = RNG.standard_normal((PADDED, D)).astype(np.float32)
-TARGETS = RNG.integers(0, VOCAB_SIZE, (B, T), dtype=np.int32)
-WEIGHTS = RNG.uniform(0, 0.1, (B, T)).astype(np.float32) * (RNG.uniform(size=(B, T)) > 0.3)
+TARGETS = jnp.asarray(RNG.integers(0, VOCAB_SIZE, (B, T), dtype=np.int32))
+WEIGHTS = jnp.asarray(RNG.uniform(0, 0.1, (B, T)).astype(np.float32) * (RNG.uniform(size=(B, T)) > 0.3))
 # float32 sums of about a hundred terms, in another order
 close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
 

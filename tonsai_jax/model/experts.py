@@ -16,7 +16,6 @@ width, A = k * N choices of a device.
 
 import dataclasses
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +24,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.model.linear import linear
 
 
 @jax.tree_util.register_dataclass
@@ -144,12 +144,13 @@ def _run_experts(
     if spread:
         to_experts = partial(jax.lax.all_to_all, axis_name="expert", split_axis=0, concat_axis=1, tiled=True)
         gathered_ExCxD, weight_ExCx1 = to_experts(gathered_ExCxD), to_experts(weight_ExCx1)
-    hidden_ExCx2F = checkpoint_name(_batched_linear(gathered_ExCxD, up_ExDxF), "mlp_pre_activation")
+    linear_of_each = jax.vmap(partial(linear, bias_O=None))
+    hidden_ExCx2F = checkpoint_name(linear_of_each(gathered_ExCxD, up_ExDxF), "mlp_pre_activation")
     gate_ExCxF, values_ExCxF = jnp.split(hidden_ExCx2F, 2, axis=-1)
     # Weighted here, not after `down`: so the gradient of the weights does not need the outputs of the experts, which the
     # backward pass would have to compute again only for that.
     weighted_ExCxF = (jax.nn.silu(gate_ExCxF) * values_ExCxF * weight_ExCx1).astype(x_BxTxD.dtype)
-    out_ExCxD = _batched_linear(weighted_ExCxF, down_ExFxD)
+    out_ExCxD = linear_of_each(weighted_ExCxF, down_ExFxD)
     if spread:
         out_ExCxD = jax.lax.all_to_all(out_ExCxD, "expert", split_axis=1, concat_axis=0, tiled=True)
 
@@ -207,22 +208,3 @@ _combine.defvjp(
     lambda out_ECxD, *indices: (_combine(out_ECxD, *indices), indices),
     lambda indices, dy_NxD: (_gather(dy_NxD, *indices), None, None),
 )
-
-
-@jax.custom_vjp
-def _batched_linear(x_ExCxI: jax.Array, kernel_ExIxO: jax.Array) -> jax.Array:
-    """x @ kernel of each expert, [E, C, O] in the dtype of `x`; the gradient of the float32 kernel is a float32 sum."""
-    return jnp.einsum("eci,eio->eco", x_ExCxI, kernel_ExIxO.astype(x_ExCxI.dtype))
-
-
-def _batched_linear_forward(x_ExCxI: jax.Array, kernel_ExIxO: jax.Array) -> tuple[jax.Array, Any]:
-    return _batched_linear(x_ExCxI, kernel_ExIxO), (x_ExCxI, kernel_ExIxO)
-
-
-def _batched_linear_backward(residuals: Any, dy_ExCxO: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x_ExCxI, kernel_ExIxO = residuals
-    dx_ExCxI = jnp.einsum("eco,eio->eci", dy_ExCxO, kernel_ExIxO.astype(dy_ExCxO.dtype))
-    return dx_ExCxI, jnp.einsum("eci,eco->eio", x_ExCxI, dy_ExCxO, preferred_element_type=jnp.float32)
-
-
-_batched_linear.defvjp(_batched_linear_forward, _batched_linear_backward)

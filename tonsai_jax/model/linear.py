@@ -18,18 +18,14 @@ def linear(x_NxI: jax.Array, kernel_IxO: jax.Array, bias_O: jax.Array | None) ->
     return y_NxO if bias_O is None else y_NxO + bias_O.astype(x_NxI.dtype)
 
 
-def _forward(x_NxI: jax.Array, kernel_IxO: jax.Array, bias_O: jax.Array | None) -> tuple[jax.Array, Any]:
-    return linear(x_NxI, kernel_IxO, bias_O), (x_NxI, kernel_IxO, bias_O is not None)
-
-
 def _backward(residuals: Any, dy_NxO: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    x_NxI, kernel_IxO, has_bias = residuals
+    x_NxI, kernel_IxO, bias_O = residuals
     dx_NxI = jnp.einsum("no,io->ni", dy_NxO, kernel_IxO.astype(dy_NxO.dtype))
     dkernel_IxO = jnp.einsum("ni,no->io", x_NxI, dy_NxO, preferred_element_type=jnp.float32)
-    return dx_NxI, dkernel_IxO, jnp.sum(dy_NxO, axis=0, dtype=jnp.float32) if has_bias else None
+    return dx_NxI, dkernel_IxO, None if bias_O is None else jnp.sum(dy_NxO, axis=0, dtype=jnp.float32)
 
 
-linear.defvjp(_forward, _backward)
+linear.defvjp(lambda *args: (linear(*args), args), _backward)
 
 
 class Kernel(nnx.Module):

@@ -6,6 +6,7 @@ and the backward pass only scales them. Names: B batch, T sequence, C chunk, D m
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,9 @@ from jax.sharding import PartitionSpec as P
 
 from tonsai_jax.errors import UserError
 from tonsai_jax.training.mesh import BATCH_AXES
+
+# loss, cross-entropy, and the gradients of the loss to the hidden states [B, T, D] and the table [V, D]
+Sums = tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None]
 
 
 def chunk_length(batch_size: int, seq_len: int, chunk_tokens: int) -> int:
@@ -27,7 +31,6 @@ def chunk_length(batch_size: int, seq_len: int, chunk_tokens: int) -> int:
     return max(length for length in range(1, longest + 1) if seq_len % length == 0)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))
 def cross_entropy(
     x_BxTxD: jax.Array,
     table_VxD: jax.Array,
@@ -52,53 +55,36 @@ def cross_entropy(
       z_loss: coefficient of the second term.
       mesh: devices over which the batch is split; each sums over its own sequences, then one sum over devices follows.
     """
-    loss, nll, _, _ = _over_mesh(x_BxTxD, table_VxD, targets_BxT, weights_BxT, vocab_size, chunk, z_loss, mesh, False)
-    return loss, nll
 
+    def sums(*arrays: jax.Array, with_gradients: bool) -> Sums:
+        local = partial(_local, vocab_size=vocab_size, chunk=chunk, z_loss=z_loss, with_gradients=with_gradients)
+        if mesh is None or mesh.size == 1:
+            return local(*arrays)
 
-def _forward(x_BxTxD, table_VxD, targets_BxT, weights_BxT, vocab_size, chunk, z_loss, mesh):  # type: ignore[no-untyped-def]  # custom_vjp fixes the signature
-    loss, nll, dx_BxTxD, dtable_VxD = _over_mesh(
-        x_BxTxD, table_VxD, targets_BxT, weights_BxT, vocab_size, chunk, z_loss, mesh, True
-    )
-    return (loss, nll), (dx_BxTxD, dtable_VxD)
+        def over_devices(*arrays: jax.Array) -> Sums:
+            loss, nll, dx_BxTxD, dtable_VxD = local(*arrays)
+            loss, nll, dtable_VxD = jax.lax.psum((loss, nll, dtable_VxD), BATCH_AXES)
+            return loss, nll, dx_BxTxD, dtable_VxD
 
+        split, whole = P(BATCH_AXES), P()
+        specs_in, specs_out = (split, whole, split, split), (whole, whole, split, whole)
+        return jax.shard_map(over_devices, mesh=mesh, in_specs=specs_in, out_specs=specs_out, check_vma=False)(*arrays)
 
-def _backward(vocab_size, chunk, z_loss, mesh, gradients, cotangents):  # type: ignore[no-untyped-def]  # custom_vjp fixes the signature
-    dx_BxTxD, dtable_VxD = gradients
-    scale = cotangents[0]
-    return (dx_BxTxD * scale).astype(dx_BxTxD.dtype), dtable_VxD * scale, None, None
+    @jax.custom_vjp
+    def losses(*arrays: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return sums(*arrays, with_gradients=False)[:2]
 
+    def forward(*arrays: jax.Array) -> tuple[tuple[jax.Array, jax.Array], Any]:
+        loss, nll, *gradients = sums(*arrays, with_gradients=True)
+        return (loss, nll), gradients
 
-cross_entropy.defvjp(_forward, _backward)
+    def backward(gradients: Any, cotangents: tuple[jax.Array, jax.Array]) -> tuple[jax.Array | None, ...]:
+        dx_BxTxD, dtable_VxD = gradients
+        scale = cotangents[0]
+        return (dx_BxTxD * scale).astype(dx_BxTxD.dtype), dtable_VxD * scale, None, None
 
-
-def _over_mesh(
-    x_BxTxD: jax.Array,
-    table_VxD: jax.Array,
-    targets_BxT: jax.Array,
-    weights_BxT: jax.Array,
-    vocab_size: int,
-    chunk: int,
-    z_loss: float,
-    mesh: Mesh | None,
-    with_gradients: bool,
-) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None]:
-    local = partial(_local, vocab_size=vocab_size, chunk=chunk, z_loss=z_loss, with_gradients=with_gradients)
-    if mesh is None or mesh.size == 1:
-        return local(x_BxTxD, table_VxD, targets_BxT, weights_BxT)
-
-    def summed(*args: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None]:
-        loss, nll, dx_BxTxD, dtable_VxD = local(*args)
-        loss, nll, dtable_VxD = jax.lax.psum((loss, nll, dtable_VxD), BATCH_AXES)
-        return loss, nll, dx_BxTxD, dtable_VxD
-
-    return jax.shard_map(
-        summed,
-        mesh=mesh,
-        in_specs=(P(BATCH_AXES), P(), P(BATCH_AXES), P(BATCH_AXES)),
-        out_specs=(P(), P(), P(BATCH_AXES), P()),
-        check_vma=False,
-    )(x_BxTxD, table_VxD, targets_BxT, weights_BxT)
+    losses.defvjp(forward, backward)
+    return losses(x_BxTxD, table_VxD, targets_BxT, weights_BxT)
 
 
 def _local(
@@ -111,7 +97,8 @@ def _local(
     chunk: int,
     z_loss: float,
     with_gradients: bool,
-) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None]:
+) -> Sums:
+    """The work of one device; the gradients are None where they are not asked for."""
     B, T, D = x_BxTxD.shape
     table = table_VxD.astype(x_BxTxD.dtype)
     ids_V = jnp.arange(table.shape[0])
