@@ -12,9 +12,9 @@ import numpy as np
 import psutil
 
 from tonsai_jax.data.loader import Loader
-from tonsai_jax.data.manifest import RowsManifest, SourceInfo, SplitInfo, dtype_for, read_manifest, write_manifest
+from tonsai_jax.data.manifest import RowsManifest, SourceInfo, SplitInfo, dtype_for, read_manifest
 from tonsai_jax.data.order import DataOrder
-from tonsai_jax.data.row_writer import RowWriter
+from tonsai_jax.data.row_writer import RowWriter, write_manifest
 from tonsai_jax.errors import run_command
 from tonsai_jax.files import sha256_file, write_json
 from tonsai_jax.stages import Stage

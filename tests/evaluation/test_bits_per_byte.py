@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 
 from tests.support.tiny_model import CONFIG, config_with, random_params, tiny_tokenizer
 from tonsai_jax.config import default_config, stages_of
-from tonsai_jax.data.manifest import RowsManifest, SourceInfo, SplitInfo, dtype_for, read_manifest, write_manifest
-from tonsai_jax.data.row_writer import RowWriter
+from tonsai_jax.data.manifest import RowsManifest, SourceInfo, SplitInfo, dtype_for, read_manifest
+from tonsai_jax.data.row_writer import RowWriter, write_manifest
 from tonsai_jax.errors import UserError
 from tonsai_jax.evaluation.bits_per_byte import Evaluation, Score, evaluate
 from tonsai_jax.evaluation.run import evaluate_run

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tonsai_jax.data.manifest import RowsManifest, SourceInfo, SplitInfo, dtype_for, write_manifest
-from tonsai_jax.data.row_writer import RowWriter
+from tonsai_jax.data.manifest import RowsManifest, SourceInfo, SplitInfo, dtype_for
+from tonsai_jax.data.row_writer import RowWriter, write_manifest
 from tonsai_jax.files import sha256_file
 
 EMPTY = SplitInfo(0, 0, 0, 0, ())

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tonsai_jax.errors import UserError
-from tonsai_jax.files import read_json, sha256_file, write_json
+from tonsai_jax.files import read_json, sha256_file
 from tonsai_jax.stages import SourceSize
 
 FORMAT = "tonsai_jax/rows"
@@ -91,30 +91,6 @@ def dtype_for(vocab_size: int) -> np.dtype:
     return np.dtype("<u2") if vocab_size <= 65_536 else np.dtype("<u4")
 
 
-def write_manifest(manifest: RowsManifest) -> None:
-    """Writes `manifest.directory/manifest.json`. Call it last, because the manifest marks the folder as complete."""
-    sources = {
-        source.name: {
-            "weight": source.weight,
-            "language": source.language,
-            "license": source.license,
-            "splits": {name: _split_to_json(manifest.directory, split) for name, split in source.splits.items()},
-        }
-        for source in manifest.sources.values()
-    }
-    value = {
-        "format": FORMAT,
-        "version": VERSION,
-        "row_tokens": manifest.row_tokens,
-        "dtype": manifest.dtype.name,
-        "vocab_size": manifest.vocab_size,
-        "end_of_text_id": manifest.end_of_text_id,
-        "tokenizer_hash": manifest.tokenizer_hash,
-        "sources": sources,
-    }
-    write_json(manifest.directory / "manifest.json", value)
-
-
 def read_manifest(directory: str | Path) -> RowsManifest:
     """Reads and checks the manifest of a folder of token rows.
 
@@ -155,15 +131,6 @@ def read_manifest(directory: str | Path) -> RowsManifest:
             f"{tokenizer}: not the tokenizer that made the rows in {directory}; tokenize the dataset again with it"
         )
     return manifest
-
-
-def _split_to_json(directory: Path, split: SplitInfo) -> dict[str, Any]:
-    files = [
-        {"path": shard.path.relative_to(directory).as_posix(), "rows": shard.rows, "sha256": shard.sha256}
-        for shard in split.files
-    ]
-    counts = {"rows": split.rows, "tokens": split.tokens, "documents": split.documents, "bytes": split.bytes}
-    return {**counts, "files": files}
 
 
 def _split_from_json(directory: Path, value: dict[str, Any], row_tokens: int) -> SplitInfo:

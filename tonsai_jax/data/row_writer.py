@@ -1,19 +1,19 @@
-"""Writes token rows; `rows.py` describes the format and reads it."""
+"""Writes token rows and their manifest; `rows.py` describes the format and reads it, `manifest.py` the manifest."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 from numpy.typing import ArrayLike
 
-from tonsai_jax.data.manifest import ShardInfo, SplitInfo, dtype_for
+from tonsai_jax.data.manifest import FORMAT, VERSION, RowsManifest, ShardInfo, SplitInfo, dtype_for
 from tonsai_jax.errors import UserError
-from tonsai_jax.files import disk_errors, sha256_file
+from tonsai_jax.files import disk_errors, sha256_file, write_json
 
 # One row per chunk and no compression, so that reading a row reads nothing else.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
@@ -149,3 +149,36 @@ class RowWriter:
                     f"{self._folder}: could not write token rows ({error}); "
                     "free some space or choose another folder, then run again"
                 ) from error
+
+
+def write_manifest(manifest: RowsManifest) -> None:
+    """Writes `manifest.directory/manifest.json`. Call it last, because the manifest marks the folder as complete."""
+    sources = {
+        source.name: {
+            "weight": source.weight,
+            "language": source.language,
+            "license": source.license,
+            "splits": {name: _split_to_json(manifest.directory, split) for name, split in source.splits.items()},
+        }
+        for source in manifest.sources.values()
+    }
+    value = {
+        "format": FORMAT,
+        "version": VERSION,
+        "row_tokens": manifest.row_tokens,
+        "dtype": manifest.dtype.name,
+        "vocab_size": manifest.vocab_size,
+        "end_of_text_id": manifest.end_of_text_id,
+        "tokenizer_hash": manifest.tokenizer_hash,
+        "sources": sources,
+    }
+    write_json(manifest.directory / "manifest.json", value)
+
+
+def _split_to_json(directory: Path, split: SplitInfo) -> dict[str, Any]:
+    files = [
+        {"path": shard.path.relative_to(directory).as_posix(), "rows": shard.rows, "sha256": shard.sha256}
+        for shard in split.files
+    ]
+    counts = {"rows": split.rows, "tokens": split.tokens, "documents": split.documents, "bytes": split.bytes}
+    return {**counts, "files": files}

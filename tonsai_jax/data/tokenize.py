@@ -23,9 +23,8 @@ from tonsai_jax.data.manifest import (
     SplitInfo,
     dtype_for,
     read_manifest,
-    write_manifest,
 )
-from tonsai_jax.data.row_writer import RowWriter
+from tonsai_jax.data.row_writer import RowWriter, write_manifest
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import atomic_folder, disk_errors
 from tonsai_jax.tokenizer.loading import Tokenizer
