@@ -48,9 +48,8 @@ def default_config() -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.dir = ""  # folder of token rows written by scripts/tokenize_dataset.py
-    config.data.sample_corpus = (
-        False  # True: write a small corpus of stories, its tokenizer and rows to data.dir if absent
-    )
+    # True: write a small corpus of stories, its tokenizer and rows to data.dir if absent
+    config.data.sample_corpus = False
     config.data.weights = placeholder(object)  # {source: weight}; None takes the weights in the rows' manifest
     config.data.max_epochs = 0.0  # refuse a run that reads a source more often than this; 0 is no limit
 
@@ -86,9 +85,8 @@ def default_config() -> ConfigDict:
     config.mesh.expert = 1  # devices over which a layer's experts are spread
 
     config.runtime = ConfigDict()
-    config.runtime.compile_cache = (
-        "~/.cache/tonsai_jax/xla"  # folder of compiled programs, unused on a CPU; "" keeps none
-    )
+    # Folder of compiled programs, unused on a CPU; "" keeps none.
+    config.runtime.compile_cache = "~/.cache/tonsai_jax/xla"
     config.runtime.memory_fraction = 0.9  # share of each GPU's memory that JAX reserves at the start
     config.runtime.optimization_level = "auto"  # of XLA: O0 to O3, default (XLA's own); auto is O1 on several GPUs
 
@@ -134,11 +132,7 @@ def stages_of(config: ConfigDict, sources: Mapping[str, SourceSize] | None = Non
 
     Raises `UserError` for a key or value that cannot make a stage, and unless exactly one key gives the length.
     """
-    base = {
-        "seq_len": config.seq_len,
-        "global_batch_size": config.global_batch_size,
-        "weights": config.data.weights,
-    }
+    base = {"seq_len": config.seq_len, "global_batch_size": config.global_batch_size, "weights": config.data.weights}
     stages = []
     for number, own in enumerate(config.stages or ({},)):
         where = f"stages[{number}]" if config.stages else "config"
@@ -234,11 +228,8 @@ def validate(config: ConfigDict) -> None:
                 value = value[part]
             raise UserError(f"{key}={value!r} {rule}")
 
-    require(
-        not config.wandb.project or importlib.util.find_spec("wandb") is not None,
-        "wandb.project",
-        "needs Weights & Biases: pip install 'tonsai-jax[wandb]', or leave it empty",
-    )
+    wandb = not config.wandb.project or importlib.util.find_spec("wandb") is not None
+    require(wandb, "wandb.project", "needs Weights & Biases: pip install 'tonsai-jax[wandb]', or leave it empty")
     longest = max(stage.seq_len for stage in stages)
     require(config.model.context_length >= longest, "model.context_length", f"is shorter than seq_len={longest}")
     at_least = {
@@ -254,14 +245,11 @@ def validate(config: ConfigDict) -> None:
         section, _, name = key.rpartition(".")
         value = config[section][name] if section else config[name]
         require(value >= least, key, f"must be at least {least}")
-    require(
-        config.mesh.data == -1 or config.mesh.data >= 1,
-        "mesh.data",
-        "must be -1 (what the others leave) or at least 1",
-    )
+    data = config.mesh.data
+    require(data == -1 or data >= 1, "mesh.data", "must be -1 (what the others leave) or at least 1")
     require(0 < config.runtime.memory_fraction <= 1, "runtime.memory_fraction", "must lie in (0, 1]")
-    require(optimizer.learning_rate > 0, "optimizer.learning_rate", "must be above 0")
-    require(optimizer.epsilon > 0, "optimizer.epsilon", "must be above 0")
+    for key in ("learning_rate", "epsilon"):
+        require(optimizer[key] > 0, f"optimizer.{key}", "must be above 0")
     for key in ("beta1", "beta2", "momentum"):
         require(0 <= optimizer[key] < 1, f"optimizer.{key}", "must lie in [0, 1)")
     require(0 <= optimizer.final_ratio <= 1, "optimizer.final_ratio", "must lie in [0, 1]")
@@ -280,11 +268,8 @@ def validate(config: ConfigDict) -> None:
     if optimizer.schedule == "wsd":
         require(optimizer.decay_steps > 0, "optimizer.decay_steps", "must be above 0 for optimizer.schedule=wsd")
     else:
-        require(
-            optimizer.decay_steps == 0,
-            "optimizer.decay_steps",
-            f"is for optimizer.schedule=wsd; {optimizer.schedule} falls until the run ends",
-        )
+        unused = f"is for optimizer.schedule=wsd; {optimizer.schedule} falls until the run ends"
+        require(optimizer.decay_steps == 0, "optimizer.decay_steps", unused)
 
 
 def check_schedule(config: ConfigDict, steps: int) -> None:

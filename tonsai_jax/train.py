@@ -201,18 +201,16 @@ def _describe(
     say(f"devices: {setup.mesh.size} x {jax.devices()[0].device_kind}, mesh {dict(setup.mesh.shape)}")
     tokens = tokens_between(setup.stages, 0, last_step)
     mixture = sum(size.tokens for name, size in manifest.train_sizes().items() if epochs[name])
-    say(
-        f"length: {last_step:,} steps, {format_count(tokens)} tokens, {tokens / max(1, mixture):.2f} epochs of the mixture"
-    )
+    epochs_of_all = tokens / max(1, mixture)
+    say(f"length: {last_step:,} steps, {format_count(tokens)} tokens, {epochs_of_all:.2f} epochs of the mixture")
     for name, count in epochs.items():
         say(f"data: {name}, {count:.2f} epochs")
     if sampling and jax.process_count() > 1:
         say(
-            "samples: none, the parameters are spread over hosts; scripts/generate.py continues prompts from a checkpoint"
+            "samples: none, the parameters are spread over hosts; scripts/generate.py continues prompts of a checkpoint"
         )
-    say(
-        f"steps: {start_step} of {last_step} done, {end_step - start_step} to do; the first one compiles and takes longer"
-    )
+    to_do = end_step - start_step
+    say(f"steps: {start_step} of {last_step} done, {to_do} to do; the first one compiles and takes longer")
 
 
 def main() -> None:

@@ -138,11 +138,8 @@ def test_a_source_that_came_after_the_checkpoint_has_no_epochs_yet(manifest: Row
     [
         (Stage(10, 3, 8), "seq_len 3 does not divide row_tokens 8"),
         (Stage(10, 16, 8), "seq_len 16 does not divide row_tokens 8"),
-        (Stage(0, 4, 8), "stage 1: steps 0"),
         (Stage(10, 4, 8, {"kn": 1}), "stage 1: weights name source 'kn'.*did you mean 'km'"),
         (Stage(10, 4, 8, {"wikipedia": 1}), "'wikipedia', which .* known are: km, en"),
-        (Stage(10, 4, 8, {"km": 1, "en": -0.5}), "the weight of source 'en' is -0.5"),
-        (Stage(10, 4, 8, {"km": float("nan")}), "the weight of source 'km' is nan"),
         (Stage(10, 4, 8, {"km": 0, "en": 0}), "every weight is 0"),
     ],
 )

@@ -15,7 +15,6 @@ used up. This is why the mix is not Grain's: Grain's `mix` starts every dataset 
 
 import bisect
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -114,7 +113,7 @@ class DataOrder:
     Args:
       manifest: the token rows.
       seed: determines the shuffle; a run keeps it for life.
-      stages: the stages of the run.
+      stages: the stages of the run, as `config.stages_of` has checked them.
       state: the data state of the checkpoint that the run resumes from (see `state`). If `stages` has another
         sequence length, batch size or mix at that step than the checkpoint, the batches change from that step on.
         Otherwise they are exactly those of a run that never stopped.
@@ -125,7 +124,7 @@ class DataOrder:
       segments: the segments from the one that `state` was saved in, or from step 0, to the end of the run.
 
     Raises:
-      UserError: a value of a stage is impossible; a source is unknown or has no rows; the rows or the seed differ
+      UserError: a seq_len does not divide the rows; a source is unknown or has no rows; the rows or the seed differ
         from those in `state`.
     """
 
@@ -215,10 +214,6 @@ class DataOrder:
         return {name: position for name, position in segment.positions_at(step).items() if name in self._sources}
 
     def _checked_shares(self, stage: Stage, where: str) -> dict[str, int]:
-        if stage.steps < 1 or stage.global_batch_size < 1:
-            raise UserError(
-                f"{where}: steps {stage.steps} and global_batch_size {stage.global_batch_size} must be at least 1"
-            )
         check_seq_len(stage.seq_len, self.manifest.row_tokens)
         weights = stage.weights or {name: source.weight for name, source in self.manifest.sources.items()}
         for name, weight in weights.items():
@@ -227,8 +222,6 @@ class DataOrder:
                     f"{where}: weights name source {name!r}, which the token rows do not have"
                     f"{did_you_mean(name, self._splits)}"
                 )
-            if not 0 <= weight < math.inf:
-                raise UserError(f"{where}: the weight of source {name!r} is {weight}; it must be 0 or more")
             if weight > 0 and self._splits[name].rows == 0:
                 raise UserError(f"{where}: source {name!r} has no train rows; give it weight 0, or more text")
         total = sum(weights.values())

@@ -157,17 +157,14 @@ class ModelConfig:
             )
             self._require(1 < self.rope_theta < math.inf, "rope_theta", "must be a number above 1")
         if self.rope_scaling == "none":
-            unscaled = (
+            rule = (
                 "has no effect with model.rope_scaling=none; set rope_scaling to linear, yarn or llama3, or this key to"
             )
-            self._require(self.rope_factor == 1, "rope_factor", f"{unscaled} 1")
-            self._require(self.rope_original_context == 0, "rope_original_context", f"{unscaled} 0")
+            self._require(self.rope_factor == 1, "rope_factor", f"{rule} 1")
+            self._require(self.rope_original_context == 0, "rope_original_context", f"{rule} 0")
         else:
-            self._require(
-                self.position == "rope",
-                "rope_scaling",
-                "needs model.position=rope; set that, or model.rope_scaling=none",
-            )
+            rule = "needs model.position=rope; set that, or model.rope_scaling=none"
+            self._require(self.position == "rope", "rope_scaling", rule)
             self._require(1 <= self.rope_factor < math.inf, "rope_factor", "must be a number of at least 1")
             self._require(
                 self.original_context >= 1,

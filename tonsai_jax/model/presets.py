@@ -4,28 +4,14 @@ from typing import Any
 
 from tonsai_jax.errors import unknown_name
 
-_LLAMA = {
-    "norm": "rmsnorm",
-    "position": "rope",
-    "mlp": "swiglu",
-    "bias": False,
-    "tie_embeddings": False,
-    "qk_norm": False,
-    "num_experts": 0,
-}
+_PLAIN = {"qk_norm": False, "num_experts": 0}
+_GPT2 = {"norm": "layernorm", "position": "learned", "mlp": "gelu", "bias": True, "tie_embeddings": True}
+_LLAMA = {"norm": "rmsnorm", "position": "rope", "mlp": "swiglu", "bias": False, "tie_embeddings": False}
 PRESETS: dict[str, dict[str, Any]] = {
-    "gpt2": {
-        "norm": "layernorm",
-        "position": "learned",
-        "mlp": "gelu",
-        "bias": True,
-        "tie_embeddings": True,
-        "qk_norm": False,
-        "num_experts": 0,
-    },
-    "llama": _LLAMA,
-    "qwen3": _LLAMA | {"qk_norm": True, "rope_theta": 1_000_000.0, "norm_epsilon": 1e-6},
-    "mixtral": _LLAMA | {"num_experts": 8, "experts_per_token": 2, "rope_theta": 1_000_000.0},
+    "gpt2": _PLAIN | _GPT2,
+    "llama": _PLAIN | _LLAMA,
+    "qwen3": _PLAIN | _LLAMA | {"qk_norm": True, "rope_theta": 1_000_000.0, "norm_epsilon": 1e-6},
+    "mixtral": _PLAIN | _LLAMA | {"num_experts": 8, "experts_per_token": 2, "rope_theta": 1_000_000.0},
 }
 
 

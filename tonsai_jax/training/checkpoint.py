@@ -139,7 +139,9 @@ class Checkpoints:
         self._manager.close()
 
     def _restore(self, step: int, **items: Any) -> Any:
-        self._require(step)
+        if step not in (steps := self._manager.all_steps()):
+            there = ", ".join(map(str, steps)) or "none"
+            raise UserError(f"{self.directory}: no checkpoint at step {step}; there are: {there}")
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
         except (ValueError, KeyError, OSError) as error:
@@ -147,12 +149,6 @@ class Checkpoints:
                 f"{self.directory / str(step)}: this checkpoint cannot be read ({_first_line(error)}); "
                 f"delete this folder to continue from the checkpoint before it"
             ) from error
-
-    def _require(self, step: int) -> None:
-        steps = self._manager.all_steps()
-        if step not in steps:
-            there = ", ".join(map(str, steps)) or "none"
-            raise UserError(f"{self.directory}: no checkpoint at step {step}; there are: {there}")
 
     def _explained(self, error: Exception) -> Exception:
         text = str(error)
