@@ -20,7 +20,7 @@ from tonsai_jax.errors import UserError
 
 # One thread: reading and stacking hold Python's lock, so more threads would only wait for each other.
 _READ_OPTIONS = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
-# The thread reads groups of at least so many windows: to wake it takes as long as to read about ten of 2048 tokens.
+# The thread reads at least this many windows at once: to wake it takes as long as to read about ten of them.
 _GROUP_WINDOWS = 128
 
 Batch = dict[str, np.ndarray]
@@ -121,8 +121,8 @@ class Loader:
     def batches(self, start_step: int) -> grain.DatasetIterator[Batch]:
         """Returns an iterator over `dataset` from `start_step` to the last step, which reads ahead in a thread.
 
-        Its state, as with every Grain iterator, is that of its place among these batches. What a checkpoint keeps is
-        `DataOrder.state`, because the config may change before the run resumes.
+        Its state is Grain's: the place among these batches. A checkpoint keeps `DataOrder.state` instead, because the
+        config may change before the run resumes.
         """
         groups = self.dataset[start_step:].batch(self._group_steps, batch_fn=list)
         return iter(FlatMapIterDataset(groups.to_iter_dataset(_READ_OPTIONS), _Ungroup()))
