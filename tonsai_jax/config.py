@@ -48,7 +48,7 @@ def default_config() -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.dir = ""  # folder of token rows written by scripts/tokenize_dataset.py
-    # True: write a small corpus of stories, its tokenizer and rows to data.dir if absent
+    # True: write a small corpus of stories, its tokenizer and rows to data.dir if absent.
     config.data.sample_corpus = False
     config.data.weights = placeholder(object)  # {source: weight}; None takes the weights in the rows' manifest
     config.data.max_epochs = 0.0  # refuse a run that reads a source more often than this; 0 is no limit
@@ -228,8 +228,8 @@ def validate(config: ConfigDict) -> None:
                 value = value[part]
             raise UserError(f"{key}={value!r} {rule}")
 
-    wandb = not config.wandb.project or importlib.util.find_spec("wandb") is not None
-    require(wandb, "wandb.project", "needs Weights & Biases: pip install 'tonsai-jax[wandb]', or leave it empty")
+    loggable = not config.wandb.project or importlib.util.find_spec("wandb") is not None
+    require(loggable, "wandb.project", "needs Weights & Biases: pip install 'tonsai-jax[wandb]', or leave it empty")
     longest = max(stage.seq_len for stage in stages)
     require(config.model.context_length >= longest, "model.context_length", f"is shorter than seq_len={longest}")
     at_least = {

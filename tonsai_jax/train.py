@@ -206,9 +206,7 @@ def _describe(
     for name, count in epochs.items():
         say(f"data: {name}, {count:.2f} epochs")
     if sampling and jax.process_count() > 1:
-        say(
-            "samples: none, the parameters are spread over hosts; scripts/generate.py continues prompts of a checkpoint"
-        )
+        say("samples: none, the parameters are spread over hosts; scripts/generate.py samples from a checkpoint")
     to_do = end_step - start_step
     say(f"steps: {start_step} of {last_step} done, {to_do} to do; the first one compiles and takes longer")
 

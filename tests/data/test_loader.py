@@ -293,7 +293,7 @@ def test_an_edited_run_resumes_with_the_batches_it_always_had(golden_rows: dict[
 
 def test_the_state_of_an_iterator_gives_its_next_batches_again(manifest: RowsManifest) -> None:
     order = make_order(manifest, Stage(300, 4, 4), Stage(100, 8, 2))
-    for read in (1, 31, 32, 33, 250, 388):
+    for read in (0, 1, 31, 32, 33, 250, 388):
         batches = Loader(order).batches(12)
         for _ in range(read):
             next(batches)

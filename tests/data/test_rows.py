@@ -110,6 +110,9 @@ def test_a_folder_that_holds_no_rows_is_refused(tmp_path: Path) -> None:
         ('"row_tokens": 8', '"rows_tokens": 8', "damaged manifest"),
         ('"rows": 100', '"rows": 99', "damaged manifest"),
         ('"row_tokens": 8', '"row_tokens": 16', "damaged manifest"),
+        ('"weight": 1.0', '"weight": -0.5', r"manifest\.json: the weight of source 'km' is -0.5; set it to 0 or more"),
+        ('"weight": 1.0', '"weight": NaN', "the weight of source 'km' is nan"),
+        ('"weight": 1.0', '"weight": "much"', "damaged manifest"),
     ],
 )
 def test_a_manifest_that_does_not_fit_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -3,7 +3,8 @@
   for each segment: its windows (`Windows`) -> transforms -> the windows of this process -> batches
   for the run: the batches of all segments, indexed by step -> read ahead in a thread, several batches at once
 
-Every part has random access, so a run resumes by setting one number, the step. To add a transform, pass it to `Loader`.
+The batches have random access, so a run resumes at any step without reading what came before. To add a transform, pass
+it to `Loader`.
 To add something without random access, such as Grain's packing, build on `Loader.windows`.
 """
 
@@ -20,8 +21,8 @@ from tonsai_jax.errors import UserError
 
 # One thread: reading and stacking hold Python's lock, so more threads would only wait for each other.
 _READ_OPTIONS = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
-# The thread reads at least this many windows at once: to wake it takes as long as to read about ten of them.
-_GROUP_WINDOWS = 128
+# Waking the thread takes as long as reading about eight windows of 2048 tokens, so it reads small batches in groups.
+_GROUP_WINDOWS, _GROUP_TOKENS = 128, 2**18  # the most in a group, unless one batch has more
 
 Batch = dict[str, np.ndarray]
 
@@ -92,10 +93,8 @@ class Loader:
     ) -> None:
         self._order = order
         self._transforms = transforms
-        largest_batch = max((segment.global_batch_size for segment in order.segments), default=1)
-        self._group_steps = -(-_GROUP_WINDOWS * process_count // largest_batch)
         self._rows = {name: open_rows(order.manifest, name, "train") for name in order.manifest.sources}
-        batches = []
+        batches, windows_per_step, tokens_per_step = [], 1, 1
         for number, segment in enumerate(order.segments):
             batch_size = segment.global_batch_size
             if batch_size % process_count:
@@ -106,7 +105,11 @@ class Loader:
             windows = self.windows(number)
             if process_count > 1:
                 windows = _WindowsOfProcess(windows, batch_size, process_index, process_count)
-            batches.append(windows.batch(batch_size // process_count, batch_fn=_stack))
+            local_batch = batch_size // process_count
+            batches.append(windows.batch(local_batch, batch_fn=_stack))
+            windows_per_step = max(windows_per_step, local_batch)
+            tokens_per_step = max(tokens_per_step, local_batch * segment.seq_len)
+        self._group_steps = max(1, min(_GROUP_WINDOWS // windows_per_step, _GROUP_TOKENS // tokens_per_step))
         self.dataset = grain.MapDataset.select_from_datasets(batches, _Steps(order))
 
     def windows(self, segment_number: int) -> grain.MapDataset[Any]:
@@ -121,15 +124,15 @@ class Loader:
     def batches(self, start_step: int) -> grain.DatasetIterator[Batch]:
         """Returns an iterator over `dataset` from `start_step` to the last step, which reads ahead in a thread.
 
-        Its state is Grain's: the place among these batches. A checkpoint keeps `DataOrder.state` instead, because the
-        config may change before the run resumes.
+        Its `get_state()` counts from `start_step`: set it only on an iterator of the same run from the same step. A
+        checkpoint keeps `DataOrder.state` instead, because the config may change before the run resumes.
         """
         groups = self.dataset[start_step:].batch(self._group_steps, batch_fn=list)
         return iter(FlatMapIterDataset(groups.to_iter_dataset(_READ_OPTIONS), _Ungroup()))
 
 
 class _Ungroup(FlatMapTransform):
-    max_fan_out = _GROUP_WINDOWS
+    max_fan_out = _GROUP_WINDOWS  # batches in a group, for each has at least one window
 
     def flat_map(self, group: list[Batch]) -> list[Batch]:
         return group

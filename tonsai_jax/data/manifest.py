@@ -1,5 +1,6 @@
 """The manifest of a folder of token rows: what the folder holds. It is written last and checked by every reader."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,11 @@ def _split_from_json(directory: Path, value: dict[str, Any], row_tokens: int) ->
 
 def _manifest_from_json(directory: Path, value: dict[str, Any]) -> RowsManifest:
     row_tokens = int(value["row_tokens"])
+    for name, source in value["sources"].items():
+        if not 0 <= source["weight"] < math.inf:
+            raise UserError(
+                f"{directory / 'manifest.json'}: the weight of source {name!r} is {source['weight']}; set it to 0 or more"
+            )
     sources = {
         name: SourceInfo(
             name=name,

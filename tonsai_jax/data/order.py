@@ -124,8 +124,8 @@ class DataOrder:
       segments: the segments from the one that `state` was saved in, or from step 0, to the end of the run.
 
     Raises:
-      UserError: a seq_len does not divide the rows; a source is unknown or has no rows; the rows or the seed differ
-        from those in `state`.
+      UserError: a seq_len does not divide the rows; a source is unknown or has no rows; all weights are 0; the rows or
+        the seed differ from those in `state`.
     """
 
     def __init__(

@@ -4,7 +4,7 @@ from typing import Any
 
 from tonsai_jax.errors import unknown_name
 
-_PLAIN = {"qk_norm": False, "num_experts": 0}
+_PLAIN = {"qk_norm": False, "num_experts": 0}  # set by every family, so that it replaces the values of another
 _GPT2 = {"norm": "layernorm", "position": "learned", "mlp": "gelu", "bias": True, "tie_embeddings": True}
 _LLAMA = {"norm": "rmsnorm", "position": "rope", "mlp": "swiglu", "bias": False, "tie_embeddings": False}
 PRESETS: dict[str, dict[str, Any]] = {

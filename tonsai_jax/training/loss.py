@@ -16,8 +16,8 @@ from jax.sharding import PartitionSpec as P
 from tonsai_jax.errors import UserError
 from tonsai_jax.training.mesh import BATCH_AXES
 
-# loss, cross-entropy, and the gradients of the loss to the hidden states [B, T, D] and the table [V, D]
-Sums = tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None]
+# Loss, cross-entropy, and the gradients of the loss with respect to the hidden states [B, T, D] and the table [V, D].
+_Sums = tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None]
 
 
 def chunk_length(batch_size: int, seq_len: int, chunk_tokens: int) -> int:
@@ -56,12 +56,12 @@ def cross_entropy(
       mesh: devices over which the batch is split; each sums over its own sequences, then one sum over devices follows.
     """
 
-    def sums(*arrays: jax.Array, with_gradients: bool) -> Sums:
+    def sums(*arrays: jax.Array, with_gradients: bool) -> _Sums:
         local = partial(_local, vocab_size=vocab_size, chunk=chunk, z_loss=z_loss, with_gradients=with_gradients)
         if mesh is None or mesh.size == 1:
             return local(*arrays)
 
-        def over_devices(*arrays: jax.Array) -> Sums:
+        def over_devices(*arrays: jax.Array) -> _Sums:
             loss, nll, dx_BxTxD, dtable_VxD = local(*arrays)
             loss, nll, dtable_VxD = jax.lax.psum((loss, nll, dtable_VxD), BATCH_AXES)
             return loss, nll, dx_BxTxD, dtable_VxD
@@ -97,7 +97,7 @@ def _local(
     chunk: int,
     z_loss: float,
     with_gradients: bool,
-) -> Sums:
+) -> _Sums:
     """The work of one device; the gradients are None where they are not asked for."""
     B, T, D = x_BxTxD.shape
     table = table_VxD.astype(x_BxTxD.dtype)
