@@ -165,6 +165,11 @@ def test_the_trainer_loads_nothing_that_prepares_text() -> None:
         assert not [module for module in loaded_by_the_trainer() if f"{module}.".startswith(f"{name}.")], name
 
 
+def test_the_trainer_does_not_load_pytorch() -> None:
+    """Where it is installed, it takes as long to load as everything else together."""
+    assert not {"torch", "transformers", "tensorflow"} & loaded_by_the_trainer().keys()
+
+
 def test_the_trainer_loads_little() -> None:
     """What a reader of the train command must know; files without a line of code do not count."""
     ours = [file for name, file in loaded_by_the_trainer().items() if name.partition(".")[0] == "tonsai_jax" and file]

@@ -2,17 +2,23 @@
 
 import json
 import math
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
-from tensorboardX.summary import text as text_summary
-
 from tonsai_jax.files import atomic_write, disk_errors
+
+# tensorboardX imports PyTorch wherever it finds it, which takes two seconds; what is used here does not need it.
+without_torch = sys.modules.setdefault("torch", None) is None  # type: ignore[arg-type]  # None: an import of it fails
+from tensorboardX.event_file_writer import EventsWriter  # noqa: E402
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # noqa: E402
+from tensorboardX.proto.summary_pb2 import Summary  # noqa: E402
+from tensorboardX.summary import text as text_summary  # noqa: E402
+
+if without_torch:
+    del sys.modules["torch"]
 
 
 class MetricsWriter:
