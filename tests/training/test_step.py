@@ -143,6 +143,7 @@ def test_a_batch_without_a_single_target_is_a_step_of_zero_gradient():
     assert_same(after.params, before.params)
 
 
+@pytest.mark.full
 def test_dropout_is_a_function_of_the_step():
     step = make_step(config_with(dropout=0.3))
 
