@@ -1,60 +1,7 @@
 """Train variants of a config, each on the same data in the same order, and compare them."""
 
-import argparse
-from pathlib import Path
-
-from tonsai_jax.errors import UserError, run_command
-
-EXAMPLE = """example:
-  python scripts/ablate.py --config configs/ablations/learning_rate.py --workdir runs/ablations/learning_rate --seeds 3
-  python scripts/ablate.py --config configs/ablations/schedule.py --workdir runs/ablations/schedule \\
-      --config.data.dir=data/tokens
-
-To set a key for all variants, add --config.section.key=value, as in training. If the command is stopped, run it again: it
-skips complete runs, continues a stopped run and repeats failed runs. It writes report.html and results.json to the workdir.
-"""
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    add = parser.add_argument
-    add(
-        "--config",
-        required=True,
-        type=Path,
-        metavar="FILE",
-        help="file that defines the ablation, see configs/ablations/",
-    )
-    add("--workdir", type=Path, metavar="DIR", help="folder for the runs and the report (default: runs/ablations/NAME)")
-    add(
-        "--seeds",
-        type=int,
-        default=1,
-        metavar="N",
-        help="train each variant with N seeds (default: 1, which gives no spread)",
-    )
-    add("--json", type=Path, metavar="FILE", help="also write the figures to this file")
-    args, flags = parser.parse_known_args()
-
-    from tonsai_jax.ablation.ablate import ablate
-    from tonsai_jax.ablation.summary import tables
-    from tonsai_jax.files import write_json
-    from tonsai_jax.reporting.tables import tables_as_text
-
-    workdir = args.workdir or Path("runs", "ablations", args.config.stem)
-    summary = ablate(args.config, workdir, num_seeds=args.seeds, flags=flags)
-    print("\n" + tables_as_text(tables(summary)))
-    print(f"\n{workdir / 'report.html'}: the same figures, and the loss curves")
-    if args.json:
-        write_json(args.json, summary)
-    failed = [f"{run['variant']}, seed {run['seed']}" for run in summary["runs"] if run["failure"]]
-    if failed:
-        raise UserError(
-            f"{len(failed)} of {len(summary['runs'])} runs failed: {'; '.join(failed)}; see train.log in their folders"
-        )
-
+from tonsai_jax.commands.ablate import main
+from tonsai_jax.errors import run_command
 
 if __name__ == "__main__":
     run_command(main)

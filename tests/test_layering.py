@@ -31,6 +31,7 @@ LEVELS = (
     ("cli", "hooks"),
     ("train",),
     ("ablation",),
+    ("commands",),
 )
 # Some know less than their level lets them.
 ONLY = {

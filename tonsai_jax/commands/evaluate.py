@@ -1,0 +1,57 @@
+"""Measures a trained model on held-out text: bits per byte of every source and every language."""
+
+import argparse
+from pathlib import Path
+
+from tonsai_jax.errors import UserError
+
+EXAMPLE = """example:
+  python scripts/evaluate.py --workdir runs/gpt2
+  python scripts/evaluate.py --workdir runs/gpt2 --data-dir data/other_tokens --json scores.json
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--workdir", required=True, metavar="DIR", help="folder of the run (the --workdir of tonsai_jax.train)")
+    add("--step", type=int, metavar="N", help="checkpoint to evaluate (default: the newest)")
+    add("--data-dir", metavar="DIR", help="token rows to evaluate on (default: those that the run was trained on)")
+    add("--seq-len", type=int, metavar="T", help="sequence length (default: the longest of the run)")
+    add("--batch-size", type=int, default=8, metavar="B", help="sequences per batch (default: 8)")
+    add(
+        "--max-batches",
+        type=int,
+        default=0,
+        metavar="N",
+        help="batches of each source, spread evenly (default: 0, all)",
+    )
+    add("--json", type=Path, metavar="FILE", help="also write the figures to this file")
+    args = parser.parse_args()
+    if args.batch_size < 1 or args.max_batches < 0:
+        raise UserError(
+            f"--batch-size must be at least 1 (it is {args.batch_size}) and --max-batches at least 0 (it is {args.max_batches})"
+        )
+
+    from tonsai_jax.runtime.libraries import quiet_libraries
+
+    quiet_libraries()
+    from tonsai_jax.data.manifest import read_manifest
+    from tonsai_jax.evaluation.run import evaluate_run
+    from tonsai_jax.files import write_json
+    from tonsai_jax.inference.load import load_run
+
+    run = load_run(args.workdir, args.step)
+    evaluation = evaluate_run(
+        run,
+        read_manifest(args.data_dir or run.config.data.dir),
+        seq_len=args.seq_len,
+        batch_size=args.batch_size,
+        max_batches=args.max_batches,
+    )
+    print(f"{args.workdir}, step {run.step}: bits per byte of held-out text, lower is better")
+    print(evaluation.table())
+    if args.json:
+        write_json(args.json, {"step": run.step, **evaluation.scalars()})

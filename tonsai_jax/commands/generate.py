@@ -1,0 +1,97 @@
+"""Continue text with a trained model. The text for one prompt appears as it is generated; several prompts share a batch."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from tonsai_jax.errors import UserError
+from tonsai_jax.files import write_json
+from tonsai_jax.runtime.libraries import quiet_libraries
+
+EXAMPLES = """examples:
+  python scripts/generate.py --workdir runs/gpt2 --prompt "ប្រទេសកម្ពុជា"
+  python scripts/generate.py --workdir runs/gpt2 --prompt "Once upon a time" --num-samples 4 --temperature 1.0
+  python scripts/generate.py --workdir runs/gpt2 --prompts-file prompts.txt --temperature 0 --json samples.json
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--workdir", required=True, metavar="DIR", help="folder of the run, the --workdir of tonsai_jax.train")
+    add("--step", type=int, metavar="N", help="checkpoint to use (default: the newest)")
+    add("--prompt", action="append", default=[], metavar="TEXT", help="text to continue; can be given several times")
+    add("--prompts-file", type=Path, metavar="FILE", help="UTF-8 file with one prompt per line")
+    add("--num-samples", type=int, default=1, metavar="N", help="continuations of each prompt (default: 1)")
+    add("--max-new-tokens", type=int, default=128, metavar="N", help="most tokens per continuation (default: 128)")
+    add("--temperature", type=float, default=0.8, metavar="X", help="0 for greedy decoding (default: 0.8)")
+    add(
+        "--top-k", type=int, default=50, metavar="N", help="draw from the N most likely tokens, 0 for all (default: 50)"
+    )
+    add(
+        "--top-p",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="draw from the top tokens of this probability, 1 for all (default: 1)",
+    )
+    add("--seed", type=int, default=0, metavar="N", help="the same seed gives the same text (default: 0)")
+    add("--json", type=Path, metavar="FILE", help="also write prompts, continuations and speed to this file")
+    args = parser.parse_args()
+    prompts = [prompt for prompt in _prompts(args) for _ in range(args.num_samples)]
+    if not prompts or args.max_new_tokens < 1:
+        raise UserError("nothing to generate: give --prompt or --prompts-file, and counts of at least 1")
+
+    quiet_libraries()
+    from tonsai_jax.inference.generate import Sampling, stream_texts
+    from tonsai_jax.inference.load import load_run
+
+    sampling = Sampling(args.temperature, args.top_k, args.top_p)
+    run = load_run(args.workdir, args.step)
+    texts, counts, started = [""] * len(prompts), [0] * len(prompts), 0.0
+    if len(prompts) == 1:
+        print(prompts[0], end="", flush=True)
+    for number, piece in stream_texts(
+        run.model_config,
+        run.params,
+        run.tokenizer,
+        prompts,
+        max_new_tokens=args.max_new_tokens,
+        sampling=sampling,
+        seed=args.seed,
+    ):
+        started = started or time.monotonic()  # at the first token, so that compiling is not counted
+        texts[number] += piece
+        counts[number] += 1
+        if len(prompts) == 1:
+            print(piece, end="", flush=True)
+    print("" if len(prompts) == 1 else "\n\n".join(map("".join, zip(prompts, texts, strict=True))))
+    tokens = sum(counts)
+    speed = (tokens - 1) / max(time.monotonic() - started, 1e-9) if tokens > 1 else 0.0
+    context = run.model_config.context_length
+    given = run.tokenizer.encode_batch([run.tokenizer.normalize_prompt(prompt) for prompt in prompts])
+    full = [number for number, ids in enumerate(given) if 1 + len(ids) + counts[number] == context]
+    if full:
+        print(
+            f"note: {len(full)} of {len(prompts)} continuations ended because the model's context of {context:,} tokens is full",
+            file=sys.stderr,
+        )
+    print(f"{tokens:,} tokens, {speed:,.1f} tokens/s (step {run.step:,})", file=sys.stderr)
+    if args.json:
+        samples = [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]
+        write_json(args.json, {"step": run.step, "tokens": tokens, "tokens_per_second": speed, "samples": samples})
+
+
+def _prompts(args: argparse.Namespace) -> list[str]:
+    if args.prompts_file is None:
+        return args.prompt
+    try:
+        lines = args.prompts_file.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"{args.prompts_file}: cannot be read ({error.strerror}); check the path") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{args.prompts_file}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
+    return [*args.prompt, *filter(str.strip, lines)]

@@ -1,0 +1,87 @@
+"""Prepares raw text (local files or Hugging Face datasets): writes clean documents for tokenizer and training."""
+
+import argparse
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from tonsai_jax.corpus.output import REPORT
+from tonsai_jax.corpus.prepare import prepare
+from tonsai_jax.corpus.recipe import Recipe, load_recipe
+from tonsai_jax.corpus.report import figures, table
+from tonsai_jax.corpus.sources.source import source_at
+from tonsai_jax.errors import UserError
+from tonsai_jax.files import write_json
+from tonsai_jax.jobs.executor import Executor
+
+EXAMPLES = """examples:
+  python scripts/prepare_dataset.py --config configs/data/shakespeare.yaml --output-dir data/shakespeare
+  python scripts/prepare_dataset.py --khmer 'km/*.txt' --english roneneldan/TinyStories --output-dir data/mix
+
+In a text file (.txt), each line is a document; set `document:` in a sources file if a document is a paragraph
+or a whole file. Weights are written to the manifest and applied in training. An earlier dataset in the output
+folder is replaced when the new one is complete.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    option = parser.add_argument
+    option("--config", type=Path, help="YAML file that lists the sources")
+    option("--khmer", metavar="PATH_OR_HF_ID", help="Khmer: a file, folder, 'glob' or Hugging Face id")
+    option("--english", metavar="PATH_OR_HF_ID", help="English: the same")
+    option("--khmer-weight", type=float, default=0.6, help="share in training (default: %(default)s)")
+    option("--english-weight", type=float, default=0.4, help="share in training (default: %(default)s)")
+    option("--output-dir", type=Path, required=True, help="folder for the documents and their manifest")
+    option("--max-samples", type=int, help="read at most this many documents per source, for a quick try")
+    option(
+        "--on-error", choices=["stop", "skip"], help="at input that cannot be read (default: stop, or as the YAML says)"
+    )
+    option("--keep-dropped", action="store_true", help="also write dropped documents, with the rule, to dropped/")
+    option(
+        "--executor",
+        choices=["local", "ray", "slurm"],
+        help="where the tasks run (default: local, or as the YAML says)",
+    )
+    option("--workers", type=int, help="tasks that run at the same time (default: one per core; on a cluster no limit)")
+    option("--tokens", type=float, metavar="N", help="tokens of a planned run; the report shows its epochs")
+    option("--json", type=Path, metavar="FILE", help="also write the figures of the table as JSON")
+    args = parser.parse_args()
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that partly written files are removed
+    recipe = _recipe(args)
+    manifest = prepare(recipe.sources, args.output_dir, recipe.settings, planned_tokens=args.tokens)
+    print(table(manifest))
+    print(f"written to {args.output_dir}; look at {args.output_dir / REPORT}")
+    if args.json:
+        write_json(args.json, figures(manifest))
+    if manifest.get("failed"):
+        raise UserError("left out: " + "; ".join(f"{name} ({why})" for name, why in manifest["failed"].items()))
+
+
+def _recipe(args: argparse.Namespace) -> Recipe:
+    if bool(args.config) == bool(args.khmer or args.english):
+        raise UserError("give either --config FILE, or --khmer and/or --english")
+    if args.config:
+        recipe = load_recipe(args.config)
+    else:
+        khmer, english = args.khmer, args.english
+        sources = [source_at(khmer, name="khmer", language="km", weight=args.khmer_weight)] if khmer else []
+        if english:
+            sources.append(source_at(english, name="english", language="en", weight=args.english_weight))
+        recipe = Recipe(sources)
+    if args.max_samples is not None:
+        recipe = replace(recipe, sources=[replace(source, max_samples=args.max_samples) for source in recipe.sources])
+    settings = recipe.settings
+    if args.executor or args.workers is not None:
+        given = settings.executor
+        kind, workers = args.executor or given.kind, given.workers if args.workers is None else args.workers
+        settings = replace(settings, executor=Executor(kind, workers, given.options if kind == given.kind else {}))
+    if args.on_error:
+        settings = replace(settings, on_error=args.on_error)
+    if args.keep_dropped:
+        settings = replace(settings, keep_dropped=True)
+    return replace(recipe, settings=settings)

@@ -1,0 +1,77 @@
+"""Turns prepared documents into token ids for training and validation."""
+
+import argparse
+import signal
+import sys
+import time
+from pathlib import Path
+
+from tonsai_jax.data.flat_files import FILE_FORMATS
+from tonsai_jax.data.tokenize import figures, tokenize_dataset, tokenize_to_flat_files
+from tonsai_jax.files import write_json
+from tonsai_jax.reporting.tables import Table, as_text
+
+EXAMPLE = """example:
+  python scripts/tokenize_dataset.py --dataset-dir data/mixture_train --tokenizer-dir artifacts/tokenizer \\
+      --val-ratio 0.01 --seed 42 --output-dir data/tokens
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--dataset-dir", required=True, metavar="DIR", help="documents from scripts/prepare_dataset.py")
+    add("--tokenizer-dir", required=True, metavar="DIR", help="tokenizer from scripts/train_tokenizer.py")
+    add(
+        "--val-ratio",
+        type=float,
+        default=0.01,
+        help="share of the documents that is kept for validation (default: 0.01)",
+    )
+    add("--seed", type=int, default=42, help="random seed that chooses the validation documents (default: 42)")
+    add(
+        "--row-tokens",
+        type=int,
+        default=8192,
+        help="tokens in a row, a multiple of every seq_len in training (default: 8192)",
+    )
+    add(
+        "--format",
+        choices=["arrayrecord", *FILE_FORMATS],
+        default="arrayrecord",
+        help="arrayrecord (default): token rows to train on; the others: flat files for other trainers (docs/formats.md)",
+    )
+    add("--output-dir", required=True, metavar="DIR", help="folder to write")
+    add("--json", type=Path, metavar="FILE", help="also write the figures to this file")
+    args = parser.parse_args()
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # exit, so that half-written files are removed
+    start = time.monotonic()
+    folders = (args.dataset_dir, args.tokenizer_dir, args.output_dir)
+    settings = {"val_ratio": args.val_ratio, "seed": args.seed}
+    if args.format == "arrayrecord":
+        sources = tokenize_dataset(*folders, **settings, row_tokens=args.row_tokens).sources
+    else:
+        sources = tokenize_to_flat_files(*folders, **settings, file_format=args.format)
+    seconds = time.monotonic() - start
+    lines = figures(sources)
+    rows = [
+        [
+            line["source"],
+            line["split"],
+            *(f"{line[name]:,}" for name in ("documents", "rows", "tokens")),
+            f"{line['bytes_per_token']:.2f}",
+        ]
+        for line in lines
+    ]
+    heads = ["source", "split", "documents", "rows", "tokens", "bytes/token"]
+    print(as_text(Table("", heads, rows, "llrrrr")))
+    for line in lines:
+        if args.format == "arrayrecord" and line["split"] == "train" and line["tokens"] <= args.row_tokens:
+            print(f"note: {line['source']} is smaller than one row of {args.row_tokens:,} tokens, so the row is padded")
+    megabytes = sum(line["bytes"] for line in lines) / 1e6
+    print(f"{args.output_dir}: {megabytes:,.1f} MB in {seconds:.1f} s, {megabytes / seconds:.1f} MB/s")
+    if args.json:
+        write_json(args.json, {"splits": lines, "seconds": seconds, "megabytes": megabytes})

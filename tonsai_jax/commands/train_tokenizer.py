@@ -1,0 +1,107 @@
+"""Train a tokenizer that handles Khmer well, byte-level BPE or Unigram, on prepared documents or on raw text files."""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tonsai_jax.corpus.sources.faults import Faults
+from tonsai_jax.files import write_json
+from tonsai_jax.reporting.tables import Table, as_text
+from tonsai_jax.text.normalize import DEFAULT
+from tonsai_jax.tokenizer.balance import balanced, language_weights
+from tonsai_jax.tokenizer.examples import (
+    Example,
+    dataset_examples,
+    dataset_language_weights,
+    dataset_normalization,
+    file_examples,
+)
+from tonsai_jax.tokenizer.special_tokens import SPECIAL_TOKENS, read_special_tokens
+from tonsai_jax.tokenizer.training import train_tokenizer
+
+EXAMPLES = """examples:
+  python scripts/train_tokenizer.py --dataset-dir data/mixture_tokenizer --dataset-split train \\
+      --text-column text --max-examples 1000000 --vocab-size 50000 --output-dir artifacts/tokenizer
+  python scripts/train_tokenizer.py --input data/khmer.txt data/english.txt --vocab-size 8000 \\
+      --output-dir artifacts/tokenizer
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    inputs = parser.add_mutually_exclusive_group(required=True)
+    inputs.add_argument("--dataset-dir", metavar="DIR", help="documents written by scripts/prepare_dataset.py")
+    inputs.add_argument("--input", nargs="+", metavar="FILE", help="text files (also .gz and .zst), one text per line")
+    add("--dataset-split", default="train", help="split of --dataset-dir (default: train)")
+    add("--text-column", default="text", metavar="NAME", help="column that holds the text (default: text)")
+    add(
+        "--max-examples",
+        type=int,
+        metavar="N",
+        help="use N texts, shared among the sources by their weights (default: all)",
+    )
+    add(
+        "--on-error",
+        choices=["stop", "skip"],
+        default="stop",
+        help="what to do with unreadable text in --input (default: stop)",
+    )
+    add(
+        "--language-weights",
+        metavar="km=0.5,en=0.5",
+        help="share of each language in the training bytes (default: the weights of --dataset-dir; all of --input)",
+    )
+    add("--model-type", default="bpe", help="kind of tokenizer: bpe or unigram (default: bpe)")
+    add(
+        "--input-sentence-size", type=int, default=0, metavar="N", help="train Unigram on N random lines (default: all)"
+    )
+    add("--special-tokens", metavar="FILE", help="YAML list; they get the ids from 0 (default: see docs/tokenizer.md)")
+    add("--vocab-size", type=int, required=True, metavar="N", help="number of token ids wanted")
+    add("--output-dir", required=True, metavar="DIR", help="folder for the tokenizer")
+    add("--json", type=Path, metavar="FILE", help="also write the figures to this file")
+    args = parser.parse_args()
+
+    start, name, count = time.monotonic(), args.text_column, args.max_examples
+    faults, normalization = Faults(args.on_error), DEFAULT
+    weights = language_weights(args.language_weights) if args.language_weights else {}
+    if args.dataset_dir:
+        normalization = dataset_normalization(args.dataset_dir)
+        of_dataset = dataset_language_weights(args.dataset_dir)
+        if not weights and not count and len(of_dataset) > 1:
+            weights = of_dataset
+
+    def examples() -> Iterator[Example]:
+        faults.counts.clear()  # `balanced` reads the texts twice
+        if args.dataset_dir:
+            return dataset_examples(args.dataset_dir, split=args.dataset_split, text_column=name, max_examples=count)
+        return file_examples(args.input, text_column=name, faults=faults, max_examples=count)
+
+    tokens = read_special_tokens(args.special_tokens) if args.special_tokens else SPECIAL_TOKENS
+    report = train_tokenizer(
+        balanced(examples, weights) if weights else examples(),
+        vocab_size=args.vocab_size,
+        output_dir=args.output_dir,
+        model_type=args.model_type,
+        special_tokens=tokens,
+        sentences=args.input_sentence_size,
+        normalization=normalization,
+        progress=sys.stderr.isatty(),
+    )
+    rows = [
+        [label, f"{line['examples']:,}", f"{line['bytes'] / 1e6:,.2f}", f"{line['bytes_per_token']:.2f}"]
+        for label, line in report["fertility"].items()
+    ]
+    print(as_text(Table("", ["text", "examples", "MB", "bytes/token"], rows, "lrrr")))
+    for kind, number in faults.counts.items():
+        print(f"note: {number:,} texts were left out: {kind}")
+    size, seconds = report["vocab_size"], time.monotonic() - start
+    if size < args.vocab_size:
+        print(f"note: this text gives only {size:,} of {args.vocab_size:,} token ids; more text gives more")
+    print(f"{args.output_dir}: {size:,} token ids, trained in {seconds:.1f} s; see report.html in it")
+    if args.json:
+        write_json(args.json, report)
