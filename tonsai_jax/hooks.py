@@ -24,6 +24,7 @@ from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.training.metrics import MetricsWriter
 
 COMPLETE_FILE = "complete.json"
+ENDED = "(the model ended the text)"  # stands for an empty continuation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,17 +73,15 @@ class Hooks:
         if jax.process_count() > 1:
             return  # parameters are spread over hosts; scripts/generate.py reads the checkpoint instead
         try:
-            texts = [
-                prompt + text for prompt, text in _continuations(self.config, self.model_config, params, self.tokenizer)
-            ]
-            written = "\n\n".join(texts)
+            texts = _continuations(self.config, self.model_config, params, self.tokenizer)
+            written = "\n\n".join(f"{prompt} → {text.strip() or ENDED}" for prompt, text in texts)
             with atomic_write(self.workdir / "samples" / f"step-{step:06d}.txt") as partial:
                 partial.write_text(written + "\n", encoding="utf-8")
         except Exception as error:
             self.say(f"step {step}: no samples, training continues ({type(error).__name__}: {error})")
             return
-        for text in texts:
-            self.say(f"  {text.splitlines()[0]}")
+        for prompt, text in texts:
+            self.say(f"  {prompt.strip()} → {text.strip().splitlines()[0] if text.strip() else ENDED}")
         self.writer.write_text(step, "samples", written)
 
 
@@ -127,17 +126,25 @@ def complete_run(workdir: Path, config: ConfigDict, evaluation: Evaluation | Non
     describe_complete_run(workdir, run.step, say)
 
 
-def describe_complete_run(workdir: Path, step: int, say: Callable[[str], None]) -> bool:
-    """Prints the results of a complete run and what to do next; returns False where it is not complete at `step`."""
+def describe_complete_run(workdir: Path, step: int, say: Callable[[str], None], *, has_changes: bool = False) -> bool:
+    """Prints the results of a complete run and what to do next; returns False where it is not complete at `step`.
+
+    Args:
+      has_changes: whether the config that was given now is not that of the run.
+    """
     file = workdir / COMPLETE_FILE
     if not file.is_file() or (record := read_json(file))["step"] != step:
         return False
     say(f"\nThe run in {workdir} is complete: {step} steps.")
+    if has_changes:
+        say(
+            "  It was trained with the config from before the changes above; to train with them, give another --workdir."
+        )
     for name, value in record["scores"].items():
         if name.startswith("eval/bits_per_byte/") and "/source/" not in name:
             say(f"  {name.removeprefix('eval/bits_per_byte/')}: {value:.4f} bits per byte on held-out text")
     for sample in record["samples"]:
-        say(f"  {sample['prompt']} → {sample['continuation']}")
+        say(f"  {sample['prompt'].strip()} → {sample['continuation'].strip() or ENDED}")
     say("What next:")
     prompt = record["samples"][0]["prompt"] if record["samples"] else "Once upon a time"
     say(f"  python scripts/generate.py --workdir {workdir} --prompt {shlex.quote(prompt)}")
