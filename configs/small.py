@@ -2,14 +2,14 @@
 
     python -m tonsai_jax.train --config configs/small.py --workdir runs/mine
 
-The run is as long as the text is worth: 8 epochs for 1 to 4 MB of text. For more text take a variant, so that the run still ends
-within half an hour: `configs/small.py:10mb` has 3 epochs (4 to 10 MB), `configs/small.py:30mb` has 1 (10 to 30 MB). It evaluates, writes
-samples, and exports the model at the end.
+The run is as long as the text is worth: 8 epochs for 1 to 4 MB of text. More text takes a variant, so that the run still ends
+within half an hour: `configs/small.py:10mb` has 3 epochs (4 to 10 MB), `configs/small.py:30mb` has 1 (10 to 30 MB). The run
+evaluates, writes samples, and exports the model at its end.
 
 Hardware: 2 CPU cores. Time: not measured yet. Score: not measured yet.
 
-`configs/small.py:gpu` is for one GPU with 8 GB or more: 8 layers, width 512, context 512; 29 M parameters, 4 epochs. A GPU without
-bfloat16 (T4, V100) also needs --config.model.dtype=float32. Time and score on a GPU: not measured yet.
+`configs/small.py:gpu` is for one GPU with 8 GB or more: 8 layers, width 512, context 512; 29 M parameters, 4 epochs. On a GPU
+without bfloat16 (T4, V100) add --config.model.dtype=float32. Time and score on a GPU: not measured yet.
 """
 
 from ml_collections import ConfigDict

@@ -126,6 +126,18 @@ def complete_run(workdir: Path, config: ConfigDict, evaluation: Evaluation | Non
     describe_complete_run(workdir, run.step, say)
 
 
+def draw_curves(workdir: Path, say: Callable[[str], None]) -> None:
+    """Writes `workdir/curves.html` from the metrics so far, on the first host; a failure prints one line."""
+    if jax.process_index() != 0:
+        return
+    from tonsai_jax.reporting.curves import write_curves  # imported here: only the end of a process needs it
+
+    try:
+        write_curves(workdir / "curves.html", {workdir.name: workdir})
+    except UserError as error:
+        say(f"no curves: {error}")
+
+
 def describe_complete_run(workdir: Path, step: int, say: Callable[[str], None], *, has_changes: bool = False) -> bool:
     """Prints the results of a complete run and what to do next; returns False where it is not complete at `step`.
 
@@ -145,6 +157,7 @@ def describe_complete_run(workdir: Path, step: int, say: Callable[[str], None], 
             say(f"  {name.removeprefix('eval/bits_per_byte/')}: {value:.4f} bits per byte on held-out text")
     for sample in record["samples"]:
         say(f"  {sample['prompt'].strip()} → {sample['continuation'].strip() or ENDED}")
+    say(f"  curves of the run: {workdir / 'curves.html'}; or: tensorboard --logdir {workdir / 'tensorboard'}")
     say("What next:")
     prompt = record["samples"][0]["prompt"] if record["samples"] else "Once upon a time"
     say(f"  python scripts/generate.py --workdir {workdir} --prompt {shlex.quote(prompt)}")

@@ -1,11 +1,10 @@
 """What a person should know of a run that does not suit its devices or its text: before it starts, and when memory runs out."""
 
 import contextlib
-import time
+import os
 from collections.abc import Iterator, Mapping
 
 import jax
-import numpy as np
 import psutil
 from ml_collections import ConfigDict
 
@@ -18,6 +17,7 @@ from tonsai_jax.training.setup import Setup
 
 GIB = 2**30
 SLOW_STEP_SECONDS = 60.0
+CORE_FLOPS = 100e9  # float32 FLOP/s of a CPU core in products of matrices; few reach more
 SMALL_PARAMETERS = 20e6  # a model below fits on every device that one would train on; looking closer takes a second
 # Text read up to 4 times teaches about as much as new text; read some 40 times, a further time teaches nothing
 # (Muennighoff et al. 2023, arXiv:2305.16264).
@@ -36,16 +36,16 @@ def warnings_before(
     yield from _slow(setup)
     yield from _too_large(config, setup, tokenizer_vocab_size)
     yield from _unused_ids(setup, tokenizer_vocab_size)
-    yield from _repeated(setup, epochs)
+    yield from _repeated(epochs)
 
 
 def _slow(setup: Setup) -> Iterator[str]:
     model, stages = setup.model_config, setup.stages
     device = jax.devices()[0]
     if device.platform == "cpu":
-        rate, known = cpu_flops() * jax.process_count(), "measured now, in a product of two matrices"
+        rate = CORE_FLOPS * (os.cpu_count() or 1) * jax.process_count()
     elif gpu := gpu_of(device.device_kind):
-        rate, known = gpu.flops_for(model.dtype) * MATMUL_SHARE * setup.mesh.size, "the most that they reach"
+        rate = gpu.flops_for(model.dtype) * MATMUL_SHARE * setup.mesh.size
     else:
         return
     steps = total_steps(stages)
@@ -54,8 +54,8 @@ def _slow(setup: Setup) -> Iterator[str]:
         return
     yield (
         f"warning: a step of this config takes at least {format_seconds(run_seconds / steps)} on these devices, and all "
-        f"{steps:,} steps at least {format_seconds(run_seconds)} ({format_count(rate / 1e9)} GFLOP/s, {known}); "
-        f"{_smaller(device.platform)}"
+        f"{steps:,} steps at least {format_seconds(run_seconds)} (at {format_count(rate / 1e9)} GFLOP/s, "
+        f"which is more than they reach in training); {_smaller(device.platform)}"
     )
 
 
@@ -89,15 +89,13 @@ def _unused_ids(setup: Setup, tokenizer_vocab_size: int) -> Iterator[str]:
     )
 
 
-def _repeated(setup: Setup, epochs: Mapping[str, float]) -> Iterator[str]:
-    steps = total_steps(setup.stages)
+def _repeated(epochs: Mapping[str, float]) -> Iterator[str]:
     for source, count in epochs.items():
         if count > MANY_EPOCHS:
-            few = max(1, int(steps * FEW_EPOCHS / count))
             yield (
                 f"warning: this run reads source {source!r} {count:,.0f} times; after about {MANY_EPOCHS} times the same text "
-                f"teaches nothing more (arXiv:2305.16264). Train for fewer steps ({few:,} read it {FEW_EPOCHS} times), "
-                "give it a smaller weight, or add text"
+                "teaches nothing more (arXiv:2305.16264). Make the run shorter (--config.steps=0 --config.epochs="
+                f"{FEW_EPOCHS}), give the source a smaller weight, or add text"
             )
         elif count > FEW_EPOCHS:
             yield (
@@ -114,18 +112,6 @@ def _smaller(platform: str) -> str:
 def usable_bytes() -> int:
     """The memory that JAX can use on a device of this process: all of the machine's on a CPU."""
     return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", psutil.virtual_memory().total)
-
-
-def cpu_flops() -> float:
-    """FLOP/s that this machine's CPU reaches in a float32 product of matrices; measured in some milliseconds."""
-    size = 512
-    matrix = np.ones((size, size), np.float32)
-    seconds = []
-    for _ in range(5):
-        began = time.perf_counter()
-        matrix @ matrix
-        seconds.append(time.perf_counter() - began)
-    return 2.0 * size**3 / min(seconds)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -33,6 +34,7 @@ class StopRequest:
     def __init__(self, say: Callable[[str], None]) -> None:
         self.name: str | None = None
         self._say = say
+        self._ending: int | None = None
         self._phase: Literal["before", "training", "after"] = "before"
 
     def __enter__(self) -> "StopRequest":
@@ -44,9 +46,9 @@ class StopRequest:
         self._watcher.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and not issubclass(kind, Exception):
-            return  # the thread stays, in case something hangs at the end of the process
+    def __exit__(self, *_: object) -> None:
+        if self._ending is not None:
+            self._end(self._ending)  # not as Python ends, which takes seconds to free the arrays of a large model
         signal.set_wakeup_fd(self._fd)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
@@ -71,7 +73,8 @@ class StopRequest:
         is_first = self.name is None
         self.name = self.name or signal.Signals(number).name
         if self._ends(number, is_first):
-            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+            self._ending = number
+            raise KeyboardInterrupt  # leaves the block, whatever it does, and then the process ends
 
     def _watch(self) -> None:
         """Runs in a thread of its own, and sees every signal at once."""
@@ -83,9 +86,17 @@ class StopRequest:
                     continue
                 if self._ends(number, is_first):
                     time.sleep(GRACE_SECONDS)
-                    # The main thread is still busy. What has its final name is whole at every moment.
-                    os._exit(128 + number)
+                    self._end(number)  # the main thread is still busy
                 if is_first and self._phase == "training":
-                    name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-                    self._say(f"{name}: saving after this step, then the run ends; Ctrl-C again ends it now")
+                    self._say(f"{_name(number)}: saving after this step, then the run ends; Ctrl-C again ends it now")
                 is_first = False
+
+    def _end(self, number: int) -> None:
+        """Ends the process. What has its final name on disk is whole at every moment."""
+        self._say(f"stopped by {_name(number)}; what was saved before is whole")
+        sys.stdout.flush()
+        os._exit(128 + number)
+
+
+def _name(number: int) -> str:
+    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
