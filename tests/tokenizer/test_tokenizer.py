@@ -447,7 +447,7 @@ def test_words_counted_by_runs_are_those_of_the_pattern():
     letters = " " * 6 + "\n\n.ab'sក្ខា12\t\r\x1c\x85\u00a0\u200b\u3000"
     texts = [*TEXTS, *("".join(rng.choices(letters, k=rng.randint(0, 12))) for _ in range(20_000))]
     words = Counter(word for text in texts for word in regex.findall(bpe.PATTERN, text))
-    assert bpe._count(texts) == words
+    assert bpe._count(texts, bpe.PATTERN) == words
 
 
 def test_words_counted_in_many_batches_by_processes_are_the_same(monkeypatch):
