@@ -27,6 +27,7 @@ LEVELS = (
     ("inference", "planning"),
     ("evaluation",),
     ("huggingface",),
+    ("gguf",),
     ("samples",),
     ("cli", "hooks"),
     ("train",),

@@ -1,0 +1,131 @@
+"""A tokenizer as GGUF stores it: llama.cpp encodes text from these values with its own code.
+
+Byte-level BPE becomes the tokenizer model `gpt2`, with a name for the pattern that splits text into words: llama.cpp has its
+patterns built in. Unigram becomes `plamo2`, the only one of llama.cpp's tokenizer models that searches for the best sum of scores
+and writes unknown characters as bytes; `llama` merges greedily, and `t5` has no bytes. The facts are from src/llama-vocab.cpp of
+llama.cpp (the version that llama-cpp-python 0.3.36 contains).
+"""
+
+import dataclasses
+import re
+from typing import Any
+
+from tonsai_jax.errors import UserError
+from tonsai_jax.files import read_json
+from tonsai_jax.tokenizer.bpe import PATTERN, PATTERNS
+from tonsai_jax.tokenizer.loading import SPACE, Tokenizer
+from tonsai_jax.tokenizer.special_tokens import UNKNOWN
+from tonsai_jax.tokenizer.unigram import SCORE_STEP
+
+NORMAL, UNKNOWN_TOKEN, CONTROL, BYTE = 1, 2, 3, 6
+"""Token types of GGUF."""
+
+# llama.cpp's name for letters with marks, and digits one by one.
+_PRE_TOKENIZER = "qwen35"
+_DIGITS_DIFFER = (
+    "llama.cpp reads the digits of a number one by one, this tokenizer in groups of three, so ids differ where two or more "
+    "digits follow each other; a tokenizer trained with --pattern single-digits has no such difference"
+)
+_NO_BOS = (
+    "llama.cpp puts no end-of-text token before a prompt for a Unigram tokenizer: write <|endoftext|> there yourself "
+    "(llama-cpp-python adds it)"
+)
+_TIES_DIFFER = (
+    "where two splits of a text are equally good, llama.cpp can choose the other one; the text stays the same"
+)
+# `plamo2` multiplies a score by 10,000 and rounds it to a whole number, and never uses a token of -2000 or less.
+_PLAMO2_STEP = 10_000
+_NEVER = -10_000.0
+_BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """The values of the keys `tokenizer.ggml.*`.
+
+    Attributes:
+      model: the name of llama.cpp's code for this kind of tokenizer.
+      pre: the name of its pattern; empty where the model has none.
+      tokens: by id, the text of the token as llama.cpp spells it.
+      types: by id, one of the token types of GGUF.
+      scores: by id; None for BPE.
+      merges: for BPE, pairs of tokens, the first that applies first, with a space between them.
+      differences: lines for the user about what is different in llama.cpp; empty if nothing is.
+    """
+
+    model: str
+    pre: str
+    tokens: list[str]
+    types: list[int]
+    scores: list[float] | None
+    merges: list[str]
+    differences: tuple[str, ...]
+
+
+def vocabulary(tokenizer: Tokenizer) -> Vocabulary:
+    """The tokenizer for llama.cpp; raises `UserError` for one that llama.cpp cannot represent."""
+    path = tokenizer.folder / "tokenizer.json"
+    content = read_json(path)
+    special = {token["content"] for token in content["added_tokens"] if token["special"]}
+    if content["model"]["type"] == "Unigram":
+        return _unigram(content["model"], special, str(path))
+    return _bpe(content, special, str(path))
+
+
+def _bpe(content: dict[str, Any], special: set[str], path: str) -> Vocabulary:
+    pattern = _pattern(content)
+    if pattern not in PATTERNS.values() or content["normalizer"] is not None:
+        raise UserError(
+            f"{path}: llama.cpp has no pattern that splits text as this tokenizer does; train one with "
+            "scripts/train_tokenizer.py"
+        )
+    tokens = sorted(content["model"]["vocab"], key=content["model"]["vocab"].__getitem__)
+    return Vocabulary(
+        model="gpt2",
+        pre=_PRE_TOKENIZER,
+        tokens=tokens,
+        types=[CONTROL if token in special else NORMAL for token in tokens],
+        scores=None,
+        merges=[merge if isinstance(merge, str) else " ".join(merge) for merge in content["model"]["merges"]],
+        differences=(_DIGITS_DIFFER,) if pattern == PATTERN else (),
+    )
+
+
+def _pattern(content: dict[str, Any]) -> str | None:
+    """The regular expression whose matches are the words; None if the text is split in another way."""
+    steps = (content["pre_tokenizer"] or {}).get("pretokenizers", [])
+    if [step["type"] for step in steps] != ["Split", "ByteLevel"]:
+        return None
+    return steps[0]["pattern"].get("Regex")
+
+
+def _unigram(model: dict[str, Any], special: set[str], path: str) -> Vocabulary:
+    types = []
+    scores = []
+    for token, score in model["vocab"]:
+        if token in special:
+            types.append(CONTROL)
+        elif token == UNKNOWN:
+            types.append(UNKNOWN_TOKEN)
+        else:
+            types.append(BYTE if _BYTE_PIECE.fullmatch(token) else NORMAL)
+        steps = score * SCORE_STEP
+        if not steps.is_integer():
+            raise UserError(
+                f"{path}: the score of {token!r} is not a multiple of 1/{SCORE_STEP}, so llama.cpp would round it; train a "
+                "tokenizer with scripts/train_tokenizer.py"
+            )
+        # Rounded by `plamo2`, this is `steps` again, so sums of scores stay exact.
+        scores.append(steps / _PLAMO2_STEP if types[-1] == NORMAL else _NEVER)
+    return Vocabulary(
+        model="plamo2",
+        pre="",
+        tokens=[
+            token.replace(SPACE, " ") if type == NORMAL else token
+            for (token, _), type in zip(model["vocab"], types, strict=True)
+        ],
+        types=types,
+        scores=scores,
+        merges=[],
+        differences=(_NO_BOS, _TIES_DIFFER),
+    )
