@@ -7,8 +7,10 @@ PyPI has only its source, which takes minutes to build.
 import os
 import resource
 import runpy
+import shutil
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +27,7 @@ from tests.support.hard_strings import HARD_STRINGS  # noqa: E402  # these need 
 from tests.support.tiny_model import CONFIG, ENGLISH, KHMER, config_with, random_params, tiny_tokenizer  # noqa: E402
 from tonsai_jax.config import default_config  # noqa: E402
 from tonsai_jax.errors import UserError  # noqa: E402
-from tonsai_jax.files import read_json  # noqa: E402
+from tonsai_jax.files import read_json, write_json  # noqa: E402
 from tonsai_jax.gguf.export import export_gguf  # noqa: E402
 from tonsai_jax.gguf.vocabulary import vocabulary  # noqa: E402
 from tonsai_jax.huggingface.card import CardDetails, SourceDetails  # noqa: E402
@@ -288,18 +290,39 @@ def test_a_weight_too_large_for_float16_is_refused(tokenizer, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_tokenizer_with_another_pattern_is_refused(tokenizer, tmp_path):
-    folder = tmp_path / "tokenizer"
-    folder.mkdir()
-    for file in tokenizer.folder.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    text = (folder / "tokenizer.json").read_text(encoding="utf-8")
-    (folder / "tokenizer.json").write_text(text.replace("{1,3}", "{1,4}"), encoding="utf-8")
-    with pytest.raises(
-        UserError, match=r"tokenizer\.json: llama\.cpp has no pattern that splits text as this tokenizer"
+def changed(tokenizer: Tokenizer, folder: Path, change: Callable[[Any], None]) -> Tokenizer:
+    """A copy with another tokenizer.json."""
+    shutil.copytree(tokenizer.folder, folder)
+    content = read_json(folder / "tokenizer.json")
+    change(content)
+    write_json(folder / "tokenizer.json", content)
+    return Tokenizer.from_folder(folder)
+
+
+def test_a_tokenizer_that_llama_cpp_would_read_differently_is_refused(tokenizer, trained, tmp_path):
+    def other_pattern(content):
+        content["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] += "|x"
+
+    def added_token(content):
+        content["added_tokens"].append(content["added_tokens"][0] | {"id": 288, "content": "<new>"})
+
+    def other_score(content):
+        content["model"]["vocab"][400][1] += 0.001
+
+    for start, change, expected in (
+        (
+            tokenizer,
+            other_pattern,
+            r"tokenizer\.json: llama\.cpp has no pattern that splits text as this tokenizer does",
+        ),
+        (tokenizer, added_token, r"tokenizer\.json: 1 tokens were added to it after training"),
+        (trained("unigram"), other_score, r"tokenizer\.json: the score of .* is not a multiple of 1/128"),
     ):
-        export_gguf(CONFIG, random_params(CONFIG), Tokenizer.from_folder(folder), tmp_path / "a.gguf")
-    assert not (tmp_path / "a.gguf").exists()
+        other = changed(start, tmp_path / change.__name__, change)
+        config = config_with(vocab_size=1000)
+        with pytest.raises(UserError, match=expected):
+            export_gguf(config, random_params(config), other, tmp_path / "a.gguf")
+    assert not list(tmp_path.glob("*.gguf*"))
 
 
 def test_an_earlier_file_is_replaced_and_one_of_someone_else_is_not(tokenizer, tmp_path):
@@ -409,6 +432,7 @@ def test_llama_cpp_gives_our_ids_or_equally_good_ones_with_unigram(trained, tmp_
                 assert sum(scores[id] for id in ids) == pytest.approx(sum(scores[id] for id in ours), abs=1e-9), repr(
                     text
                 )
+        assert theirs.tokenize(b"a", add_bos=True, special=False) == tokenizer.encode("a")  # the command says so
     assert other_order <= 3
 
 

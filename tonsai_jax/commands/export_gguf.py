@@ -47,7 +47,7 @@ def main() -> None:
         print(f"note: {difference}")
     if run.tokenizer.normalization is not None:
         print(
-            "note: llama.cpp takes a prompt as it is, but the training text was normalized; normalize prompts that hold "
-            f'Khmer before: Tokenizer.from_folder("{run.tokenizer.folder}").normalize_prompt(prompt)'
+            "note: llama.cpp takes a prompt as it is, but the training text was normalized; normalize a prompt with Khmer first, "
+            f'in Python: Tokenizer.from_folder("{run.tokenizer.folder}").normalize_prompt(prompt)'
         )
-    print(f'next: llama-completion -m {file} -p "ប្រទេសកម្ពុជា"; docs/models.md has more programs')
+    print(f'next: llama-completion -m {file} -no-cnv -p "ប្រទេសកម្ពុជា"; docs/gguf.md has more programs')

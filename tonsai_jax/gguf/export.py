@@ -103,7 +103,6 @@ def _add_details(writer: gguf.GGUFWriter, details: CardDetails, name: str, dtype
     if licenses and all(licenses):
         writer.add_license(", ".join(dict.fromkeys(filter(None, licenses))))
     writer.add_file_type(DTYPES[dtype][1])
-    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
 
 
 def _add_model(writer: gguf.GGUFWriter, model_config: ModelConfig) -> None:

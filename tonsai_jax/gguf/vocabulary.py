@@ -68,8 +68,15 @@ def vocabulary(tokenizer: Tokenizer) -> Vocabulary:
     content = read_json(path)
     special = {token["content"] for token in content["added_tokens"] if token["special"]}
     if content["model"]["type"] == "Unigram":
-        return _unigram(content["model"], special, str(path))
-    return _bpe(content, special, str(path))
+        made = _unigram(content["model"], special, str(path))
+    else:
+        made = _bpe(content, special, str(path))
+    if len(made.tokens) != tokenizer.vocab_size:
+        raise UserError(
+            f"{path}: {tokenizer.vocab_size - len(made.tokens)} tokens were added to it after training, which the GGUF export "
+            "does not know; train a tokenizer with --special-tokens instead"
+        )
+    return made
 
 
 def _bpe(content: dict[str, Any], special: set[str], path: str) -> Vocabulary:
@@ -109,7 +116,7 @@ def _unigram(model: dict[str, Any], special: set[str], path: str) -> Vocabulary:
             types.append(UNKNOWN_TOKEN)
         else:
             types.append(BYTE if _BYTE_PIECE.fullmatch(token) else NORMAL)
-        steps = score * SCORE_STEP
+        steps = float(score) * SCORE_STEP
         if not steps.is_integer():
             raise UserError(
                 f"{path}: the score of {token!r} is not a multiple of 1/{SCORE_STEP}, so llama.cpp would round it; train a "
