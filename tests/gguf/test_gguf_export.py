@@ -12,7 +12,6 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import closing
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +139,7 @@ def test_the_metadata_describes_model_tokenizer_and_text(trained, tmp_path):
         "llama.rope.freq_base": 500.0,
         "llama.rope.scaling.type": "none",
         "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": "qwen35",
+        "tokenizer.ggml.pre": "deepseek-v3",
         "tokenizer.ggml.bos_token_id": 0,
         "tokenizer.ggml.eos_token_id": 0,
         "tokenizer.ggml.padding_token_id": 3,
@@ -377,7 +376,7 @@ def test_the_command_says_what_is_different_in_llama_cpp(pattern, warns, trained
     assert run_script(monkeypatch, run, tmp_path / "a.gguf") == 0
     out = capsys.readouterr().out
     assert out.startswith(f"{tmp_path / 'a.gguf'}: {config.num_parameters:,} parameters of step 30, float32, ")
-    assert ("note: llama.cpp reads the digits of a number one by one" in out) == warns
+    assert ("note: llama.cpp splits text nearly as this tokenizer does" in out) == warns
     assert "note: llama.cpp takes a prompt as it is, but the training text was normalized" in out
     assert fields(read(tmp_path / "a.gguf"))["general.name"] == tmp_path.name
 
@@ -400,21 +399,18 @@ def tokenizer_only(llama_cpp, tokenizer, path):
     return closing(llama_cpp.Llama(str(path), vocab_only=True, verbose=False))
 
 
-def has_two_digits(text: str) -> bool:
-    return any(a.isnumeric() and b.isnumeric() for a, b in pairwise(text))
-
-
 @pytest.mark.parametrize("pattern", ["grouped-digits", "single-digits"])
 def test_llama_cpp_gives_our_ids_for_hard_strings_with_bpe(pattern, trained, tmp_path, llama_cpp):
     assert len(set(HARD_STRINGS)) >= 250
     tokenizer = trained("bpe", pattern)
+    differ = []
     with tokenizer_only(llama_cpp, tokenizer, tmp_path / "a.gguf") as theirs:
         for text in HARD_STRINGS:
             ids = theirs.tokenize(text.encode(), add_bos=True, special=False)
             assert theirs.detokenize(ids[1:]).decode() == text
-            if pattern == "single-digits" or not has_two_digits(text):
-                assert ids == [tokenizer.end_of_text_id, *tokenizer.encode(text)], repr(text)
-    assert bool(vocabulary(tokenizer).differences) == (pattern == "grouped-digits")
+            if ids != [tokenizer.end_of_text_id, *tokenizer.encode(text)]:
+                differ.append(text)
+    assert differ == []
 
 
 def test_llama_cpp_gives_our_ids_or_equally_good_ones_with_unigram(trained, tmp_path, llama_cpp):

@@ -64,8 +64,8 @@ def main() -> None:
         "--pattern",
         default=DEFAULT_PATTERN,
         metavar="NAME",
-        help="digits in a token of BPE: grouped-digits, up to three, or single-digits, which llama.cpp encodes to the same "
-        f"ids (default: {DEFAULT_PATTERN})",
+        help="digits in a token of BPE: grouped-digits, up to three, or single-digits, with exactly the same ids in llama.cpp "
+        f"(default: {DEFAULT_PATTERN})",
     )
     add("--special-tokens", metavar="FILE", help="YAML list; they get the ids from 0 (default: see docs/tokenizer.md)")
     add("--vocab-size", type=int, required=True, metavar="N", help="number of token ids wanted")

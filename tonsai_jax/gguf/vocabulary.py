@@ -12,7 +12,7 @@ from typing import Any
 
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json
-from tonsai_jax.tokenizer.bpe import PATTERN, PATTERNS
+from tonsai_jax.tokenizer.bpe import PATTERNS
 from tonsai_jax.tokenizer.loading import SPACE, Tokenizer
 from tonsai_jax.tokenizer.special_tokens import UNKNOWN
 from tonsai_jax.tokenizer.unigram import SCORE_STEP
@@ -20,12 +20,16 @@ from tonsai_jax.tokenizer.unigram import SCORE_STEP
 NORMAL, UNKNOWN_TOKEN, CONTROL, BYTE = 1, 2, 3, 6
 """Token types of GGUF."""
 
-# llama.cpp's name for letters with marks, and digits one by one.
-_PRE_TOKENIZER = "qwen35"
-_DIGITS_DIFFER = (
-    "llama.cpp reads the digits of a number one by one, this tokenizer in groups of three, so ids differ where two or more "
-    "digits follow each other; a tokenizer trained with --pattern single-digits has no such difference"
+_SIGNS_DIFFER = (
+    "llama.cpp splits text nearly as this tokenizer does: ids can differ where a sign comes right before letters, as in don’t; "
+    "a tokenizer trained with --pattern single-digits has no such difference"
 )
+# By pattern, llama.cpp's name for the one that is most like it, and what is different. Both keep letters and their marks
+# together. `deepseek-v3` also groups three digits, but joins only ASCII signs to a word, and only to ASCII letters.
+_PRE_TOKENIZERS = {
+    PATTERNS["grouped-digits"]: ("deepseek-v3", (_SIGNS_DIFFER,)),
+    PATTERNS["single-digits"]: ("qwen35", ()),
+}
 _NO_BOS = (
     "llama.cpp puts no end-of-text token before a prompt for a Unigram tokenizer: write <|endoftext|> there yourself "
     "(llama-cpp-python adds it)"
@@ -81,29 +85,30 @@ def vocabulary(tokenizer: Tokenizer) -> Vocabulary:
 
 def _bpe(content: dict[str, Any], special: set[str], path: str) -> Vocabulary:
     pattern = _pattern(content)
-    if pattern not in PATTERNS.values() or content["normalizer"] is not None:
+    if pattern not in _PRE_TOKENIZERS or content["normalizer"] is not None:
         raise UserError(
             f"{path}: llama.cpp has no pattern that splits text as this tokenizer does; train one with "
             "scripts/train_tokenizer.py"
         )
+    name, differences = _PRE_TOKENIZERS[pattern]
     tokens = sorted(content["model"]["vocab"], key=content["model"]["vocab"].__getitem__)
     return Vocabulary(
         model="gpt2",
-        pre=_PRE_TOKENIZER,
+        pre=name,
         tokens=tokens,
         types=[CONTROL if token in special else NORMAL for token in tokens],
         scores=None,
         merges=[merge if isinstance(merge, str) else " ".join(merge) for merge in content["model"]["merges"]],
-        differences=(_DIGITS_DIFFER,) if pattern == PATTERN else (),
+        differences=differences,
     )
 
 
-def _pattern(content: dict[str, Any]) -> str | None:
-    """The regular expression whose matches are the words; None if the text is split in another way."""
+def _pattern(content: dict[str, Any]) -> str:
+    """The regular expression whose matches are the words; empty if the text is split in another way."""
     steps = (content["pre_tokenizer"] or {}).get("pretokenizers", [])
     if [step["type"] for step in steps] != ["Split", "ByteLevel"]:
-        return None
-    return steps[0]["pattern"].get("Regex")
+        return ""
+    return steps[0]["pattern"].get("Regex", "")
 
 
 def _unigram(model: dict[str, Any], special: set[str], path: str) -> Vocabulary:
