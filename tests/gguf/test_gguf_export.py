@@ -4,6 +4,7 @@ The tests against llama.cpp need llama-cpp-python and are skipped without it. It
 PyPI has only its source, which takes minutes to build.
 """
 
+import gzip
 import os
 import resource
 import runpy
@@ -430,6 +431,43 @@ def test_llama_cpp_gives_our_ids_or_equally_good_ones_with_unigram(trained, tmp_
                 )
         assert theirs.tokenize(b"a", add_bos=True, special=False) == tokenizer.encode("a")  # the command says so
     assert other_order <= 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model_type", "pattern", "most"),
+    [("bpe", "single-digits", 0), ("bpe", "grouped-digits", 0.01), ("unigram", "grouped-digits", 0.01)],
+)
+def test_few_ids_differ_on_real_text(model_type, pattern, most, tmp_path, llama_cpp):
+    """It prints the table of docs/gguf.md."""
+    corpus = os.environ.get("TONSAI_CORPUS")
+    if not corpus:
+        pytest.skip("set TONSAI_CORPUS to a folder with km/*.txt.gz and en/*.txt.gz to check real text")
+    lines = {
+        language: [
+            line
+            for path in sorted(Path(corpus).glob(f"{language}/*.txt.gz"))
+            for line in gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")[::10]
+        ]
+        for language in ("km", "en")
+    }
+    examples = [Example(line, language) for language in lines for line in lines[language]]
+    train_tokenizer(examples, vocab_size=8000, output_dir=tmp_path / "t", model_type=model_type, pattern=pattern)
+    tokenizer = Tokenizer.from_folder(tmp_path / "t")
+    with tokenizer_only(llama_cpp, tokenizer, tmp_path / "a.gguf") as theirs:
+        for language in lines:
+            count = differ = 0
+            for line in lines[language]:
+                ours = ends(tokenizer, tokenizer.encode(line))
+                differ += len(ours - ends(tokenizer, theirs.tokenize(line.encode(), add_bos=False, special=False)))
+                count += len(ours)
+            print(f"{model_type} {pattern} {language}: {differ:,} of {count:,} tokens differ")
+            assert differ <= most * count
+
+
+def ends(tokenizer: Tokenizer, ids: list[int]) -> set[tuple[int, int]]:
+    """Each id with the byte of the text that it ends at."""
+    return set(zip(ids, np.cumsum(tokenizer.token_bytes()[ids]).tolist(), strict=True))
 
 
 @pytest.mark.full
