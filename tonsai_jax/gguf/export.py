@@ -141,21 +141,21 @@ def _add_rope(writer: gguf.GGUFWriter, model_config: ModelConfig) -> None:
         writer.add_rope_scaling_yarn_beta_slow(YARN_SLOW)
 
 
-def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer, words: Vocabulary) -> None:
-    writer.add_tokenizer_model(words.model)
-    if words.pre:
-        writer.add_tokenizer_pre(words.pre)
-    writer.add_token_list(words.tokens)
-    writer.add_token_types(words.types)
-    if words.scores is not None:
-        writer.add_token_scores(words.scores)
-    if words.merges:
-        writer.add_token_merges(words.merges)
+def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer, vocab: Vocabulary) -> None:
+    writer.add_tokenizer_model(vocab.model)
+    if vocab.pre:
+        writer.add_tokenizer_pre(vocab.pre)
+    writer.add_token_list(vocab.tokens)
+    writer.add_token_types(vocab.types)
+    if vocab.scores is not None:
+        writer.add_token_scores(vocab.scores)
+    if vocab.merges:
+        writer.add_token_merges(vocab.merges)
     writer.add_bos_token_id(tokenizer.end_of_text_id)
     writer.add_eos_token_id(tokenizer.end_of_text_id)
     writer.add_pad_token_id(tokenizer.pad_id)
-    if END_OF_TURN in words.tokens:
-        writer.add_eot_token_id(words.tokens.index(END_OF_TURN))
+    if END_OF_TURN in vocab.tokens:
+        writer.add_eot_token_id(vocab.tokens.index(END_OF_TURN))
     # In training every document follows an end-of-text token. A text gets no space in front that it does not have.
     writer.add_add_bos_token(True)
     writer.add_add_eos_token(False)

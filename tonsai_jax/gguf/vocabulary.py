@@ -112,32 +112,34 @@ def _pattern(content: dict[str, Any]) -> str:
 
 
 def _unigram(model: dict[str, Any], special: set[str], path: str) -> Vocabulary:
-    types = []
-    scores = []
-    for token, score in model["vocab"]:
-        if token in special:
-            types.append(CONTROL)
-        elif token == UNKNOWN:
-            types.append(UNKNOWN_TOKEN)
-        else:
-            types.append(BYTE if _BYTE_PIECE.fullmatch(token) else NORMAL)
+    tokens, types, scores = [], [], []
+    for piece, score in model["vocab"]:
         steps = float(score) * SCORE_STEP
         if not steps.is_integer():
             raise UserError(
-                f"{path}: the score of {token!r} is not a multiple of 1/{SCORE_STEP}, so llama.cpp would round it; train a "
+                f"{path}: the score of {piece!r} is not a multiple of 1/{SCORE_STEP}, so llama.cpp would round it; train a "
                 "tokenizer with scripts/train_tokenizer.py"
             )
+        kind = _kind(piece, special)
+        types.append(kind)
+        tokens.append(piece.replace(SPACE, " ") if kind == NORMAL else piece)
         # Rounded by `plamo2`, this is `steps` again, so sums of scores stay exact.
-        scores.append(steps / _PLAMO2_STEP if types[-1] == NORMAL else _NEVER)
+        scores.append(steps / _PLAMO2_STEP if kind == NORMAL else _NEVER)
     return Vocabulary(
         model="plamo2",
         pre="",
-        tokens=[
-            token.replace(SPACE, " ") if type == NORMAL else token
-            for (token, _), type in zip(model["vocab"], types, strict=True)
-        ],
+        tokens=tokens,
         types=types,
         scores=scores,
         merges=[],
         differences=(_NO_BOS, _TIES_DIFFER),
     )
+
+
+def _kind(piece: str, special: set[str]) -> int:
+    """The token type of a piece of Unigram."""
+    if piece in special:
+        return CONTROL
+    if piece == UNKNOWN:
+        return UNKNOWN_TOKEN
+    return BYTE if _BYTE_PIECE.fullmatch(piece) else NORMAL

@@ -30,7 +30,7 @@ PATTERN = (
     r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 # The names that a person chooses from. llama.cpp has exactly the one with single digits (`qwen35`), so a GGUF file of such a
-# tokenizer gives the same ids for every text.
+# tokenizer gives the same ids there (docs/gguf.md).
 PATTERNS = {"grouped-digits": PATTERN, "single-digits": PATTERN.replace(r"\p{N}{1,3}", r"\p{N}")}
 # In bytes: 16 Khmer letters. Khmer has no spaces between words, so without a limit whole phrases become tokens.
 MAX_TOKEN_LENGTH = 48
