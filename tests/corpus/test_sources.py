@@ -50,6 +50,7 @@ def test_a_sources_file_becomes_sources_with_the_defaults_filled_in(tmp_path):
         ("{name: a, language: km, path: x, zzz: 1}", "unknown key 'zzz'; known are: name, language"),
         ("{language: km, path: x}", r"source 1 \(no name\): name is missing"),
         ("{name: a, path: x}", "language is missing"),
+        ("{name: a, language: khmer, path: x}", "source 'a': language 'khmer' is not .*; did you mean 'km'"),
         ("{name: a, language: km}", "give either `path` .* or `hf`"),
         ("{name: a, language: km, path: x, hf: o/n}", "give either `path` .* or `hf`"),
         ("{name: a, language: no, path: x}", r"language must be text \(put it in quotes\), is False"),

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 
 from tonsai_jax.errors import UserError
+from tonsai_jax.text.languages import check_language
 from tonsai_jax.text.scripts import script_share
 from tonsai_jax.tokenizer.examples import Example
 
@@ -50,12 +51,14 @@ def language_weights(words: str) -> dict[str, float]:
     """Parses weights such as "km=0.5,en=0.5"; raises `UserError` for text of another form."""
     pairs = [word.strip().partition("=") for word in words.split(",")]
     try:
-        weights = {language: float(number) for language, _, number in pairs}
+        weights = {language.strip(): float(number) for language, _, number in pairs}
     except ValueError:
         weights = {}
     finite = all(0 <= weight < math.inf for weight in weights.values())
     if not finite or not sum(weights.values()) or len(weights) < len(pairs):
         raise UserError(f"--language-weights {words!r}: not valid; write weights as km=0.5,en=0.5, each language once")
+    for language in weights:
+        check_language(language, "--language-weights")
     return weights
 
 

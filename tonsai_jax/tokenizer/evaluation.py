@@ -7,6 +7,7 @@ from typing import Any
 from tonsai_jax.corpus.sources.faults import Faults
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import write_json
+from tonsai_jax.text.languages import check_language
 from tonsai_jax.text.scripts import script_of
 from tonsai_jax.tokenizer.any_tokenizer import AnyTokenizer
 from tonsai_jax.tokenizer.balance import language_of
@@ -81,6 +82,7 @@ def labelled(inputs: Sequence[str], languages: Sequence[str]) -> Iterator[Exampl
     Raises `UserError` for a language whose script is not known, and for a file that cannot be read.
     """
     for language in languages:
+        check_language(language, "--languages")
         if script_of(language) is None:
             raise UserError(f"--languages {language!r}: its script is not known; use a code such as km, en or sr-Cyrl")
     for text, _ in file_examples(inputs, faults=Faults()):

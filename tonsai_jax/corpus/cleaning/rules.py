@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from tonsai_jax.errors import UserError, did_you_mean
+from tonsai_jax.text.languages import check_language
 
 Preset = Literal["none", "web"]
 
@@ -148,6 +149,9 @@ class Quality:
         for name in ("rules", "word_lists"):
             if not isinstance(getattr(self, name), dict):
                 raise UserError(f"quality: {name} must be a mapping with lines `language: value`")
+        for name in ("rules", "word_lists"):
+            for language in getattr(self, name):
+                check_language(str(language), f"quality: {name}")
         for language in self.rules:
             self.for_language(language)
         for path in self.files():

@@ -18,6 +18,7 @@ from tonsai_jax.corpus.sources.readers import read_span
 from tonsai_jax.corpus.sources.record_files import first_record
 from tonsai_jax.corpus.sources.records import Reading, chosen_reading, guess_reading
 from tonsai_jax.errors import UserError, did_you_mean
+from tonsai_jax.text.languages import check_language
 
 _RESERVED = ("manifest.json", "report.html", "contaminated.jsonl", "dropped")  # other names in the output folder
 
@@ -57,8 +58,7 @@ class Source:
             )
         if sum(place is not None for place in (self.path, self.hf, self.documents)) != 1:
             raise UserError(f"{where}: give either `path` (file, folder or glob) or `hf` (Hugging Face id)")
-        if not re.fullmatch(r"[A-Za-z0-9-]+", self.language):
-            raise UserError(f"{where}: language {self.language!r} is not a language tag such as km or en")
+        check_language(self.language, where)
         if not math.isfinite(self.weight) or self.weight < 0:
             raise UserError(f"{where}: weight {self.weight} must be a number of at least 0")
         if self.document not in get_args(Boundary):
