@@ -5,11 +5,13 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from tonsai_jax.corpus.output import REPORT
 from tonsai_jax.corpus.prepare import prepare
 from tonsai_jax.corpus.recipe import Recipe, load_recipe
 from tonsai_jax.corpus.report import figures, table
+from tonsai_jax.corpus.sources.lines import Boundary
 from tonsai_jax.corpus.sources.source import source_at
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import write_json
@@ -19,9 +21,10 @@ EXAMPLES = """examples:
   python scripts/prepare_dataset.py --config configs/data/shakespeare.yaml --output-dir data/shakespeare
   python scripts/prepare_dataset.py --khmer 'km/*.txt' --english roneneldan/TinyStories --output-dir data/mix
 
-In a text file (.txt), each line is a document; set `document:` in a sources file if a document is a paragraph
-or a whole file. Weights are written to the manifest and applied in training. An earlier dataset in the output
-folder is replaced when the new one is complete.
+In a text file (.txt), each line is a document; --document sets it to a paragraph or the file. In a file with
+hard-wrapped lines, such as a book with lines of 72 characters, each paragraph is a document. Weights are written
+to the manifest and applied in training. An earlier dataset in the output folder is replaced when the new one is
+complete.
 """
 
 
@@ -36,6 +39,11 @@ def main() -> None:
     option("--khmer-weight", type=float, default=0.6, help="share in training (default: %(default)s)")
     option("--english-weight", type=float, default=0.4, help="share in training (default: %(default)s)")
     option("--output-dir", type=Path, required=True, help="folder for the documents and their manifest")
+    option(
+        "--document",
+        choices=get_args(Boundary),
+        help="what a document of a .txt file is (default: line, or as the YAML says; in hard-wrapped files paragraph)",
+    )
     option("--max-samples", type=int, help="read at most this many documents per source, for a quick try")
     option(
         "--on-error", choices=["stop", "skip"], help="at input that cannot be read (default: stop, or as the YAML says)"
@@ -73,6 +81,11 @@ def _recipe(args: argparse.Namespace) -> Recipe:
         if english:
             sources.append(source_at(english, name="english", language="en", weight=args.english_weight))
         recipe = Recipe(sources)
+    if args.document:
+        if not any(source.path for source in recipe.sources):
+            raise UserError("--document is for text files, but no source has a `path`; take it out")
+        texts = [replace(source, document=args.document) if source.path else source for source in recipe.sources]
+        recipe = replace(recipe, sources=texts)
     if args.max_samples is not None:
         recipe = replace(recipe, sources=[replace(source, max_samples=args.max_samples) for source in recipe.sources])
     settings = recipe.settings

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tonsai_jax.corpus.documents import FORMAT, VERSION
+from tonsai_jax.corpus.notes import wrapping_in_words
 from tonsai_jax.corpus.recipe import Settings
 from tonsai_jax.corpus.report import write_report
 from tonsai_jax.corpus.source_state import SourceState
@@ -72,7 +73,7 @@ def build_manifest(
             "weight": weights[state.source.name],
             "language": state.source.language,
             "license": state.source.license,
-            "reading": None if state.pieces[0].reading is None else str(state.pieces[0].reading),
+            "reading": _reading(state),
             "documents": state.written["statistics"]["documents"],
             "bytes": state.written["statistics"]["bytes"],
             "files": state.written["files"],
@@ -87,6 +88,13 @@ def build_manifest(
     if failed:
         manifest["failed"] = failed
     return manifest
+
+
+def _reading(state: SourceState) -> str | None:
+    """How the documents of a source were found in its files; None if each text, or each line of a txt file, is one."""
+    reading = state.pieces[0].reading
+    wrapping = wrapping_in_words([span for piece in state.pieces for span in piece.spans])
+    return "; ".join(str(part) for part in (reading, wrapping) if part) or None
 
 
 def write_output(

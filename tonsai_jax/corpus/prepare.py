@@ -7,7 +7,9 @@ output folder appears complete or not at all.
 """
 
 import dataclasses
+import itertools
 import json
+import logging
 import math
 import re
 import shutil
@@ -19,6 +21,7 @@ from tonsai_jax.corpus.cleaning.clean import Clean
 from tonsai_jax.corpus.duplicates.exact import DuplicateGroups
 from tonsai_jax.corpus.duplicates.groups import describe_groups
 from tonsai_jax.corpus.intermediate import StoredPiece
+from tonsai_jax.corpus.notes import notes
 from tonsai_jax.corpus.output import build_manifest, check_output, write_output
 from tonsai_jax.corpus.pipeline import Pipeline
 from tonsai_jax.corpus.recipe import Settings
@@ -30,6 +33,8 @@ from tonsai_jax.errors import UserError
 from tonsai_jax.files import atomic_write, disk_errors
 from tonsai_jax.jobs.engine import Engine
 from tonsai_jax.jobs.executor import Executor
+
+logger = logging.getLogger(__name__)
 
 PIECE_BYTES = 64 * 2**20  # file bytes, as stored on disk, that one task reads
 SMALL_BYTES = 16 * 2**20  # below this, one process is faster: worker processes take longer to start than to work
@@ -191,7 +196,12 @@ def _on_disk(source: Source, work: Path) -> Source:
 
 
 def _check_first_text(source: Source, on_error: OnError) -> None:
+    """Raises `UserError` if the source has no text to read; logs what is unusual about it."""
     faults = Faults(on_error)
-    if next(source.texts(faults), None) is None:
+    texts = source.texts(faults)
+    first = next(texts, None)
+    if first is None:
         where = source.path or source.hf
         raise UserError(f"source {source.name!r}: no document to read in {where}{in_words(faults.counts)}")
+    for note in notes(source, itertools.chain([first], texts)):
+        logger.warning("note: %s", note)

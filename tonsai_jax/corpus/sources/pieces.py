@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from tonsai_jax.corpus.sources.formats import file_format
 from tonsai_jax.corpus.sources.lines import Boundary, cut_points, file_size
+from tonsai_jax.corpus.sources.wrapping import Wrapping, find_wrapping
 
 
 @dataclass(frozen=True)
@@ -22,26 +23,34 @@ class Span:
     start: int = 0
     end: int | None = None
     size: int = 0  # bytes on disk; estimated for a part of a file
+    boundary: Boundary = "line"  # what a document of a txt file is
+    wrapping: Wrapping | None = None  # how the lines of its documents are joined; None: not at all
 
 
-def spans_of(files: Sequence[Path], boundary: Boundary, target_bytes: int) -> Iterator[Span]:
+def whole_files(files: Sequence[Path], document: Boundary | None) -> Iterator[Span]:
+    """Gives one span for each of `files`. If `document` is None, a txt file decides itself what its documents are."""
+    for number, path in enumerate(files):
+        wrapping = find_wrapping(path) if document is None and file_format(path) == ".txt" else None
+        boundary = document or (wrapping.boundary if wrapping else "line")
+        yield Span(number, str(path), size=file_size(path), boundary=boundary, wrapping=wrapping)
+
+
+def spans_of(files: Sequence[Path], document: Boundary | None, target_bytes: int) -> Iterator[Span]:
     """Gives the spans of `files` in order. Files that can be cut have spans of about `target_bytes`.
 
     A file that cannot be accessed or parsed is one span; reading it will report why.
     """
-    for number, path in enumerate(files):
-        size = file_size(path)
+    for whole in whole_files(files, document):
         points: list[int] = []
-        if size > target_bytes:
+        if whole.size > target_bytes:
             with contextlib.suppress(OSError, pa.ArrowException):
-                points = _cuts(path, boundary, target_bytes)
+                points = _cuts(Path(whole.path), whole.boundary, target_bytes)
         if len(points) < 2:
-            yield Span(number, str(path), size=size)
+            yield whole
             continue
-        share = size // len(points)
         for start, end in pairwise([*points, None]):
             assert start is not None
-            yield Span(number, str(path), start, end, share)
+            yield replace(whole, start=start, end=end, size=whole.size // len(points))
 
 
 def groups(spans: Iterable[Span], target_bytes: int) -> Iterator[tuple[Span, ...]]:

@@ -15,6 +15,7 @@ from tonsai_jax.corpus.sources.opening import decode, file_faults, open_file
 from tonsai_jax.corpus.sources.record_files import MAX_DOCUMENT_BYTES, read_records
 from tonsai_jax.corpus.sources.records import Reading, texts_of
 from tonsai_jax.corpus.sources.warc import read_warc
+from tonsai_jax.corpus.sources.wrapping import Wrapping, unwrap
 
 
 def read_file(path: Path, *, text_column: str, boundary: Boundary, faults: Faults) -> Iterator[str]:
@@ -32,6 +33,7 @@ def read_span(
     reading: Reading | None,
     boundary: Boundary,
     faults: Faults,
+    wrapping: Wrapping | None = None,
     limit: int = MAX_DOCUMENT_BYTES,
     start: int = 0,
     end: int | None = None,
@@ -43,6 +45,7 @@ def read_span(
       boundary: what a document of a txt file is.
       faults: receives what is wrong with a document, and with a file that is empty (`empty_file`) or cannot be read to its
         end (`damaged_file`; the documents before the damage are given).
+      wrapping: how a txt file is wrapped, to join its lines; None leaves them.
       limit: the greatest number of bytes of a document.
       start, end: the part of the file. Byte offsets from `cut_points` for uncompressed text files, numbers of row groups for
         parquet; other files cannot be read in parts.
@@ -62,4 +65,4 @@ def read_span(
             for offset, raw in blocks(stream, boundary, limit, start, end):
                 text = decode(raw, path, offset, limit, faults)
                 if text is not None:
-                    yield offset, text
+                    yield offset, unwrap(text, wrapping) if wrapping else text

@@ -12,8 +12,8 @@ from typing import Any, get_args
 from tonsai_jax.corpus.sources.faults import Faults
 from tonsai_jax.corpus.sources.formats import FORMATS, find_files
 from tonsai_jax.corpus.sources.hub import HubSplit
-from tonsai_jax.corpus.sources.lines import COMPRESSIONS, Boundary, file_size
-from tonsai_jax.corpus.sources.pieces import Span, groups, spans_of
+from tonsai_jax.corpus.sources.lines import COMPRESSIONS, Boundary
+from tonsai_jax.corpus.sources.pieces import Span, groups, spans_of, whole_files
 from tonsai_jax.corpus.sources.readers import read_span
 from tonsai_jax.corpus.sources.record_files import first_record
 from tonsai_jax.corpus.sources.records import Reading, chosen_reading, guess_reading
@@ -41,7 +41,9 @@ class Source:
         None  # the field with the text (not for txt, wet, warc); None: guessed if only one can be meant
     )
     template: str | None = None  # instead of text_column: a Jinja template that writes the text from several fields
-    document: Boundary = "line"  # what a document of a txt file is: a line, a paragraph (up to a blank line), the file
+    # What a document of a txt file is: a line, a paragraph (up to a blank line), the file. None: a line, but if the file is
+    # hard-wrapped a paragraph, its lines joined (`wrapping.py`).
+    document: Boundary | None = None
     max_document_mb: float = 100.0  # in 10^6 bytes; a longer document is a fault, `too_long`
     subset: str | None = None  # Hugging Face only
     split: str = "train"  # Hugging Face only
@@ -61,7 +63,7 @@ class Source:
         check_language(self.language, where)
         if not math.isfinite(self.weight) or self.weight < 0:
             raise UserError(f"{where}: weight {self.weight} must be a number of at least 0")
-        if self.document not in get_args(Boundary):
+        if self.document not in (None, *get_args(Boundary)):
             raise UserError(f"{where}: document {self.document!r} must be one of {', '.join(get_args(Boundary))}")
         if self.max_samples is not None and self.max_samples < 1:
             raise UserError(f"{where}: max_samples {self.max_samples} must be at least 1")
@@ -121,9 +123,15 @@ class Source:
         spans = spans_of(self.files(), self.document, target_bytes)
         return [Piece(self, spans=group, reading=reading) for group in groups(spans, target_bytes)]
 
+    def by_file(self) -> list["Piece"]:
+        """One piece for each local file; none for other kinds of source. Raises what `reading` and `files` raise."""
+        if self.path is None:
+            return []
+        whole = self._whole(self.reading())
+        return [replace(whole, spans=(span,)) for span in whole.spans]
+
     def _whole(self, reading: Reading | None) -> "Piece":
-        spans = tuple(Span(number, str(file), size=file_size(file)) for number, file in enumerate(self.files()))
-        return Piece(self, spans=spans, reading=reading)
+        return Piece(self, spans=tuple(whole_files(self.files(), self.document)), reading=reading)
 
     def _hub(self) -> HubSplit:
         assert self.hf is not None
@@ -164,7 +172,8 @@ class Piece:
             for position, text in read_span(
                 Path(span.path),
                 reading=self.reading,
-                boundary=source.document,
+                boundary=span.boundary,
+                wrapping=span.wrapping,
                 faults=faults,
                 limit=limit,
                 start=span.start,
@@ -182,7 +191,7 @@ _KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
     float: ((int, float), "a number"),
     bool: ((bool,), "true or false"),
     int | None: ((int, type(None)), "a whole number"),
-    Boundary: ((str,), "line, paragraph or file"),
+    Boundary | None: ((str, type(None)), "line, paragraph or file"),
 }
 
 
