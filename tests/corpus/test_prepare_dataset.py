@@ -11,6 +11,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -240,7 +241,7 @@ def test_a_full_disk_is_told_in_one_line_and_the_earlier_dataset_stays_whole(tmp
     prepare([Source("khmer", "km", documents=["old"])], tmp_path / "out")
     before = tree(tmp_path / "out")
     (tmp_path / "noise.txt").write_text("\n".join(os.urandom(500).hex() for _ in range(1000)))
-    process = start(["--khmer", "noise.txt", "--output-dir", "out"], tmp_path, preexec_fn=limit_file_size)
+    process = start(["--english", "noise.txt", "--output-dir", "out"], tmp_path, preexec_fn=limit_file_size)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert err.startswith(f"error: {tmp_path / 'out'}: the disk is full")
@@ -334,6 +335,103 @@ runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
     assert texts(tmp_path / "out", "english")[-1] == "one more", "the input that changed was read again"
     assert not (tmp_path / ".out.work").exists()
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ("{name: b, language: km, path: three.txt}", "'b': no document left of 3 read .*min_units dropped the most"),
+        ("{name: b, language: en, path: cut.jsonl.gz}", "cut.jsonl.gz: cannot be read"),
+    ],
+    ids=["every document is dropped", "a later source cannot be read"],
+)
+def test_what_a_failed_run_has_finished_is_used_by_the_next(command, second, message):
+    Path("long.txt").write_text("".join(f"{number} of many long lines {'of text ' * 100}\n" for number in range(1500)))
+    Path("cut.jsonl.gz").write_bytes(gzip.compress(b"".join(b'{"text": "%d"}\n' % n for n in range(99)))[:-20])
+    recipe = "quality: {rules: {km: {min_units: 100}}}\nexecutor: {workers: 1}\nsources:\n- "
+    Path("r.yaml").write_text(f"{recipe}{{name: a, language: en, path: long.txt, trusted: true}}\n- {second}\n")
+    for _ in range(2):
+        code, _, err = command("--config", "r.yaml", "--output-dir", "out")
+        assert code == 1
+        assert re.search(
+            f"{message}.*; what is finished is kept in .*/.out.work, and the next run goes on from it", err
+        )
+        assert not Path("out").exists()
+    (before, *_) = finished_parts(".", "clean").items()
+    Path("r.yaml").write_text(f"{recipe}{{name: a, language: en, path: long.txt, trusted: true}}\n")
+    Path(before[0]).write_text(Path(before[0]).read_text().replace('"filters": {}', '"filters": {"from_before": 7}'))
+    assert command("--config", "r.yaml", "--output-dir", "out")[0] == 0
+    assert read_documents_manifest("out")["sources"]["a"]["filters"] == {"from_before": 7}
+    assert not Path(".out.work").exists()
+
+
+@pytest.mark.parametrize(
+    ("keys", "source", "message"),
+    [
+        (
+            "quality: {preset: web}",
+            "language: km, path: three.txt",
+            r"\(dropped: min_units 3\); min_units dropped the most: set `quality: {rules: {km: {min_units: ...}}}` "
+            r"\(now 100, null turns it off\), or `trusted: true` for this source, to which no rule then applies$",
+        ),
+        ("quality: {min_score: 1}", "language: en, path: three.txt", r"set `quality: {min_score: ...}` \(now 1\), or"),
+        (
+            "decontaminate: {files: [long.txt]}",
+            "language: en, path: long.txt",
+            "; check the files under `decontaminate`",
+        ),
+        ("{}", "language: en, path: blank.jsonl", "; check the file, or `text_column`: the texts are blank"),
+    ],
+)
+def test_where_no_document_is_left_the_message_says_what_to_change(command, keys, source, message):
+    Path("blank.jsonl").write_text('{"text": " "}\n')
+    Path("long.txt").write_text("a text of so many words that it can be found in an evaluation set again\n")
+    Path("r.yaml").write_text(f"sources: [{{name: a, {source}}}]\n" + (keys if keys != "{}" else ""))
+    code, _, err = command("--config", "r.yaml", "--output-dir", "out")
+    assert code == 1
+    assert re.search(message, err), err
+    assert not Path(".out.work").exists(), "it takes no time to do again"
+
+
+def test_document_says_what_a_document_of_a_text_file_is(command):
+    Path("r.yaml").write_text("sources: [{name: a, language: km, path: three.txt, document: line}]")
+    for arguments in (["--khmer", "three.txt"], ["--config", "r.yaml"]):
+        assert command(*arguments, "--document", "file", "--output-dir", "out")[0] == 0
+        (source,) = read_documents_manifest("out")["sources"]
+        assert texts("out", source) == ["មួយ\nពីរ\nបី"]
+    assert command("--english", "owner/name", "--document", "file", "--output-dir", "out")[2] == (
+        "error: --document is for text files, but no source has a `path`; take it out\n"
+    )
+
+
+def test_a_hard_wrapped_file_is_read_by_paragraph_and_this_is_said(command):
+    paragraphs = [f"Paragraph {number} is {'rather long and ' * 40}over." for number in range(9)]
+    Path("book.txt").write_text("\n\n".join(textwrap.fill(text, 60) for text in paragraphs))
+    Path("list.txt").write_text("One.\nTwo.\n")
+    code, out, err = command("--english", "*.txt", "--output-dir", "out")
+    assert code == 0
+    assert texts("out", "english")[:9] == paragraphs
+    assert err == (
+        "note: source 'english': 1 of 3 files are hard-wrapped, so each paragraph is one document with its lines joined "
+        "(book.txt: lines of about 59 characters); to make each line a document, set `document: line` in the sources file "
+        "or give --document line\n"
+    )
+    assert "1 of 3 files are hard-wrapped" in out
+    assert command("--english", "*.txt", "--document", "line", "--output-dir", "out")[2] == ""
+    assert read_documents_manifest("out")["sources"]["english"]["reading"] is None
+
+
+def test_text_in_another_script_than_the_language_s_is_noted_once(command):
+    Path("english").mkdir()
+    for name in ("a", "b"):
+        Path("english", f"{name}.txt").write_text("English text in a file that should be Khmer.\n" * 20)
+    Path("english", "c.txt").write_text("ភាសាខ្មែរ and English\n" * 20, encoding="utf-8")
+    code, _, err = command("--khmer", "english", "--output-dir", "out")
+    assert (code, err.count("\n")) == (0, 1)
+    assert err.startswith(
+        "note: source 'khmer': the language is km, but 100% of the letters in a.txt are in another script (Latn) and 1 more file;"
+    )
+    assert command("--english", "english", "--output-dir", "out")[2] == "", "half of c.txt is English"
 
 
 @pytest.mark.full

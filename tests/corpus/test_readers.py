@@ -24,6 +24,8 @@ TEXTS = ["សួស្តី ពិភពលោក", 'She said "no", twice.', "o
 def encode(ending, texts, column="text"):
     if ending == ".txt":
         return "".join(f"{text}\n" for text in texts).encode()
+    if ending == ".json":
+        return json.dumps([{column: text, "n": 1} for text in texts]).encode()
     if ending in (".jsonl", ".ndjson"):
         return "".join(json.dumps({column: text, "n": 1}) + "\n" for text in texts).encode()
     if ending == ".parquet":
@@ -43,7 +45,7 @@ def read(path, *, errors="stop", column="text", boundary="line"):
 
 
 @pytest.mark.parametrize("compression", ["", ".gz", ".zst"])
-@pytest.mark.parametrize("ending", [".txt", ".jsonl", ".ndjson", ".csv", ".tsv"])
+@pytest.mark.parametrize("ending", [".txt", ".json", ".jsonl", ".ndjson", ".csv", ".tsv"])
 def test_every_format_gives_the_same_texts_compressed_or_not(tmp_path, ending, compression):
     raw = encode(ending, TEXTS)
     packed = {"": raw, ".gz": gzip.compress(raw), ".zst": zstandard.compress(raw)}[compression]

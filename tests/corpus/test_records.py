@@ -58,7 +58,10 @@ def test_known_kinds_of_records_are_written_as_plain_turns(record, text):
     [
         ({"text": "", "content": "some prose"}, ("text",)),
         ({"url": "https://a.b/c", "content": "some prose", "tlsh": "A0B1"}, ("content",)),
-        ({"title": "A title", "date": "2 May 2024", "body": "word"}, ("body",)),
+        ({"title": "A title", "date": "2 May 2024", "body": "word"}, ("title", "body")),
+        ({"body": "some prose", "Headline": "A title"}, ("Headline", "body")),
+        ({"title": "A title", "text": "some prose"}, ("text",)),
+        ({"title": None, "body": "some prose"}, ("body",)),
         ({"id": 5, "notes": "some prose", "score": 0.5}, ("notes",)),
         ({"km": "មួយ"}, ("km",)),
     ],
@@ -88,6 +91,28 @@ def test_the_one_field_that_holds_text_is_taken(record, fields):
 def test_a_guess_never_chooses(record, message):
     with pytest.raises(UserError, match=f"^a.jsonl: .*{message}"):
         guess_reading(record, "a.jsonl")
+
+
+def test_a_title_comes_before_its_text_and_may_be_missing_later():
+    reading = guess_reading({"title": "A title", "body": "some prose"}, "a")
+    assert str(reading) == "reads title, body: `title` is the title of `body`"
+    reading.check("b.csv", ["body"])
+    texts = [reading.text({"body": "x", **more}, "a", Faults(), 100) for more in ({"title": "T "}, {"title": None}, {})]
+    assert texts == ["T\n\nx", "x", "x"]
+
+
+def test_the_reason_names_what_is_left_out():
+    record = {"body": "some prose", "description": "more prose", "url": "https://a.b/c", "id": 5}
+    assert str(guess_reading(record, "a")) == (
+        "reads body: `body` holds the text (not description: a `template` can read more)"
+    )
+    del record["description"]
+    assert str(guess_reading(record, "a")) == "reads body: `body` is the only field that holds text"
+
+
+def test_a_list_of_records_inside_a_record_is_named():
+    with pytest.raises(UserError, match=r"a\.json: a record whose field 'data' is a list of records; write that list"):
+        guess_reading({"version": 1, "data": [{"question": "x", "answer": "y"}]}, "a.json")
 
 
 def test_the_reason_is_one_line():

@@ -6,7 +6,9 @@ from tonsai_jax.errors import UserError
 from tonsai_jax.text.languages import check_language
 
 
-@pytest.mark.parametrize("code", ["km", "en", "km-KH", "sr-Latn", "yue", "kxm", "cja", "brb", "tl", "fil", "und", "mul"])
+@pytest.mark.parametrize(
+    "code", ["km", "en", "km-KH", "sr-Latn", "yue", "kxm", "cja", "brb", "tl", "fil", "und", "mul"]
+)
 def test_codes_are_good_of_small_languages_too(code: str) -> None:
     check_language(code, "source 'a'")
 

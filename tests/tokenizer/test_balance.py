@@ -71,5 +71,5 @@ def test_weights_that_are_not_valid_are_refused(words: str) -> None:
 
 
 def test_a_weight_of_a_language_is_given_by_its_code() -> None:
-    with pytest.raises(UserError, match="--language-weights: language 'khmer' is not .*; did you mean 'km'"):
+    with pytest.raises(UserError, match=r"--language-weights: language 'khmer' is not .*; did you mean 'km'"):
         language_weights("khmer=0.5,en=0.5")

@@ -316,7 +316,10 @@ def bad_commands(folders: Path, folder: Path):
         "no such text": ([*good[:-1], folder / "none.txt"], "none.txt: no such file"),
         "not parallel": ([*good, "--parallel", folders / "en.txt", folder / "two.txt"], "after 2 sentences"),
         "no such language": ([*good, "--languages", "km,xx"], "--languages: language 'xx' is not known"),
-        "a name of a language": ([*good, "--languages", "khmer,en"], "language 'khmer' is not written as a BCP-47 code"),
+        "a name of a language": (
+            [*good, "--languages", "khmer,en"],
+            "language 'khmer' is not written as a BCP-47 code",
+        ),
         "no known script": ([*good, "--languages", "km,nv"], "--languages 'nv': its script is not known"),
         "documents below 0": ([*good, "--n", "-1"], "--n -1: must be at least 0"),
     }

@@ -50,7 +50,8 @@ def notes(source: Source, texts: Iterable[str]) -> Iterator[str]:
         name, text = foreign[0]
         shares = {script: script_share(text, f"und-{script}") for script in SCRIPT_RANGES}
         script = max(shares, key=lambda each: shares[each])
-        more = f" and {len(foreign) - 1} more files" if len(foreign) > 1 else ""
+        others = len(foreign) - 1
+        more = f" and {others} more file{'s' if others > 1 else ''}" if others else ""
         yield (
             f"source {source.name!r}: the language is {source.language}, but {shares[script]:.0%} of the letters in {name} are "
             f"in another script ({script}){more}; set `language` to the language of the text, or give it a source of its own"

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tonsai_jax.corpus.cleaning.clean import Clean
+from tonsai_jax.corpus.cleaning.clean import Clean, cleaned_bytes
 from tonsai_jax.corpus.duplicates.exact import DuplicateGroups
 from tonsai_jax.corpus.duplicates.groups import describe_groups
 from tonsai_jax.corpus.intermediate import StoredPiece
@@ -37,6 +37,9 @@ from tonsai_jax.jobs.executor import Executor
 logger = logging.getLogger(__name__)
 
 PIECE_BYTES = 64 * 2**20  # file bytes, as stored on disk, that one task reads
+KEPT_BYTES = (
+    2**20
+)  # of text: when the command fails, less is not worth a hidden folder, as it is cleaned again in a second
 SMALL_BYTES = 16 * 2**20  # below this, one process is faster: worker processes take longer to start than to work
 
 
@@ -79,11 +82,13 @@ def prepare(
     try:
         manifest = _prepare(sources, failed, output, work, settings, planned_tokens, progress)
     except BaseException as error:
-        finished = sum(file.stat().st_size for file in work.glob("clean/*.parquet"))
-        if finished < SMALL_BYTES:  # computed again in seconds: not worth a hidden folder
+        is_kept = cleaned_bytes(work / "clean") >= KEPT_BYTES
+        if not is_kept:
             shutil.rmtree(work, ignore_errors=True)
         if isinstance(error, UserError):  # report the path that the user gave, not one in the work folder
-            raise UserError(re.sub(re.escape(str(work)) + r"[^\s:]*", str(output), str(error))) from error
+            message = re.sub(re.escape(str(work)) + r"[^\s:]*", str(output), str(error))
+            kept = f"; what is finished is kept in {work}, and the next run goes on from it" if is_kept else ""
+            raise UserError(message + kept) from error
         raise
     if not failed.reasons:  # else the next run may continue from the finished results
         shutil.rmtree(work, ignore_errors=True)
@@ -144,7 +149,7 @@ def _clean(states: Sequence[SourceState], clean: Clean, pipeline: Pipeline, fail
         state.results.append([next(results) for _ in state.pieces])
         state.stored = [StoredPiece("clean", key) for key in state.keys]
         with failed.catch(state.source):
-            state.check_cleaned()
+            state.check_cleaned(clean.quality)
     return failed.remaining_states(states)
 
 

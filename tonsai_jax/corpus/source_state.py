@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tonsai_jax.corpus.cleaning.rules import Quality, Rules
 from tonsai_jax.corpus.intermediate import StoredPiece
 from tonsai_jax.corpus.sources.faults import OnError
 from tonsai_jax.corpus.sources.source import Piece, Source
@@ -46,17 +47,18 @@ class SourceState:
         results = [*(result for stage in self.results for result in stage), self.written]
         return [result[name] for result in results if name in result]
 
-    def check_cleaned(self) -> None:
-        """Raises `UserError` if a piece could not be cleaned or no document is left."""
+    def check_cleaned(self, quality: Quality) -> None:
+        """Raises `UserError` if a piece could not be cleaned or no document is left. `quality`: the rules that dropped them."""
         (results,) = self.results
         for result in results:
             if "error" in result:
                 raise UserError(result["error"])
         if not any(result["kept"] for result in results):
             read = sum(result["read"] for result in results)
-            raise UserError(
-                f"source {self.source.name!r}: no document left of {read} read{in_words(self.sum_of('filters'))}"
-            )
+            counts = self.sum_of("filters")
+            message = f"source {self.source.name!r}: no document left of {read} read{in_words(counts)}"
+            most = max(counts, key=lambda rule: counts[rule]) if counts else ""
+            raise UserError(message + _way_out(most, self.source.language, quality))
 
     def check_written(self) -> None:
         """Raises `UserError` if no document is left without the duplicates."""
@@ -99,6 +101,23 @@ class FailedSources:
         """The states of the sources that have not failed. Raises `UserError` if all have."""
         names = {source.name for source in self.remaining([state.source for state in states])}
         return [state for state in states if state.source.name in names]
+
+
+def _way_out(rule: str, language: str, quality: Quality) -> str:
+    """What to change where `rule` dropped the most documents, for the end of a message; "" where nothing would help."""
+    if rule in {field.name for field in dataclasses.fields(Rules)}:
+        limit = getattr(quality.for_language(language), rule)
+        key = f"`quality: {{rules: {{{language}: {{{rule}: ...}}}}}}` (now {limit}, null turns it off)"
+    elif rule in ("min_score", "sample_by_score"):
+        key = f"`quality: {{{rule}: ...}}` (now {getattr(quality, rule)})"
+    else:
+        keys = {
+            "contaminated": "the files under `decontaminate`, whose texts these documents have",
+            "empty": "the file, or `text_column`: the texts are blank",
+            "too_long": "`max_document_mb` of this source",
+        }
+        return f"; check {keys[rule]}" if rule in keys else ""
+    return f"; {rule} dropped the most: set {key}, or `trusted: true` for this source, to which no rule then applies"
 
 
 def in_words(counts: Mapping[str, int]) -> str:

@@ -16,6 +16,7 @@ from tonsai_jax.corpus.intermediate import Document, piece_writer
 from tonsai_jax.corpus.sources.faults import Faults, OnError
 from tonsai_jax.corpus.sources.source import Piece
 from tonsai_jax.corpus.statistics import DroppedStatistics
+from tonsai_jax.files import read_json
 from tonsai_jax.text.normalize import Normalization, normalize
 
 
@@ -65,9 +66,10 @@ class Clean:
             dropped_documents = None
             if self.keep_dropped:
                 dropped_documents = files.enter_context(piece_writer(path.with_suffix(".dropped.parquet")))
-            read = 0
+            read = size = 0
             for document_id, raw in piece.documents(faults):
                 read += 1
+                size += len(raw.encode("utf-8", "surrogatepass"))
                 text = normalize(raw, self.normalization)
                 if not text:
                     faults.counts["empty"] += 1
@@ -88,12 +90,19 @@ class Clean:
                     dropped_documents.add(document)
         return {
             "read": read,
+            "bytes": size,
             "kept": kept_documents.documents,
             "filters": dict(sorted((faults.counts + dropped.counts).items())),
             "changes": dict(changes),
             "contaminated": contaminated,
             "dropped": dropped.samples(),
         }
+
+
+def cleaned_bytes(folder: Path) -> int:
+    """The UTF-8 bytes of text that were read for the results of `Clean` in a folder."""
+    results = [read_json(path) for path in folder.glob("*.json") if not path.name.endswith(".error.json")]
+    return sum(result["bytes"] for result in results)
 
 
 @functools.lru_cache(maxsize=1)

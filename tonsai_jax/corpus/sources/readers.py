@@ -1,8 +1,8 @@
-"""Texts from local files: txt, jsonl, csv, tsv, wet, warc (each also .gz or .zst) and parquet.
+"""Texts from local files: txt, json, jsonl, csv, tsv, wet, warc (each also .gz or .zst) and parquet.
 
 Everything is streamed: a reader keeps one line, one paragraph or one batch of rows in memory, however large the file is. Each
 text comes with its position in the file, which does not depend on where reading began: a byte offset (in the decompressed
-file), a row number in parquet, a line number in csv.
+file), a row number in parquet, a line number in csv, the number of the record in json.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Records, which are rows with named fields, from jsonl, csv, tsv and parquet files."""
+"""Records, which are rows with named fields, from json, jsonl, csv, tsv and parquet files."""
 
 import csv
 import json
@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 
 from tonsai_jax.corpus.sources.faults import Faults
 from tonsai_jax.corpus.sources.formats import WITH_FIELDS, file_format
+from tonsai_jax.corpus.sources.json_file import BrokenJsonError, LongValueError, json_values
 from tonsai_jax.corpus.sources.lines import BUFFER_BYTES, TooLong, lines
 from tonsai_jax.corpus.sources.opening import EmptyFileError, decode, file_faults, open_file
-from tonsai_jax.corpus.sources.records import Reading, Record
+from tonsai_jax.corpus.sources.records import Reading, Record, report_too_long
 from tonsai_jax.errors import UserError
 
 MAX_DOCUMENT_BYTES = 100 * 10**6
@@ -33,7 +34,7 @@ def read_records(
     start: int = 0,
     end: int | None = None,
 ) -> Iterator[LocatedRecord]:
-    """Gives the records of a jsonl, csv, tsv or parquet file, or of a part of it, in order.
+    """Gives the records of a json, jsonl, csv, tsv or parquet file, or of a part of it, in order.
 
     Args:
       faults: receives what is wrong with records and with the file.
@@ -52,7 +53,9 @@ def read_records(
             yield from _parquet_records(path, reading, faults, start, end)
             return
         with open_file(path, start) as stream:
-            if ending in (".jsonl", ".ndjson"):
+            if ending == ".json":
+                yield from _json_file_records(path, stream, faults, limit)
+            elif ending in (".jsonl", ".ndjson"):
                 yield from _json_records(path, stream, faults, limit, start, end)
             else:
                 delimiter = "\t" if ending == ".tsv" else ","
@@ -77,6 +80,25 @@ def first_record(path: Path) -> Record | None:
         else value
         for name, value in record.items()
     }
+
+
+def _json_file_records(path: Path, stream: IO[bytes], faults: Faults, limit: int) -> Iterator[LocatedRecord]:
+    number = 0
+    try:
+        for number, (record, written) in enumerate(json_values(stream, limit), start=1):
+            label = f"record {number}"
+            if not written.isascii() and any("\udc80" <= character <= "\udcff" for character in written):
+                faults.report("not_utf8", f"{path}: {label} is not UTF-8")
+            elif isinstance(record, dict):
+                yield number - 1, label, record
+            else:
+                faults.report("broken", f"{path}: {label} is not a JSON object with fields")
+    except BrokenJsonError as error:
+        faults.report(
+            "broken", f"{path}: record {number + 1} is not JSON ({error}); the file cannot be read from there on"
+        )
+    except LongValueError as error:
+        report_too_long(f"{path}: record {number + 1}, after which the file cannot be read", error.size, limit, faults)
 
 
 def _json_records(

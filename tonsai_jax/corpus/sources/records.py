@@ -26,8 +26,9 @@ _GROUPS = {
 }
 _OPTIONAL = ("input", "context")
 _USUAL_NAMES = ("article", "body", "content", "document", "passage", "raw_content", "sentence", "story")
+_TITLES = ("title", "headline")
 _METADATA = ("author", "category", "date", "id", "label", "lang", "language", "license", "source", "timestamp")
-_MORE_METADATA = ("description", "filename", "path", "subset", "tags", "title", "topic", "type", "uri", "url")
+_MORE_METADATA = ("description", "filename", "path", "subset", "tags", "topic", "type", "uri", "url")
 
 
 class MissingFieldError(Exception):
@@ -59,7 +60,8 @@ class Reading:
         """Raises `UserError` if a field that is needed is not among the fields `there`. `hint` ends the message."""
         names = list(there)
         for field in self.fields:
-            if field not in names and (len(self.fields) == 1 or field not in _OPTIONAL):
+            is_optional = len(self.fields) > 1 and field.lower() in _OPTIONAL + _TITLES
+            if field not in names and not is_optional:
                 no_such_column(where, field, names, hint)
 
     def text(self, record: Record, where: str, faults: Faults, limit: int) -> str | None:
@@ -150,7 +152,8 @@ def guess_reading(record: Record, where: object) -> Reading:
     """Guesses from the first record of a source which fields hold its text, if only one choice is possible.
 
     This is `text` if it exists; else the fields of a known kind of record (chat, instruction, question); else the only field
-    that holds text. Raises `UserError`, which names the fields, if several choices are possible or none.
+    that holds text and is not metadata by its name, after the title if there is one. Raises `UserError`, which names the fields,
+    if several choices are possible or none.
     """
     if "text" in record:
         return Reading(("text",), "`text` is there")
@@ -165,11 +168,18 @@ def guess_reading(record: Record, where: object) -> Reading:
     texts = [name for name, value in record.items() if isinstance(value, str) and _may_be_text(name, value)]
     if found:
         texts = [name for name in texts if name in _USUAL_NAMES]
-    found += [Reading((name,), f"`{name}` is the only field that holds text") for name in texts]
+    titles = [name for name, value in record.items() if isinstance(value, str) and name.lower() in _TITLES]
+    found += [_only_text(name, titles, record) for name in texts]
     if len(found) == 1:
         return found[0]
     way_out = "set `text_column`, or a `template` such as '{{ field }}', in the sources file"
     if not found:
+        within = [name for name, value in record.items() if _are_records(value)]
+        if within:
+            raise UserError(
+                f"{where}: a record whose field {within[0]!r} is a list of records; write that list to a file of its own, "
+                "as an array in a .json file or one record per line in a .jsonl file"
+            )
         raise UserError(f"{where}: cannot tell which field holds the text; {_there(record)}; {way_out}")
     names = " or ".join(" + ".join(name for name in reading.fields if name in record) for reading in found)
     raise UserError(f"{where}: cannot tell which field holds the text: {names}; {way_out}")
@@ -179,8 +189,26 @@ def _may_be_text(name: str, value: str) -> bool:
     """Whether a field may hold the text of a document: by its name, or because its value is more than one ASCII word."""
     if name.lower() in _USUAL_NAMES:
         return True
-    is_key = value.isascii() and len(value.split()) == 1
-    return not is_key and name.lower() not in _METADATA + _MORE_METADATA
+    return not _is_key(value) and name.lower() not in _TITLES + _METADATA + _MORE_METADATA
+
+
+def _only_text(name: str, titles: list[str], record: Record) -> Reading:
+    """The reading of the only field that may be the text, after the title. Its reason names the other fields with words."""
+    fields = (*titles[:1], name)
+    others = [other for other, value in record.items() if other not in fields and not _is_key(value)]
+    if not titles and not others:
+        return Reading(fields, f"`{name}` is the only field that holds text")
+    why = f"`{titles[0]}` is the title of `{name}`" if titles else f"`{name}` holds the text"
+    return Reading(fields, why + (f" (not {', '.join(others)}: a `template` can read more)" if others else ""))
+
+
+def _is_key(value: Any) -> bool:
+    """Whether a value cannot be prose: it is no text, or one ASCII word."""
+    return not isinstance(value, str) or (value.isascii() and len(value.split()) <= 1)
+
+
+def _are_records(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(each, dict) and len(each) > 1 for each in value)
 
 
 def _is_turn(value: Any) -> bool:
