@@ -39,12 +39,12 @@ def notes(source: Source, texts: Iterable[str]) -> Iterator[str]:
             f"{wrapped[0].wrapping.width} characters); to make each line a document, set `document: line` in the sources file "
             "or give --document line"
         )
-    samples: Iterable[tuple[str, str]] = [(str(source.hf), _head(texts))]
-    if source.hf is None:
-        samples = (
-            (Path(piece.spans[0].path).name, _head(text for _, text in piece.documents(Faults("skip"))))
-            for piece in files[:_MOST_FILES]
-        )
+    samples = [
+        (Path(piece.spans[0].path).name, _head(text for _, text in piece.documents(Faults("skip"))))
+        for piece in files[:_MOST_FILES]
+    ]
+    if source.hf is not None:
+        samples = [(source.hf, _head(texts))]
     foreign = [(name, text) for name, text in samples if _is_foreign(text, source.language)]
     if foreign:
         name, text = foreign[0]
