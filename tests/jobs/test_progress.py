@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tonsai_jax.jobs import progress
-from tonsai_jax.jobs.progress import stage_progress
+from tonsai_jax.jobs.progress import TaskProgress, remove_report, reports, stage_progress
 from tonsai_jax.reporting import progress_bar
 
 
@@ -50,6 +50,31 @@ def test_a_result_moves_the_bar(
     assert "cleaning" in terminal.text
     assert "1 of 2 parts" in terminal.text
     assert shown in terminal.text
+
+
+def test_a_task_that_runs_moves_the_bar_by_what_it_has_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = stderr_is_a_terminal(monkeypatch)
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_REPORTS", 0.0)
+    sizes = {"a": 3_000_000, "b": 1_000_000}
+    with stage_progress("cleaning", ["a", "b"], lambda key: key == "b", sizes, lambda: reports(tmp_path)):
+        task = TaskProgress(tmp_path / "a")
+        task.add(500_000)
+        task.add(1_000_000)
+        end = time.monotonic() + 30
+        while "2.50M/4.00M" not in terminal.text and time.monotonic() < end:
+            time.sleep(0.01)
+    assert "2.50M/4.00M" in terminal.text
+    assert reports(tmp_path) == {"a": 1_500_000}
+    remove_report(tmp_path, "a")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_that_cannot_be_written_does_not_stop_the_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_REPORTS", 0.0)
+    TaskProgress(tmp_path / "gone" / "a").add(1)
+    assert reports(tmp_path / "gone") == {}
 
 
 def test_without_a_name_there_is_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:

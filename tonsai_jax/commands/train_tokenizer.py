@@ -1,7 +1,6 @@
 """Train a tokenizer that handles Khmer well, byte-level BPE or Unigram, on prepared documents or on raw text files."""
 
 import argparse
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from tonsai_jax.text.normalize import DEFAULT
 from tonsai_jax.tokenizer.balance import balanced, language_weights
 from tonsai_jax.tokenizer.examples import (
     Example,
+    dataset_bytes,
     dataset_examples,
     dataset_language_weights,
     dataset_normalization,
@@ -89,8 +89,9 @@ def main() -> None:
         return file_examples(args.input, text_column=name, faults=faults, max_examples=count)
 
     tokens = read_special_tokens(args.special_tokens) if args.special_tokens else SPECIAL_TOKENS
+    known = dataset_bytes(args.dataset_dir) if args.dataset_dir and not count else None
     report = train_tokenizer(
-        balanced(examples, weights) if weights else examples(),
+        balanced(examples, weights, text_bytes=known, progress=True) if weights else examples(),
         vocab_size=args.vocab_size,
         output_dir=args.output_dir,
         model_type=args.model_type,
@@ -98,7 +99,8 @@ def main() -> None:
         sentences=args.input_sentence_size,
         pattern=args.pattern,
         normalization=normalization,
-        progress=sys.stderr.isatty(),
+        text_bytes=None if weights else known,
+        progress=True,
     )
     rows = [
         [label, f"{line['examples']:,}", f"{line['bytes'] / 1e6:,.2f}", f"{line['bytes_per_token']:.2f}"]

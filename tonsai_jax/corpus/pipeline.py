@@ -17,12 +17,15 @@ from tonsai_jax.corpus.duplicates.near import (
     partition_count,
 )
 from tonsai_jax.corpus.intermediate import StoredPiece
+from tonsai_jax.corpus.sources.lines import file_size
+from tonsai_jax.corpus.sources.pieces import text_bytes
 from tonsai_jax.corpus.sources.source import Piece
 from tonsai_jax.corpus.writing import SourcePieces, WriteSource
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import sha256_file
 from tonsai_jax.jobs.cache import content_key, loaded_code_hash
 from tonsai_jax.jobs.engine import Engine, Task
+from tonsai_jax.reporting.progress_bar import progress_bar
 from tonsai_jax.text.normalize import Normalization
 
 # A result depends on its stage's version, the source of the modules that the task uses, and the inputs. Raise a version when
@@ -54,7 +57,7 @@ class Pipeline:
     Args:
       work: the work folder.
       engine: runs the tasks.
-      progress: whether a line on stderr shows the progress of the stages that can take long.
+      progress: whether the progress of the stages that can take long is shown on stderr.
     """
 
     def __init__(self, work: Path, engine: Engine, *, progress: bool):
@@ -87,13 +90,22 @@ class Pipeline:
 
     def piece_keys(self, clean: Clean, pieces: Sequence[Piece]) -> list[str]:
         """The key of the cleaned form of each piece."""
-        hashes = {path: content_hash(path) for path in {span.path for piece in pieces for span in piece.spans}}
+        paths = sorted({span.path for piece in pieces for span in piece.spans})
+        hashes = {}
+        with progress_bar(
+            "looking for changes in the input", unit="B", total=sum(map(file_size, paths)), wanted=self._progress
+        ) as bar:
+            for path in paths:
+                hashes[path] = content_hash(path)
+                bar.update(file_size(path))
         lists = [content_hash(path) for path in clean.quality.files()]
         return [self.key("clean", clean, clean, lists, identity(piece, hashes)) for piece in pieces]
 
     def clean(self, clean: Clean, pieces: Sequence[tuple[str, Piece]]) -> _Results:
         """Cleans (key, piece) pairs; returns the result of each, or {"error": message} if `clean` skips errors."""
-        return self._run("clean", clean, pieces, "cleaning", stop=clean.on_error == "stop")
+        is_known = all(piece.spans and piece.source.max_samples is None for _, piece in pieces)
+        sizes = [text_bytes(piece.spans) for _, piece in pieces] if is_known and self._progress else []
+        return self._run("clean", clean, pieces, "cleaning", stop=clean.on_error == "stop", sizes=sizes)
 
     def strip_boilerplate(
         self, sources: Sequence[Sequence[str]], documents: int
@@ -143,18 +155,30 @@ class Pipeline:
         self._run("near", resolve, [(near, match_keys)])
         return DuplicateGroups(f"duplicates/{exact}", f"near/{near}", starts)
 
-    def write(self, write: WriteSource, sources: Sequence[SourcePieces]) -> list[tuple[Path, dict[str, Any]]]:
-        """Writes the documents of each source that are kept; returns the folder and the result of each."""
+    def write(
+        self, write: WriteSource, sources: Sequence[SourcePieces], sizes: Sequence[int]
+    ) -> list[tuple[Path, dict[str, Any]]]:
+        """Writes the documents of each source that are kept; returns the folder and the result of each.
+
+        `sizes`: bytes of text of each source, about.
+        """
         tasks = [(self.key("written", write, write, source), source) for source in sources]
-        results = self._run("written", write, tasks, "writing")
+        results = self._run("written", write, tasks, "writing", sizes=sizes)
         return [(self.work / "written" / key, result) for (key, _), result in zip(tasks, results, strict=True)]
 
     def _run(
-        self, stage: str, task: Task, tasks: Sequence[tuple[str, Any]], name: str | None = None, *, stop: bool = True
+        self,
+        stage: str,
+        task: Task,
+        tasks: Sequence[tuple[str, Any]],
+        name: str | None = None,
+        *,
+        stop: bool = True,
+        sizes: Sequence[int] = (),
     ) -> _Results:
-        """Runs `task` for each (key, payload). `name` is the stage in the progress line; `stop`: an error ends the stage."""
+        """Runs `task` for each (key, payload). `name` is what the progress calls the stage; `stop`: an error ends the stage."""
         progress = name if self._progress else None
-        return self._engine.run(self.work / stage, task, tasks, stop_at_errors=stop, progress=progress)
+        return self._engine.run(self.work / stage, task, tasks, stop_at_errors=stop, progress=progress, sizes=sizes)
 
 
 def content_hash(path: Path | str) -> str:

@@ -59,7 +59,7 @@ def prepare(
 
     Args:
       planned_tokens: tokens of a planned training run; the report shows its epochs.
-      progress: show a progress line on stderr, if that is a terminal.
+      progress: show the progress on stderr.
 
     Raises:
       UserError: a source cannot be read or has no document; all weights are zero; the disk is full; `output_dir` holds
@@ -170,7 +170,8 @@ def _write(
         pieces = tuple((piece, next(first, 0)) for piece in state.stored)
         sources.append(SourcePieces(state.source.name, state.source.language, pieces, tuple(dropped)))
     task = WriteSource(groups.exact, groups.near, settings.quality.is_active, settings.keep_dropped)
-    for state, (folder, result) in zip(states, pipeline.write(task, sources), strict=True):
+    sizes = [sum(state.all_of("bytes")) for state in states]
+    for state, (folder, result) in zip(states, pipeline.write(task, sources, sizes), strict=True):
         state.folder, state.written = folder, result
         with failed.catch(state.source):
             state.check_written()

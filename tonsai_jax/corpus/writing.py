@@ -13,6 +13,7 @@ from tonsai_jax.corpus.documents import DocumentWriter, Extra
 from tonsai_jax.corpus.intermediate import StoredPiece, read_piece
 from tonsai_jax.corpus.statistics import DroppedStatistics, Statistics
 from tonsai_jax.files import disk_errors
+from tonsai_jax.jobs.progress import TaskProgress
 
 DROPPED = "dropped"  # the folder of the documents that were dropped
 
@@ -56,6 +57,7 @@ class WriteSource:
             if file
         ]
         statistics, dropped = Statistics(), DroppedStatistics()
+        progress = TaskProgress(path)
         content = hashlib.sha256()
         shutil.rmtree(path, ignore_errors=True)
         with disk_errors(path), contextlib.ExitStack() as files:
@@ -75,6 +77,7 @@ class WriteSource:
                 for number, document in enumerate(read_piece(piece.path(work)), start=first):
                     rule = next((rule for rule, representative in groups if representative[number] != number), None)
                     encoded = document.text.encode("utf-8")
+                    progress.add(len(encoded))
                     if rule is None:
                         # With the size, because text that moves from one document to the next must change the hash.
                         content.update(len(encoded).to_bytes(8, "little") + encoded)

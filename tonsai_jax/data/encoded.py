@@ -19,6 +19,7 @@ from tonsai_jax.files import atomic_write, sha256_file, write_array
 from tonsai_jax.jobs.cache import content_key, loaded_code_hash
 from tonsai_jax.jobs.engine import Engine
 from tonsai_jax.jobs.executor import Executor
+from tonsai_jax.jobs.progress import TaskProgress
 from tonsai_jax.tokenizer.loading import Tokenizer
 
 # The version of encoded pieces; raise it when they change although no module does, as with another release of a library.
@@ -52,7 +53,7 @@ def encode_sources(
       tokenizer: must come from a folder, because each process opens it again.
       dtype: dtype of the ids.
       work: folder for the pieces; pieces that are already there are used again.
-      progress: show a progress line on stderr if that is a terminal.
+      progress: show the progress on stderr.
 
     Returns:
       The pieces of each source in order, for `read_piece`.
@@ -129,6 +130,7 @@ class _Encode:
         tokenizer = _opened(self.tokenizer_dir, self.tokenizer_hash)
         end = np.array([tokenizer.end_of_text_id], self.dtype).tobytes()
         lengths, sizes = [], []
+        progress = TaskProgress(target)
         with atomic_write(target.with_suffix(".ids")) as partial, partial.open("wb") as out:
             for text in _texts(piece):
                 count = 0
@@ -138,6 +140,7 @@ class _Encode:
                 out.write(end)
                 lengths.append(count + 1)
                 sizes.append(len(text.encode()))
+                progress.add(sizes[-1])
         write_array(target.with_suffix(".npy"), np.array([lengths, sizes], np.int64))
         return {"documents": len(lengths)}
 

@@ -27,6 +27,7 @@ from tonsai_jax.data.manifest import (
 from tonsai_jax.data.row_writer import RowWriter, write_manifest
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import atomic_folder, disk_errors
+from tonsai_jax.reporting.progress_bar import Progress, progress_bar
 from tonsai_jax.tokenizer.loading import Tokenizer
 
 _TOKENIZER_FOLDER = "tokenizer"
@@ -64,7 +65,7 @@ def tokenize_dataset(
       val_ratio: share of each source's documents, in [0, 1), that becomes the "validation" split.
       seed: chooses these documents.
       row_tokens: inputs in a row; a multiple of every sequence length that you will train with.
-      progress: show a progress line on stderr if that is a terminal.
+      progress: show the progress on stderr.
 
     Returns:
       The manifest of `output_dir`.
@@ -157,6 +158,7 @@ class _EncodedDataset:
       sources: the "sources" of the documents' manifest.
       pieces: the encoded pieces of each source, in order.
       validation: for each source, which documents are for validation; (documents,) bool.
+      progress: counts the UTF-8 bytes of text whose ids are written.
     """
 
     tokenizer: Tokenizer
@@ -164,6 +166,7 @@ class _EncodedDataset:
     sources: dict[str, Any]
     pieces: dict[str, list[Path]]
     validation: dict[str, np.ndarray]
+    progress: Progress
 
     def write(self, name: str, writers: dict[str, Any]) -> dict[str, SplitInfo]:
         """Writes the documents of a source with the writers of their splits, and finishes the writers."""
@@ -178,6 +181,7 @@ class _EncodedDataset:
                 writers[split].write(piece.ids[np.repeat(chosen, piece.lengths)])
                 documents[split] += int(chosen.sum())
                 text_bytes[split] += int(piece.sizes[chosen].sum())
+            self.progress.update(int(piece.sizes.sum()))
         return {
             split: writer.finish(documents=documents[split], text_bytes=text_bytes[split])
             for split, writer in writers.items()
@@ -225,7 +229,9 @@ def _encoded(
                     "prepare the dataset again"
                 )
             validation[name] = np.fromiter(_choose_validation(count, val_ratio, f"{seed}/{name}"), bool, count)
-        yield _EncodedDataset(tokenizer, dtype, sources, pieces, validation), folder
+        total = sum(source["bytes"] for source in sources.values())
+        with progress_bar("writing rows", unit="B", total=total, wanted=progress) as bar:
+            yield _EncodedDataset(tokenizer, dtype, sources, pieces, validation, bar), folder
         _copy_tokenizer(tokenizer.folder, folder / _TOKENIZER_FOLDER)
 
 

@@ -112,28 +112,39 @@ def evaluate(
     Raises:
       UserError: seq_len does not divide row_tokens, or a file is missing or damaged.
     """
+    from tonsai_jax.reporting.progress_bar import progress_bar  # here: a training run starts without it
+
     sources: dict[str, Score] = {}
     languages: dict[str, Score] = {}
-    for name, source in manifest.sources.items():
-        total = Score()
-        for batch in _batches(manifest, name, seq_len, batch_size, max_windows):
-            sums = jax.device_get(eval_step(params, put_batch(batch, mesh)))
-            total += Score(float(sums["nats"]), int(sums["tokens"]), int(sums["bytes"]))
-        if total.bytes:
-            sources[name] = total
-            languages[source.language] = languages.get(source.language, Score()) + total
+    chosen = {name: _windows(manifest, name, seq_len, max_windows) for name in manifest.sources}
+    with progress_bar(
+        "evaluating", unit=" windows", total=sum(map(len, chosen.values())), wanted=jax.process_index() == 0
+    ) as bar:
+        for name, source in manifest.sources.items():
+            total = Score()
+            for number, batch in enumerate(_batches(manifest, name, chosen[name], seq_len, batch_size)):
+                sums = jax.device_get(eval_step(params, put_batch(batch, mesh)))
+                total += Score(float(sums["nats"]), int(sums["tokens"]), int(sums["bytes"]))
+                bar.update(min(batch_size, len(chosen[name]) - number * batch_size))
+            if total.bytes:
+                sources[name] = total
+                languages[source.language] = languages.get(source.language, Score()) + total
     return Evaluation(sources, languages)
 
 
-def _batches(
-    manifest: RowsManifest, source: str, seq_len: int, batch_size: int, max_windows: int
-) -> Iterator[Mapping[str, np.ndarray]]:
-    """Yields this process's part of each batch. Windows without a target fill the last batch."""
-    rows = open_rows(manifest, source, "validation")
-    count = window_count(rows, seq_len)
-    numbers = np.arange(count)
+def _windows(manifest: RowsManifest, source: str, seq_len: int, max_windows: int) -> np.ndarray:
+    """The numbers of the windows of a source that are scored; (windows,) int64."""
+    count = window_count(open_rows(manifest, source, "validation"), seq_len)
     if max_windows and count > max_windows:
-        numbers = np.linspace(0, count - 1, max_windows).astype(np.int64)
+        return np.linspace(0, count - 1, max_windows).astype(np.int64)
+    return np.arange(count)
+
+
+def _batches(
+    manifest: RowsManifest, source: str, numbers: np.ndarray, seq_len: int, batch_size: int
+) -> Iterator[Mapping[str, np.ndarray]]:
+    """Yields this process's part of each batch of windows. Windows without a target fill the last batch."""
+    rows = open_rows(manifest, source, "validation")
     local = batch_size // jax.process_count()
     empty = (np.zeros(seq_len + 1, manifest.dtype), 0)
     for start in range(0, len(numbers), batch_size):

@@ -17,7 +17,7 @@ from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json, write_json
 from tonsai_jax.jobs.executor import Executor
 from tonsai_jax.jobs.local import LocalPool
-from tonsai_jax.jobs.progress import stage_progress
+from tonsai_jax.jobs.progress import remove_report, reports, stage_progress
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ Task = Callable[[Any, Path], dict[str, Any]]
 """What a stage does with each of its inputs: (payload, path without a suffix for its files) -> figures for JSON.
 
 It must be picklable (a function of a module, or a dataclass with `__call__`), and it must write each of its files in one
-step, by a rename.
+step, by a rename. A long one reports with `TaskProgress` how far it is.
 """
 
 
@@ -69,8 +69,8 @@ class Engine:
         Args:
           stop_at_errors: if True, the first task that raises `UserError` ends the stage. If False, the result of such a
             task is {"error": message}, and the task runs again the next time.
-          progress: the name of the stage in a line on stderr (if that is a terminal); None shows no line.
-          sizes: bytes of text of each task; with them the line shows the rate and the time left.
+          progress: the name of the stage, to show its progress on stderr; None shows nothing.
+          sizes: bytes of text of each task, about; with them the progress has the rate and the time left.
 
         Raises:
           UserError: a task raised one, or ended without a result (a bug, a worker that was killed).
@@ -84,7 +84,11 @@ class Engine:
             size_of = dict(zip((key for key, _ in payloads), sizes, strict=False))
             calls = [(task, folder, key, payload, stop_at_errors) for key, payload in missing]
             try:
-                with stage_progress(progress, keys, lambda key: (folder / f"{key}.json").exists(), size_of):
+
+                def is_done(key: str) -> bool:
+                    return (folder / f"{key}.json").exists()
+
+                with stage_progress(progress, keys, is_done, size_of, lambda: reports(folder)):
                     self._run(calls, folder)
             except BrokenProcessPool as error:
                 raise UserError(
@@ -138,6 +142,8 @@ def _run_task(task: Task, folder: Path, key: str, payload: Any, stop_at_errors: 
         if stop_at_errors:
             raise
         return
+    finally:
+        remove_report(folder, key)
     write_json(folder / f"{key}.json", result)
 
 

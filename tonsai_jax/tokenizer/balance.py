@@ -8,12 +8,19 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 
 from tonsai_jax.errors import UserError
+from tonsai_jax.reporting.progress_bar import progress_bar
 from tonsai_jax.text.languages import check_language
 from tonsai_jax.text.scripts import script_share
 from tonsai_jax.tokenizer.examples import Example
 
 
-def balanced(read: Callable[[], Iterable[Example]], weights: dict[str, float]) -> Iterator[Example]:
+def balanced(
+    read: Callable[[], Iterable[Example]],
+    weights: dict[str, float],
+    *,
+    text_bytes: int | None = None,
+    progress: bool = False,
+) -> Iterator[Example]:
     """Takes as much text as possible with the languages in the shares of `weights`, by UTF-8 bytes.
 
     The scarcest language, compared with its weight, is used completely; the texts of the others are spread evenly over all
@@ -23,12 +30,17 @@ def balanced(read: Callable[[], Iterable[Example]], weights: dict[str, float]) -
       read: gives the texts. It is called twice: to count the bytes, then to take the texts.
       weights: {language: weight}. A text belongs to the language that its label names, or else to the language whose script
         most of its letters are in.
+      text_bytes: UTF-8 bytes of all texts, if they are known, for the time left.
+      progress: show on stderr how much is counted.
 
     Raises `UserError` if a language with a weight above 0 has no text.
     """
     sizes: Counter[str] = Counter()
-    for text, label in read():
-        sizes[language_of(text, label, weights)] += len(text.encode())
+    with progress_bar("counting text", unit="B", total=text_bytes, wanted=progress) as bar:
+        for text, label in read():
+            size = len(text.encode())
+            sizes[language_of(text, label, weights)] += size
+            bar.update(size)
     for language, weight in weights.items():
         if weight and not sizes[language]:
             raise UserError(f"--language-weights: there is no text in {language!r} to train on; remove it, or add text")

@@ -56,21 +56,21 @@ def train_bpe(
       texts: the text to train on; read once.
       vocab_size: number of ids wanted; there are fewer if the text has too few pairs.
       special_tokens: tokens that stand for no text.
-      progress: whether to show a progress bar on a terminal.
+      progress: show the progress on stderr.
       pattern: the regular expression whose matches are the words; no token crosses the end of a word.
     """
     words = _count_words(texts, pattern)
-    cut = CutWords(words)
-    room = vocab_size - len(special_tokens) - len(BYTES)
-    made = BYTES + cut.frequent(room // 2)  # by symbol
-    _logger.info("%d distinct words; %d tokens for characters and syllables", len(words), len(made) - len(BYTES))
-    del words
-    symbols, counts = cut.symbols(made)
-    del cut
-    sizes = np.array([len(token) for token in made], np.int32)
-    tokens = dict.fromkeys(made)  # a set in the order of the ids: two different pairs can make the same token
-    merges = learn_merges(symbols, counts, sizes, max_size=MAX_TOKEN_LENGTH, min_count=MIN_FREQUENCY)
     with progress_bar("learning tokens", unit=" tokens", total=vocab_size, wanted=progress) as bar:
+        cut = CutWords(words)
+        room = vocab_size - len(special_tokens) - len(BYTES)
+        made = BYTES + cut.frequent(room // 2)  # by symbol
+        _logger.info("%d distinct words; %d tokens for characters and syllables", len(words), len(made) - len(BYTES))
+        del words
+        symbols, counts = cut.symbols(made)
+        del cut
+        sizes = np.array([len(token) for token in made], np.int32)
+        tokens = dict.fromkeys(made)  # a set in the order of the ids: two different pairs can make the same token
+        merges = learn_merges(symbols, counts, sizes, max_size=MAX_TOKEN_LENGTH, min_count=MIN_FREQUENCY)
         bar.update(len(tokens) + len(special_tokens))
         while len(tokens) + len(special_tokens) < vocab_size and (merge := next(merges, None)):
             left, right, count = merge

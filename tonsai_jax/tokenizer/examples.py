@@ -62,6 +62,11 @@ def dataset_normalization(dataset_dir: str | Path) -> Normalization:
     return Normalization(**read_documents_manifest(dataset_dir)["normalize"])
 
 
+def dataset_bytes(dataset_dir: str | Path) -> int:
+    """The UTF-8 bytes of all texts of a prepared dataset."""
+    return sum(source["bytes"] for source in read_documents_manifest(dataset_dir)["sources"].values())
+
+
 def dataset_language_weights(dataset_dir: str | Path) -> dict[str, float]:
     """{language: share in training} of a prepared dataset: the sum of the weights of its sources in that language."""
     weights: dict[str, float] = {}
@@ -80,7 +85,7 @@ def file_examples(
     """The lines of raw text files, normalized as prepared documents are, taken from the files in turn.
 
     Args:
-      inputs: files, folders or globs of .txt, .jsonl, .csv, .tsv (each also .gz or .zst) and .parquet.
+      inputs: files, folders or globs of .txt, .json, .jsonl, .csv, .tsv (each also .gz or .zst) and .parquet.
       text_column: the column that holds the text, in files with columns.
       faults: says what to do with text that cannot be read, and counts it.
       max_examples: number of lines to take; None for all.

@@ -45,6 +45,7 @@ def train_tokenizer(
     sentences: int = 0,
     pattern: str = DEFAULT_PATTERN,
     normalization: Normalization = DEFAULT,
+    text_bytes: int | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
     """Trains a tokenizer and writes its folder; the same examples give the same files.
@@ -61,7 +62,8 @@ def train_tokenizer(
       sentences: number of random lines that Unigram is trained on; 0 for all.
       pattern: how BPE splits text into words: a name of `bpe.PATTERNS`. tokenizer.json records it.
       normalization: what the examples went through. It is saved, so that prompts are normalized in the same way.
-      progress: whether to show progress bars on a terminal.
+      text_bytes: UTF-8 bytes of the examples, if they are known, for the time left.
+      progress: show the progress on stderr.
 
     Returns:
       The report, as written to `report.json`, and for people to `report.html`: "vocab_size" and "requested_vocab_size",
@@ -90,15 +92,19 @@ def train_tokenizer(
         )
     with atomic_folder(output_dir, manifest="report.json", format=FORMAT) as folder:
         text = SampledText()
-        texts = _shown(text.passing(examples), progress)
+        texts = _shown(text.passing(examples), text_bytes, progress)
         spm_model = None
         if model_type == "bpe":
             tokenizer = bpe.train_bpe(texts, vocab_size, special_tokens, progress, bpe.PATTERNS[pattern])
         else:
-            tokenizer, spm_model = unigram.train_unigram(texts, vocab_size, special_tokens, sentences)
+            # SentencePiece reports nothing; its training takes most of the time.
+            with progress_bar("training Unigram with SentencePiece", wanted=progress):
+                tokenizer, spm_model = unigram.train_unigram(texts, vocab_size, special_tokens, sentences)
         if not text.has_text:
             raise UserError("there is no text to train a tokenizer on; check the input files or the dataset")
         opened = AnyTokenizer(tokenizer)
+        with progress_bar("measuring the tokenizer", wanted=progress):
+            measured = measure(opened, text.by_label)
         report = {
             "format": FORMAT,
             "version": VERSION,
@@ -107,7 +113,7 @@ def train_tokenizer(
             "requested_vocab_size": vocab_size,
             "examples": sum(sample.examples for sample in text.by_label.values()),
             "bytes": sum(sample.bytes for sample in text.by_label.values()),
-            **measure(opened, text.by_label),
+            **measured,
         }
         _write_folder(folder, tokenizer, spm_model, special_tokens, normalization, report)
         write_report(
@@ -121,8 +127,8 @@ def train_tokenizer(
     return report
 
 
-def _shown(texts: Iterable[str], progress: bool) -> Iterator[str]:
-    with progress_bar("reading text", unit="B", wanted=progress) as bar:
+def _shown(texts: Iterable[str], text_bytes: int | None, progress: bool) -> Iterator[str]:
+    with progress_bar("reading text", unit="B", total=text_bytes, wanted=progress) as bar:
         for text in texts:
             bar.update(len(text.encode()))
             yield text

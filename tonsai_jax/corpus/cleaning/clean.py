@@ -17,6 +17,7 @@ from tonsai_jax.corpus.sources.faults import Faults, OnError
 from tonsai_jax.corpus.sources.source import Piece
 from tonsai_jax.corpus.statistics import DroppedStatistics
 from tonsai_jax.files import read_json
+from tonsai_jax.jobs.progress import TaskProgress
 from tonsai_jax.text.normalize import Normalization, normalize
 
 
@@ -67,9 +68,12 @@ class Clean:
             if self.keep_dropped:
                 dropped_documents = files.enter_context(piece_writer(path.with_suffix(".dropped.parquet")))
             read = size = 0
+            progress = TaskProgress(path)
             for document_id, raw in piece.documents(faults):
+                raw_size = len(raw.encode("utf-8", "surrogatepass"))
                 read += 1
-                size += len(raw.encode("utf-8", "surrogatepass"))
+                size += raw_size
+                progress.add(raw_size)
                 text = normalize(raw, self.normalization)
                 if not text:
                     faults.counts["empty"] += 1

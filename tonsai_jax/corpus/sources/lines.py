@@ -1,5 +1,6 @@
 """The decompressed bytes of a file as lines or paragraphs of bounded size, so that no file can fill the memory."""
 
+import contextlib
 import io
 import os
 from collections.abc import Iterator
@@ -201,6 +202,21 @@ def _next_start(stream: IO[bytes], offset: int, boundary: Boundary) -> int:
             if fresh and blank:
                 break
     return stream.tell()
+
+
+def expansion(path: Path) -> float:
+    """By how much a compressed file grows when it is read, measured on its first MiB. Raises `OSError` if it is damaged there."""
+    with path.open("rb") as file:
+        head = file.read(BUFFER_BYTES)
+    codec = "gzip" if path.suffix.lower() == ".gz" else "zstd"
+    size = 0
+    with (
+        contextlib.suppress(OSError, pa.ArrowException),
+        pa.CompressedInputStream(pa.BufferReader(head), codec) as stream,
+    ):
+        while piece := stream.read(_STEP_BYTES):  # until the end of the head, which is not the end of the data
+            size += len(piece)
+    return max(size / max(len(head), 1), 1.0)
 
 
 def file_size(path: Path | str) -> int:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tonsai_jax.corpus.sources.formats import file_format
-from tonsai_jax.corpus.sources.lines import Boundary, cut_points, file_size
+from tonsai_jax.corpus.sources.lines import COMPRESSIONS, Boundary, cut_points, expansion, file_size
 from tonsai_jax.corpus.sources.wrapping import Wrapping, find_wrapping
 
 
@@ -65,6 +65,23 @@ def groups(spans: Iterable[Span], target_bytes: int) -> Iterator[tuple[Span, ...
         size += span.size
     if group:
         yield tuple(group)
+
+
+def text_bytes(spans: Sequence[Span]) -> int:
+    """About how many bytes of text some spans hold: what they have on disk, times how far the first file is compressed."""
+    size = sum(span.size for span in spans)
+    path = Path(spans[0].path)
+    with contextlib.suppress(OSError, pa.ArrowException):
+        if path.suffix.lower() in COMPRESSIONS:
+            return int(size * expansion(path))
+        if file_format(path) == ".parquet":
+            metadata = pq.read_metadata(path)
+            groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+            stored = sum(
+                group.column(number).total_compressed_size for group in groups for number in range(group.num_columns)
+            )
+            return size * sum(group.total_byte_size for group in groups) // max(stored, 1)
+    return size
 
 
 def _cuts(path: Path, boundary: Boundary, target_bytes: int) -> list[int]:
