@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import re
+import time
 from pathlib import Path
 from typing import cast
 
@@ -21,6 +23,7 @@ from tonsai_jax.evaluation.run import evaluate_run
 from tonsai_jax.files import sha256_file
 from tonsai_jax.hooks import Hooks
 from tonsai_jax.inference.load import Run
+from tonsai_jax.reporting import progress_bar
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.training.mesh import one_device_mesh
 from tonsai_jax.training.metrics import MetricsWriter
@@ -120,6 +123,23 @@ def test_every_target_counts_once_whatever_the_batch(eval_step, manifest, batch_
         assert score.bytes == TOKEN_BYTES[targets(source)].sum()
     alone = scored(eval_step, manifest, PARAMS, batch_size=1)
     assert evaluation.bits_per_byte == pytest.approx(alone.bits_per_byte, rel=1e-6)
+
+
+def test_a_long_evaluation_shows_how_far_it_is(eval_step, manifest, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(progress_bar, "SECONDS_BETWEEN_UPDATES", 0.001)
+    scored(eval_step, manifest, ZERO, batch_size=3)
+    assert capsys.readouterr().err == "", "it ends within ten seconds"
+    monkeypatch.setattr(progress_bar, "SECONDS_BETWEEN_LINES", 0.0)
+
+    def slow_step(params, batch):
+        time.sleep(0.01)
+        return eval_step(params, batch)
+
+    scored(slow_step, manifest, ZERO, batch_size=3)
+    windows = sum(-(-(length - 1) // SEQ_LEN) for length in LENGTHS.values())
+    lines = capsys.readouterr().err.splitlines()
+    assert all(f" of {windows} windows (" in line for line in lines)
+    assert re.match(rf"evaluating: ({windows}|{windows - 1}|{windows - 2}) of", lines[-1]), lines[-1]
 
 
 def test_the_score_is_the_log_probability_of_the_text(eval_step, manifest) -> None:

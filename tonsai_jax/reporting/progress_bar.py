@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_UPDATES = 0.5
 SECONDS_BETWEEN_LINES = 10.0
 # Jobs that follow each other this closely are one job to the person who waits: their times add up to the ten seconds.
-_SECONDS_OF_A_PAUSE = 1.0
+_SECONDS_OF_A_PAUSE = 3.0
 
 
 class Progress:
@@ -61,6 +61,7 @@ class Progress:
                 leave=False,
                 dynamic_ncols=True,
                 mininterval=SECONDS_BETWEEN_UPDATES,
+                bar_format=None if self._unit or self.total else "{desc}: {elapsed}",
             )
         if not Progress._open and self._start - Progress._ended > _SECONDS_OF_A_PAUSE:
             Progress._quiet_since = self._start

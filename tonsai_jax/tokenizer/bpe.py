@@ -59,7 +59,8 @@ def train_bpe(
       progress: show the progress on stderr.
       pattern: the regular expression whose matches are the words; no token crosses the end of a word.
     """
-    words = _count_words(texts, pattern)
+    with progress_bar("counting words", wanted=progress):  # it goes on for a while after the last text is read
+        words = _count_words(texts, pattern)
     with progress_bar("learning tokens", unit=" tokens", total=vocab_size, wanted=progress) as bar:
         cut = CutWords(words)
         room = vocab_size - len(special_tokens) - len(BYTES)
