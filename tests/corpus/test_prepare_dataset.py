@@ -184,6 +184,23 @@ def test_bad_input_gives_one_line_and_leaves_nothing(command, tmp_path, argument
     assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
 
 
+def test_errors_skip_and_a_truncated_file_is_exit_code_0_and_the_damage_is_counted(command):
+    Path("cut.jsonl.gz").write_bytes(gzip.compress(b"".join(b'{"text": "%d"}\n' % n for n in range(9999)))[:-20])
+    code, out, _ = command("--english", "cut.jsonl.gz", "--output-dir", "out", "--on-error", "skip")
+    assert code == 0
+    assert "dropped from english: 1 damaged_file" in out
+
+
+def test_errors_skip_and_a_source_of_which_nothing_is_left_is_exit_code_1(command):
+    Path("blank.jsonl").write_text('{"text": " "}\n')
+    arguments = ["--khmer", "three.txt", "--english", "blank.jsonl", "--output-dir", "out", "--on-error", "skip"]
+    code, _, err = command(*arguments)
+    assert (code, err.startswith("error: left out: english (source 'english': no document left")) == (1, True)
+    assert texts("out", "khmer") == ["មួយ", "ពីរ", "បី"]
+    code, _, _ = command("--english", "blank.jsonl", "--output-dir", "out2", "--on-error", "skip")
+    assert (code, Path("out2").exists()) == (1, False)
+
+
 def test_errors_skip_counts_what_cannot_be_read_and_goes_on(command):
     Path("latin.txt").write_bytes(b"fine\ncaf\xe9\nfine too\n")
     code, out, _ = command("--khmer", "latin.txt", "--output-dir", "out", "--on-error", "skip")
@@ -414,7 +431,7 @@ def test_a_hard_wrapped_file_is_read_by_paragraph_and_this_is_said(command):
     assert err == (
         "note: source 'english': 1 of 3 files are hard-wrapped, so each paragraph is one document with its lines joined "
         "(book.txt: lines of about 59 characters); to make each line a document, set `document: line` in the sources file "
-        "or give --document line\n"
+        "(or --document line of prepare_dataset.py)\n"
     )
     assert "1 of 3 files are hard-wrapped" in out
     assert command("--english", "*.txt", "--document", "line", "--output-dir", "out")[2] == ""

@@ -1,6 +1,7 @@
 """Prepares raw text (local files or Hugging Face datasets): writes clean documents for tokenizer and training."""
 
 import argparse
+import math
 import signal
 import sys
 from dataclasses import replace
@@ -60,6 +61,8 @@ def main() -> None:
     args = parser.parse_args()
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that partly written files are removed
+    if args.tokens is not None and not 0 < args.tokens < math.inf:
+        raise UserError(f"--tokens {args.tokens:g}: must be above 0; give the number of tokens of the planned run")
     recipe = _recipe(args)
     manifest = prepare(recipe.sources, args.output_dir, recipe.settings, planned_tokens=args.tokens)
     print(table(manifest))

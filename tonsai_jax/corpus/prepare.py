@@ -67,7 +67,7 @@ def prepare(
     """
     settings = settings or Settings()
     if planned_tokens is not None and not 0 < planned_tokens < math.inf:
-        raise UserError(f"--tokens {planned_tokens:g}: must be above 0; give the number of tokens of the planned run")
+        raise UserError(f"planned_tokens {planned_tokens:g} must be above 0: the number of tokens of the planned run")
     output = Path(output_dir).absolute()
     normalized_weights(list(sources))  # or its error
     failed = FailedSources(settings.on_error)

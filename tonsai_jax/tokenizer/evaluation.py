@@ -85,13 +85,13 @@ def labelled(inputs: Sequence[str], languages: Sequence[str]) -> Iterator[Exampl
         check_language(language, "--languages")
         if script_of(language) is None:
             raise UserError(f"--languages {language!r}: its script is not known; use a code such as km, en or sr-Cyrl")
-    for text, _ in file_examples(inputs, faults=Faults()):
+    for text, _ in file_examples(inputs, faults=Faults(can_skip=False)):
         yield Example(text, language_of(text, "", languages) or "other")
 
 
 def _pairs(first: str, second: str) -> EvenSample[Pair]:
     pairs: EvenSample[Pair] = EvenSample()
-    sides = [(text for text, _ in file_examples([file], faults=Faults())) for file in (first, second)]
+    sides = [(text for text, _ in file_examples([file], faults=Faults(can_skip=False))) for file in (first, second)]
     try:
         for pair in zip(*sides, strict=True):
             pairs.add(pair, sum(len(text.encode()) for text in pair))

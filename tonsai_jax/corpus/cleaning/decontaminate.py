@@ -110,10 +110,10 @@ class Contamination:
 
 def _texts(file: Path) -> Iterator[tuple[str, str]]:
     if file_format(file) not in WITH_FIELDS:
-        for position, text in read_span(file, reading=None, boundary="line", faults=Faults("stop")):
+        for position, text in read_span(file, reading=None, boundary="line", faults=Faults(can_skip=False)):
             yield f"byte {position}", text
         return
-    for _, label, record in read_records(file, Faults("stop")):
+    for _, label, record in read_records(file, Faults(can_skip=False)):
         for text in _strings(record):
             yield label, text
 
