@@ -2,7 +2,6 @@
 
 import os
 import pty
-import re
 import subprocess
 import sys
 import termios
@@ -54,72 +53,102 @@ def test_a_bar_that_is_not_wanted_shows_nothing() -> None:
     assert on_a_terminal(wanted=False).strip() == "done"
 
 
+class Clock:
+    """Stands for the module `time`, and moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
 @pytest.fixture
-def lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lines come every 0.1 seconds instead of every ten."""
-    monkeypatch.setattr(module, "SECONDS_BETWEEN_UPDATES", 0.01)
-    monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", 0.1)
-    monkeypatch.setattr(module, "_SECONDS_OF_A_PAUSE", 0.05)
-    time.sleep(0.1)  # the jobs of other tests are long over
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(module, "SECONDS_BETWEEN_UPDATES", 0.001)
+    monkeypatch.setattr(module.Progress, "_ended", float("-inf"))  # the jobs of other tests are long over
+    return clock
 
 
-@pytest.mark.usefixtures("lines")
-def test_a_file_or_pipe_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress_bar("reading", unit="B", total=4e6) as bar:
-        bar.update(1e6)
+def next_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """The line that a thread writes soon."""
+    end = time.monotonic() + 30
+    text = ""
+    while not text.endswith("\n") and time.monotonic() < end:
+        time.sleep(0.001)
+        text += capsys.readouterr().err
+    return text
+
+
+def assert_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    time.sleep(0.02)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_file_or_pipe_gets_a_line_every_ten_seconds(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar("reading", unit="B", total=80e6) as bar:
         bar.set_postfix_str("1 of 3 parts")
-        time.sleep(0.35)
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert 2 <= err.count("\n") <= 4
-    for line in err.splitlines():
-        assert re.fullmatch(
-            r"reading: 1 of 3 parts, 1\.0 MB of 4\.0 MB \(25%\), [\d.]+ MB/s, 0s so far, about [012]s left", line
-        ), line
+        clock.now += 9
+        assert_silent(capsys)
+        bar.update(20e6)
+        clock.now += 1
+        assert next_line(capsys) == (
+            "reading: 1 of 3 parts, 20.0 MB of 80.0 MB (25%), 2.0 MB/s, 10s so far, about 30s left\n"
+        )
+        clock.now += 9
+        assert_silent(capsys)
+        clock.now += 1
+        assert next_line(capsys) == (
+            "reading: 1 of 3 parts, 20.0 MB of 80.0 MB (25%), 1.0 MB/s, 20s so far, about 1m 00s left\n"
+        )
 
 
-@pytest.mark.usefixtures("lines")
 @pytest.mark.parametrize(
     ("unit", "total", "count", "line"),
     [
-        (" tokens", 2000, 1500, "job: 1,500 of 2,000 tokens (75%), 0s so far, about 0s left"),
-        (" tokens", None, 1500, "job: 1,500 tokens, 0s so far"),
-        (" tokens", 2000, 0, "job: 0 of 2,000 tokens (0%), 0s so far"),
-        ("", None, 0, "job: 0s so far"),
+        (" tokens", 2000, 1500, "job: 1,500 of 2,000 tokens (75%), 12s so far, about 4s left"),
+        (" tokens", None, 1500, "job: 1,500 tokens, 12s so far"),
+        (" tokens", 2000, 0, "job: 0 of 2,000 tokens (0%), 12s so far"),
+        ("B", None, 24e6, "job: 24.0 MB, 2.0 MB/s, 12s so far"),
+        ("", None, 0, "job: 12s so far"),
     ],
 )
 def test_a_line_says_what_is_known(
-    capsys: pytest.CaptureFixture[str], unit: str, total: float | None, count: float, line: str
+    clock: Clock, capsys: pytest.CaptureFixture[str], unit: str, total: float | None, count: float, line: str
 ) -> None:
     with progress_bar("job", unit=unit, total=total) as bar:
         bar.update(count)
-        time.sleep(0.15)
-    assert capsys.readouterr().err.splitlines()[0] == line
+        clock.now += 12
+        assert next_line(capsys) == f"{line}\n"
 
 
-@pytest.mark.usefixtures("lines")
 def test_short_jobs_in_a_row_are_one_long_job_and_after_a_pause_time_begins_again(
-    capsys: pytest.CaptureFixture[str],
+    clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for number in range(4):
+    for number in range(3):
         with progress_bar(f"stage {number}"):
-            time.sleep(0.04)
-    assert re.fullmatch("stage [23]: 0s so far\n", capsys.readouterr().err)
+            clock.now += 4
+            if number < 2:
+                assert_silent(capsys)
+            else:
+                assert next_line(capsys) == "stage 2: 4s so far\n"
     for _ in range(4):
-        time.sleep(0.06)
+        clock.now += 60
         with progress_bar("evaluating"):
-            time.sleep(0.04)
-    assert capsys.readouterr().err == ""
+            clock.now += 4
+            assert_silent(capsys)
 
 
-@pytest.mark.usefixtures("lines")
-def test_of_a_job_inside_another_only_the_inner_one_speaks(capsys: pytest.CaptureFixture[str]) -> None:
+def test_of_a_job_inside_another_only_the_inner_one_speaks(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with progress_bar("outer"):
         with progress_bar("inner"):
-            time.sleep(0.15)
-        assert {line.split(":")[0] for line in capsys.readouterr().err.splitlines()} == {"inner"}
-        time.sleep(0.15)
-        assert {line.split(":")[0] for line in capsys.readouterr().err.splitlines()} == {"outer"}
+            clock.now += 10
+            assert next_line(capsys) == "inner: 10s so far\n"
+            assert_silent(capsys)
+        clock.now += 10
+        assert next_line(capsys) == "outer: 20s so far\n"
 
 
 def test_a_short_job_writes_nothing_to_a_file_or_pipe(

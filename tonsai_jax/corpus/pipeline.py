@@ -156,11 +156,11 @@ class Pipeline:
         return DuplicateGroups(f"duplicates/{exact}", f"near/{near}", starts)
 
     def write(
-        self, write: WriteSource, sources: Sequence[SourcePieces], sizes: Sequence[int]
+        self, write: WriteSource, sources: Sequence[SourcePieces], sizes: Sequence[int] = ()
     ) -> list[tuple[Path, dict[str, Any]]]:
         """Writes the documents of each source that are kept; returns the folder and the result of each.
 
-        `sizes`: bytes of text of each source, about.
+        `sizes`: bytes of text of each source, about, for the progress.
         """
         tasks = [(self.key("written", write, write, source), source) for source in sources]
         results = self._run("written", write, tasks, "writing", sizes=sizes)
