@@ -13,6 +13,7 @@ import pytest
 
 from tonsai_jax.corpus.recipe import load_recipe
 from tonsai_jax.corpus.sources.faults import Faults
+from tonsai_jax.corpus.sources.pieces import text_bytes
 from tonsai_jax.corpus.sources.source import Source, normalized_weights, source_at
 from tonsai_jax.errors import UserError
 
@@ -210,6 +211,15 @@ def test_large_files_are_cut_and_small_ones_put_together(files):
     assert json.dumps(dataclasses.asdict(pieces[3]))
     assert dataclasses.asdict(pieces[3])["reading"] == reading
     assert documents(pickle.loads(pickle.dumps(pieces[3]))) == documents(pieces[3])
+
+
+@pytest.mark.parametrize("name", ["a.txt", "b.jsonl", "c.parquet", "d.csv", "e.txt.gz"])
+def test_the_size_of_the_text_is_known_before_it_is_read(files, name):
+    source = Source("a", "km", path=str(files / name))
+    (piece,) = source.pieces(10**9)
+    text = sum(len(text.encode()) for text in source.texts(Faults()))
+    factor = 2 if name == "b.jsonl" else 1  # Khmer is escaped there, and takes twice the bytes
+    assert factor * text * 0.9 < text_bytes(piece.spans) < factor * text * 1.4
 
 
 def test_keys_name_the_file_and_the_place_in_it(tmp_path):

@@ -313,6 +313,7 @@ def bad_commands(folders: Path, folder: Path):
         "no tokenizer": ([*good, "--compare", folder / "other.json"], "other.json: cannot be used as a tokenizer"),
         "another kind": ([*good, "--compare", folder / "words.json"], "neither byte-level nor pieces"),
         "no text": ([*good[:-1], folder / "blank.txt"], "there is no text to measure on"),
+        "not UTF-8": ([*good[:-1], folder / "latin.txt"], "not UTF-8 at byte 3 (0xe9); repair the input\n"),
         "no such text": ([*good[:-1], folder / "none.txt"], "none.txt: no such file"),
         "not parallel": ([*good, "--parallel", folders / "en.txt", folder / "two.txt"], "after 2 sentences"),
         "no such language": ([*good, "--languages", "km,xx"], "--languages: language 'xx' is not known"),
@@ -328,6 +329,7 @@ def bad_commands(folders: Path, folder: Path):
 @pytest.mark.parametrize("case", list(bad_commands(Path(), Path())))
 def test_bad_input_is_one_line_and_leaves_nothing(case, folders, tmp_path, monkeypatch, capsys):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
     (tmp_path / "cut.json").write_text('{"version": "1.0", ')
     (tmp_path / "other.json").write_text('{"version": "1.0"}')
     words = tokenizers.Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))

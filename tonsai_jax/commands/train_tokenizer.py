@@ -16,6 +16,7 @@ from tonsai_jax.tokenizer.examples import (
     dataset_examples,
     dataset_language_weights,
     dataset_normalization,
+    file_bytes,
     file_examples,
 )
 from tonsai_jax.tokenizer.special_tokens import SPECIAL_TOKENS, read_special_tokens
@@ -89,7 +90,9 @@ def main() -> None:
         return file_examples(args.input, text_column=name, faults=faults, max_examples=count)
 
     tokens = read_special_tokens(args.special_tokens) if args.special_tokens else SPECIAL_TOKENS
-    known = dataset_bytes(args.dataset_dir) if args.dataset_dir and not count else None
+    known = None
+    if not count:
+        known = dataset_bytes(args.dataset_dir) if args.dataset_dir else file_bytes(args.input)
     report = train_tokenizer(
         balanced(examples, weights, text_bytes=known, progress=True) if weights else examples(),
         vocab_size=args.vocab_size,

@@ -80,7 +80,7 @@ class Pipeline:
             return None, {}
         hashes = [content_hash(path) for path in sets.paths()]
         key = self.key("contamination", index_sets, sets, normalization, hashes)
-        (counts,) = self._run("contamination", index_sets, [(key, (sets, normalization))])
+        (counts,) = self._run("contamination", index_sets, [(key, (sets, normalization))], "reading evaluation sets")
         if not counts["texts"]:
             raise UserError(
                 f"decontaminate: every text of {', '.join(sets.files)} is too short to be searched for; set smaller values for "
@@ -121,7 +121,7 @@ class Pipeline:
         find = FindBoilerplate(documents)
         counted = [tuple(line_key[key] for key in keys) for keys in sources]
         searches = [(self.key("boilerplate", find, find, keys), keys) for keys in counted]
-        self._run("boilerplate", find, searches)
+        self._run("boilerplate", find, searches, "finding repeated lines")
         tasks = [
             (self.key("stripped", strip_lines, key, found), (key, found))
             for keys, (found, _) in zip(sources, searches, strict=True)
@@ -137,7 +137,7 @@ class Pipeline:
         keys = tuple(piece.key for piece in pieces)
         find = FindExactDuplicates(stage)
         exact = self.key("duplicates", find, find, keys)
-        (found,) = self._run("duplicates", find, [(exact, keys)])
+        (found,) = self._run("duplicates", find, [(exact, keys)], "finding duplicates")
         starts = tuple(found["starts"])
         if not settings.near:
             return DuplicateGroups(f"duplicates/{exact}", None, starts)
@@ -152,7 +152,7 @@ class Pipeline:
         resolve = ResolveMatches(signatures, exact, settings.similarity)
         match_keys = tuple(key for key, _ in matches)
         near = self.key("near", resolve, resolve, match_keys)
-        self._run("near", resolve, [(near, match_keys)])
+        self._run("near", resolve, [(near, match_keys)], "grouping near-duplicates")
         return DuplicateGroups(f"duplicates/{exact}", f"near/{near}", starts)
 
     def write(

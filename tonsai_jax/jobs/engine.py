@@ -79,6 +79,7 @@ class Engine:
         missing = [(key, payload) for key, payload in payloads if not (folder / f"{key}.json").exists()]
         for key, _ in missing:
             (folder / f"{key}.error.json").unlink(missing_ok=True)
+            remove_report(folder, key)
         if missing:
             keys = [key for key, _ in missing]
             size_of = dict(zip((key for key, _ in payloads), sizes, strict=False))

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from tonsai_jax.corpus.documents import SCHEMA, read_documents, read_documents_manifest
 from tonsai_jax.corpus.sources.faults import Faults
 from tonsai_jax.corpus.sources.formats import find_files
+from tonsai_jax.corpus.sources.pieces import text_bytes, whole_files
 from tonsai_jax.corpus.sources.readers import read_file
 from tonsai_jax.errors import UserError
 from tonsai_jax.text.normalize import Normalization, normalize
@@ -97,6 +98,12 @@ def file_examples(
     files = [file for location in inputs for file in find_files(location)]
     lines = [_lines(file, text_column, faults) for file in files]
     return islice(_in_turn(lines), max_examples)
+
+
+def file_bytes(inputs: Sequence[str]) -> int:
+    """About how many bytes of text the files of `file_examples` hold. Raises `UserError` if a file is missing."""
+    files = [file for location in inputs for file in find_files(location)]
+    return sum(text_bytes([span]) for span in whole_files(files, "line"))
 
 
 def share_out(count: int, sizes: dict[str, int], weights: dict[str, float]) -> dict[str, int]:

@@ -69,19 +69,19 @@ def groups(spans: Iterable[Span], target_bytes: int) -> Iterator[tuple[Span, ...
 
 def text_bytes(spans: Sequence[Span]) -> int:
     """About how many bytes of text some spans hold: what they have on disk, times how far the first file is compressed."""
-    size = sum(span.size for span in spans)
     path = Path(spans[0].path)
     with contextlib.suppress(OSError, pa.ArrowException):
         if path.suffix.lower() in COMPRESSIONS:
-            return int(size * expansion(path))
+            return int(sum(span.size for span in spans) * expansion(path))
         if file_format(path) == ".parquet":
-            metadata = pq.read_metadata(path)
-            groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-            stored = sum(
-                group.column(number).total_compressed_size for group in groups for number in range(group.num_columns)
-            )
-            return size * sum(group.total_byte_size for group in groups) // max(stored, 1)
-    return size
+            return sum(_parquet_bytes(span) for span in spans)
+    return sum(span.size for span in spans)
+
+
+def _parquet_bytes(span: Span) -> int:
+    metadata = pq.read_metadata(span.path)
+    end = metadata.num_row_groups if span.end is None else span.end
+    return sum(metadata.row_group(group).total_byte_size for group in range(span.start, end))
 
 
 def _cuts(path: Path, boundary: Boundary, target_bytes: int) -> list[int]:
