@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from tonsai_jax.jobs import progress
+from tonsai_jax.jobs.engine import Engine
+from tonsai_jax.jobs.executor import Executor
 from tonsai_jax.jobs.progress import TaskProgress, remove_report, reports, stage_progress
 from tonsai_jax.reporting import progress_bar
 
@@ -67,6 +69,24 @@ def test_a_task_that_runs_moves_the_bar_by_what_it_has_read(tmp_path: Path, monk
     assert reports(tmp_path) == {"a": 1_500_000}
     remove_report(tmp_path, "a")
     assert list(tmp_path.iterdir()) == []
+
+
+def read_a_lot(shown: Terminal, path: Path) -> dict[str, int]:
+    task = TaskProgress(path)
+    task.add(1_500_000)
+    end = time.monotonic() + 30
+    while "1.50M/4.00M" not in shown.text and time.monotonic() < end:
+        time.sleep(0.01)
+    return {}
+
+
+def test_the_engine_shows_what_a_task_reports_and_removes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = stderr_is_a_terminal(monkeypatch)
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_REPORTS", 0.0)
+    with Engine(Executor(workers=1)) as engine:
+        engine.run(tmp_path, read_a_lot, [("a", terminal)], progress="cleaning", sizes=[4_000_000])
+    assert "1.50M/4.00M" in terminal.text
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_a_report_that_cannot_be_written_does_not_stop_the_task(

@@ -37,9 +37,7 @@ from tonsai_jax.jobs.executor import Executor
 logger = logging.getLogger(__name__)
 
 PIECE_BYTES = 64 * 2**20  # file bytes, as stored on disk, that one task reads
-KEPT_BYTES = (
-    2**20
-)  # of text: when the command fails, less is not worth a hidden folder, as it is cleaned again in a second
+KEPT_BYTES = 2**20  # of text: when the command fails, less is not worth a hidden folder, as it takes a second
 SMALL_BYTES = 16 * 2**20  # below this, one process is faster: worker processes take longer to start than to work
 
 
