@@ -128,6 +128,16 @@ LISTS = {
         line.capitalize() for text in paragraphs(20) for line in wrapped_at_spaces(text, 44).split("\n")
     ),
     "addresses": "\n".join(f"https://example.org/news/articles/{number:030}" for number in range(500)),
+    "a pattern": "\n".join(
+        f"the quick brown fox number {number} jumps over the lazy dog" for number in range(100, 900)
+    ),
+    "numbered": "\n".join(
+        f"{number} {text[: 48 + number % 4]}" for number, text in enumerate(paragraphs(300), start=100)
+    ),
+    "columns": "\n".join(
+        " ".join(f"{'abcdef'[(row * col) % 6]}{row * col:06}" for col in range(1, 9)) for row in range(99)
+    ),
+    "Khmer by a pattern": "\n".join(f"ប្រទេសកម្ពុជា ទី {number} កុមារទៅសាលារៀន ហើយសិក្សា" for number in range(100, 900)),
     "numbers": "\n".join(f"{number:064x}" for number in range(500)),
     "five wrapped lines": "\n".join(wrapped_at_spaces(paragraphs(1)[0], 60).split("\n")[:5]),
     "nothing": "",

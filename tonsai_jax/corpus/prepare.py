@@ -72,7 +72,7 @@ def prepare(
     for source in sources:  # first of all: a mistake in the last source must not show after hours
         if source.documents is None:
             with failed.catch(source):
-                _check_first_text(source, settings.on_error)
+                _check_source(source, settings.on_error)
     sources = failed.remaining(sources)
     check_output(output, sources)
 
@@ -199,7 +199,7 @@ def _on_disk(source: Source, work: Path) -> Source:
     return dataclasses.replace(source, documents=None, path=str(path), text_column="text")
 
 
-def _check_first_text(source: Source, on_error: OnError) -> None:
+def _check_source(source: Source, on_error: OnError) -> None:
     """Raises `UserError` if the source has no text to read; logs what is unusual about it."""
     faults = Faults(on_error)
     texts = source.texts(faults)

@@ -7,6 +7,7 @@ every part of it, on every machine and in every run.
 import contextlib
 import itertools
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from unicodedata import category
@@ -29,6 +30,12 @@ _LEAST_FORCED = 0.5
 _LEAST_WITH_SPACES = 0.8
 _MOST_ENDED = 0.45  # share of lines that end a sentence
 _LEAST_LOWER = 0.4  # share of lines that begin with a small letter, in scripts that have capitals
+# Lines that are made by a pattern are a list: share of lines that begin with a letter, and with the same characters; and where
+# words have spaces between them, share of lines of the same length.
+_LEAST_LETTERS = 0.6
+_MOST_ALIKE = 0.6
+_ALIKE_CHARACTERS = 5
+_MOST_EQUAL = 0.8
 _FULL = 0.7  # of the width
 _VERY_FULL = 0.8
 # Of the full lines, the share that is very full: higher where lines break inside the runs of letters between two spaces.
@@ -87,6 +94,10 @@ def wrapping_of(prefix: bytes) -> Wrapping | None:
     ended = share([line.endswith(_ENDS_OF_SENTENCE) for line, _ in breaks])
     if width not in _WIDTHS or full < _LEAST_FULL or ended > _MOST_ENDED:
         return None
+    with_letter = share([category(after[0])[0] in "LM" for _, after in breaks])
+    alike = Counter(after[:_ALIKE_CHARACTERS] for _, after in breaks).most_common(1)[0][1] / len(breaks)
+    if with_letter < _LEAST_LETTERS or alike > _MOST_ALIKE:
+        return None
     is_lower = [after[0].islower() for _, after in breaks if after[0].lower() != after[0].upper()]
     has_case = len(is_lower) >= len(breaks) / 2
     if (has_case and share(is_lower) < _LEAST_LOWER) or (not has_case and len(breaks) < _FEWEST_WITHOUT_CASE):
@@ -94,7 +105,8 @@ def wrapping_of(prefix: bytes) -> Wrapping | None:
     forced = share([len(f"{line} {after.split(maxsplit=1)[0]}") > width for line, after in breaks])
     with_spaces = share([" " in line for line, _ in breaks])
     is_unspaced = share([bool(_UNSPACED.match(after)) for _, after in breaks]) >= 0.5
-    if not is_unspaced and (forced < _LEAST_FORCED or with_spaces < _LEAST_WITH_SPACES):
+    equal = Counter(len(line) for line, _ in breaks).most_common(1)[0][1] / len(breaks)
+    if not is_unspaced and (forced < _LEAST_FORCED or with_spaces < _LEAST_WITH_SPACES or equal > _MOST_EQUAL):
         return None
     broken = [line for line, _ in breaks]
     filled = max(_filled(list(map(length, broken))) for length in (len, _columns))
