@@ -1,27 +1,29 @@
 """Text normalization: one pure function, `normalize`, applied to every document before it is written.
 
 It only changes how a text is encoded in code points: no word is added, removed or corrected.
+
+An export holds a copy of this file, `khmer.py` and `syllables.py`, joined into one for people without this package
+(tonsai_jax/huggingface/normalizer.py). So they import only each other and Python's standard library (and `ftfy`, where a text
+needs it), and no two of them define the same name.
 """
 
 import dataclasses
 import re
 from typing import Literal, get_args
 
-import ftfy
-
 from tonsai_jax.errors import UserError
-from tonsai_jax.text import khmer
-from tonsai_jax.text.khmer import Zwsp, compose
+from tonsai_jax.text.khmer import Zwsp, compose, normalize_khmer
 
 Digits = Literal["keep", "arabic", "khmer"]
 
-_LINE_END = "\r\v\f\x1c-\x1e\x85\u2028\u2029"
-_WIDE_SPACE = "\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000"
+# Each is the inside of a character class.
+LINE_END = "\r\v\f\x1c-\x1e\x85\u2028\u2029"
+WIDE_SPACE = "\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000"
 # Control characters other than line ends, the byte order mark, and noncharacters.
-_CONTROL = "\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f\ufeff\ufffe\uffff"
+CONTROL = "\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f\ufeff\ufffe\uffff"
 _SURROGATE = "\ud800-\udfff"
 # Most texts have none of these, and then cost one search. A single class, because alternatives are ten times slower.
-_UNUSUAL = re.compile(f"[{_LINE_END}{_WIDE_SPACE}{_CONTROL}{_SURROGATE}]")
+_UNUSUAL = re.compile(f"[{LINE_END}{WIDE_SPACE}{CONTROL}{_SURROGATE}]")
 # Only after a visible character: indentation at the start of a line has a meaning (code, lists, verse).
 # The lookbehind comes after the first space, so that a long indentation costs one test per character.
 _INNER_SPACES = re.compile(r"(?: (?=[ \t])|\t)(?<=\S.)[ \t]*")
@@ -30,12 +32,11 @@ _BYTE = "[\u0080-\u00bf\u0152-\u0192\u02c6\u02dc\u2013-\u203a\u20ac\u2122]"
 _MOJIBAKE = re.compile(
     f"[\u00c2-\u00f4]{_BYTE}(?:(?<=[\u00c2-\u00df].)|{_BYTE}(?:(?<=[\u00e0-\u00ef]..)|{_BYTE}(?<=[\u00f0-\u00f4]...)))"
 )
-# Repairs only what can be restored completely: a lost byte is not guessed.
-_FTFY = ftfy.TextFixerConfig(replace_lossy_sequences=False, fix_c1_controls=False)
-_QUOTES = str.maketrans({**dict.fromkeys("“”„‟«»", '"'), **dict.fromkeys("‘’‚‛‹›", "'")})
-_DASHES = str.maketrans(dict.fromkeys("‐‑‒–—―−", "-"))
-_ARABIC_DIGITS = str.maketrans("០១២៣៤៥៦៧៨៩", "0123456789")
-_KHMER_DIGITS = str.maketrans("0123456789", "០១២៣៤៥៦៧៨៩")
+# str.translate's tables: by code point, what is written instead.
+QUOTES = str.maketrans({**dict.fromkeys("“”„‟«»", '"'), **dict.fromkeys("‘’‚‛‹›", "'")})
+DASHES = str.maketrans(dict.fromkeys("‐‑‒–—―−", "-"))
+ARABIC_DIGITS = str.maketrans("០១២៣៤៥៦៧៨៩", "0123456789")
+KHMER_DIGITS = str.maketrans("0123456789", "០១២៣៤៥៦៧៨៩")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,34 +81,44 @@ def normalize(text: str, settings: Normalization = DEFAULT) -> str:
     return clean
 
 
+def normalize_prompt(text: str, settings: Normalization = DEFAULT) -> str:
+    """Normalizes the beginning of a document, which a model continues: like `normalize`, but white space stays."""
+    return normalize(text, dataclasses.replace(settings, whitespace=False))
+
+
 def _normalize_once(text: str, settings: Normalization) -> str:
     unicode = not text.isascii()  # costs nothing: Python knows it of every string
     if unicode and settings.mojibake and _MOJIBAKE.search(text):
         text = "\n".join([_repaired(line) for line in text.split("\n")])
     if settings.quotes:
-        text = text.translate(_QUOTES)
+        text = text.translate(QUOTES)
     if settings.dashes:
-        text = text.translate(_DASHES)
+        text = text.translate(DASHES)
     if settings.digits == "khmer":
-        text = text.translate(_KHMER_DIGITS)
+        text = text.translate(KHMER_DIGITS)
     if _UNUSUAL.search(text):
         text = re.sub(f"[{_SURROGATE}]", "", text)
         if settings.controls:
-            text = re.sub(f"[{_CONTROL}]", "", text)
+            text = re.sub(f"[{CONTROL}]", "", text)
         if settings.whitespace:
-            text = re.sub(f"[{_LINE_END}]", "\n", text.replace("\r\n", "\n"))
-            text = re.sub(f"[{_WIDE_SPACE}]", " ", text)
+            text = re.sub(f"[{LINE_END}]", "\n", text.replace("\r\n", "\n"))
+            text = re.sub(f"[{WIDE_SPACE}]", " ", text)
     if settings.khmer and unicode:
-        text = khmer.normalize_khmer(text, zwsp=settings.zwsp, fold_coeng_da=settings.fold_coeng_da, nfc=settings.nfc)
+        text = normalize_khmer(text, zwsp=settings.zwsp, fold_coeng_da=settings.fold_coeng_da, nfc=settings.nfc)
     elif settings.nfc and unicode:
         text = compose(text)
     if settings.digits == "arabic":
-        text = text.translate(_ARABIC_DIGITS)
+        text = text.translate(ARABIC_DIGITS)
     return _clean_whitespace(text) if settings.whitespace else text
 
 
 def _repaired(line: str) -> str:
-    return ftfy.fix_encoding(line, _FTFY) if _MOJIBAKE.search(line) else line
+    if not _MOJIBAKE.search(line):
+        return line
+    import ftfy  # imported here, because few texts need it, and copies of this file must work without it
+
+    # Repairs only what can be restored completely: a lost byte is not guessed.
+    return ftfy.fix_encoding(line, ftfy.TextFixerConfig(replace_lossy_sequences=False, fix_c1_controls=False))
 
 
 def _clean_whitespace(text: str) -> str:

@@ -1,6 +1,5 @@
 """Loads and checks a tokenizer's folder; encodes text to ids and decodes ids to exactly the same text."""
 
-import dataclasses
 import os
 import re
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from tokenizers import models, pre_tokenizers
 
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json, sha256_file
-from tonsai_jax.text.normalize import Normalization, normalize
+from tonsai_jax.text.normalize import Normalization, normalize_prompt
 from tonsai_jax.tokenizer.encoding import cut_where_words_end, encoder_for
 from tonsai_jax.tokenizer.special_tokens import UNKNOWN
 
@@ -104,7 +103,7 @@ class Tokenizer:
         """
         if self.normalization is None:
             return text
-        return normalize(text, dataclasses.replace(self.normalization, whitespace=False))
+        return normalize_prompt(text, self.normalization)
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, without special tokens."""
