@@ -11,12 +11,13 @@ import numpy as np
 import tokenizers
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
-from tokenizers import processors
+from tokenizers import normalizers, processors
 
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import atomic_folder, disk_errors, read_json, write_json
 from tonsai_jax.huggingface.card import CardDetails, model_card
 from tonsai_jax.huggingface.names import Tensor, config_json, flat, tensors
+from tonsai_jax.huggingface.normalizer import NORMALIZER_FILE, normalizer_file, tokenizer_normalizer
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.tokenizer.loading import Tokenizer
 
@@ -34,6 +35,7 @@ def export(
     *,
     details: CardDetails | None = None,
     dtype: str = "float32",
+    normalize: bool = True,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> Path:
     """Writes a folder that `AutoModelForCausalLM` and `AutoTokenizer` load.
@@ -45,6 +47,8 @@ def export(
       output_dir: the folder to write. An earlier export there is replaced when this one is complete.
       details: what the model card says about the training.
       dtype: of the weights: "float32" or "bfloat16".
+      normalize: whether the tokenizer normalizes text like the training text, as far as its format allows. Without it, decoding
+        gives back any text exactly, and people must normalize what they give to the model.
       max_shard_bytes: a larger model is split into several files; only one of them is in memory at a time.
 
     Returns the folder.
@@ -68,7 +72,7 @@ def export(
             config_json(model_config, end_of_text_id=end_of_text_id, pad_id=tokenizer.pad_id, dtype=dtype),
         )
         write_json(folder / "generation_config.json", special)
-        _write_tokenizer(folder, tokenizer, model_config.context_length)
+        _write_tokenizer(folder, tokenizer, model_config.context_length, normalize)
         _write_weights(folder, model_config, params, dtype, max_shard_bytes)
         (folder / "README.md").write_text(
             model_card(details.name or output_dir.name, model_config, details), encoding="utf-8"
@@ -77,14 +81,19 @@ def export(
     return output_dir
 
 
-def _write_tokenizer(folder: Path, tokenizer: Tokenizer, context_length: int) -> None:
-    """Copies the tokenizer. The copy adds the end-of-text token before a text, as our generation does."""
+def _write_tokenizer(folder: Path, tokenizer: Tokenizer, context_length: int, normalize: bool) -> None:
+    """Copies the tokenizer. The copy normalizes text, and adds the end-of-text token before it, as our generation does."""
     for name in ("special_tokens_map.json", "chat_template.jinja", "spm.model"):
         if (tokenizer.folder / name).exists():
             shutil.copyfile(tokenizer.folder / name, folder / name)
     config = read_json(tokenizer.folder / "tokenizer_config.json")
     write_json(folder / "tokenizer_config.json", config | {"model_max_length": context_length})
     inner = tokenizers.Tokenizer.from_file(str(tokenizer.folder / "tokenizer.json"))
+    if tokenizer.normalization is not None:
+        if normalize:
+            steps = [tokenizer_normalizer(tokenizer.normalization), inner.normalizer]
+            inner.normalizer = normalizers.Sequence([step for step in steps if step is not None])
+        (folder / NORMALIZER_FILE).write_text(normalizer_file(tokenizer.normalization), encoding="utf-8")
     end_of_text = inner.id_to_token(tokenizer.end_of_text_id)
     inner.post_processor = processors.TemplateProcessing(
         single=f"{end_of_text} $A",

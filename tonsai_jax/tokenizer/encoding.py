@@ -5,6 +5,7 @@ pattern, encodes byte-level BPE five times faster, and SentencePiece, given the 
 Unigram faster (docs/tokenizer.md). `tokenizers` encodes all others.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -16,7 +17,6 @@ import tiktoken
 import tokenizers
 
 from tonsai_jax.errors import UserError
-from tonsai_jax.files import read_json
 
 Encode = Callable[[str], list[int]]
 """Gives the ids of a text, without special tokens; other Python threads can run meanwhile."""
@@ -33,11 +33,11 @@ _SYLLABLE_START = re.compile("[^\u17b4-\u17d3\u17dd\u0300-\u036f\u200b-\u200d\uf
 
 
 def encoder_for(folder: Path, inner: tokenizers.Tokenizer) -> Encode:
-    """The encoder of the tokenizer in `folder`, whose tokenizer.json is loaded as `inner`.
+    """The encoder with the ids of `inner`, which was loaded from the tokenizer.json in `folder`.
 
     Raises `UserError` for an spm.model that is damaged or does not match tokenizer.json.
     """
-    content = read_json(folder / "tokenizer.json")
+    content = json.loads(inner.to_str())
     if _is_our_bpe(content):
         return _tiktoken(content, inner)
     if content["model"]["type"] == "Unigram" and (folder / "spm.model").exists():

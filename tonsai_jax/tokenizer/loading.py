@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 import tokenizers
-from tokenizers import models, pre_tokenizers
+from tokenizers import models, normalizers, pre_tokenizers
 
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json, sha256_file
@@ -78,7 +78,11 @@ class Tokenizer:
             )
         end_of_text_id = special[end_of_text]
         pad_id = special.get(pad or "", end_of_text_id)
-        tokenizer = cls(folder, inner, end_of_text_id, pad_id, _normalization(folder, config))
+        normalization = _normalization(folder, config)
+        if normalization is not None and isinstance(inner.normalizer, normalizers.Sequence):
+            # An export's tokenizer.json normalizes. Here ids must give back the text, and callers have normalized it before.
+            inner.normalizer = normalizers.Replace(" ", SPACE) if isinstance(inner.model, models.Unigram) else None
+        tokenizer = cls(folder, inner, end_of_text_id, pad_id, normalization)
         if tokenizer.decode(tokenizer.encode(_PROBE)) != _PROBE:
             raise UserError(
                 f"{folder / 'tokenizer.json'}: decoding does not give back the encoded text, so it is damaged or "
