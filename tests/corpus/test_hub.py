@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tonsai_jax.corpus.prepare import prepare
 from tonsai_jax.corpus.sources import hub
 from tonsai_jax.corpus.sources.faults import Faults
 from tonsai_jax.corpus.sources.source import Source
@@ -66,6 +67,12 @@ def test_a_hub_that_cannot_be_reached_is_told_in_one_line(monkeypatch):
     ) as caught:
         texts("owner/name")
     assert "\n" not in str(caught.value)
+
+
+def test_the_manifest_names_the_dataset(dataset, tmp_path):
+    sources = [Source("a", "km", hf=dataset, text_column="content"), Source("b", "km", documents=["ខ"])]
+    manifest = prepare(sources, tmp_path / "out", progress=False)
+    assert [source["dataset"] for source in manifest["sources"].values()] == [dataset, None]
 
 
 @pytest.mark.parametrize("streaming", [True, False])

@@ -26,7 +26,7 @@ from tonsai_jax.data.manifest import read_manifest
 from tonsai_jax.data.rows import open_rows
 from tonsai_jax.data.tokenize import figures, tokenize_dataset
 from tonsai_jax.errors import UserError
-from tonsai_jax.files import sha256_file
+from tonsai_jax.files import read_json, sha256_file, write_json
 from tonsai_jax.tokenizer.examples import Example, dataset_examples
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.tokenizer.training import train_tokenizer
@@ -124,6 +124,19 @@ def test_the_manifest_counts_what_is_there(folder, tmp_path):
     line = figures(manifest.sources)[0]
     split = manifest.sources["khmer"].splits["train"]
     assert line["bytes_per_token"] == round(split.bytes / (split.tokens - split.documents), 3)
+
+
+def test_the_license_and_the_dataset_of_a_source_come_along(folder, tmp_path):
+    shutil.copytree(folder / "docs", tmp_path / "docs")
+    documents_manifest = read_json(tmp_path / "docs" / "manifest.json")
+    documents_manifest["sources"]["khmer"] |= {"license": "CC0-1.0", "dataset": "owner/name"}
+    del documents_manifest["sources"]["lone"]["dataset"]  # prepared by an earlier version
+    write_json(tmp_path / "docs" / "manifest.json", documents_manifest)
+    manifest = tokenize_dataset(
+        tmp_path / "docs", folder / "tokenizer", tmp_path / "rows", val_ratio=0.1, seed=42, row_tokens=64
+    )
+    kept = {name: (source.license, source.dataset) for name, source in manifest.sources.items()}
+    assert kept == {"khmer": ("CC0-1.0", "owner/name"), "english": (None, None), "lone": (None, None)}
 
 
 def small_pieces(monkeypatch):

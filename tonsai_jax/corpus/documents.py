@@ -27,7 +27,7 @@ _EXTRAS = {"score": pa.float32(), "rule": pa.string()}
 def read_documents_manifest(dataset_dir: Path | str) -> dict[str, Any]:
     """Reads `manifest.json` of a folder written by `prepare_dataset.py`.
 
-    Returns {"format", "version", "sources": {name: {"weight", "language", "license", "documents", "bytes",
+    Returns {"format", "version", "sources": {name: {"weight", "language", "license", "dataset", "documents", "bytes",
     "files", "filters", "content_hash"}}}; weights sum to 1 and `bytes` are the UTF-8 bytes of the text.
     Raises `UserError` if the folder is missing, is something else, or lacks one of its files.
     """

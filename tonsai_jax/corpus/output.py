@@ -73,6 +73,7 @@ def build_manifest(
             "weight": weights[state.source.name],
             "language": state.source.language,
             "license": state.source.license,
+            "dataset": state.source.hf,
             "reading": _reading(state),
             "documents": state.written["statistics"]["documents"],
             "bytes": state.written["statistics"]["bytes"],

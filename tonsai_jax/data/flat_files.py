@@ -142,4 +142,10 @@ def _source_to_json(folder: Path, source: SourceInfo) -> dict[str, Any]:
         splits[name] = {"tokens": split.tokens, "documents": split.documents, "bytes": split.bytes}
         for file in split.files:
             splits[name] |= {"file": file.path.relative_to(folder).as_posix(), "sha256": file.sha256}
-    return {"weight": source.weight, "language": source.language, "license": source.license, "splits": splits}
+    return {
+        "weight": source.weight,
+        "language": source.language,
+        "license": source.license,
+        "dataset": source.dataset,
+        "splits": splits,
+    }

@@ -51,13 +51,17 @@ class SplitInfo:
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """One source of the mix: its weight, its language tag (BCP 47) and its splits ("train" and "validation")."""
+    """One source of the mix: its weight, its language tag (BCP 47) and its splits ("train" and "validation").
+
+    A license and a dataset of the Hugging Face Hub ("owner/name") are None where they are not recorded.
+    """
 
     name: str
     weight: float
     language: str
     splits: dict[str, SplitInfo]
     license: str | None = None
+    dataset: str | None = None
 
 
 @dataclass(frozen=True)
@@ -159,6 +163,7 @@ def _manifest_from_json(directory: Path, value: dict[str, Any]) -> RowsManifest:
             language=str(source["language"]),
             splits={key: _split_from_json(directory, source["splits"][key], row_tokens) for key in SPLITS},
             license=source.get("license"),
+            dataset=source.get("dataset"),
         )
         for name, source in value["sources"].items()
     }

@@ -158,6 +158,7 @@ def write_manifest(manifest: RowsManifest) -> None:
             "weight": source.weight,
             "language": source.language,
             "license": source.license,
+            "dataset": source.dataset,
             "splits": {name: _split_to_json(manifest.directory, split) for name, split in source.splits.items()},
         }
         for source in manifest.sources.values()

@@ -94,7 +94,9 @@ def tokenize_dataset(
                     for split in SPLITS
                 }
                 splits = work.write(name, writers)
-            sources[name] = SourceInfo(name, source["weight"], source["language"], splits, source["license"])
+            sources[name] = SourceInfo(
+                name, source["weight"], source["language"], splits, source["license"], source.get("dataset")
+            )
         write_manifest(
             RowsManifest(
                 directory=folder,
@@ -145,7 +147,9 @@ def tokenize_to_flat_files(
                     for split in SPLITS
                 }
                 splits = work.write(name, writers)
-            sources[name] = SourceInfo(name, source["weight"], source["language"], splits, source["license"])
+            sources[name] = SourceInfo(
+                name, source["weight"], source["language"], splits, source["license"], source.get("dataset")
+            )
         write_flat_files_manifest(folder, file_format, work.dtype, tokenizer, sources)
     return sources
 
