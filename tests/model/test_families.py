@@ -166,6 +166,8 @@ def test_a_cache_filled_in_parts_gives_what_one_pass_gives(variant):
 def test_every_preset_is_its_own_family():
     for family in PRESETS:
         assert family_of(ModelConfig(**(SIZES | preset(family)))) == family
+    for family in ("qwen3", "mixtral"):  # transformers loads these with any width
+        assert family_of(ModelConfig(**(SIZES | preset(family) | {"d_model": 30, "head_size": 8}))) == family
 
 
 @pytest.mark.parametrize(
@@ -180,6 +182,11 @@ def test_every_preset_is_its_own_family():
         ("gpt2", {"tie_embeddings": False}, "Hugging Face's gpt2 has no model.tie_embeddings=False"),
         ("gpt2", {"num_kv_heads": 2}, "Hugging Face's gpt2 has no model.num_kv_heads=2"),
         ("gpt2", {"head_size": 16}, "Hugging Face's gpt2 has no model.head_size=16"),
+        (
+            "llama",
+            {"d_model": 30, "head_size": 8},
+            "cannot load a llama whose model.d_model=30 is not a multiple of model.num_heads=4",
+        ),
     ],
 )
 def test_a_model_without_a_family_is_refused_by_name(family, change, message):

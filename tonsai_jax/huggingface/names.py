@@ -68,6 +68,11 @@ def family_of(model_config: ModelConfig) -> str:
         raise UserError(
             f"no Hugging Face family has {found}; see tonsai_jax/model/presets.py for the values of each family"
         )
+    if families == ["llama"] and model_config.d_model % model_config.num_heads:
+        raise UserError(
+            f"transformers cannot load a llama whose model.d_model={model_config.d_model} is not a multiple of "
+            f"model.num_heads={model_config.num_heads}, even with model.head_size; change one, or use the qwen3 preset"
+        )
     if families == ["gpt2"]:
         own_head = model_config.num_heads * model_config.head_dim != model_config.d_model
         for name, differs in (
@@ -188,6 +193,7 @@ def config_json(model_config: ModelConfig, *, end_of_text_id: int, pad_id: int, 
 def _gpt2_config(model_config: ModelConfig) -> dict[str, Any]:
     return {
         "n_positions": model_config.context_length,
+        "n_ctx": model_config.context_length,  # GPT-2's older name for it, which llama.cpp's converter reads
         "n_embd": model_config.d_model,
         "n_layer": model_config.num_layers,
         "n_head": model_config.num_heads,
