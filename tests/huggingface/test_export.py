@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import runpy
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -25,6 +26,8 @@ from tonsai_jax.huggingface.hub import push_to_hub
 from tonsai_jax.inference import load as load_module
 from tonsai_jax.inference.generate import generate_texts
 from tonsai_jax.inference.load import Run
+from tonsai_jax.model.presets import preset
+from tonsai_jax.model.rope import frequencies
 from tonsai_jax.samples.stories import stories
 from tonsai_jax.tokenizer.examples import Example
 from tonsai_jax.tokenizer.loading import Tokenizer
@@ -109,7 +112,25 @@ def test_dropout_and_ids_reach_the_config(tokenizer, tmp_path, hf):
     theirs = hf[1].AutoConfig.from_pretrained(folder)
     assert (theirs.embd_pdrop, theirs.resid_pdrop, theirs.attn_pdrop) == (0.1, 0.1, 0.2)
     assert (theirs.vocab_size, theirs.n_positions, theirs.n_inner) == (300, 64, 48)
+    assert theirs.n_ctx == 64  # llama.cpp's converter asks for it
     assert theirs.eos_token_id == theirs.bos_token_id == tokenizer.end_of_text_id
+
+
+def test_a_yarn_whose_factor_does_not_give_the_context_is_warned_about_and_computed_alike(
+    tokenizer, tmp_path, hf, caplog
+):
+    stretched = {"rope_scaling": "yarn", "rope_factor": 4.0, "rope_original_context": 32}
+    config = config_with(**preset("llama"), **stretched)  # 64 tokens of context, not 4 * 32
+    folder = export(config, random_params(config), tokenizer, tmp_path / "out")
+    assert "model.rope_factor=4 times the original context of 32 tokens is not model.context_length=64" in caplog.text
+    theirs = hf[1].AutoModelForCausalLM.from_pretrained(folder).model.rotary_emb
+    radians, scale = frequencies(config)
+    np.testing.assert_allclose(radians, theirs.inv_freq.numpy(), rtol=1e-6)
+    assert theirs.attention_scaling == pytest.approx(scale)
+    caplog.clear()
+    fitting = config_with(**preset("llama"), **stretched | {"rope_original_context": 16})
+    export(fitting, random_params(fitting), tokenizer, tmp_path / "fitting")
+    assert not caplog.messages
 
 
 @pytest.mark.parametrize("model_type", ["bpe", "unigram"])
@@ -124,6 +145,8 @@ def test_the_chat_template_and_the_pad_token_come_along(model_type, tmp_path, hf
     written = theirs.apply_chat_template([{"role": "user", "content": KHMER}], tokenize=False)
     assert written == f"<|endoftext|><|user|>{KHMER}<|end|>"
     assert Tokenizer.from_folder(folder).encode(KHMER) == trained.encode(KHMER)
+    ends = theirs.convert_tokens_to_ids(["<|endoftext|>", "<|end|>"])
+    assert hf[1].GenerationConfig.from_pretrained(folder).eos_token_id == ends  # a turn ends a reply
 
 
 def test_the_padding_of_the_vocabulary_is_not_exported(folder):
@@ -170,6 +193,39 @@ def test_the_card_states_languages_data_scores_and_what_is_not_known(folder, tok
     assert "language:" not in bare
 
 
+def test_the_hub_reads_license_datasets_languages_and_scores_from_the_card(tokenizer, tmp_path):
+    hub = pytest.importorskip("huggingface_hub")
+    sources = (
+        SourceDetails("wiki", "km", 0.6, "CC BY-SA 4.0", "wikimedia/wikipedia"),
+        SourceDetails("own", "en", 0.4, None, "/home/me/text"),
+    )
+    scores = {"km": 0.98765, "source/wiki": 0.98765}
+    details = CardDetails(name="tiny: km", sources=sources, bits_per_byte=scores, license="cc-by-sa-4.0")
+    read = hub.ModelCard.load(export(CONFIG, PARAMS, tokenizer, tmp_path / "out", details=details) / "README.md").data
+    assert (read.license, read.language, read.datasets) == ("cc-by-sa-4.0", ["km", "en"], ["wikimedia/wikipedia"])
+    assert (read.library_name, read.pipeline_tag, read.model_name) == ("transformers", "text-generation", "tiny: km")
+    assert [(each.task_type, each.dataset_type, each.metric_type, each.metric_value) for each in read.eval_results] == [
+        ("text-generation", "km", "bits_per_byte", 0.9877),
+        ("text-generation", "wikimedia/wikipedia", "bits_per_byte", 0.9877),
+    ]
+    bare = hub.ModelCard.load(export(CONFIG, PARAMS, tokenizer, tmp_path / "bare") / "README.md").data
+    assert (bare.license, bare.datasets, bare.eval_results) == ("other", None, None)
+    with pytest.raises(UserError, match="license 'CC BY-SA': not a name on the Hugging Face Hub"):
+        CardDetails(license="CC BY-SA")
+
+
+def test_the_card_says_how_to_normalize_text(tokenizer, tmp_path):
+    def card(**options):
+        return (export(CONFIG, PARAMS, tokenizer, tmp_path / "out", **options) / "README.md").read_text(
+            encoding="utf-8"
+        )
+
+    assert "no zero-width space between Khmer words" in card()
+    assert "from khmer_normalizer import normalize_prompt" in card()
+    assert "replaces the most frequent other spellings by itself" in card()
+    assert "The tokenizer leaves text as it is." in card(normalize=False)
+
+
 def test_details_come_from_the_run_and_from_nothing_later_than_the_step(tmp_path):
     lines = [
         {"step": 10, "eval/bits_per_byte": 2.0, "eval/bits_per_byte/km": 2.0, "eval/bits_per_byte/source/wiki": 2.5},
@@ -198,6 +254,54 @@ def test_an_earlier_export_is_replaced_and_a_folder_of_someone_else_is_not(token
         export(CONFIG, PARAMS, tokenizer, mine)
     assert [file.name for file in mine.iterdir()] == ["thesis.txt"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out"]
+
+
+def test_what_a_person_added_to_an_export_stays(tokenizer, tmp_path, caplog):
+    out = export(CONFIG, PARAMS, tokenizer, tmp_path / "out", max_shard_bytes=20_000)
+    (out / "LICENSE").write_text("mine")
+    (out / "figures" / "loss").mkdir(parents=True)
+    (out / "figures" / "loss" / "curve.png").write_bytes(b"png")
+    export(CONFIG, PARAMS, tokenizer, out)
+    assert (out / "LICENSE").read_text() == "mine"
+    assert (out / "figures" / "loss" / "curve.png").read_bytes() == b"png"
+    assert [file.name for file in out.glob("*.safetensors*")] == ["model.safetensors"]
+    ours = set(json.loads((out / "export.json").read_text())["files"])
+    assert ours == {file.name for file in out.iterdir()} - {"LICENSE", "figures"}
+    assert not caplog.messages
+
+
+def test_a_card_that_a_person_edited_stays_next_to_the_new_one(tokenizer, tmp_path, caplog):
+    out = export(CONFIG, PARAMS, tokenizer, tmp_path / "out", details=CardDetails(step=1))
+    (out / "README.md").write_text("# My words")
+    for step in (2, 3):
+        export(CONFIG, PARAMS, tokenizer, out, details=CardDetails(step=step))
+        assert (out / "README.md").read_text() == "# My words"
+        assert f"trained for {step} steps" in (out / "README.generated.md").read_text(encoding="utf-8")
+    assert "README.md was edited, so it stays; the new model card is README.generated.md" in caplog.text
+    shutil.copyfile(out / "README.generated.md", out / "README.md")  # the person takes the new one
+    export(CONFIG, PARAMS, tokenizer, out, details=CardDetails(step=4))
+    assert "trained for 4 steps" in (out / "README.md").read_text(encoding="utf-8")
+    assert not (out / "README.generated.md").exists()
+
+
+def test_an_added_file_is_never_replaced_by_one_of_ours(tokenizer, tmp_path):
+    out = export(CONFIG, PARAMS, tokenizer, tmp_path / "out")
+    (out / "model-00001-of-00002.safetensors").write_text("mine")
+    with pytest.raises(UserError, match="this one has a file of this name; rename it"):
+        export(CONFIG, PARAMS, tokenizer, out, max_shard_bytes=100_000)
+    assert (out / "model-00001-of-00002.safetensors").read_text() == "mine"
+    assert (out / "model.safetensors").is_file()
+
+
+def test_an_export_from_before_the_list_of_files_is_replaced_too(tokenizer, tmp_path):
+    out = export(CONFIG, PARAMS, tokenizer, tmp_path / "out", max_shard_bytes=20_000)
+    record = json.loads((out / "export.json").read_text())
+    (out / "export.json").write_text(json.dumps({key: record[key] for key in ("format", "version", "step", "dtype")}))
+    (out / "khmer_normalizer.py").unlink()
+    (out / "notes.txt").write_text("mine")
+    export(CONFIG, PARAMS, tokenizer, out)
+    assert [file.name for file in out.glob("*.safetensors*")] == ["model.safetensors"]
+    assert (out / "notes.txt").read_text() == "mine"
 
 
 def test_a_full_disk_leaves_the_earlier_export_whole(tokenizer, tmp_path):

@@ -2,14 +2,18 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from tonsai_jax.data.manifest import read_manifest
 from tonsai_jax.errors import UserError
 from tonsai_jax.huggingface.names import family_of
 from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.text.normalize import Normalization
 
 FAMILY_NAMES = {"gpt2": "GPT-2", "llama": "Llama", "qwen3": "Qwen3", "mixtral": "Mixtral"}
 LANGUAGE_NAMES = {"km": "Khmer", "en": "English"}
@@ -17,12 +21,13 @@ LANGUAGE_NAMES = {"km": "Khmer", "en": "English"}
 
 @dataclasses.dataclass(frozen=True)
 class SourceDetails:
-    """A source of training text; a weight or license that was not recorded is None."""
+    """A source of training text; a weight, license or Hub dataset ("owner/name") that was not recorded is None."""
 
     name: str
     language: str
     weight: float | None
     license: str | None = None
+    dataset: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +39,22 @@ class CardDetails:
       step: number of optimizer steps.
       sources: the sources of training text.
       bits_per_byte: on held-out text, {"km": 1.2, "source/wiki": 1.3}, by language and by source.
+      license: the Hub's name for the model's license, "apache-2.0"; if None, the card says that it follows from the text's.
+
+    Raises `UserError` for a license that cannot be a name on the Hub.
     """
 
     name: str = ""
     step: int | None = None
     sources: tuple[SourceDetails, ...] = ()
     bits_per_byte: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    license: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.license is not None and not re.fullmatch("[a-z0-9][a-z0-9.-]*", self.license):
+            raise UserError(
+                f"license {self.license!r}: not a name on the Hugging Face Hub; write it as there, for instance apache-2.0"
+            )
 
     @property
     def languages(self) -> list[str]:
@@ -61,7 +76,9 @@ def details_of_run(workdir: Path, config: Any, step: int) -> CardDetails:
     weights = {source.name: source.weight for source in manifest_sources} | dict(config.data.weights or {})
     staged = any("weights" in stage for stage in config.stages)
     sources = tuple(
-        SourceDetails(source.name, source.language, None if staged else weights[source.name], source.license)
+        SourceDetails(
+            source.name, source.language, None if staged else weights[source.name], source.license, source.dataset
+        )
         for source in manifest_sources
     )
     return CardDetails(
@@ -87,27 +104,34 @@ def _last_scores(path: Path, step: int) -> dict[str, float]:
     return {name: score for name, score in scores.items() if score is not None}
 
 
-def model_card(name: str, model_config: ModelConfig, details: CardDetails) -> str:
-    """The text of README.md for the Hugging Face Hub: metadata, usage, data, scores and limits."""
+def model_card(
+    name: str,
+    model_config: ModelConfig,
+    details: CardDetails,
+    *,
+    normalization: Normalization | None = None,
+    tokenizer_normalizes: bool = False,
+) -> str:
+    """The text of README.md for the Hugging Face Hub: metadata, usage, data, scores and limits.
+
+    Args:
+      name: the model's name.
+      model_config: of the model.
+      details: what is known about the run.
+      normalization: what the training text went through; None if it is not known.
+      tokenizer_normalizes: whether the exported tokenizer does the frequent part of it.
+    """
     family = family_of(model_config)
     languages = [LANGUAGE_NAMES.get(code, code) for code in details.languages]
     spoken = " and ".join([", ".join(languages[:-1]), languages[-1]] if len(languages) > 1 else languages)
-    metadata = ["---", *(["language:", *(f"- {code}" for code in details.languages)] if languages else [])]
-    metadata += [
-        "library_name: transformers",
-        "pipeline_tag: text-generation",
-        "tags:",
-        f"- {family}",
-        "- tonsai-jax",
-        "---",
-    ]
     counts = f"{model_config.num_parameters:,} parameters"
     if model_config.num_experts:
         counts += f" ({model_config.num_active_parameters:,} of them for each token)"
     steps = "" if details.step is None else f", trained for {details.step:,} steps"
     return "\n".join(
         [
-            *metadata,
+            "---",
+            yaml.safe_dump(_metadata(name, family, details), sort_keys=False, allow_unicode=True) + "---",
             "",
             f"# {name}",
             "",
@@ -134,6 +158,7 @@ def model_card(name: str, model_config: ModelConfig, details: CardDetails) -> st
             "",
             "The tokenizer puts the end-of-text token before a prompt, because in training every document follows one.",
             "",
+            *(_normalization_section(normalization, tokenizer_normalizes) if normalization else []),
             "## Training data",
             "",
             *_sources_table(details),
@@ -145,11 +170,68 @@ def model_card(name: str, model_config: ModelConfig, details: CardDetails) -> st
             "## Limits",
             "",
             "This is a base model: it continues text and has not been taught to follow instructions. It can state false",
-            "things, and repeats what its training text holds, prejudice included. Its license follows from the licenses",
-            "of its training text; check them before you share it.",
+            "things, and repeats what its training text holds, prejudice included. Check the licenses of its training",
+            "text before you share it.",
             "",
         ]
     )
+
+
+def _metadata(name: str, family: str, details: CardDetails) -> dict[str, Any]:
+    """What the Hub reads: https://huggingface.co/docs/hub/model-cards#model-card-metadata. What is not known is left out."""
+    datasets = {
+        source.name: source.dataset
+        for source in details.sources
+        if source.dataset and re.fullmatch(r"[\w.-]+/[\w.-]+", source.dataset)  # not a folder of this machine
+    }
+    texts = {score: score.removeprefix("source/") for score in details.bits_per_byte}
+    results = [
+        {
+            "task": {"type": "text-generation"},
+            "dataset": {"name": f"{texts[score]}, held-out text", "type": datasets.get(texts[score], texts[score])},
+            "metrics": [{"type": "bits_per_byte", "name": "Bits per byte", "value": round(value, 4)}],
+        }
+        for score, value in details.bits_per_byte.items()
+    ]
+    metadata = {
+        "language": details.languages,
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "license": details.license or "other",
+        "license_name": None if details.license else "follows-from-the-training-text",
+        "datasets": list(dict.fromkeys(datasets.values())),
+        "tags": [family, "tonsai-jax"],
+        "model-index": [{"name": name, "results": results}] if results else None,
+    }
+    return {key: value for key, value in metadata.items() if value}
+
+
+def _normalization_section(normalization: Normalization, tokenizer_normalizes: bool) -> list[str]:
+    form = ["Khmer marks in canonical order"] * normalization.khmer
+    form += ["no zero-width space between Khmer words"] * (normalization.khmer and normalization.zwsp == "strip")
+    form += ["one kind of space and of line end"] * normalization.whitespace
+    form += ["Unicode NFC"] * normalization.nfc
+    part = (
+        "The tokenizer replaces the most frequent other spellings by itself, but it cannot sort all marks."
+        if tokenizer_normalizes
+        else "The tokenizer leaves text as it is."
+    )
+    return [
+        "## Normalize the text",
+        "",
+        f"The training text was normalized ({', '.join(form) or 'see the file'}). The same words in another spelling",
+        f"give other tokens than those that the model has learned. {part}",
+        "`khmer_normalizer.py` in this folder does all of it and needs only Python:",
+        "",
+        "```python",
+        "from khmer_normalizer import normalize_prompt",
+        "",
+        'inputs = tokenizer(normalize_prompt("ប្រទេសកម្ពុជា"), return_tensors="pt")',
+        "```",
+        "",
+        "Programs that do not read `tokenizer.json`, such as llama.cpp, need it for every text.",
+        "",
+    ]
 
 
 def _sources_table(details: CardDetails) -> list[str]:

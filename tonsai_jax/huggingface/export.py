@@ -1,7 +1,10 @@
 """Writes a model in the format that `transformers` loads, completely or not at all, without PyTorch."""
 
+import logging
+import os
 import shutil
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +17,23 @@ from safetensors.numpy import save_file
 from tokenizers import normalizers, processors
 
 from tonsai_jax.errors import UserError
-from tonsai_jax.files import atomic_folder, disk_errors, read_json, write_json
+from tonsai_jax.files import atomic_folder, disk_errors, read_json, sha256_file, write_json
 from tonsai_jax.huggingface.card import CardDetails, model_card
 from tonsai_jax.huggingface.names import Tensor, config_json, flat, tensors
 from tonsai_jax.huggingface.normalizer import NORMALIZER_FILE, normalizer_file, tokenizer_normalizer
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.tokenizer.loading import Tokenizer
+from tonsai_jax.tokenizer.special_tokens import END_OF_TURN
 
 FORMAT = "tonsai_jax/export"
 VERSION = 1
+CARD, EDITED_CARD_STAYS = "README.md", "README.generated.md"
 DTYPES = ("float32", "bfloat16")
 MAX_SHARD_BYTES = 5_000_000_000
+# The files of an export whose export.json does not list them, because it is older than the list.
+_UNLISTED = (CARD, "*.json", "*.safetensors", "chat_template.jinja", "spm.model")
+
+_logger = logging.getLogger(__name__)
 
 
 def export(
@@ -44,7 +53,8 @@ def export(
       model_config: of the model.
       params: nested dict of float32 arrays.
       tokenizer: the tokenizer that the model was trained with.
-      output_dir: the folder to write. An earlier export there is replaced when this one is complete.
+      output_dir: the folder to write. An earlier export there is replaced when this one is complete; what a person added to it
+        stays, and so does a model card that a person edited (the new one is README.generated.md then).
       details: what the model card says about the training.
       dtype: of the weights: "float32" or "bfloat16".
       normalize: whether the tokenizer normalizes text like the training text, as far as its format allows. Without it, decoding
@@ -53,7 +63,7 @@ def export(
 
     Returns the folder.
     Raises `UserError` if no Hugging Face family fits the model, if the tokenizer has more ids than the model, if `output_dir` is
-    a folder that is not an export, and if the disk is full.
+    a folder that is not an export or has a person's file with the name of one of ours, and if the disk is full.
     """
     output_dir = Path(output_dir).absolute()
     if dtype not in DTYPES:
@@ -65,24 +75,95 @@ def export(
         )
     details = details or CardDetails()
     end_of_text_id = tokenizer.end_of_text_id
-    special = {"bos_token_id": end_of_text_id, "eos_token_id": end_of_text_id, "pad_token_id": tokenizer.pad_id}
+    _warn_about_yarn(model_config)
     with atomic_folder(output_dir, manifest="export.json", format=FORMAT) as folder, disk_errors(output_dir):
         write_json(
             folder / "config.json",
             config_json(model_config, end_of_text_id=end_of_text_id, pad_id=tokenizer.pad_id, dtype=dtype),
         )
+        ends = _write_tokenizer(folder, tokenizer, model_config.context_length, normalize)
+        special = {"bos_token_id": end_of_text_id, "eos_token_id": ends, "pad_token_id": tokenizer.pad_id}
         write_json(folder / "generation_config.json", special)
-        _write_tokenizer(folder, tokenizer, model_config.context_length, normalize)
         _write_weights(folder, model_config, params, dtype, max_shard_bytes)
-        (folder / "README.md").write_text(
-            model_card(details.name or output_dir.name, model_config, details), encoding="utf-8"
+        card = model_card(
+            details.name or output_dir.name,
+            model_config,
+            details,
+            normalization=tokenizer.normalization,
+            tokenizer_normalizes=normalize,
         )
-        write_json(folder / "export.json", {"format": FORMAT, "version": VERSION, "step": details.step, "dtype": dtype})
+        (folder / CARD).write_text(card, encoding="utf-8")
+        record = {"format": FORMAT, "version": VERSION, "step": details.step, "dtype": dtype}
+        record["card_sha256"] = sha256_file(folder / CARD)
+        ours = {file.name for file in folder.iterdir()} | {"export.json"}
+        if (output_dir / "export.json").exists():
+            ours |= _keep_additions(output_dir, folder)
+        write_json(folder / "export.json", record | {"files": sorted(ours)})
     return output_dir
 
 
-def _write_tokenizer(folder: Path, tokenizer: Tokenizer, context_length: int, normalize: bool) -> None:
-    """Copies the tokenizer. The copy normalizes text, and adds the end-of-text token before it, as our generation does."""
+def check_export(folder: Path) -> None:
+    """Raises `UserError` if `folder` is not a complete export."""
+    record = read_json(folder / "export.json") if (folder / "export.json").is_file() else None
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise UserError(f"{folder}: no export here (no export.json); give --workdir to make one")
+    for name in record.get("files", ()):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name}: this file of the export is missing; give --workdir to export again")
+
+
+def _keep_additions(earlier: Path, folder: Path) -> set[str]:
+    """Links into the new export what a person added to the earlier one or edited there.
+
+    Returns the names of our files that this added.
+    """
+    record = read_json(earlier / "export.json")
+    for path in earlier.iterdir():
+        if any(fnmatch(path.name, name) for name in record.get("files", _UNLISTED)):
+            continue
+        if (folder / path.name).exists():
+            raise UserError(
+                f"{path}: not written by the earlier export, and this one has a file of this name; rename it"
+            )
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, folder / path.name, symlinks=True, copy_function=_link)
+        else:
+            _link(path, folder / path.name)
+    card = earlier / CARD
+    if "card_sha256" not in record or not card.is_file() or sha256_file(card) == record["card_sha256"]:
+        return set()
+    (folder / CARD).rename(folder / EDITED_CARD_STAYS)
+    _link(card, folder / CARD)
+    _logger.warning("%s was edited, so it stays; the new model card is %s", card, EDITED_CARD_STAYS)
+    return {EDITED_CARD_STAYS}
+
+
+def _link(source: Path, target: Path) -> None:
+    """Gives a file a second name, or copies it where the disk cannot do that: the earlier folder stays whole."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+def _warn_about_yarn(model_config: ModelConfig) -> None:
+    stretched = model_config.original_context * model_config.rope_factor
+    if model_config.rope_scaling == "yarn" and stretched != model_config.context_length:
+        _logger.warning(
+            "model.rope_factor=%g times the original context of %d tokens is not model.context_length=%d: transformers computes "
+            "the same as we do, with a warning, and other programs may take %d tokens as the longest context",
+            model_config.rope_factor,
+            model_config.original_context,
+            model_config.context_length,
+            stretched,
+        )
+
+
+def _write_tokenizer(folder: Path, tokenizer: Tokenizer, context_length: int, normalize: bool) -> int | list[int]:
+    """Copies the tokenizer. The copy normalizes text, and adds the end-of-text token before it, as our generation does.
+
+    Returns the ids that end a generated text: end of text and, if there is a chat template, the end of a turn.
+    """
     for name in ("special_tokens_map.json", "chat_template.jinja", "spm.model"):
         if (tokenizer.folder / name).exists():
             shutil.copyfile(tokenizer.folder / name, folder / name)
@@ -101,6 +182,10 @@ def _write_tokenizer(folder: Path, tokenizer: Tokenizer, context_length: int, no
         special_tokens=[(end_of_text, tokenizer.end_of_text_id)],
     )
     (folder / "tokenizer.json").write_text(inner.to_str(pretty=True) + "\n", encoding="utf-8")
+    end_of_turn = inner.token_to_id(END_OF_TURN)
+    if end_of_turn is None or not (folder / "chat_template.jinja").exists():
+        return tokenizer.end_of_text_id
+    return [tokenizer.end_of_text_id, end_of_turn]
 
 
 def _write_weights(
