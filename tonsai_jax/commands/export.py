@@ -1,12 +1,16 @@
 """Export a trained model in Hugging Face format, and optionally upload it to the Hub."""
 
 import argparse
+import dataclasses
+from pathlib import Path
 
+from tonsai_jax.errors import UserError
 from tonsai_jax.runtime.libraries import quiet_libraries
 
 EXAMPLES = """examples:
   python scripts/export_hf.py --workdir runs/gpt2 --output-dir export/gpt2
-  python scripts/export_hf.py --workdir runs/gpt2 --output-dir export/gpt2 --push-to-hub USER/NAME
+  python scripts/export_hf.py --workdir runs/gpt2 --output-dir export/gpt2 --push-to-hub USER/NAME --private
+  python scripts/export_hf.py --output-dir export/gpt2 --push-to-hub USER/NAME      # upload an earlier export as it is
 """
 
 
@@ -15,25 +19,78 @@ def main() -> None:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--workdir", required=True, metavar="DIR", help="folder of the run, the --workdir of tonsai_jax.train")
+    add(
+        "--workdir", metavar="DIR", help="folder of the run, the --workdir of tonsai_jax.train; without it, only upload"
+    )
     add("--step", type=int, metavar="N", help="checkpoint to export (default: the newest)")
-    add("--output-dir", required=True, metavar="DIR", help="folder to write; replaces an earlier export")
-    add("--dtype", choices=["float32", "bfloat16"], default="float32", help="dtype of the weights (default: float32)")
+    add(
+        "--output-dir",
+        required=True,
+        metavar="DIR",
+        help="folder to write; replaces an earlier export, keeps added files",
+    )
+    add("--dtype", choices=["float32", "bfloat16"], help="dtype of the weights (default: float32)")
+    add(
+        "--license", metavar="ID", help="license for the model card, as the Hub names it: apache-2.0, cc-by-sa-4.0, ..."
+    )
+    add(
+        "--no-normalizer",
+        action="store_true",
+        help="the exported tokenizer leaves text as it is, instead of normalizing it like the training text",
+    )
     add("--push-to-hub", metavar="USER/NAME", help="also upload the export; run `hf auth login` once before")
+    add("--private", action="store_true", help="with --push-to-hub: only you see the model")
+    add(
+        "--revision",
+        metavar="BRANCH",
+        help="with --push-to-hub: upload to this branch, created if needed (default: main)",
+    )
+    add("--commit-message", metavar="TEXT", help="with --push-to-hub: message of the upload")
     args = parser.parse_args()
+    uploading = _given(args, "private", "revision", "commit_message")
+    if uploading and not args.push_to_hub:
+        raise UserError(f"{uploading[0]} has no effect without --push-to-hub USER/NAME; add that, or leave it out")
+    exporting = _given(args, "step", "dtype", "license", "no_normalizer")
+    if not args.workdir and (exporting or not args.push_to_hub):
+        raise UserError(
+            "--workdir is missing: the folder of the run to export. It may be left out only with --push-to-hub, to upload "
+            "an earlier export as it is"
+        )
 
     quiet_libraries()
+    from tonsai_jax.huggingface.hub import push_to_hub
+
+    folder = _export(args) if args.workdir else Path(args.output_dir)
+    if args.push_to_hub:
+        address = push_to_hub(
+            folder, args.push_to_hub, private=args.private, revision=args.revision, message=args.commit_message
+        )
+        print(f"uploaded to {address}")
+    else:
+        print(f'next: AutoModelForCausalLM.from_pretrained("{folder}"); the model card is {folder / "README.md"}')
+
+
+def _given(args: argparse.Namespace, *names: str) -> list[str]:
+    """Those of the options that were given, as they are written on the command line."""
+    return [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) not in (None, False)]
+
+
+def _export(args: argparse.Namespace) -> Path:
     from tonsai_jax.huggingface.card import details_of_run
     from tonsai_jax.huggingface.export import export
-    from tonsai_jax.huggingface.hub import push_to_hub
     from tonsai_jax.inference.load import load_run
 
     run = load_run(args.workdir, args.step)
-    details = details_of_run(run.workdir, run.config, run.step)
-    folder = export(run.model_config, run.params, run.tokenizer, args.output_dir, details=details, dtype=args.dtype)
+    details = dataclasses.replace(details_of_run(run.workdir, run.config, run.step), license=args.license)
+    folder = export(
+        run.model_config,
+        run.params,
+        run.tokenizer,
+        args.output_dir,
+        details=details,
+        dtype=args.dtype or "float32",
+        normalize=not args.no_normalizer,
+    )
     size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
     print(f"{folder}: {run.model_config.num_parameters:,} parameters of step {run.step:,}, {size:,.1f} MB")
-    if args.push_to_hub:
-        print(f"uploaded to {push_to_hub(folder, args.push_to_hub)}")
-    else:
-        print(f'next: AutoModelForCausalLM.from_pretrained("{folder}"); the model card is {folder / "README.md"}')
+    return folder
