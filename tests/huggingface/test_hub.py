@@ -22,8 +22,20 @@ def folder(tmp_path_factory):
     return export(CONFIG, random_params(CONFIG), tokenizer, tmp_path_factory.mktemp("export") / "tiny")
 
 
-class Hub(BaseHTTPRequestHandler):
-    """Answers what `create_repo`, `model_info`, `create_branch` and `upload_folder` ask; keeps the requests."""
+class Hub(ThreadingHTTPServer):
+    """A Hub with one model, which keeps the requests that it gets."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Answers)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.requests: list[tuple[str, bytes]] = []
+        self.private, self.refuses = True, False
+
+
+class Answers(BaseHTTPRequestHandler):
+    """Answers what `create_repo`, `model_info`, `create_branch` and `upload_folder` ask."""
+
+    server: Hub
 
     def do_GET(self):
         self.answer({"id": "sokha/tiny", "private": self.server.private, "siblings": [], "tags": []})
@@ -55,9 +67,7 @@ class Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(monkeypatch):
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
-        server.url = f"http://127.0.0.1:{server.server_port}"
-        server.requests, server.private, server.refuses = [], True, False
+    with Hub() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         from huggingface_hub import constants
 

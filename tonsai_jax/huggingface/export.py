@@ -138,7 +138,7 @@ def _keep_additions(earlier: Path, folder: Path) -> set[str]:
     return {EDITED_CARD_STAYS}
 
 
-def _link(source: Path, target: Path) -> None:
+def _link(source: str | Path, target: str | Path) -> None:
     """Gives a file a second name, or copies it where the disk cannot do that: the earlier folder stays whole."""
     try:
         os.link(source, target, follow_symlinks=False)
