@@ -62,6 +62,8 @@ def compare_ids(folder: str, files: dict[str, list[str]]) -> None:
     print(f"{'raw lines':<30}{'same ids':>20}{'tokens':>10}{'   exported: same ids':>24}{'tokens':>10}")
     for name, lines in files.items():
         lines = [line for line in lines if line.strip()]
+        if not lines:
+            continue
         expected = opened.encode_batch([normalize(line, opened.normalization) for line in lines])
         row = f"{name:<30}"
         for given in (lines, [exported.normalize_str(line) for line in lines]):

@@ -109,8 +109,10 @@ Needs only Python, 3.11 or newer. Made of three modules of tonsai_jax (Apache-2.
 _TAIL = """
 
 if __name__ == "__main__":
+    sys.stdin.reconfigure(encoding="utf-8")
+    sys.stdout.reconfigure(encoding="utf-8")
     for line in sys.stdin:
-        print(normalize(line))
+        print(normalize(line.rstrip("\\n")))
 """
 _NO_REPAIR = "  # mojibake: the training text was also repaired, with ftfy; True does that here, if ftfy is installed"
 
