@@ -117,20 +117,23 @@ def test_dropout_and_ids_reach_the_config(tokenizer, tmp_path, hf):
 
 
 def test_a_yarn_whose_factor_does_not_give_the_context_is_warned_about_and_computed_alike(
-    tokenizer, tmp_path, hf, caplog
+    tokenizer, tmp_path, hf, capsys
 ):
     stretched = {"rope_scaling": "yarn", "rope_factor": 4.0, "rope_original_context": 32}
     config = config_with(**preset("llama"), **stretched)  # 64 tokens of context, not 4 * 32
     folder = export(config, random_params(config), tokenizer, tmp_path / "out")
-    assert "model.rope_factor=4 times the original context of 32 tokens is not model.context_length=64" in caplog.text
+    assert (
+        "model.rope_factor=4 times the original context of 32 tokens is not model.context_length=64"
+        in capsys.readouterr().err
+    )
     theirs = hf[1].AutoModelForCausalLM.from_pretrained(folder).model.rotary_emb
     radians, scale = frequencies(config)
     np.testing.assert_allclose(radians, theirs.inv_freq.numpy(), rtol=1e-6)
     assert theirs.attention_scaling == pytest.approx(scale)
-    caplog.clear()
+    capsys.readouterr()
     fitting = config_with(**preset("llama"), **stretched | {"rope_original_context": 16})
     export(fitting, random_params(fitting), tokenizer, tmp_path / "fitting")
-    assert not caplog.messages
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize("model_type", ["bpe", "unigram"])
@@ -256,7 +259,7 @@ def test_an_earlier_export_is_replaced_and_a_folder_of_someone_else_is_not(token
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out"]
 
 
-def test_what_a_person_added_to_an_export_stays(tokenizer, tmp_path, caplog):
+def test_what_a_person_added_to_an_export_stays(tokenizer, tmp_path, capsys):
     out = export(CONFIG, PARAMS, tokenizer, tmp_path / "out", max_shard_bytes=20_000)
     (out / "LICENSE").write_text("mine")
     (out / "figures" / "loss").mkdir(parents=True)
@@ -267,17 +270,17 @@ def test_what_a_person_added_to_an_export_stays(tokenizer, tmp_path, caplog):
     assert [file.name for file in out.glob("*.safetensors*")] == ["model.safetensors"]
     ours = set(json.loads((out / "export.json").read_text())["files"])
     assert ours == {file.name for file in out.iterdir()} - {"LICENSE", "figures"}
-    assert not caplog.messages
+    assert not capsys.readouterr().err
 
 
-def test_a_card_that_a_person_edited_stays_next_to_the_new_one(tokenizer, tmp_path, caplog):
+def test_a_card_that_a_person_edited_stays_next_to_the_new_one(tokenizer, tmp_path, capsys):
     out = export(CONFIG, PARAMS, tokenizer, tmp_path / "out", details=CardDetails(step=1))
     (out / "README.md").write_text("# My words")
     for step in (2, 3):
         export(CONFIG, PARAMS, tokenizer, out, details=CardDetails(step=step))
         assert (out / "README.md").read_text() == "# My words"
         assert f"trained for {step} steps" in (out / "README.generated.md").read_text(encoding="utf-8")
-    assert "README.md was edited, so it stays; the new model card is README.generated.md" in caplog.text
+    assert "README.md was edited, so it stays; the new model card is README.generated.md" in capsys.readouterr().err
     shutil.copyfile(out / "README.generated.md", out / "README.md")  # the person takes the new one
     export(CONFIG, PARAMS, tokenizer, out, details=CardDetails(step=4))
     assert "trained for 4 steps" in (out / "README.md").read_text(encoding="utf-8")

@@ -68,7 +68,7 @@ class Answers(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(monkeypatch):
     with Hub() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
         from huggingface_hub import constants
 
         monkeypatch.setattr(constants, "ENDPOINT", server.url)

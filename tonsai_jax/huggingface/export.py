@@ -1,8 +1,8 @@
 """Writes a model in the format that `transformers` loads, completely or not at all, without PyTorch."""
 
-import logging
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
@@ -32,8 +32,6 @@ DTYPES = ("float32", "bfloat16")
 MAX_SHARD_BYTES = 5_000_000_000
 # The files of an export whose export.json does not list them, because it is older than the list.
 _UNLISTED = (CARD, "*.json", "*.safetensors", "chat_template.jinja", "spm.model")
-
-_logger = logging.getLogger(__name__)
 
 
 def export(
@@ -134,7 +132,7 @@ def _keep_additions(earlier: Path, folder: Path) -> set[str]:
         return set()
     (folder / CARD).rename(folder / EDITED_CARD_STAYS)
     _link(card, folder / CARD)
-    _logger.warning("%s was edited, so it stays; the new model card is %s", card, EDITED_CARD_STAYS)
+    _warn(f"{card} was edited, so it stays; the new model card is {EDITED_CARD_STAYS}")
     return {EDITED_CARD_STAYS}
 
 
@@ -149,14 +147,15 @@ def _link(source: str | Path, target: str | Path) -> None:
 def _warn_about_yarn(model_config: ModelConfig) -> None:
     stretched = model_config.original_context * model_config.rope_factor
     if model_config.rope_scaling == "yarn" and stretched != model_config.context_length:
-        _logger.warning(
-            "model.rope_factor=%g times the original context of %d tokens is not model.context_length=%d: transformers computes "
-            "the same as we do, with a warning, and other programs may take %d tokens as the longest context",
-            model_config.rope_factor,
-            model_config.original_context,
-            model_config.context_length,
-            stretched,
+        _warn(
+            f"model.rope_factor={model_config.rope_factor:g} times the original context of {model_config.original_context} "
+            f"tokens is not model.context_length={model_config.context_length}: transformers computes the same as we do, with "
+            f"a warning, and other programs may take {stretched:.0f} tokens as the longest context"
         )
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)
 
 
 def _write_tokenizer(folder: Path, tokenizer: Tokenizer, context_length: int, normalize: bool) -> int | list[int]:
