@@ -55,7 +55,7 @@ def the_error(stderr: str) -> str:
         ("steps=many", "--config.steps=many"),
         ("model.num_layers=1.5", "--config.model.num_layers=1.5"),
         ("data.dir=", "data.dir is not set; add --config.data.dir=FOLDER"),
-        ("data.dir=/nowhere/rows", "/nowhere/rows: no token rows here (no manifest.json); make them with scripts/"),
+        ("data.dir=/nowhere/rows", "/nowhere/rows: no token rows here (no manifest.json); make them with `tonsai"),
         ("seq_len=48", "seq_len 48 does not divide row_tokens 1024 of the token rows; "),
         ("seq_len=128", "model.context_length=64 is shorter than seq_len=128"),
         ("global_batch_size=0", "global_batch_size=0 must be a whole number of at least 1"),

@@ -47,7 +47,7 @@ def default_config() -> ConfigDict:
     config.stages = ()
 
     config.data = ConfigDict()
-    config.data.dir = ""  # folder of token rows written by scripts/tokenize_dataset.py
+    config.data.dir = ""  # folder of token rows written by `tonsai tokenize`
     # True: write a small corpus of stories, its tokenizer and rows to data.dir if absent.
     config.data.sample_corpus = False
     config.data.weights = placeholder(object)  # {source: weight}; None takes the weights in the rows' manifest

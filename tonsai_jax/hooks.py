@@ -61,7 +61,7 @@ class Hooks:
             self.say(f"step {step}: the evaluation failed, training continues ({type(error).__name__}: {error})")
             return None
         if not evaluation.sources:
-            self.say("no validation text to evaluate on; scripts/tokenize_dataset.py --val-ratio sets some aside")
+            self.say("no validation text to evaluate on; `tonsai tokenize --val-ratio` sets some aside")
             return None
         self.say(evaluation.table())
         self.writer.write(step, evaluation.scalars())
@@ -70,7 +70,7 @@ class Hooks:
     def sample(self, step: int, params: Any) -> None:
         """Writes continuations of `sample.prompts` to samples/step-N.txt and prints the first line of each."""
         if jax.process_count() > 1:
-            return  # parameters are spread over hosts; scripts/generate.py reads the checkpoint instead
+            return  # parameters are spread over hosts; `tonsai generate` reads the checkpoint instead
         try:
             texts = [
                 prompt + text for prompt, text in _continuations(self.config, self.model_config, params, self.tokenizer)
@@ -100,8 +100,9 @@ def complete_run(workdir: Path, config: ConfigDict, evaluation: Evaluation | Non
             f"The run in {workdir} is complete. Its parameters are spread over hosts, so nothing was sampled or exported"
             f"{', in spite of config.export' if config.export else ''}; on one host run:"
         )
-        say(f"  python scripts/export_hf.py --workdir {workdir} --output-dir {workdir / 'export'}")
-        say(f"  python scripts/generate.py --workdir {workdir} --prompt 'Once upon a time'")
+        folder = shlex.quote(str(workdir))
+        say(f"  tonsai export --workdir {folder} --output-dir {folder}/export")
+        say(f"  tonsai generate --workdir {folder} --prompt 'Once upon a time'")
         return
     from tonsai_jax.inference.load import load_run  # imported here, as what follows: only the end of a run needs it
 
@@ -139,13 +140,14 @@ def describe_complete_run(workdir: Path, step: int, say: Callable[[str], None]) 
     for sample in record["samples"]:
         say(f"  {sample['prompt']} → {sample['continuation']}")
     say("What next:")
+    folder, name = shlex.quote(str(workdir)), shlex.quote(workdir.name)
     prompt = record["samples"][0]["prompt"] if record["samples"] else "Once upon a time"
-    say(f"  python scripts/generate.py --workdir {workdir} --prompt {shlex.quote(prompt)}")
-    say(f"  python scripts/evaluate.py --workdir {workdir}")
+    say(f"  tonsai generate --workdir {folder} --prompt {shlex.quote(prompt)}")
+    say(f"  tonsai evaluate --workdir {folder}")
     if record["exported"]:
         say(f'  AutoModelForCausalLM.from_pretrained("{workdir / "export"}") with transformers')
     else:
-        say(f"  python scripts/export_hf.py --workdir {workdir} --output-dir export/{workdir.name}")
+        say(f"  tonsai export --workdir {folder} --output-dir export/{name}")
     say("  train on your own text: README.md, “Your own text”")
     say("  train longer: raise the run's length (config.steps, tokens or epochs) and run the same command again")
     return True

@@ -1,4 +1,4 @@
-"""The command `scripts/prepare_dataset.py`: from arguments to files, and what bad input gives."""
+"""The command `tonsai prepare`: from arguments to files, and what bad input gives."""
 
 import contextlib
 import glob

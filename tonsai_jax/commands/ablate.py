@@ -6,8 +6,8 @@ from pathlib import Path
 from tonsai_jax.errors import UserError
 
 EXAMPLE = """example:
-  python scripts/ablate.py --config configs/ablations/learning_rate.py --workdir runs/ablations/learning_rate --seeds 3
-  python scripts/ablate.py --config configs/ablations/schedule.py --workdir runs/ablations/schedule \\
+  tonsai ablate --config configs/ablations/learning_rate.py --workdir runs/ablations/learning_rate --seeds 3
+  tonsai ablate --config configs/ablations/schedule.py --workdir runs/ablations/schedule \\
       --config.data.dir=data/tokens
 
 To set a key for all variants, add --config.section.key=value, as in training. If the command is stopped, run it again: it

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 EXAMPLE = """examples:
-  python scripts/estimate.py --config configs/gpt2_500m.py --gpu h100 --num-gpus 8 --tokens 100e9 --price 2.5
-  python scripts/estimate.py --config configs/gpt2_500m.py --gpu h200 --config.mesh.fsdp=1 --config.micro_batch_size=32
+  tonsai estimate --config configs/gpt2_500m.py --gpu h100 --num-gpus 8 --tokens 100e9 --price 2.5
+  tonsai estimate --config configs/gpt2_500m.py --gpu h200 --config.mesh.fsdp=1 --config.micro_batch_size=32
 
 Any key of the config can be set as --config.section.key=value. Where JAX's CUDA plugin is installed
 (pip install 'tonsai-jax[cuda13]'), the training step is also compiled for h100 and h200; that needs no GPU.
@@ -19,7 +19,7 @@ def main() -> None:
         description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    add("--config", required=True, metavar="FILE", help="config file of the run, as for tonsai_jax.train")
+    add("--config", required=True, metavar="FILE", help="config file of the run, as for tonsai train")
     add(
         "--gpu",
         required=True,

@@ -6,8 +6,8 @@ from pathlib import Path
 from tonsai_jax.errors import UserError
 
 EXAMPLE = """example:
-  python scripts/evaluate.py --workdir runs/gpt2
-  python scripts/evaluate.py --workdir runs/gpt2 --data-dir data/other_tokens --json scores.json
+  tonsai evaluate --workdir runs/gpt2
+  tonsai evaluate --workdir runs/gpt2 --data-dir data/other_tokens --json scores.json
 """
 
 
@@ -16,7 +16,7 @@ def main() -> None:
         description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--workdir", required=True, metavar="DIR", help="folder of the run (the --workdir of tonsai_jax.train)")
+    add("--workdir", required=True, metavar="DIR", help="folder of the run (the --workdir of tonsai train)")
     add("--step", type=int, metavar="N", help="checkpoint to evaluate (default: the newest)")
     add("--data-dir", metavar="DIR", help="token rows to evaluate on (default: those that the run was trained on)")
     add("--seq-len", type=int, metavar="T", help="sequence length (default: the longest of the run)")

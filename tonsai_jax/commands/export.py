@@ -5,8 +5,8 @@ import argparse
 from tonsai_jax.runtime.libraries import quiet_libraries
 
 EXAMPLES = """examples:
-  python scripts/export_hf.py --workdir runs/gpt2 --output-dir export/gpt2
-  python scripts/export_hf.py --workdir runs/gpt2 --output-dir export/gpt2 --push-to-hub USER/NAME
+  tonsai export --workdir runs/gpt2 --output-dir export/gpt2
+  tonsai export --workdir runs/gpt2 --output-dir export/gpt2 --push-to-hub USER/NAME
 """
 
 
@@ -15,7 +15,7 @@ def main() -> None:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--workdir", required=True, metavar="DIR", help="folder of the run, the --workdir of tonsai_jax.train")
+    add("--workdir", required=True, metavar="DIR", help="folder of the run, the --workdir of tonsai train")
     add("--step", type=int, metavar="N", help="checkpoint to export (default: the newest)")
     add("--output-dir", required=True, metavar="DIR", help="folder to write; replaces an earlier export")
     add("--dtype", choices=["float32", "bfloat16"], default="float32", help="dtype of the weights (default: float32)")

@@ -10,9 +10,9 @@ from tonsai_jax.files import write_json
 from tonsai_jax.runtime.libraries import quiet_libraries
 
 EXAMPLES = """examples:
-  python scripts/generate.py --workdir runs/gpt2 --prompt "ប្រទេសកម្ពុជា"
-  python scripts/generate.py --workdir runs/gpt2 --prompt "Once upon a time" --num-samples 4 --temperature 1.0
-  python scripts/generate.py --workdir runs/gpt2 --prompts-file prompts.txt --temperature 0 --json samples.json
+  tonsai generate --workdir runs/gpt2 --prompt "ប្រទេសកម្ពុជា"
+  tonsai generate --workdir runs/gpt2 --prompt "Once upon a time" --num-samples 4 --temperature 1.0
+  tonsai generate --workdir runs/gpt2 --prompts-file prompts.txt --temperature 0 --json samples.json
 """
 
 
@@ -21,7 +21,7 @@ def main() -> None:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--workdir", required=True, metavar="DIR", help="folder of the run, the --workdir of tonsai_jax.train")
+    add("--workdir", required=True, metavar="DIR", help="folder of the run, the --workdir of tonsai train")
     add("--step", type=int, metavar="N", help="checkpoint to use (default: the newest)")
     add("--prompt", action="append", default=[], metavar="TEXT", help="text to continue; can be given several times")
     add("--prompts-file", type=Path, metavar="FILE", help="UTF-8 file with one prompt per line")

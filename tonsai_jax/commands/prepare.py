@@ -16,8 +16,8 @@ from tonsai_jax.files import write_json
 from tonsai_jax.jobs.executor import Executor
 
 EXAMPLES = """examples:
-  python scripts/prepare_dataset.py --config configs/data/shakespeare.yaml --output-dir data/shakespeare
-  python scripts/prepare_dataset.py --khmer 'km/*.txt' --english roneneldan/TinyStories --output-dir data/mix
+  tonsai prepare --config configs/data/shakespeare.yaml --output-dir data/shakespeare
+  tonsai prepare --khmer 'km/*.txt' --english roneneldan/TinyStories --output-dir data/mix
 
 In a text file (.txt), each line is a document; set `document:` in a sources file if a document is a paragraph
 or a whole file. Weights are written to the manifest and applied in training. An earlier dataset in the output

@@ -12,7 +12,7 @@ from tonsai_jax.files import write_json
 from tonsai_jax.reporting.tables import Table, as_text
 
 EXAMPLE = """example:
-  python scripts/tokenize_dataset.py --dataset-dir data/mixture_train --tokenizer-dir artifacts/tokenizer \\
+  tonsai tokenize --dataset-dir data/mixture_train --tokenizer-dir artifacts/tokenizer \\
       --val-ratio 0.01 --seed 42 --output-dir data/tokens
 """
 
@@ -22,8 +22,8 @@ def main() -> None:
         description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--dataset-dir", required=True, metavar="DIR", help="documents from scripts/prepare_dataset.py")
-    add("--tokenizer-dir", required=True, metavar="DIR", help="tokenizer from scripts/train_tokenizer.py")
+    add("--dataset-dir", required=True, metavar="DIR", help="documents from tonsai prepare")
+    add("--tokenizer-dir", required=True, metavar="DIR", help="tokenizer from tonsai train-tokenizer")
     add(
         "--val-ratio",
         type=float,

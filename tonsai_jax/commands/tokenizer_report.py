@@ -13,8 +13,8 @@ from tonsai_jax.tokenizer.examples import dataset_examples
 from tonsai_jax.tokenizer.report import tables
 
 EXAMPLES = """examples:
-  python scripts/tokenizer_report.py --tokenizer-dir artifacts/tokenizer --dataset-dir data/held_out
-  python scripts/tokenizer_report.py --tokenizer-dir artifacts/bpe --compare artifacts/unigram downloads/gpt2 \\
+  tonsai tokenizer-report --tokenizer-dir artifacts/tokenizer --dataset-dir data/held_out
+  tonsai tokenizer-report --tokenizer-dir artifacts/bpe --compare artifacts/unigram downloads/gpt2 \\
       --input km.txt en.txt --parallel sentences.km.txt sentences.en.txt
 
 It writes evaluation.json and evaluation.html. Use text that the tokenizer was not trained on: on its training text every
@@ -30,7 +30,7 @@ def main() -> None:
     add("--tokenizer-dir", required=True, metavar="DIR", help="the tokenizer: a folder, or a tokenizer.json")
     add("--compare", nargs="+", default=[], metavar="DIR", help="other tokenizers to measure on the same text")
     inputs = parser.add_mutually_exclusive_group(required=True)
-    inputs.add_argument("--dataset-dir", metavar="DIR", help="documents written by scripts/prepare_dataset.py")
+    inputs.add_argument("--dataset-dir", metavar="DIR", help="documents written by tonsai prepare")
     inputs.add_argument("--input", nargs="+", metavar="FILE", help="text files (also .gz and .zst), one text per line")
     add(
         "--languages",

@@ -22,9 +22,9 @@ from tonsai_jax.tokenizer.special_tokens import SPECIAL_TOKENS, read_special_tok
 from tonsai_jax.tokenizer.training import train_tokenizer
 
 EXAMPLES = """examples:
-  python scripts/train_tokenizer.py --dataset-dir data/mixture_tokenizer --dataset-split train \\
+  tonsai train-tokenizer --dataset-dir data/mixture_tokenizer --dataset-split train \\
       --text-column text --max-examples 1000000 --vocab-size 50000 --output-dir artifacts/tokenizer
-  python scripts/train_tokenizer.py --input data/khmer.txt data/english.txt --vocab-size 8000 \\
+  tonsai train-tokenizer --input data/khmer.txt data/english.txt --vocab-size 8000 \\
       --output-dir artifacts/tokenizer
 """
 
@@ -35,7 +35,7 @@ def main() -> None:
     )
     add = parser.add_argument
     inputs = parser.add_mutually_exclusive_group(required=True)
-    inputs.add_argument("--dataset-dir", metavar="DIR", help="documents written by scripts/prepare_dataset.py")
+    inputs.add_argument("--dataset-dir", metavar="DIR", help="documents written by tonsai prepare")
     inputs.add_argument("--input", nargs="+", metavar="FILE", help="text files (also .gz and .zst), one text per line")
     add("--dataset-split", default="train", help="split of --dataset-dir (default: train)")
     add("--text-column", default="text", metavar="NAME", help="column that holds the text (default: text)")

@@ -58,7 +58,7 @@ def tokenize_dataset(
     same command later continues from there.
 
     Args:
-      dataset_dir: prepared documents, as scripts/prepare_dataset.py writes them.
+      dataset_dir: prepared documents, as `tonsai prepare` writes them.
       tokenizer_dir: the tokenizer; it is copied to `output_dir`/tokenizer.
       output_dir: the folder to write; older rows in it are replaced when the new ones are complete.
       val_ratio: share of each source's documents, in [0, 1), that becomes the "validation" split.
