@@ -1,11 +1,14 @@
 """The console entry `tonsai`, and what holds for every command: its name, its help, the commands that texts name."""
 
 import contextlib
+import functools
 import io
+import os
 import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from unittest import mock
@@ -13,6 +16,8 @@ from unittest import mock
 import pytest
 
 from tonsai_jax.__main__ import COMMANDS, main
+from tonsai_jax.errors import UserError
+from tonsai_jax.files import file_to_write, folder_to_replace, folder_to_write
 
 ROOT = Path(__file__).parents[1]
 every_command = pytest.mark.parametrize("name", COMMANDS)
@@ -86,13 +91,79 @@ def test_the_entry_loads_no_library_and_a_command_loads_only_its_own() -> None:
     code = (
         "import sys\nfrom tonsai_jax.__main__ import main\n"
         "sys.argv = ['tonsai', 'estimate', '--help']\n"
-        "loaded = lambda: ' '.join({'numpy', 'jax', 'pyarrow', 'argparse'} & set(sys.modules))\n"
+        "loaded = lambda: ' '.join({'jax', 'pyarrow', 'argparse'} & set(sys.modules))\n"
         "before = loaded()\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "sys.exit(before + '|' + loaded())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr == "|argparse\n"
+
+
+# Places that cannot be written
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("file", "no folder can be made here, a file is in the way; choose another folder"),
+        ("file/below", "no folder can be made here, a file is in the way; choose another folder"),
+        ("folder/" + 300 * "x" + "/below", "cannot be written here (File name too long); choose another folder"),
+        ("/proc/below", "cannot be written here (No such file or directory); choose another folder"),
+    ],
+)
+def test_every_command_refuses_a_place_that_it_cannot_write_before_any_work(
+    place: str, message: str, tmp_path: Path
+) -> None:
+    """Also before it looks at the other flags, which are not given here (but the trainer's)."""
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    path = tmp_path / place
+    for name, flag in written_by_commands():
+        if (flag, place) != ("--json", "file"):
+            others = ("--config=configs/quickstart.py",) if name == "train" else ()
+            assert tonsai(name, *others, flag, str(path)) == (1, "", f"error: {path}: {message}\n")
+    assert (tmp_path / "file").read_text() == "mine"
+    assert not any((tmp_path / "folder").iterdir())
+
+
+def test_every_command_refuses_a_folder_where_a_file_is_to_be_written(tmp_path: Path) -> None:
+    message = f"error: {tmp_path}: is a folder, but a file is to be written; give the name of a file\n"
+    for name, flag in written_by_commands():
+        if flag == "--json":
+            assert tonsai(name, flag, str(tmp_path)) == (1, "", message)
+
+
+@functools.cache
+def written_by_commands() -> set[tuple[str, str]]:
+    """(command, flag) for every flag that names a place to write; --workdir is only read by most commands."""
+    helps = {name: help_of(name) for name in COMMANDS}
+    written = {(name, flag) for name, text in helps.items() for flag in ("--output-dir", "--json") if flag in text}
+    return written | {("train", "--workdir"), ("ablate", "--workdir")}
+
+
+def test_all_commands_that_write_have_a_flag_that_says_where() -> None:
+    assert {name for name, _ in written_by_commands()} == COMMANDS.keys()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.parametrize("check", [file_to_write, folder_to_write, folder_to_replace])
+def test_a_folder_without_permission_to_write(check: Callable[[str], Path], tmp_path: Path) -> None:
+    for parent in (tmp_path, *tmp_path.parents[:2]):
+        parent.chmod(0o755)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(UserError, match="no permission to write here; choose another folder"):
+            check(str(tmp_path / "below"))
+    finally:
+        os.seteuid(0)
+    assert check(str(tmp_path / "below")) == tmp_path / "below"
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_mount_point_is_no_folder_that_can_be_replaced() -> None:
+    with pytest.raises(UserError, match="/dev: is a mount point, which cannot be replaced; give a folder in it"):
+        folder_to_replace("/dev")
 
 
 def texts() -> list[Path]:

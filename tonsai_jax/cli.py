@@ -10,6 +10,7 @@ from ml_collections import ConfigDict, config_flags
 
 from tonsai_jax.config import RENAMED
 from tonsai_jax.errors import UserError
+from tonsai_jax.files import folder_to_write
 
 _HELP = "Config file, with an optional variant: configs/gpt2_500m.py or configs/gpt2_500m.py:exact."
 
@@ -53,7 +54,8 @@ def parse_flags(argv: list[str], doc: str) -> tuple[ConfigDict, Path, int | None
     if values.steps_today is not None and values.steps_today < 1:
         raise UserError(f"--steps_today={values.steps_today} must be at least 1")
     path = config_flags.get_config_filename(values["config"])
-    return config, Path(values.workdir) if values.workdir else default_workdir(path), values.steps_today
+    workdir = folder_to_write(values.workdir) if values.workdir else default_workdir(path)
+    return config, workdir, values.steps_today
 
 
 def default_workdir(config_path: str) -> Path:

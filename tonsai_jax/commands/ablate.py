@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from tonsai_jax.errors import UserError
+from tonsai_jax.files import file_to_write, folder_to_write, write_json
 
 EXAMPLE = """example:
   tonsai ablate --config configs/ablations/learning_rate.py --workdir runs/ablations/learning_rate --seeds 3
@@ -27,7 +28,12 @@ def main() -> None:
         metavar="FILE",
         help="file that defines the ablation, see configs/ablations/",
     )
-    add("--workdir", type=Path, metavar="DIR", help="folder for the runs and the report (default: runs/ablations/NAME)")
+    add(
+        "--workdir",
+        type=folder_to_write,
+        metavar="DIR",
+        help="folder for the runs and the report (default: runs/ablations/NAME)",
+    )
     add(
         "--seeds",
         type=int,
@@ -35,15 +41,14 @@ def main() -> None:
         metavar="N",
         help="train each variant with N seeds (default: 1, which gives no spread)",
     )
-    add("--json", type=Path, metavar="FILE", help="also write the figures to this file")
+    add("--json", type=file_to_write, metavar="FILE", help="also write the figures to this file")
     args, flags = parser.parse_known_args()
 
     from tonsai_jax.ablation.ablate import ablate
     from tonsai_jax.ablation.summary import tables
-    from tonsai_jax.files import write_json
     from tonsai_jax.reporting.tables import tables_as_text
 
-    workdir = args.workdir or Path("runs", "ablations", args.config.stem)
+    workdir = args.workdir or folder_to_write(f"runs/ablations/{args.config.stem}")
     summary = ablate(args.config, workdir, num_seeds=args.seeds, flags=flags)
     print("\n" + tables_as_text(tables(summary)))
     print(f"\n{workdir / 'report.html'}: the same figures, and the loss curves")

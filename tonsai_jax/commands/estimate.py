@@ -3,7 +3,8 @@
 import argparse
 import os
 import sys
-from pathlib import Path
+
+from tonsai_jax.files import file_to_write, write_json
 
 EXAMPLE = """examples:
   tonsai estimate --config configs/gpt2_500m.py --gpu h100 --num-gpus 8 --tokens 100e9 --price 2.5
@@ -35,12 +36,11 @@ def main() -> None:
         action="store_true",
         help="compute the figures without compiling the step: takes a second, not a minute",
     )
-    add("--json", type=Path, metavar="FILE", help="also write the figures here")
+    add("--json", type=file_to_write, metavar="FILE", help="also write the figures here")
     args, keys = parser.parse_known_args()
 
     os.environ["JAX_PLATFORMS"] = "cpu"  # leaves a GPU of this machine alone
     from tonsai_jax.cli import parse_flags
-    from tonsai_jax.files import write_json
     from tonsai_jax.planning.estimate import estimate
     from tonsai_jax.planning.report import estimate_as_text
     from tonsai_jax.runtime.hardware import gpu_named

@@ -2,6 +2,7 @@
 
 import argparse
 
+from tonsai_jax.files import folder_to_replace
 from tonsai_jax.runtime.libraries import quiet_libraries
 
 EXAMPLES = """examples:
@@ -17,7 +18,13 @@ def main() -> None:
     add = parser.add_argument
     add("--workdir", required=True, metavar="DIR", help="folder of the run, the --workdir of tonsai train")
     add("--step", type=int, metavar="N", help="checkpoint to export (default: the newest)")
-    add("--output-dir", required=True, metavar="DIR", help="folder to write; replaces an earlier export")
+    add(
+        "--output-dir",
+        type=folder_to_replace,
+        required=True,
+        metavar="DIR",
+        help="folder to write; replaces an earlier export",
+    )
     add("--dtype", choices=["float32", "bfloat16"], default="float32", help="dtype of the weights (default: float32)")
     add("--push-to-hub", metavar="USER/NAME", help="also upload the export; run `hf auth login` once before")
     args = parser.parse_args()

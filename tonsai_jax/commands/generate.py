@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from tonsai_jax.errors import UserError
-from tonsai_jax.files import write_json
+from tonsai_jax.files import file_to_write, write_json
 from tonsai_jax.runtime.libraries import quiet_libraries
 
 EXAMPLES = """examples:
@@ -39,7 +39,7 @@ def main() -> None:
         help="draw from the top tokens of this probability, 1 for all (default: 1)",
     )
     add("--seed", type=int, default=0, metavar="N", help="the same seed gives the same text (default: 0)")
-    add("--json", type=Path, metavar="FILE", help="also write prompts, continuations and speed to this file")
+    add("--json", type=file_to_write, metavar="FILE", help="also write prompts, continuations and speed to this file")
     args = parser.parse_args()
     prompts = [prompt for prompt in _prompts(args) for _ in range(args.num_samples)]
     if not prompts or args.max_new_tokens < 1:

@@ -12,7 +12,7 @@ from tonsai_jax.corpus.recipe import Recipe, load_recipe
 from tonsai_jax.corpus.report import figures, table
 from tonsai_jax.corpus.sources.source import source_at
 from tonsai_jax.errors import UserError
-from tonsai_jax.files import write_json
+from tonsai_jax.files import file_to_write, folder_to_replace, write_json
 from tonsai_jax.jobs.executor import Executor
 
 EXAMPLES = """examples:
@@ -35,7 +35,7 @@ def main() -> None:
     option("--english", metavar="PATH_OR_HF_ID", help="English: the same")
     option("--khmer-weight", type=float, default=0.6, help="share in training (default: %(default)s)")
     option("--english-weight", type=float, default=0.4, help="share in training (default: %(default)s)")
-    option("--output-dir", type=Path, required=True, help="folder for the documents and their manifest")
+    option("--output-dir", type=folder_to_replace, required=True, help="folder for the documents and their manifest")
     option("--max-samples", type=int, help="read at most this many documents per source, for a quick try")
     option(
         "--on-error", choices=["stop", "skip"], help="at input that cannot be read (default: stop, or as the YAML says)"
@@ -48,7 +48,7 @@ def main() -> None:
     )
     option("--workers", type=int, help="tasks that run at the same time (default: one per core; on a cluster no limit)")
     option("--tokens", type=float, metavar="N", help="tokens of a planned run; the report shows its epochs")
-    option("--json", type=Path, metavar="FILE", help="also write the figures of the table as JSON")
+    option("--json", type=file_to_write, metavar="FILE", help="also write the figures of the table as JSON")
     args = parser.parse_args()
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that partly written files are removed

@@ -4,11 +4,10 @@ import argparse
 import signal
 import sys
 import time
-from pathlib import Path
 
 from tonsai_jax.data.flat_files import FILE_FORMATS
 from tonsai_jax.data.tokenize import figures, tokenize_dataset, tokenize_to_flat_files
-from tonsai_jax.files import write_json
+from tonsai_jax.files import file_to_write, folder_to_replace, write_json
 from tonsai_jax.reporting.tables import Table, as_text
 
 EXAMPLE = """example:
@@ -43,8 +42,8 @@ def main() -> None:
         default="arrayrecord",
         help="arrayrecord (default): token rows to train on; the others: flat files for other trainers (docs/formats.md)",
     )
-    add("--output-dir", required=True, metavar="DIR", help="folder to write")
-    add("--json", type=Path, metavar="FILE", help="also write the figures to this file")
+    add("--output-dir", type=folder_to_replace, required=True, metavar="DIR", help="folder to write")
+    add("--json", type=file_to_write, metavar="FILE", help="also write the figures to this file")
     args = parser.parse_args()
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # exit, so that half-written files are removed

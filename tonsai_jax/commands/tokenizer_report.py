@@ -6,7 +6,7 @@ It prints tables and writes a page that shows texts token by token.
 import argparse
 from pathlib import Path
 
-from tonsai_jax.files import write_json
+from tonsai_jax.files import file_to_write, folder_to_write, write_json
 from tonsai_jax.reporting.tables import tables_as_text
 from tonsai_jax.tokenizer.evaluation import evaluate_tokenizers, labelled
 from tonsai_jax.tokenizer.examples import dataset_examples
@@ -40,12 +40,17 @@ def main() -> None:
     add("--parallel", nargs=2, metavar="FILE", help="the same sentences in two languages, one sentence per line")
     add("--n", type=int, default=10, help="number of random documents to show (default: 10)")
     add("--seed", type=int, default=42, help="selects these documents (default: 42)")
-    add("--output-dir", metavar="DIR", help="folder for the two files (default: the tokenizer's folder)")
-    add("--json", type=Path, metavar="FILE", help="also write the figures to this file")
+    add(
+        "--output-dir",
+        type=folder_to_write,
+        metavar="DIR",
+        help="folder for the two files (default: the tokenizer's folder)",
+    )
+    add("--json", type=file_to_write, metavar="FILE", help="also write the figures to this file")
     args = parser.parse_args()
 
     tokenizer = Path(args.tokenizer_dir)
-    output_dir = Path(args.output_dir or (tokenizer.parent if tokenizer.is_file() else tokenizer))
+    output_dir = args.output_dir or folder_to_write(str(tokenizer.parent if tokenizer.is_file() else tokenizer))
     evaluation = evaluate_tokenizers(
         [args.tokenizer_dir, *args.compare],
         dataset_examples(args.dataset_dir) if args.dataset_dir else labelled(args.input, args.languages.split(",")),

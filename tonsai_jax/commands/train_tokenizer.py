@@ -4,10 +4,9 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 from tonsai_jax.corpus.sources.faults import Faults
-from tonsai_jax.files import write_json
+from tonsai_jax.files import file_to_write, folder_to_replace, write_json
 from tonsai_jax.reporting.tables import Table, as_text
 from tonsai_jax.text.normalize import DEFAULT
 from tonsai_jax.tokenizer.balance import balanced, language_weights
@@ -62,8 +61,8 @@ def main() -> None:
     )
     add("--special-tokens", metavar="FILE", help="YAML list; they get the ids from 0 (default: see docs/tokenizer.md)")
     add("--vocab-size", type=int, required=True, metavar="N", help="number of token ids wanted")
-    add("--output-dir", required=True, metavar="DIR", help="folder for the tokenizer")
-    add("--json", type=Path, metavar="FILE", help="also write the figures to this file")
+    add("--output-dir", type=folder_to_replace, required=True, metavar="DIR", help="folder for the tokenizer")
+    add("--json", type=file_to_write, metavar="FILE", help="also write the figures to this file")
     args = parser.parse_args()
 
     start, name, count = time.monotonic(), args.text_column, args.max_examples
