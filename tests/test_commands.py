@@ -1,8 +1,6 @@
 """The console entry `tonsai`, and what holds for every command: its name, its help, the commands that texts name."""
 
-import contextlib
 import functools
-import io
 import os
 import re
 import subprocess
@@ -11,31 +9,16 @@ import tomllib
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from unittest import mock
 
 import pytest
 
+from tests.support.console import tonsai
 from tonsai_jax.__main__ import COMMANDS, main
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import file_to_write, folder_to_replace, folder_to_write
 
 ROOT = Path(__file__).parents[1]
 every_command = pytest.mark.parametrize("name", COMMANDS)
-
-
-def tonsai(*words: str) -> tuple[int, str, str]:
-    """Runs the entry in this process; returns the exit code, stdout and stderr."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with (
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        mock.patch.object(sys, "argv", ["tonsai", *words]),
-    ):
-        try:
-            main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-    return code, out.getvalue(), err.getvalue()
 
 
 def help_of(name: str) -> str:

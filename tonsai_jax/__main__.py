@@ -8,6 +8,7 @@ from tonsai_jax.errors import UserError, did_you_mean, run_command
 # In the order in which a person uses them. To add a command, write its module in commands/, with a `main()` that parses
 # sys.argv, and add its line here.
 COMMANDS = {
+    "data": "raw text to token rows: prepare, train-tokenizer and tokenize in one command",
     "prepare": "raw text to clean documents",
     "train-tokenizer": "documents to a vocabulary",
     "tokenizer-report": "measure a tokenizer and compare it with others",

@@ -118,10 +118,7 @@ def atomic_folder(path: str | Path, *, manifest: str, format: str) -> Iterator[P
       UserError: `path` exists and is neither an empty folder nor one of this format; the disk is full.
     """
     path = Path(path).absolute()
-    if path.exists() and not (path.is_dir() and (_has_format(path / manifest, format) or not any(path.iterdir()))):
-        raise UserError(
-            f"{path}: already exists and was not made by this command; choose another output folder, or remove this one"
-        )
+    check_replaceable(path, manifest=manifest, format=format)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     earlier = path.with_name(f".{path.name}.earlier-{os.getpid()}")
     try:
@@ -142,6 +139,14 @@ def atomic_folder(path: str | Path, *, manifest: str, format: str) -> Iterator[P
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(earlier, ignore_errors=True)
+
+
+def check_replaceable(path: Path, *, manifest: str, format: str) -> None:
+    """Raises the `UserError` of `atomic_folder` where the folder `path` holds something else."""
+    if path.exists() and not (path.is_dir() and (_has_format(path / manifest, format) or not any(path.iterdir()))):
+        raise UserError(
+            f"{path}: already exists and was not made by this command; choose another output folder, or remove this one"
+        )
 
 
 def write_json(path: Path, value: Any) -> None:

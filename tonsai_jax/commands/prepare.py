@@ -3,6 +3,7 @@
 import argparse
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,8 @@ folder is replaced when the new one is complete.
 """
 
 
-def main() -> None:
+def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The flags in `words`, or those of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -49,10 +51,13 @@ def main() -> None:
     option("--workers", type=int, help="tasks that run at the same time (default: one per core; on a cluster no limit)")
     option("--tokens", type=float, metavar="N", help="tokens of a planned run; the report shows its epochs")
     option("--json", type=file_to_write, metavar="FILE", help="also write the figures of the table as JSON")
-    args = parser.parse_args()
+    return parser.parse_args(words)
 
+
+def main() -> None:
+    args = parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that partly written files are removed
-    recipe = _recipe(args)
+    recipe = recipe_of(args)
     manifest = prepare(recipe.sources, args.output_dir, recipe.settings, planned_tokens=args.tokens)
     print(table(manifest))
     print(f"written to {args.output_dir}; look at {args.output_dir / REPORT}")
@@ -62,7 +67,8 @@ def main() -> None:
         raise UserError("left out: " + "; ".join(f"{name} ({why})" for name, why in manifest["failed"].items()))
 
 
-def _recipe(args: argparse.Namespace) -> Recipe:
+def recipe_of(args: argparse.Namespace) -> Recipe:
+    """What the flags ask for; raises `UserError` for a source that cannot be found and for a mistake in the sources file."""
     if bool(args.config) == bool(args.khmer or args.english):
         raise UserError("give either --config FILE, or --khmer and/or --english")
     if args.config:

@@ -184,6 +184,12 @@ class _EncodedDataset:
         }
 
 
+def check_val_ratio(val_ratio: float) -> None:
+    """Raises `UserError` for a share of validation documents that is out of range."""
+    if not 0 <= val_ratio < 1:
+        raise UserError(f"val_ratio {val_ratio} is not in [0, 1); 0.01 keeps one document in a hundred for validation")
+
+
 @contextmanager
 def _encoded(
     dataset_dir: str | Path,
@@ -195,8 +201,7 @@ def _encoded(
     format: str,
 ) -> Iterator[tuple[_EncodedDataset, Path]]:
     """Encodes the dataset; yields it and a folder that becomes `output_dir` at the end, with the tokenizer in it."""
-    if not 0 <= val_ratio < 1:
-        raise UserError(f"val_ratio {val_ratio} is not in [0, 1); 0.01 keeps one document in a hundred for validation")
+    check_val_ratio(val_ratio)
     sources = read_documents_manifest(dataset_dir)["sources"]
     if not any(source["documents"] for source in sources.values()):
         raise UserError(
