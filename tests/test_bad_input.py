@@ -55,7 +55,8 @@ def the_error(stderr: str) -> str:
         ("steps=many", "--config.steps=many"),
         ("model.num_layers=1.5", "--config.model.num_layers=1.5"),
         ("data.dir=", "data.dir is not set; add --config.data.dir=FOLDER"),
-        ("data.dir=/nowhere/rows", "/nowhere/rows: no token rows here (no manifest.json); make them with `tonsai"),
+        ("data.dir=/nowhere/rows", "/nowhere/rows: no token rows here (no manifest.json); `tonsai data --khmer FILE"),
+        ("data.dir=data/nothing", "; step by step: `tonsai prepare`, `tonsai train-tokenizer`, `tonsai tokenize`"),
         ("seq_len=48", "seq_len 48 does not divide row_tokens 1024 of the token rows; "),
         ("seq_len=128", "model.context_length=64 is shorter than seq_len=128"),
         ("global_batch_size=0", "global_batch_size=0 must be a whole number of at least 1"),
@@ -163,6 +164,15 @@ def test_token_rows_that_were_spoiled(
     error = error_of(run.command())
     assert message in error
     assert str(spoiled) in error
+
+
+def test_sample_rows_where_nothing_can_be_written(run: TinyRun, tmp_path: Path, error_of: Callable[..., str]) -> None:
+    (tmp_path / "file").write_text("mine")
+    error = error_of(run.command(f"data.dir={tmp_path / 'file' / 'rows'}", "data.sample_corpus=True"))
+    assert (
+        error
+        == f"{tmp_path / 'file' / 'rows'}: no folder can be made here, a file is in the way; choose another folder"
+    )
 
 
 # Work directories

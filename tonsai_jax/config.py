@@ -21,6 +21,7 @@ from tonsai_jax.stages import Length, MicroBatch, SourceSize, Stage, total_steps
 
 LENGTH_KEYS = ("steps", "tokens", "epochs")
 STAGE_KEYS = (*LENGTH_KEYS, "epochs_of", "seq_len", "global_batch_size", "weights")
+ROWS_DIR = "data/tokens"  # where `tonsai data` writes token rows
 RENAMED = {"device_batch_size": "micro_batch_size"}  # keys of earlier versions, by the name that they have now
 
 
@@ -47,7 +48,7 @@ def default_config() -> ConfigDict:
     config.stages = ()
 
     config.data = ConfigDict()
-    config.data.dir = ""  # folder of token rows written by `tonsai tokenize`
+    config.data.dir = ROWS_DIR  # folder of token rows, which `tonsai data` or `tonsai tokenize` writes
     # True: write a small corpus of stories, its tokenizer and rows to data.dir if absent.
     config.data.sample_corpus = False
     config.data.weights = placeholder(object)  # {source: weight}; None takes the weights in the rows' manifest

@@ -247,6 +247,16 @@ def test_the_command_tells_epochs_and_what_it_cannot_tell(rows: Path, tmp_path: 
     assert f"{figures['epochs']['km']:.2f}" in done.stdout
 
 
+def test_an_estimate_needs_no_token_rows_in_the_folder_of_the_default(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = get_config()
+    assert config.data.dir == "data/tokens"
+    assert estimate(config, gpu_named("h100"), 1, compiles=False, say=lambda line: None)["epochs"] is None
+    config.data.dir = "data/mine"
+    with pytest.raises(UserError, match="data/mine: no token rows here"):
+        estimate(config, gpu_named("h100"), 1, compiles=False, say=lambda line: None)
+
+
 # Out of memory
 
 

@@ -8,8 +8,7 @@ from tonsai_jax.files import file_to_write, folder_to_write, write_json
 
 EXAMPLE = """example:
   tonsai ablate --config configs/ablations/learning_rate.py --workdir runs/ablations/learning_rate --seeds 3
-  tonsai ablate --config configs/ablations/schedule.py --workdir runs/ablations/schedule \\
-      --config.data.dir=data/tokens
+  tonsai ablate --config configs/ablations/schedule.py --workdir runs/ablations/schedule
 
 To set a key for all variants, add --config.section.key=value, as in training. If the command is stopped, run it again: it
 skips complete runs, continues a stopped run and repeats failed runs. It writes report.html and results.json to the workdir.

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tonsai_jax.commands import prepare, tokenize, train_tokenizer
+from tonsai_jax.config import ROWS_DIR
 from tonsai_jax.corpus.pipeline import content_hash
 from tonsai_jax.corpus.recipe import Recipe
 from tonsai_jax.data.manifest import FORMAT as ROWS_FORMAT
@@ -33,7 +34,6 @@ EXAMPLES = """examples:
 It writes DIR/documents, DIR/tokenizer and DIR/tokens, and prints the commands that it runs. Each of them has more flags than
 this command, and can be run alone. To repeat a step although nothing has changed, remove its folder.
 """
-DEFAULT_DIR = Path("data")  # so the rows are where training looks for them: `data.dir` in config.py
 PREPARE_FLAGS: dict[str, dict[str, Any]] = {
     "khmer": {"help": "Khmer: a file, folder, 'glob' or Hugging Face id"},
     "english": {"help": "English: the same"},
@@ -80,7 +80,7 @@ def main() -> None:
         _run("tokenize", [*words, "--output-dir", tokens], tokenize.main)
         steps.finish(tokens, key)
 
-    where = "" if args.output_dir == DEFAULT_DIR else f" --config.data.dir={shlex.quote(str(tokens))}"
+    where = "" if tokens == Path(ROWS_DIR) else f" --config.data.dir={shlex.quote(str(tokens))}"
     print(f"\n{tokens}: token rows, ready to train on. Next, with this or another config of configs/:")
     print(f"  tonsai train --config configs/small.py{where}")
     if left_out is not None:
@@ -98,7 +98,7 @@ def _parse_args() -> argparse.Namespace:
     add("--vocab-size", type=int, required=True, metavar="N", help="number of token ids; 8000 for a first try")
     add("--model-type", default="bpe", metavar="X", help="kind of tokenizer: bpe or unigram (default: bpe)")
     add("--val-ratio", type=float, default=0.01, metavar="X", help="share kept for validation (default: 0.01)")
-    add("--output-dir", type=folder_to_write, default=DEFAULT_DIR, metavar="DIR", help="folder of all (default: data)")
+    add("--output-dir", type=folder_to_write, default=Path("data"), metavar="DIR", help="folder of all (default: data)")
     args = parser.parse_args()
     if bool(args.sources) == bool(args.khmer or args.english):
         raise UserError("give either SOURCES.yaml, or --khmer and/or --english")

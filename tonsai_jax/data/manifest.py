@@ -102,7 +102,10 @@ def read_manifest(directory: str | Path) -> RowsManifest:
     directory = Path(directory).absolute()
     path = directory / "manifest.json"
     if not path.is_file():
-        raise UserError(f"{directory}: no token rows here (no manifest.json); make them with `tonsai tokenize`")
+        raise UserError(
+            f"{directory}: no token rows here (no manifest.json); `tonsai data --khmer FILE --english FILE --vocab-size 8000` "
+            "writes them to data/tokens; step by step: `tonsai prepare`, `tonsai train-tokenizer`, `tonsai tokenize`"
+        )
     value = read_json(path)
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise UserError(f"{path}: this is not a folder of token rows; make one with `tonsai tokenize`")
