@@ -19,6 +19,7 @@ from tonsai_jax.errors import UserError
 from tonsai_jax.evaluation.bits_per_byte import Evaluation, evaluate
 from tonsai_jax.files import atomic_write, read_json, write_json
 from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.reporting.numbers import count_of
 from tonsai_jax.stages import Stage, stage_at
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.training.metrics import MetricsWriter
@@ -133,7 +134,7 @@ def describe_complete_run(workdir: Path, step: int, say: Callable[[str], None]) 
     file = workdir / COMPLETE_FILE
     if not file.is_file() or (record := read_json(file))["step"] != step:
         return False
-    say(f"\nThe run in {workdir} is complete: {step} steps.")
+    say(f"\nThe run in {workdir} is complete: {count_of(step, 'step')}.")
     for name, value in record["scores"].items():
         if name.startswith("eval/bits_per_byte/") and "/source/" not in name:
             say(f"  {name.removeprefix('eval/bits_per_byte/')}: {value:.4f} bits per byte on held-out text")

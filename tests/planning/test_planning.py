@@ -207,7 +207,10 @@ def test_the_memory_that_jax_takes_is_the_configs_share() -> None:
     [
         (("--config", CONFIG, "--gpu", "h10"), "--gpu h10: not in the table; did you mean 'h100'?"),
         (("--config", "configs/none.py", "--gpu", "h100"), "--config=configs/none.py: no such file"),
-        (("--config", CONFIG, "--gpu", "h100", "--config.mesh.fsdp=3"), "mesh.fsdp=3 does not divide the 1 devices"),
+        (
+            ("--config", CONFIG, "--gpu", "h100", "--config.mesh.fsdp=3"),
+            "mesh.fsdp=3 does not divide the number of devices, 1;",
+        ),
         (("--config", CONFIG, "--gpu", "t4"), "t4 has no bfloat16; add --config.model.dtype=float32"),
         (("--config", CONFIG, "--gpu", "h100", "--num-gpus", "0"), "--num-gpus 0 must be at least 1"),
         (("--config", CONFIG, "--gpu", "h100", "--tokens", "0"), "--tokens 0 must be above 0"),

@@ -45,6 +45,7 @@ def main() -> None:
 
     from tonsai_jax.ablation.ablate import ablate
     from tonsai_jax.ablation.summary import tables
+    from tonsai_jax.reporting.numbers import count_of
     from tonsai_jax.reporting.tables import tables_as_text
 
     workdir = args.workdir or folder_to_write(f"runs/ablations/{args.config.stem}")
@@ -56,5 +57,6 @@ def main() -> None:
     failed = [f"{run['variant']}, seed {run['seed']}" for run in summary["runs"] if run["failure"]]
     if failed:
         raise UserError(
-            f"{len(failed)} of {len(summary['runs'])} runs failed: {'; '.join(failed)}; see train.log in their folders"
+            f"{len(failed)} of {count_of(len(summary['runs']), 'run')} failed: {'; '.join(failed)}; "
+            "see train.log in their folders"
         )

@@ -29,7 +29,7 @@ def main() -> None:
     )
     add("--num-gpus", type=int, default=1, metavar="N", help="GPUs of one machine (default: 1)")
     add("--tokens", type=float, metavar="N", help="tokens of the whole run (default: those of the steps in the config)")
-    add("--price", type=float, metavar="X", help="price of one GPU for one hour")
+    add("--price", type=float, metavar="X", help="price of one GPU for one hour, in any currency")
     add("--data", metavar="DIR", help="token rows, for the epochs of each source (default: data.dir of the config)")
     add(
         "--no-compile",

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from tonsai_jax.corpus.sources.faults import Faults
 from tonsai_jax.files import file_to_write, folder_to_replace, write_json
+from tonsai_jax.reporting.numbers import count_of
 from tonsai_jax.reporting.tables import Table, as_text
 from tonsai_jax.text.normalize import DEFAULT
 from tonsai_jax.tokenizer.balance import balanced, language_weights
@@ -97,7 +98,7 @@ def main() -> None:
     ]
     print(as_text(Table("", ["text", "examples", "MB", "bytes/token"], rows, "lrrr")))
     for kind, number in faults.counts.items():
-        print(f"note: {number:,} texts were left out: {kind}")
+        print(f"note: left out {count_of(number, 'text')}: {kind}")
     size, seconds = report["vocab_size"], time.monotonic() - start
     if size < args.vocab_size:
         print(f"note: this text gives only {size:,} of {args.vocab_size:,} token ids; more text gives more")

@@ -27,6 +27,7 @@ from tonsai_jax.data.manifest import (
 from tonsai_jax.data.row_writer import RowWriter, write_manifest
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import atomic_folder, disk_errors
+from tonsai_jax.reporting.numbers import count_of
 from tonsai_jax.tokenizer.loading import Tokenizer
 
 _TOKENIZER_FOLDER = "tokenizer"
@@ -226,7 +227,7 @@ def _encoded(
             count, found = source["documents"], count_documents(pieces[name])
             if found != count:
                 raise UserError(
-                    f"{dataset_dir}: source {name!r} has {found} documents, but the manifest says {count}; "
+                    f"{dataset_dir}: source {name!r} has {count_of(found, 'document')}, but the manifest says {count}; "
                     "prepare the dataset again"
                 )
             validation[name] = np.fromiter(_choose_validation(count, val_ratio, f"{seed}/{name}"), bool, count)

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from tonsai_jax.data.manifest import read_manifest
 from tonsai_jax.errors import UserError
+from tonsai_jax.reporting.numbers import count_of
 
 GIB = 2**30
 
@@ -44,7 +45,7 @@ def out_of_memory_advice(config: ConfigDict, vocab_size: int, num_devices: int, 
     parts = plan.memory()
     listed = ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items() if size >= GIB / 20)
     needs = (
-        f"a step with {plan.micro_batch_size} sequences of {plan.stage.seq_len} tokens at once needs about "
+        f"a step with {count_of(plan.micro_batch_size, 'sequence')} of {plan.stage.seq_len} tokens at once needs about "
         f"{sum(parts.values()) / GIB:.1f} GiB ({listed})"
     )
     fits = plan.largest_micro_batch_size(usable_bytes)
