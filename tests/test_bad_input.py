@@ -76,8 +76,10 @@ def the_error(stderr: str) -> str:
         ),
         (
             "optimizer.warmup_steps=25",
-            "optimizer.warmup_steps=25 and optimizer.decay_steps=0 are together more than the run's 24",
+            "optimizer.warmup_steps=25 is more than the steps of the run, 24; add for instance "
+            "--config.optimizer.warmup_steps=2, or train at least 25 steps",
         ),
+        ("steps=3", "optimizer.warmup_steps=4 is more than the steps of the run, 3; add for instance"),
         ("model.num_heads=5", "model.d_model=64 is not divisible by model.num_heads=5"),
         ("model.dtype=float31", "model.dtype='float31'"),
         ("model.attention=cudnn", "model.attention=cudnn"),

@@ -83,6 +83,12 @@ def test_the_entry_loads_no_library_and_a_command_loads_only_its_own() -> None:
     assert done.stderr == "|argparse\n"
 
 
+def test_a_word_that_is_not_utf8_ends_every_command_in_one_line() -> None:
+    for name in COMMANDS:
+        error = "error: b'--prompt=\\xff' is not UTF-8 text; set the terminal to UTF-8, or rename the file\n"
+        assert tonsai(name, "--prompt=\udcff") == (1, "", error)
+
+
 # Places that cannot be written
 
 

@@ -216,7 +216,8 @@ def test_stages_that_cannot_be_are_refused(values: dict[str, object], message: s
         ({"optimizer__schedule": "cosin"}, "optimizer.schedule='cosin' is not known; did you mean 'cosine'?"),
         (
             {"steps": 50},
-            "optimizer.warmup_steps=100 and optimizer.decay_steps=0 are together more than the run's 50 steps",
+            "optimizer.warmup_steps=100 is more than the steps of the run, 50; add for instance "
+            "--config.optimizer.warmup_steps=5, or train at least 100 steps",
         ),
         ({"optimizer__schedule": "wsd"}, "optimizer.decay_steps=0 must be above 0 for optimizer.schedule=wsd"),
         ({"optimizer__decay_steps": 9}, "optimizer.decay_steps=9 is for optimizer.schedule=wsd; cosine falls until"),

@@ -276,11 +276,16 @@ def validate(config: ConfigDict) -> None:
 def check_schedule(config: ConfigDict, steps: int) -> None:
     """Raises `UserError` where warm-up and decay take more than the run's `steps`."""
     warmup, decay = config.optimizer.warmup_steps, config.optimizer.decay_steps
-    if warmup + decay > steps:
-        raise UserError(
-            f"optimizer.warmup_steps={warmup} and optimizer.decay_steps={decay} are together more than the run's "
-            f"{steps} steps; lower one of them, or train longer"
-        )
+    if warmup + decay <= steps:
+        return
+    are = f"optimizer.warmup_steps={warmup} is"
+    fewer = f"--config.optimizer.warmup_steps={steps // 10}"
+    if decay:
+        are = f"optimizer.warmup_steps={warmup} and optimizer.decay_steps={decay} are together"
+        fewer += f" --config.optimizer.decay_steps={steps // 5}"
+    raise UserError(
+        f"{are} more than the steps of the run, {steps}; add for instance {fewer}, or train at least {warmup + decay} steps"
+    )
 
 
 def _check_rate_of(rate_of: Any) -> None:

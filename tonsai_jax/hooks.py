@@ -69,12 +69,14 @@ class Hooks:
         return evaluation
 
     def sample(self, step: int, params: Any) -> None:
-        """Writes continuations of `sample.prompts` to samples/step-N.txt and prints the first line of each."""
+        """Writes continuations of `sample.prompts` to samples/step-N.txt and prints each in one line."""
         if jax.process_count() > 1:
             return  # parameters are spread over hosts; `tonsai generate` reads the checkpoint instead
+        from tonsai_jax.reporting.samples import sample_text  # imported here: most runs sample only at their end
+
         try:
             texts = [
-                prompt + text for prompt, text in _continuations(self.config, self.model_config, params, self.tokenizer)
+                sample_text(*each) for each in _continuations(self.config, self.model_config, params, self.tokenizer)
             ]
             written = "\n\n".join(texts)
             with atomic_write(self.workdir / "samples" / f"step-{step:06d}.txt") as partial:
@@ -83,7 +85,7 @@ class Hooks:
             self.say(f"step {step}: no samples, training continues ({type(error).__name__}: {error})")
             return
         for text in texts:
-            self.say(f"  {text.splitlines()[0]}")
+            self.say(f"  {' '.join(text.split())}")
         self.writer.write_text(step, "samples", written)
 
 
@@ -134,12 +136,14 @@ def describe_complete_run(workdir: Path, step: int, say: Callable[[str], None]) 
     file = workdir / COMPLETE_FILE
     if not file.is_file() or (record := read_json(file))["step"] != step:
         return False
+    from tonsai_jax.reporting.samples import sample_text  # imported here: only the end of a run needs it
+
     say(f"\nThe run in {workdir} is complete: {count_of(step, 'step')}.")
     for name, value in record["scores"].items():
         if name.startswith("eval/bits_per_byte/") and "/source/" not in name:
             say(f"  {name.removeprefix('eval/bits_per_byte/')}: {value:.4f} bits per byte on held-out text")
     for sample in record["samples"]:
-        say(f"  {sample['prompt']} → {sample['continuation']}")
+        say(f"  {sample_text(sample['prompt'], sample['continuation'])}")
     say("What next:")
     folder, name = shlex.quote(str(workdir)), shlex.quote(workdir.name)
     prompt = record["samples"][0]["prompt"] if record["samples"] else "Once upon a time"

@@ -122,6 +122,7 @@ class StepLogger:
         self._skipped_in_all += skipped
         if self._skipped_in_a_row >= self.max_skipped_steps:
             raise UserError(
-                f"step {step + 1}: loss or gradient was not finite for {count_of(self._skipped_in_a_row, 'step')} in a row, so "
-                "the run was stopped; its last checkpoint is good. Lower optimizer.learning_rate, or check the data of those"
+                f"step {step + 1}: loss or gradient was not finite for {count_of(self._skipped_in_a_row, 'step')} in a row, "
+                "so the run was stopped; the last checkpoint is good. "
+                "Lower optimizer.learning_rate, or check the data of these steps"
             )
