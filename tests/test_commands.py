@@ -1,5 +1,6 @@
 """The console entry `tonsai`, and what holds for every command: its name, its help, the commands that texts name."""
 
+import ast
 import functools
 import os
 import re
@@ -153,6 +154,31 @@ def test_a_folder_without_permission_to_write(check: Callable[[str], Path], tmp_
 def test_a_mount_point_is_no_folder_that_can_be_replaced() -> None:
     with pytest.raises(UserError, match="/dev: is a mount point, which cannot be replaced; give a folder in it"):
         folder_to_replace("/dev")
+
+
+@pytest.mark.parametrize(
+    ("part", "commands"),
+    [
+        ("jobs", ("prepare", "tokenize", "data")),
+        ("data/rows.py", ("train", "evaluate")),
+        ("data/manifest.py", ("train", "evaluate", "estimate")),
+        ("evaluation", ("evaluate",)),
+        ("inference", ("generate", "evaluate", "export")),
+        ("planning", ("estimate",)),
+        ("ablation", ("ablate",)),
+        ("huggingface", ("export",)),
+    ],
+)
+def test_an_error_names_no_flag_that_its_command_does_not_have(part: str, commands: tuple[str, ...]) -> None:
+    """Unless it names the command too, as in `tonsai tokenize --val-ratio`."""
+    path = ROOT / "tonsai_jax" / part
+    for file in path.rglob("*.py") if path.is_dir() else [path]:
+        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "UserError":
+                pieces = (node.value for node in ast.walk(call) if isinstance(node, ast.Constant))
+                text = re.sub(r"`tonsai [^`]*`|uv sync --extra", "", "".join(str(piece) for piece in pieces))
+                for flag in re.findall(r"(?<!\S)--[a-z][\w-]*", text):
+                    assert all(flag in help_of(name) for name in commands), f"{file.name}: {flag} in {text!r}"
 
 
 def texts() -> list[Path]:

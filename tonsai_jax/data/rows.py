@@ -91,7 +91,7 @@ def check_seq_len(seq_len: int, row_tokens: int) -> None:
     if seq_len < 1 or row_tokens % seq_len:
         raise UserError(
             f"seq_len {seq_len} does not divide row_tokens {row_tokens} of the token rows; "
-            "choose a seq_len that does, or tokenize again with another --row-tokens"
+            "choose a seq_len that does, or make rows of another length with `tonsai tokenize --row-tokens`"
         )
 
 
