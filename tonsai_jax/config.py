@@ -282,7 +282,7 @@ def check_schedule(config: ConfigDict, steps: int) -> None:
     fewer = f"--config.optimizer.warmup_steps={steps // 10}"
     if decay:
         are = f"optimizer.warmup_steps={warmup} and optimizer.decay_steps={decay} are together"
-        fewer += f" --config.optimizer.decay_steps={steps // 5}"
+        fewer += f" --config.optimizer.decay_steps={max(1, steps // 5)}"
     raise UserError(
         f"{are} more than the steps of the run, {steps}; add for instance {fewer}, or train at least {warmup + decay} steps"
     )

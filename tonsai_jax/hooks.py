@@ -153,7 +153,7 @@ def describe_complete_run(workdir: Path, step: int, say: Callable[[str], None]) 
         say(f'  AutoModelForCausalLM.from_pretrained("{workdir / "export"}") with transformers')
     else:
         say(f"  tonsai export --workdir {folder} --output-dir export/{name}")
-    say("  train on your own text: README.md, “Your own text”")
+    say("  train on your own text: tonsai data --help, and README.md, “Your own text”")
     say("  train longer: raise the run's length (config.steps, tokens or epochs) and run the same command again")
     return True
 
