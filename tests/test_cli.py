@@ -85,6 +85,7 @@ def test_a_key_inside_a_stage_is_set(tmp_path: Path) -> None:
     ("words", "message"),
     [
         ((), "--config is missing; try --config configs/quickstart.py"),
+        (("configs/gpt2_124m.py", "--workdir=x"), "--config is missing; try --config configs/gpt2_124m.py"),
         (
             (QUICKSTART, "--config.model.num_layer=2"),
             r"--config\.model\.num_layer=2: no such key; did you mean num_layers",

@@ -37,7 +37,8 @@ def parse_flags(argv: list[str], doc: str) -> tuple[ConfigDict, Path, int | None
         sys.exit(0)
     file = _config_file(argv)
     if not file:
-        raise UserError("--config is missing; try --config configs/quickstart.py")
+        meant = next((word for word in argv[1:] if word.endswith(".py")), "configs/quickstart.py")
+        raise UserError(f"--config is missing; try --config {meant}")
     if not Path(file).is_file():
         raise UserError(f"--config={file}: no such file; there are some in configs/")
     _check_kind(Path(file))

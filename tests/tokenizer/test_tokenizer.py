@@ -285,7 +285,7 @@ def bad_commands(folder):
         "no such split": ([*documents, "--dataset-split", "test"], "no split 'test'"),
         "no such column": ([*documents, "--text-column", "content"], "text, language, source, id"),
         "not ours to replace": (given(output_dir=folder / "mine"), "was not made by this command"),
-        "output is a file": (given(output_dir=folder / "good.txt"), "was not made by this command"),
+        "output is a file": (given(output_dir=folder / "good.txt"), "no folder can be made here, a file is in the way"),
     }
 
 
