@@ -174,6 +174,8 @@ def test_the_parts_of_an_estimate_agree() -> None:
     assert stage["fits"]
     assert stage["largest_micro_batch"] > stage["micro_batch_size"] == 1  # a GPU's share is one sequence
     text = estimate_as_text(figures)
+    assert f"cost       {figures['run']['cost']:.2f}, in the currency of --price" in text
+    assert "micro-batches of 1 sequence, " in text
     assert "fits" in text
     assert "all-reduce" in text
     json.dumps(figures)
