@@ -1,16 +1,21 @@
 """Bad input to the train command: one line that names the thing and the way out, an exit code, nothing half-written."""
 
+import json
 import re
 import shutil
+import socket
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.support.made_once import MadeOnce
 from tests.support.tiny_run import TinyRun, environment, make_rows, train_in_this_process
 from tonsai_jax.errors import run_command
+from tonsai_jax.runtime.lock import LOCK_FILE
 
 Spoil = Callable[[Path], object]
 
@@ -189,6 +194,17 @@ def test_a_file_where_the_workdir_should_be(
     assert str(tmp_path / "file") in error
     assert "a file is in the way; choose another" in error
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_workdir_in_which_another_trainer_works(run: TinyRun, error_of: Callable[..., str]) -> None:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"]) as other:
+        started = psutil.Process(other.pid).create_time()
+        owner = {"host": socket.gethostname(), "pid": other.pid, "started": started, "since": "today", "beat": 0}
+        run.workdir.mkdir()
+        (run.workdir / LOCK_FILE).write_text(json.dumps(owner))
+        assert f"{run.workdir}: another trainer works here (process {other.pid} on " in error_of(run.command())
+        other.kill()
+    assert "taken over" in run.train(steps_today=1)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The command line of training: keys are set from it, and every mistake in it is one line that names the word."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -190,3 +192,11 @@ def test_a_mistake_ends_the_command_with_one_line_and_no_trace() -> None:
     done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 1
     assert done.stderr.splitlines() == ["error: --config.step=2: no such key; did you mean steps?"]
+
+
+def test_ctrl_c_while_the_trainer_is_loaded_leaves_no_stack_trace(tmp_path: Path) -> None:
+    (tmp_path / "jax.py").write_text("raise KeyboardInterrupt")  # takes the place of JAX, which takes seconds to load
+    command = [sys.executable, "-m", "tonsai_jax.train", "--config", "configs/quickstart.py"]
+    settings = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")

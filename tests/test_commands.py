@@ -110,7 +110,7 @@ def test_every_command_refuses_a_place_that_it_cannot_write_before_any_work(
     (tmp_path / "folder").mkdir()
     path = tmp_path / place
     for name, flag in written_by_commands():
-        if (flag, place) != ("--json", "file"):
+        if flag not in ("--json", "--output") or place != "file":
             others = ("--config=configs/quickstart.py",) if name == "train" else ()
             assert tonsai(name, *others, flag, str(path)) == (1, "", f"error: {path}: {message}\n")
     assert (tmp_path / "file").read_text() == "mine"
@@ -120,7 +120,7 @@ def test_every_command_refuses_a_place_that_it_cannot_write_before_any_work(
 def test_every_command_refuses_a_folder_where_a_file_is_to_be_written(tmp_path: Path) -> None:
     message = f"error: {tmp_path}: is a folder, but a file is to be written; give the name of a file\n"
     for name, flag in written_by_commands():
-        if flag == "--json":
+        if flag in ("--json", "--output"):
             assert tonsai(name, flag, str(tmp_path)) == (1, "", message)
 
 
@@ -128,7 +128,8 @@ def test_every_command_refuses_a_folder_where_a_file_is_to_be_written(tmp_path: 
 def written_by_commands() -> set[tuple[str, str]]:
     """(command, flag) for every flag that names a place to write; --workdir is only read by most commands."""
     helps = {name: help_of(name) for name in COMMANDS}
-    written = {(name, flag) for name, text in helps.items() for flag in ("--output-dir", "--json") if flag in text}
+    flags = ("--output-dir", "--output", "--json")
+    written = {(name, flag) for name, text in helps.items() for flag in flags if f"{flag} " in text}
     return written | {("train", "--workdir"), ("ablate", "--workdir")}
 
 

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "tonsai_jax"
 
 # From the ground up. A module imports those of the levels below its own, and its own folder's.
 LEVELS = (
-    ("choices", "errors"),
+    ("errors",),
     ("files", "stages"),
     ("reporting", "text"),
     ("jobs",),
@@ -27,6 +27,7 @@ LEVELS = (
     ("inference", "planning"),
     ("evaluation",),
     ("huggingface",),
+    ("gguf",),
     ("samples",),
     ("cli", "hooks"),
     ("train",),
@@ -41,11 +42,10 @@ ONLY = {
     "jobs": {"errors", "files", "reporting"},
     "corpus": {"errors", "files", "jobs", "reporting", "text"},
     "model": {"errors"},
-    "config": {"choices", "errors", "stages", "model"},
-    "runtime": {"errors"},
+    "config": {"errors", "stages", "model"},
+    "runtime": {"errors", "files"},
     "planning": {"errors", "files", "reporting", "stages", "data", "model", "config", "runtime", "training"},
     "training": {
-        "choices",
         "errors",
         "files",
         "reporting",
@@ -61,7 +61,7 @@ ONLY = {
 }
 # Text is prepared on machines without an accelerator; there JAX would only cost seconds and memory.
 WITHOUT_JAX = (
-    *(PACKAGE / name for name in ("choices.py", "errors.py", "files.py", "stages.py")),
+    *(PACKAGE / name for name in ("errors.py", "files.py", "stages.py")),
     *(PACKAGE / name for name in ("data/manifest.py", "data/rows.py", "data/row_writer.py", "data/tokenize.py")),
     *(
         file

@@ -16,9 +16,11 @@ COMMANDS = {
     "estimate": "memory, speed, hours and cost of a config on GPUs that you do not have",
     "train": "token rows to a trained model (python -m tonsai_jax.train)",
     "ablate": "train variants of a config and compare them",
+    "plot": "curves of one or several runs",
     "evaluate": "bits per byte of a trained model on held-out text",
     "generate": "continue text with a trained model",
     "export": "a trained model in Hugging Face format, for transformers and the Hub",
+    "export-gguf": "a trained model as a GGUF file, for llama.cpp",
 }
 
 

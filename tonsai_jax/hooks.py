@@ -69,23 +69,21 @@ class Hooks:
         return evaluation
 
     def sample(self, step: int, params: Any) -> None:
-        """Writes continuations of `sample.prompts` to samples/step-N.txt and prints each in one line."""
+        """Writes continuations of `sample.prompts` to samples/step-N.txt and prints the first line of each."""
         if jax.process_count() > 1:
             return  # parameters are spread over hosts; `tonsai generate` reads the checkpoint instead
         from tonsai_jax.reporting.samples import sample_text  # imported here: most runs sample only at their end
 
         try:
-            texts = [
-                sample_text(*each) for each in _continuations(self.config, self.model_config, params, self.tokenizer)
-            ]
-            written = "\n\n".join(texts)
+            texts = _continuations(self.config, self.model_config, params, self.tokenizer)
+            written = "\n\n".join(sample_text(*each) for each in texts)
             with atomic_write(self.workdir / "samples" / f"step-{step:06d}.txt") as partial:
                 partial.write_text(written + "\n", encoding="utf-8")
         except Exception as error:
             self.say(f"step {step}: no samples, training continues ({type(error).__name__}: {error})")
             return
-        for text in texts:
-            self.say(f"  {' '.join(text.split())}")
+        for prompt, text in texts:
+            self.say(f"  {sample_text(prompt, text.strip().partition(chr(10))[0])}")
         self.writer.write_text(step, "samples", written)
 
 
@@ -131,19 +129,40 @@ def complete_run(workdir: Path, config: ConfigDict, evaluation: Evaluation | Non
     describe_complete_run(workdir, run.step, say)
 
 
-def describe_complete_run(workdir: Path, step: int, say: Callable[[str], None]) -> bool:
-    """Prints the results of a complete run and what to do next; returns False where it is not complete at `step`."""
+def draw_curves(workdir: Path, say: Callable[[str], None]) -> None:
+    """Writes `workdir/curves.html` from the metrics so far, on the first host; a failure prints one line."""
+    if jax.process_index() != 0:
+        return
+    from tonsai_jax.reporting.curves import write_curves  # imported here: only the end of a process needs it
+
+    try:
+        write_curves(workdir / "curves.html", {workdir.name: workdir})
+    except UserError as error:
+        say(f"no curves: {error}")
+
+
+def describe_complete_run(workdir: Path, step: int, say: Callable[[str], None], *, has_changes: bool = False) -> bool:
+    """Prints the results of a complete run and what to do next; returns False where it is not complete at `step`.
+
+    Args:
+      has_changes: whether the config that was given now is not that of the run.
+    """
     file = workdir / COMPLETE_FILE
     if not file.is_file() or (record := read_json(file))["step"] != step:
         return False
     from tonsai_jax.reporting.samples import sample_text  # imported here: only the end of a run needs it
 
     say(f"\nThe run in {workdir} is complete: {count_of(step, 'step')}.")
+    if has_changes:
+        say(
+            "  It was trained with the config from before the changes above; to train with them, give another --workdir."
+        )
     for name, value in record["scores"].items():
         if name.startswith("eval/bits_per_byte/") and "/source/" not in name:
             say(f"  {name.removeprefix('eval/bits_per_byte/')}: {value:.4f} bits per byte on held-out text")
     for sample in record["samples"]:
         say(f"  {sample_text(sample['prompt'], sample['continuation'])}")
+    say(f"  curves of the run: {workdir / 'curves.html'}; or: tensorboard --logdir {workdir / 'tensorboard'}")
     say("What next:")
     folder, name = shlex.quote(str(workdir)), shlex.quote(workdir.name)
     prompt = record["samples"][0]["prompt"] if record["samples"] else "Once upon a time"

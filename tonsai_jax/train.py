@@ -10,6 +10,7 @@ SIGTERM and Ctrl-C save first, then end with exit code 0.
 
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import jax
@@ -23,11 +24,12 @@ from tonsai_jax.data.loader import Loader
 from tonsai_jax.data.manifest import RowsManifest, read_manifest
 from tonsai_jax.data.order import DataOrder
 from tonsai_jax.errors import UserError, run_command
-from tonsai_jax.hooks import Hooks, complete_run, describe_complete_run
-from tonsai_jax.planning.out_of_memory import explain_out_of_memory
+from tonsai_jax.hooks import Hooks, complete_run, describe_complete_run, draw_curves
+from tonsai_jax.planning.advice import explain_out_of_memory, warnings_before
 from tonsai_jax.reporting.numbers import format_count
 from tonsai_jax.runtime.hardware import total_peak_flops
 from tonsai_jax.runtime.libraries import quiet_libraries
+from tonsai_jax.runtime.lock import workdir_lock
 from tonsai_jax.runtime.memory import host_memory_bytes, keep_freed_memory, return_freed_memory
 from tonsai_jax.runtime.processes import start_processes
 from tonsai_jax.runtime.profile import StepProfile
@@ -44,14 +46,13 @@ from tonsai_jax.training.setup import Setup, check_run, make_steps
 from tonsai_jax.training.state import init_state
 
 
-def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> None:
+def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_today: int | None = None) -> None:
     """Trains until the run is complete, `steps_today` steps are done, or a signal asks to stop; then saves.
 
     Raises `UserError` for anything that the user can correct; what was saved before stays whole.
     """
     # Everything that can refuse the run comes first: until then nothing is written to the workdir.
     validate(config)
-    stop_request = StopRequest()
     manifest = _open_rows(config)
     tokenizer = Tokenizer.from_folder(manifest.directory / "tokenizer")
     stages = stages_of(config, manifest.train_sizes())
@@ -63,19 +64,23 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
     keep = KeepPolicy(config.checkpoint.keep_last, config.checkpoint.keep_every, config.checkpoint.keep_best)
     checkpoints = Checkpoints(workdir, keep)
     start_step, last_step = checkpoints.latest_step() or 0, total_steps(stages)
-    if start_step >= last_step and describe_complete_run(workdir, start_step, say):
-        return
     saved = checkpoints.resume_metadata(start_step) if start_step else None
-    for change in changes_since(saved, workdir, config, setup.model_config, manifest) if saved else ():
+    changes = changes_since(saved, workdir, config, setup.model_config, manifest) if saved else []
+    for change in changes:
         say(f"config changed since step {start_step}: {change}")
     order = DataOrder(manifest, seed=config.seed, stages=stages, state=saved["data"] if saved else None)
+    if start_step >= last_step and describe_complete_run(workdir, start_step, say, has_changes=bool(changes)):
+        return
     order.check_max_epochs(config.data.max_epochs)
+    if change := order.change_at_resume():
+        say(f"data: batches from step {start_step} on: {change}")
     loader = Loader(order, process_index=jax.process_index(), process_count=jax.process_count())
     end_step = last_step if steps_today is None else min(last_step, start_step + steps_today)
     end_step = max(end_step, start_step)  # config.steps may have been lowered since
 
     # From here on the run writes and computes.
     open_workdir(workdir, config, manifest)
+    stop_request.saves_first()
     set_optimization_level(config.runtime.optimization_level, jax.default_backend(), setup.mesh.size)
     if no_cache := use_compile_cache(config.runtime.compile_cache, jax.default_backend()):
         say(no_cache)
@@ -89,7 +94,10 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
     train_step, eval_step = make_steps(
         config, setup, end_of_text_id=manifest.end_of_text_id, token_bytes=tokenizer.token_bytes()
     )
-    _describe(setup, manifest, order.epochs(), start_step, end_step, sampling=config.sample.every > 0)
+    epochs = order.epochs()
+    _describe(setup, manifest, epochs, start_step, end_step, sampling=config.sample.every > 0)
+    for line in warnings_before(config, setup, tokenizer_vocab_size=tokenizer.vocab_size, epochs=epochs):
+        say(line)
     writer = MetricsWriter(
         workdir,
         start_step=start_step,
@@ -151,16 +159,19 @@ def train(config: ConfigDict, workdir: Path, steps_today: int | None = None) -> 
     logger.read()
     profile.close()
     checkpoints.close()
+    stop_request.all_is_saved()
     step = int(state.step)
     if step < last_step:
         asked = f"{stop_request.name or 'another host'} asked to stop"
         why = asked if stopping else f"--steps_today={steps_today} is done"
         say(f"saved at step {step} of {last_step}: {why}; run the same command again to continue")
+        draw_curves(workdir, say)
     else:
         evaluation = hooks.evaluate(step, state.params) if config.eval.every else None
         if evaluation:
             checkpoints.record_score(step, evaluation.bits_per_byte)
         del state  # its memory is needed for what follows
+        draw_curves(workdir, say)
         complete_run(workdir, config, evaluation, say)
     writer.close()
 
@@ -173,7 +184,7 @@ def say(line: str) -> None:
 
 def _open_rows(config: ConfigDict) -> RowsManifest:
     if not config.data.dir:
-        raise UserError("data.dir is not set; add --config.data.dir=FOLDER, token rows of scripts/tokenize_dataset.py")
+        raise UserError("data.dir is not set; add --config.data.dir=FOLDER, token rows of `tonsai tokenize`")
     if config.data.sample_corpus:
         if jax.process_index() == 0:
             # Imported here, since it loads everything that prepares text.
@@ -206,7 +217,7 @@ def _describe(
     for name, count in epochs.items():
         say(f"data: {name}, {count:.2f} epochs")
     if sampling and jax.process_count() > 1:
-        say("samples: none, the parameters are spread over hosts; scripts/generate.py samples from a checkpoint")
+        say("samples: none, the parameters are spread over hosts; `tonsai generate` samples from a checkpoint")
     to_do = end_step - start_step
     say(f"steps: {start_step} of {last_step} done, {to_do} to do; the first one compiles and takes longer")
 
@@ -217,8 +228,9 @@ def main() -> None:
     keep_freed_memory()
     set_environment(config.runtime.memory_fraction)
     start_processes()
-    with explain_out_of_memory(config):
-        train(config, workdir, steps_today)
+    lock = workdir_lock(workdir, say) if jax.process_index() == 0 else nullcontext()
+    with StopRequest(say) as stop_request, lock, explain_out_of_memory(config):
+        train(config, workdir, stop_request, steps_today)
 
 
 if __name__ == "__main__":

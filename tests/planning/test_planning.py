@@ -21,10 +21,10 @@ from tonsai_jax.config import default_config
 from tonsai_jax.errors import UserError, run_command
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.model.presets import preset
+from tonsai_jax.planning.advice import explain_out_of_memory, out_of_memory_advice
 from tonsai_jax.planning.described_gpu import why_not_compiled
 from tonsai_jax.planning.estimate import estimate
 from tonsai_jax.planning.memory import largest_micro_batch_size, memory_by_part
-from tonsai_jax.planning.out_of_memory import explain_out_of_memory, out_of_memory_advice
 from tonsai_jax.planning.report import estimate_as_text
 from tonsai_jax.planning.roofline import flops_by_part, run_cost
 from tonsai_jax.planning.step_plan import plan_steps

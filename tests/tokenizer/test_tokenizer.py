@@ -252,6 +252,16 @@ def test_the_settings_of_a_prepared_dataset_are_kept(tmp_path, monkeypatch, caps
     assert Tokenizer.from_folder(tmp_path / "t").normalization == settings.normalize
 
 
+@pytest.mark.parametrize(("pattern", "most"), [("grouped-digits", 3), ("single-digits", 1)])
+def test_the_pattern_limits_the_digits_of_a_token(pattern, most, tmp_path):
+    texts = [Example("ឆ្នាំ ២០២៦ year 2026 page 2026 ២០២៦", "any")] * 5
+    train_tokenizer(texts, vocab_size=330, output_dir=tmp_path / "t", pattern=pattern)
+    tokenizer = Tokenizer.from_folder(tmp_path / "t")
+    pieces = [tokenizer.decode([id]) for id in range(tokenizer.vocab_size)]
+    assert max(len(piece) for piece in pieces if piece.isdigit()) == most
+    assert tokenizer.decode(tokenizer.encode(texts[0].text)) == texts[0].text
+
+
 def bad_commands(folder):
     """Name → (arguments, what the one line says)."""
     good = ["--input", folder / "good.txt", "--vocab-size", "300", "--output-dir", folder / "out"]
@@ -275,6 +285,14 @@ def bad_commands(folder):
         "not utf-8": (given(input=folder / "latin.txt"), "latin.txt: not UTF-8 at byte 3"),
         "vocabulary too small": (given(vocab_size="256"), "256 is too small"),
         "unknown kind": (given(model_type="wordpiece"), "'wordpiece' is not known; use bpe or unigram"),
+        "unknown pattern": (
+            given(pattern="single-digit"),
+            "pattern='single-digit' is not known; did you mean 'single-digits'?",
+        ),
+        "pattern of unigram": (
+            given(model_type="unigram", pattern="single-digits"),
+            "pattern=single-digits is for model type bpe only, unigram has none; leave it out",
+        ),
         "unigram too small": (
             given(model_type="unigram"),
             "vocab_size 300 is too small: the bytes and 31 special tokens need 541",
@@ -447,12 +465,12 @@ def test_words_counted_by_runs_are_those_of_the_pattern():
     letters = " " * 6 + "\n\n.ab'sក្ខា12\t\r\x1c\x85\u00a0\u200b\u3000"
     texts = [*TEXTS, *("".join(rng.choices(letters, k=rng.randint(0, 12))) for _ in range(20_000))]
     words = Counter(word for text in texts for word in regex.findall(bpe.PATTERN, text))
-    assert bpe._count(texts) == words
+    assert bpe._count(texts, bpe.PATTERN) == words
 
 
 def test_words_counted_in_many_batches_by_processes_are_the_same(monkeypatch):
     texts = [text for text, _ in EXAMPLES]
-    whole = bpe._count_words(iter(texts))
+    whole = bpe._count_words(iter(texts), bpe.PATTERN)
     monkeypatch.setattr(bpe, "_BATCH_CHARACTERS", 500)
-    assert bpe._count_words(iter(texts)) == whole
-    assert bpe._count_words(iter([])) == Counter()
+    assert bpe._count_words(iter(texts), bpe.PATTERN) == whole
+    assert bpe._count_words(iter([]), bpe.PATTERN) == Counter()

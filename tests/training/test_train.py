@@ -59,6 +59,19 @@ def test_ctrl_c_saves_and_ends_well(run: TinyRun, never_stopped: TinyRun) -> Non
 
 
 @pytest.mark.full
+def test_a_second_ctrl_c_ends_it_also_while_it_compiles(run: TinyRun) -> None:
+    with run.start(JAX_DISABLE_MOST_OPTIMIZATIONS="0") as process:
+        assert process.stdout is not None
+        while "the first one compiles" not in process.stdout.readline():
+            pass
+        process.send_signal(signal.SIGINT)
+        assert "saving after this step" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=5) == 130
+    assert "steps: 0 of 24 done" in run.train(steps_today=1)
+
+
+@pytest.mark.full
 def test_a_killed_run_goes_on_from_its_last_checkpoint(run: TinyRun, never_stopped: TinyRun) -> None:
     run.interrupt(signal.SIGKILL, at_step=13)
     printed = run.train()
@@ -102,6 +115,7 @@ def test_steps_today_trains_that_many_and_saves(run: TinyRun, never_stopped: Tin
     printed = run.train(steps_today=5)
     assert "saved at step 5 of 24: --steps_today=5 is done" in printed
     assert 5 in run.saved_steps()
+    assert "<polyline" in (run.workdir / "curves.html").read_text(encoding="utf-8")
     assert list(run.losses()) == [1, 2, 3, 4, 5]
     run.train(steps_today=100)
     assert run.losses() == never_stopped.losses()
@@ -129,6 +143,10 @@ def test_a_complete_run_says_so_and_changes_nothing(run: TinyRun) -> None:
     assert "complete: 4 steps" in printed
     assert "km: " in printed
     assert {path: path.stat().st_mtime_ns for path in run.workdir.rglob("*") if path.is_file()} == before
+
+    printed = run.train("data.weights={'km': 1, 'en': 0}")
+    assert "config changed since step 4: data.weights: None -> {'km': 1, 'en': 0}" in printed
+    assert "It was trained with the config from before the changes above; to train with them, give another" in printed
 
     # Killed after the last checkpoint and before the export: the next call does what is left.
     (run.workdir / "complete.json").unlink()
@@ -160,6 +178,8 @@ def test_a_changed_mix_goes_on_where_the_sources_were(run: TinyRun) -> None:
     run.train(steps_today=8)
     printed = run.train("data.weights={'km': 3, 'en': 1}", steps_today=2)
     assert "config changed since step 8: data.weights: None -> {'km': 3, 'en': 1}" in printed
+    before = "64 sequences of 32 tokens, en 50.0%, km 50.0%"
+    assert f"batches from step 8 on: 64 sequences of 32 tokens, km 75.0%, en 25.0%; before: {before}" in printed
     progress = json.loads((run.workdir / "checkpoints" / "10" / "progress" / "metadata").read_text())
     segment = progress["data"]["segment"]
     assert segment["first_step"] == 8

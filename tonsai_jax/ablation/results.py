@@ -1,14 +1,13 @@
 """Reads the result of a run from its folder: the loss curve and the final figures."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tonsai_jax.ablation.plan import PlannedRun
 from tonsai_jax.ablation.running import is_complete
 from tonsai_jax.files import read_json
+from tonsai_jax.reporting.curves import metrics_rows
 from tonsai_jax.stages import Stage, tokens_between
 
 FINAL_SHARE = (
@@ -51,7 +50,7 @@ class RunResult:
 
 def read_result(run: PlannedRun) -> RunResult:
     """Reads what the run has written so far; a run that has not started has an empty curve."""
-    rows = _training_rows(run.workdir / "metrics.jsonl")
+    rows = [row for row in metrics_rows(run.workdir / "metrics.jsonl") if "train/loss" in row]
     curve = tuple(read_curve(rows, run.stages)) if rows else ()
     complete = is_complete(run) and bool(curve)
     scores = read_json(run.workdir / "complete.json")["scores"] if complete else {}
@@ -101,17 +100,3 @@ def final_loss(curve: Sequence[Point], total_steps: int) -> float | None:
     """The mean of the finite losses in the last tenth of the steps; None if there are none."""
     losses = [point.loss for point in curve if point.step > (1 - FINAL_SHARE) * total_steps and point.loss is not None]
     return sum(losses) / len(losses) if losses else None
-
-
-def _training_rows(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # a killed run can leave half a line
-        if "train/loss" in row:
-            rows.append(row)
-    return rows

@@ -19,7 +19,7 @@ from tonsai_jax.tokenizer.examples import (
     file_examples,
 )
 from tonsai_jax.tokenizer.special_tokens import SPECIAL_TOKENS, read_special_tokens
-from tonsai_jax.tokenizer.training import train_tokenizer
+from tonsai_jax.tokenizer.training import DEFAULT_PATTERN, train_tokenizer
 
 EXAMPLES = """examples:
   tonsai train-tokenizer --dataset-dir data/mixture_tokenizer --dataset-split train \\
@@ -60,6 +60,13 @@ def main() -> None:
     add(
         "--input-sentence-size", type=int, default=0, metavar="N", help="train Unigram on N random lines (default: all)"
     )
+    add(
+        "--pattern",
+        default=DEFAULT_PATTERN,
+        metavar="NAME",
+        help="digits in a token of BPE: grouped-digits, up to three, or single-digits, with exactly the same ids in llama.cpp "
+        f"(default: {DEFAULT_PATTERN})",
+    )
     add("--special-tokens", metavar="FILE", help="YAML list; they get the ids from 0 (default: see docs/tokenizer.md)")
     add("--vocab-size", type=int, required=True, metavar="N", help="number of token ids wanted")
     add("--output-dir", type=folder_to_replace, required=True, metavar="DIR", help="folder for the tokenizer")
@@ -89,6 +96,7 @@ def main() -> None:
         model_type=args.model_type,
         special_tokens=tokens,
         sentences=args.input_sentence_size,
+        pattern=args.pattern,
         normalization=normalization,
         progress=sys.stderr.isatty(),
     )

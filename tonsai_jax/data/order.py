@@ -73,6 +73,12 @@ class Segment:
             for name, position in self.positions.items()
         }
 
+    def describe(self) -> str:
+        """'8 sequences of 256 tokens, km 60.0%, en 40.0%'."""
+        total = sum(self.shares.values())
+        mix = ", ".join(f"{name} {share / total:.1%}" for name, share in self.shares.items())
+        return f"{self.global_batch_size} sequences of {self.seq_len} tokens, {mix}"
+
     def same_batches(self, stage: Stage, shares: dict[str, int]) -> bool:
         """Whether a stage with these shares only continues this segment."""
         ours = (self.seq_len, self.global_batch_size, self.shares)
@@ -144,6 +150,7 @@ class DataOrder:
             name: SourceOrder(name, info.targets, manifest.row_tokens, seed) for name, info in self._splits.items()
         }
         self.segments = self._plan(stages, state)
+        self._resumed_step = None if state is None else state["step"]
 
     def window(self, segment: Segment, number: int) -> Window:
         """Finds window `number` of a segment; batch b of the segment holds numbers b*B ... (b+1)*B - 1."""
@@ -166,6 +173,11 @@ class DataOrder:
             "rows": {name: self._identity(name) for name in self._splits},
             "segment": asdict(self.segments[self.segment_number(step)]),
         }
+
+    def change_at_resume(self) -> str:
+        """Says how the batches differ from those before the step that the run resumes at; "" where they do not."""
+        new = next((segment for segment in self.segments[1:] if segment.first_step == self._resumed_step), None)
+        return "" if new is None else f"{new.describe()}; before: {self.segments[0].describe()}"
 
     def epochs(self) -> dict[str, float]:
         """Returns how many times the whole run reads each source: the steps done and those still to do."""

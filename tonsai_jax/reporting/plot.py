@@ -64,7 +64,8 @@ def line_plot(lines: Sequence[Line], *, x_label: str, y_label: str) -> Markup:
     box = f"{LEFT} {TOP} {WIDTH - LEFT - RIGHT} {HEIGHT - TOP - BOTTOM}"
     parts.append(f'<svg {inner} viewBox="{box}" style="min-width:0">')
     for line in sorted(lines, key=lambda line: not line.light):
-        path = " ".join("{:.1f},{:.1f}".format(*at(x, y)) for x, y in line.points)
+        shown_points = line.points if len(line.points) > 1 else [*line.points] * 2  # a single point becomes a dot
+        path = " ".join("{:.1f},{:.1f}".format(*at(x, y)) for x, y in shown_points)
         kind = _color(line.color) + (" light" if line.light else "")
         parts.append(f'<polyline class="{kind}" points="{path}"><title>{escape(line.name)}</title></polyline>')
     parts.append("</svg>")

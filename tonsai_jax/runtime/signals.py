@@ -1,22 +1,102 @@
-"""SIGTERM and Ctrl-C: a run saves a checkpoint first, then ends."""
+"""SIGTERM and Ctrl-C: a run saves a checkpoint first, then ends; a second Ctrl-C ends it within seconds, whatever it does."""
 
+import contextlib
+import os
 import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
 from types import FrameType
+from typing import Literal
+
+GRACE_SECONDS = 2.0  # between the end that a second signal asks for and the end that it gets
 
 
 class StopRequest:
-    """Turns the first SIGTERM or SIGINT of this process into a request to save and end; a second SIGINT ends it at once.
+    """Context manager that turns the first SIGTERM or Ctrl-C (SIGINT) during training into a request to save and end.
+
+    Python runs a signal's handler only between two of its own instructions, and a compilation by XLA is a single one that can
+    take minutes. So a thread reads the signals as well, from a socket that Python writes them to at once: it confirms the
+    request, and ends the process where the handler has not ended it in time.
+
+    Before `saves_first()` there is nothing to save: a signal ends the process, with exit code 130 for Ctrl-C and 143 for SIGTERM.
+    After `all_is_saved()` Ctrl-C does; SIGTERM is ignored, since what is left may fit into the time that a job system gives.
+
+    Args:
+      say: prints a line; called in another thread.
 
     Attributes:
       name: of the signal, such as "SIGTERM"; None while no signal came.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, say: Callable[[str], None]) -> None:
         self.name: str | None = None
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._handle)
+        self._say = say
+        self._ending: int | None = None
+        self._phase: Literal["before", "training", "after"] = "before"
+
+    def __enter__(self) -> "StopRequest":
+        self._handlers = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._ours, self._pythons = socket.socketpair()
+        self._pythons.setblocking(False)  # as set_wakeup_fd demands
+        self._fd = signal.set_wakeup_fd(self._pythons.fileno(), warn_on_full_buffer=False)
+        self._watcher = threading.Thread(target=self._watch, name="signals", daemon=True)
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._ending is not None:
+            self._end(self._ending)  # not as Python ends, which takes seconds to free the arrays of a large model
+        signal.set_wakeup_fd(self._fd)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._pythons.close()  # ends the thread
+
+    def saves_first(self) -> None:
+        """From now on the first signal is a request; the run looks at `name` after every step."""
+        self._phase = "training"
+
+    def all_is_saved(self) -> None:
+        """From now on the process can end at any moment."""
+        self._phase = "after"
+
+    def _ends(self, number: int, is_first: bool) -> bool:
+        """Whether a signal ends the process. A second SIGTERM does not: job systems repeat it."""
+        if self._phase == "training":
+            return number == signal.SIGINT and not is_first
+        return number == signal.SIGINT or self._phase == "before"
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.name is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.name = signal.Signals(number).name
+        """Runs in the main thread, when that is back in Python."""
+        is_first = self.name is None
+        self.name = self.name or signal.Signals(number).name
+        if self._ends(number, is_first):
+            self._ending = number
+            raise KeyboardInterrupt  # leaves the block, whatever it does, and then the process ends
+
+    def _watch(self) -> None:
+        """Runs in a thread of its own, and sees every signal at once."""
+        is_first = True
+        with contextlib.suppress(OSError), self._ours:
+            while received := self._ours.recv(1):
+                number = received[0]
+                if number not in self._handlers:
+                    continue
+                if self._ends(number, is_first):
+                    time.sleep(GRACE_SECONDS)
+                    self._end(number)  # the main thread is still busy
+                if is_first and self._phase == "training":
+                    self._say(f"{_name(number)}: saving after this step, then the run ends; Ctrl-C again ends it now")
+                is_first = False
+
+    def _end(self, number: int) -> None:
+        """Ends the process. What has its final name on disk is whole at every moment."""
+        self._say(f"stopped by {_name(number)}; what was saved before is whole")
+        sys.stdout.flush()
+        os._exit(128 + number)
+
+
+def _name(number: int) -> str:
+    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name

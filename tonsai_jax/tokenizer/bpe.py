@@ -29,6 +29,9 @@ PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{M}\p{N}]?[\p{L}\p{M}]+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+# The names that a person chooses from. llama.cpp has exactly the one with single digits (`qwen35`), so a GGUF file of such a
+# tokenizer gives the same ids there (docs/gguf.md).
+PATTERNS = {"grouped-digits": PATTERN, "single-digits": PATTERN.replace(r"\p{N}{1,3}", r"\p{N}")}
 # In bytes: 16 Khmer letters. Khmer has no spaces between words, so without a limit whole phrases become tokens.
 MAX_TOKEN_LENGTH = 48
 # A pair that occurs once teaches nothing, and its id only costs the model parameters.
@@ -41,7 +44,9 @@ _BATCH_CHARACTERS = 4_000_000  # whose words are counted at once; it takes some 
 _logger = logging.getLogger(__name__)
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int, special_tokens: Sequence[str], progress: bool) -> Tokenizer:
+def train_bpe(
+    texts: Iterable[str], vocab_size: int, special_tokens: Sequence[str], progress: bool, pattern: str = PATTERN
+) -> Tokenizer:
     """Trains a tokenizer; the same texts give the same tokenizer in any order.
 
     The ids are, in this order: special tokens, the 256 bytes, characters and orthographic syllables, then merged pairs, the most
@@ -52,8 +57,9 @@ def train_bpe(texts: Iterable[str], vocab_size: int, special_tokens: Sequence[st
       vocab_size: number of ids wanted; there are fewer if the text has too few pairs.
       special_tokens: tokens that stand for no text.
       progress: whether to show a progress bar on a terminal.
+      pattern: the regular expression whose matches are the words; no token crosses the end of a word.
     """
-    words = _count_words(texts)
+    words = _count_words(texts, pattern)
     cut = CutWords(words)
     room = vocab_size - len(special_tokens) - len(BYTES)
     made = BYTES + cut.frequent(room // 2)  # by symbol
@@ -72,20 +78,20 @@ def train_bpe(texts: Iterable[str], vocab_size: int, special_tokens: Sequence[st
             bar.update(made[-1] not in tokens)
             tokens[made[-1]] = None
             _logger.debug("%r + %r: %d times", made[left].decode(), made[right].decode(), count)
-    return _as_tokenizers([*special_tokens], list(tokens))
+    return _as_tokenizers([*special_tokens], list(tokens), pattern)
 
 
-def _count_words(texts: Iterable[str]) -> Counter[str]:
+def _count_words(texts: Iterable[str], pattern: str) -> Counter[str]:
     """How often each word occurs. More than one batch is counted on all cores."""
     batches = _batches(texts)
-    words = _count(next(batches, []))
+    words = _count(next(batches, []), pattern)
     second = next(batches, None)
     if second is None:
         return words
     waiting: deque[Future[Counter[str]]] = deque()
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         for batch in chain([second], batches):
-            waiting.append(pool.submit(_count, batch))
+            waiting.append(pool.submit(_count, batch, pattern))
             if len(waiting) > 2 * (os.cpu_count() or 1):  # or text would be read faster than it is counted
                 words.update(waiting.popleft().result())
         for counted in waiting:
@@ -93,9 +99,9 @@ def _count_words(texts: Iterable[str]) -> Counter[str]:
     return words
 
 
-def _count(texts: list[str]) -> Counter[str]:
+def _count(texts: list[str], pattern: str) -> Counter[str]:
     """How often each word occurs. Each distinct run of words is split only once, which is 1.5 times as fast."""
-    find = regex.compile(PATTERN).findall
+    find = regex.compile(pattern).findall
     runs: Counter[str] = Counter()
     for text in texts:
         runs.update(_RUN.findall(text))
@@ -119,7 +125,7 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def _as_tokenizers(special_tokens: list[str], tokens: list[bytes]) -> Tokenizer:
+def _as_tokenizers(special_tokens: list[str], tokens: list[bytes], pattern: str) -> Tokenizer:
     spelled = {token: "".join(map(LETTER_OF_BYTE.__getitem__, token)) for token in tokens}
     ids = {token: id for id, token in enumerate([*special_tokens, *spelled.values()])}
     # All merges of two tokens into a third, not only the one that was learned: then all encoders give the same ids.
@@ -132,7 +138,7 @@ def _as_tokenizers(special_tokens: list[str], tokens: list[bytes]) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE(ids, merges))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(PATTERN), behavior="isolated"),
+            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from tonsai_jax.errors import UserError
+from tonsai_jax.errors import UserError, unknown_name
 from tonsai_jax.files import atomic_folder, write_json
 from tonsai_jax.reporting.progress_bar import progress_bar
 from tonsai_jax.text.normalize import DEFAULT, Normalization
@@ -32,6 +32,7 @@ from tonsai_jax.tokenizer.units import BYTES
 FORMAT = "tonsai_jax/tokenizer"
 VERSION = 1
 MODEL_TYPES = ("bpe", "unigram")
+DEFAULT_PATTERN = "grouped-digits"
 
 
 def train_tokenizer(
@@ -42,6 +43,7 @@ def train_tokenizer(
     model_type: str = "bpe",
     special_tokens: Sequence[str] = SPECIAL_TOKENS,
     sentences: int = 0,
+    pattern: str = DEFAULT_PATTERN,
     normalization: Normalization = DEFAULT,
     progress: bool = False,
 ) -> dict[str, Any]:
@@ -57,6 +59,7 @@ def train_tokenizer(
       model_type: "bpe" or "unigram".
       special_tokens: tokens that stand for no text; they get the ids 0 to n-1. The first is "<|endoftext|>".
       sentences: number of random lines that Unigram is trained on; 0 for all.
+      pattern: how BPE splits text into words: a name of `bpe.PATTERNS`. tokenizer.json records it.
       normalization: what the examples went through. It is saved, so that prompts are normalized in the same way.
       progress: whether to show progress bars on a terminal.
 
@@ -65,9 +68,13 @@ def train_tokenizer(
       "examples", "bytes" (UTF-8), and what `measure` says of the tokenizer on a sample of the text it has seen.
 
     Raises:
-      UserError: the model type is not known, the vocabulary is smaller than the bytes need, there is no text,
+      UserError: the model type or the pattern is not known, the vocabulary is smaller than the bytes need, there is no text,
         `output_dir` is not ours to replace, or the disk is full.
     """
+    if pattern not in bpe.PATTERNS:
+        raise unknown_name("pattern", pattern, bpe.PATTERNS)
+    if pattern != DEFAULT_PATTERN and model_type != "bpe":
+        raise UserError(f"pattern={pattern} is for model type bpe only, {model_type} has none; leave it out")
     special_tokens = check_special_tokens(special_tokens)
     check_vocabulary(vocab_size, model_type, special_tokens)
     if sentences and (model_type != "unigram" or sentences <= 100):
@@ -79,7 +86,7 @@ def train_tokenizer(
         texts = _shown(text.passing(examples), progress)
         spm_model = None
         if model_type == "bpe":
-            tokenizer = bpe.train_bpe(texts, vocab_size, special_tokens, progress)
+            tokenizer = bpe.train_bpe(texts, vocab_size, special_tokens, progress, bpe.PATTERNS[pattern])
         else:
             tokenizer, spm_model = unigram.train_unigram(texts, vocab_size, special_tokens, sentences)
         if not text.has_text:

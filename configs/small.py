@@ -1,0 +1,59 @@
+"""Your own text on a laptop: a GPT-2 of 4 layers and width 128, context 256; 1.9 M parameters with a vocabulary of 8,000.
+
+    python -m tonsai_jax.train --config configs/small.py --workdir runs/mine
+
+The run is as long as the text is worth: 8 epochs for 1 to 4 MB of text. More text takes a variant, so that the run still ends
+within half an hour: `configs/small.py:10mb` has 3 epochs (4 to 10 MB), `configs/small.py:30mb` has 1 (10 to 30 MB). The run
+evaluates, writes samples, and exports the model at its end.
+
+Hardware: 2 CPU cores. Time: not measured yet. Score: not measured yet.
+
+`configs/small.py:gpu` is for one GPU with 8 GB or more: 8 layers, width 512, context 512; 29 M parameters, 4 epochs. On a GPU
+without bfloat16 (T4, V100) add --config.model.dtype=float32. Time and score on a GPU: not measured yet.
+"""
+
+from ml_collections import ConfigDict
+
+from tonsai_jax.config import default_config
+from tonsai_jax.errors import unknown_name
+
+EPOCHS = {"": 8, "10mb": 3, "30mb": 1, "gpu": 4}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    if variant not in EPOCHS:
+        raise unknown_name("variant", variant, filter(None, EPOCHS))
+    config = default_config()
+    config.steps = 0
+    config.epochs = float(EPOCHS[variant])
+    config.seq_len = 256
+    config.global_batch_size = 8
+
+    config.model.context_length = 256
+    config.model.num_layers = 4
+    config.model.num_heads = 4
+    config.model.d_model = 128
+    config.model.d_ff = 512
+    config.model.dtype = "float32"
+    config.model.scan_layers = False
+
+    config.loss.chunk_tokens = 512
+
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.warmup_steps = 20
+
+    config.checkpoint.every = 500
+    config.eval.every = 500
+    config.sample.every = 500
+    config.export = True
+
+    if variant == "gpu":
+        config.seq_len = config.model.context_length = 512
+        config.global_batch_size = 32
+        config.model.num_layers = config.model.num_heads = 8
+        config.model.d_model = 512
+        config.model.d_ff = 2048
+        config.model.dtype = "bfloat16"
+        config.loss.chunk_tokens = 4096
+        config.optimizer.learning_rate = 1e-3
+    return config

@@ -1,0 +1,74 @@
+"""What is said before a run starts: nothing for a run that suits its devices and its text."""
+
+from collections.abc import Mapping
+
+import pytest
+from ml_collections import ConfigDict
+
+from tonsai_jax.config import default_config, stages_of
+from tonsai_jax.planning import advice
+from tonsai_jax.planning.advice import warnings_before
+from tonsai_jax.training.setup import check_run
+
+GIB = 2**30
+
+
+def small_config() -> ConfigDict:
+    config = default_config()
+    config.seq_len = config.model.context_length = 64
+    config.global_batch_size = 8
+    config.model.num_layers, config.model.num_heads = 2, 2
+    config.model.d_model, config.model.d_ff = 64, 128
+    config.model.dtype = "float32"
+    return config
+
+
+def warnings_of(config: ConfigDict, *, vocab_size: int = 256, epochs: Mapping[str, float] | None = None) -> list[str]:
+    setup = check_run(config, stages_of(config), vocab_size)
+    return list(warnings_before(config, setup, tokenizer_vocab_size=vocab_size, epochs=epochs or {"km": 1.0}))
+
+
+def test_a_run_that_suits_gets_no_line() -> None:
+    assert warnings_of(small_config()) == []
+
+
+def test_minutes_for_a_step_on_a_cpu_are_said_with_the_config_for_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    config = small_config()
+    config.steps, config.global_batch_size = 100, 2**20
+    [line] = warnings_of(config)
+    assert "a step of this config takes at least 3m 01s on these devices, and all 100 steps at least 5h 02m" in line
+    assert line.endswith("configs/small.py is made for a CPU")
+
+
+def test_a_model_that_does_not_fit_is_said_with_what_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(advice, "usable_bytes", lambda: GIB // 8)
+    monkeypatch.setattr(advice, "SMALL_PARAMETERS", 0)
+    config = small_config()
+    config.global_batch_size = 512
+    [line] = warnings_of(config)
+    assert "this run does not fit in the 0.1 GiB of cpu: a step with 512 sequences of 64 tokens at once" in line
+    assert "set micro_batch_size=" in line
+    assert line.endswith("; or configs/small.py is made for a CPU")
+
+
+def test_ids_that_the_tokenizer_does_not_have_are_said_with_their_cost() -> None:
+    config = small_config()
+    config.model.vocab_size = 50_000
+    [line] = warnings_of(config, vocab_size=8000)
+    assert "model.vocab_size=50,000 is larger than the tokenizer's 8,000 ids; the other 42,000 are never used" in line
+    assert "cost 2.7M parameters and 82% of each step; model.vocab_size=0 takes the tokenizer's" in line
+
+
+@pytest.mark.parametrize(
+    ("epochs", "start"), [(4.0, ""), (8.0, "note: this run reads source 'km' 8.0 times"), (72282.35, "warning: ")]
+)
+def test_text_that_is_read_often_is_said(epochs: float, start: str) -> None:
+    lines = warnings_of(small_config(), epochs={"km": epochs})
+    assert [line[: len(start)] for line in lines] == ([start] if start else [])
+
+
+def test_far_too_many_epochs_come_with_the_way_out() -> None:
+    [line] = warnings_of(small_config(), epochs={"km": 72282.35})
+    assert "reads source 'km' 72,282 times" in line
+    assert "--config.steps=0 --config.epochs=4" in line

@@ -1,0 +1,163 @@
+"""What a person should know of a run that does not suit its devices or its text: before it starts, and when memory runs out."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+
+import jax
+import psutil
+from ml_collections import ConfigDict
+
+from tonsai_jax.data.manifest import read_manifest
+from tonsai_jax.errors import UserError
+from tonsai_jax.reporting.numbers import count_of, format_count, format_seconds
+from tonsai_jax.runtime.hardware import MATMUL_SHARE, gpu_of
+from tonsai_jax.stages import flops_between, total_steps
+from tonsai_jax.training.setup import Setup
+
+GIB = 2**30
+SLOW_STEP_SECONDS = 60.0
+CORE_FLOPS = 100e9  # float32 FLOP/s of a CPU core in products of matrices; few reach more
+SMALL_PARAMETERS = 20e6  # a model below fits on every device that one would train on; looking closer takes a second
+# Text read up to 4 times teaches about as much as new text; read some 40 times, a further time teaches nothing
+# (Muennighoff et al. 2023, arXiv:2305.16264).
+FEW_EPOCHS, MANY_EPOCHS = 4, 40
+
+
+def warnings_before(
+    config: ConfigDict, setup: Setup, *, tokenizer_vocab_size: int, epochs: Mapping[str, float]
+) -> Iterator[str]:
+    """Yields a line for everything worth knowing; most runs get none.
+
+    Args:
+      tokenizer_vocab_size: ids of the tokenizer.
+      epochs: how often the whole run reads each source.
+    """
+    yield from _slow(setup)
+    yield from _too_large(config, setup, tokenizer_vocab_size)
+    yield from _unused_ids(setup, tokenizer_vocab_size)
+    yield from _repeated(epochs)
+
+
+def _slow(setup: Setup) -> Iterator[str]:
+    model, stages = setup.model_config, setup.stages
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        rate = CORE_FLOPS * (os.cpu_count() or 1) * jax.process_count()
+    elif gpu := gpu_of(device.device_kind):
+        rate = gpu.flops_for(model.dtype) * MATMUL_SHARE * setup.mesh.size
+    else:
+        return
+    steps = total_steps(stages)
+    run_seconds = flops_between(stages, 0, steps, model.flops_per_token) / rate
+    if run_seconds / steps < SLOW_STEP_SECONDS:
+        return
+    yield (
+        f"warning: a step of this config takes at least {format_seconds(run_seconds / steps)} on these devices, and all "
+        f"{steps:,} steps at least {format_seconds(run_seconds)} (at {format_count(rate / 1e9)} GFLOP/s, "
+        f"which is more than they reach in training); {_smaller(device.platform)}"
+    )
+
+
+def _too_large(config: ConfigDict, setup: Setup, vocab_size: int) -> Iterator[str]:
+    if setup.model_config.num_parameters < SMALL_PARAMETERS:
+        return
+    from tonsai_jax.planning.step_plan import plan_steps  # imported here: most first runs never need it
+
+    device, usable = jax.local_devices()[0], usable_bytes()
+    plans = plan_steps(config, vocab_size=vocab_size, num_devices=jax.device_count(), backend=jax.default_backend())
+    if max(sum(plan.memory().values()) for plan in plans) <= usable:
+        return
+    advice = out_of_memory_advice(config, vocab_size, jax.device_count(), jax.default_backend(), usable)
+    yield (
+        f"warning: this run does not fit in the {usable / GIB:.1f} GiB of {device.device_kind}: {advice}; "
+        f"or {_smaller(device.platform)}"
+    )
+
+
+def _unused_ids(setup: Setup, tokenizer_vocab_size: int) -> Iterator[str]:
+    model = setup.model_config
+    unused = model.vocab_size - tokenizer_vocab_size
+    if unused <= 0:
+        return
+    parameters = unused * model.d_model * (1 if model.tie_embeddings else 2)
+    flops = 6.0 * unused * model.d_model / model.flops_per_token(max(stage.seq_len for stage in setup.stages))
+    yield (
+        f"note: model.vocab_size={model.vocab_size:,} is larger than the tokenizer's {tokenizer_vocab_size:,} ids; the other "
+        f"{unused:,} are never used and cost {format_count(parameters)} parameters and {flops:.0%} of each step; "
+        "model.vocab_size=0 takes the tokenizer's"
+    )
+
+
+def _repeated(epochs: Mapping[str, float]) -> Iterator[str]:
+    for source, count in epochs.items():
+        if count > MANY_EPOCHS:
+            yield (
+                f"warning: this run reads source {source!r} {count:,.0f} times; after about {MANY_EPOCHS} times the same text "
+                "teaches nothing more (arXiv:2305.16264). Make the run shorter (--config.steps=0 --config.epochs="
+                f"{FEW_EPOCHS}), give the source a smaller weight, or add text"
+            )
+        elif count > FEW_EPOCHS:
+            yield (
+                f"note: this run reads source {source!r} {count:.1f} times; beyond {FEW_EPOCHS} times the same text teaches "
+                "less and less (arXiv:2305.16264)"
+            )
+
+
+def _smaller(platform: str) -> str:
+    variant, device = ("", "a CPU") if platform == "cpu" else (":gpu", "one small GPU")
+    return f"configs/small.py{variant} is made for {device}"
+
+
+def usable_bytes() -> int:
+    """The memory that JAX can use on a device of this process: all of the machine's on a CPU."""
+    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", psutil.virtual_memory().total)
+
+
+@contextlib.contextmanager
+def explain_out_of_memory(config: ConfigDict) -> Iterator[None]:
+    """Turns an out-of-memory error of XLA, while compiling or in a step, into a `UserError` with `out_of_memory_advice`."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        # On a CPU the status is INTERNAL where the step was already dispatched; only the message says "Out of memory".
+        if not any(words in str(error) for words in ("RESOURCE_EXHAUSTED", "Out of memory")):
+            raise
+        device = jax.local_devices()[0]
+        vocab_size = config.model.vocab_size or read_manifest(config.data.dir).vocab_size
+        usable = usable_bytes()
+        advice = out_of_memory_advice(config, vocab_size, jax.device_count(), jax.default_backend(), usable)
+        raise UserError(f"out of memory on {device.device_kind}, {usable / GIB:.1f} GiB usable: {advice}") from error
+
+
+def out_of_memory_advice(config: ConfigDict, vocab_size: int, num_devices: int, backend: str, usable_bytes: int) -> str:
+    """One line: the memory that the step of the fullest stage needs, by part, and what to set.
+
+    Args:
+      vocab_size: of the tokenizer, for a config with `model.vocab_size=0`.
+      backend: of JAX: "gpu" or "cpu".
+      usable_bytes: memory of one device that the run can use.
+    """
+    from tonsai_jax.planning.step_plan import plan_steps  # imported here: a run that fits never needs it
+
+    plans = plan_steps(config, vocab_size=vocab_size, num_devices=num_devices, backend=backend)
+    plan = max(plans, key=lambda each: sum(each.memory().values()))
+    parts = plan.memory()
+    listed = ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items() if size >= GIB / 20)
+    needs = (
+        f"a step with {count_of(plan.micro_batch_size, 'sequence')} of {plan.stage.seq_len} tokens at once needs about "
+        f"{sum(parts.values()) / GIB:.1f} GiB ({listed})"
+    )
+    fits = plan.largest_micro_batch_size(usable_bytes)
+    if fits >= plan.micro_batch_size:
+        return (
+            f"{needs}, which should fit; look whether another program uses the memory (nvidia-smi), let JAX take more "
+            f"of it (runtime.memory_fraction=0.95), or set micro_batch_size to less than "
+            f"{plan.config_micro_batch_size(plan.micro_batch_size)}"
+        )
+    if fits:
+        return (
+            f"{needs}; set micro_batch_size={plan.config_micro_batch_size(fits)}, which needs about "
+            f"{sum(plan.memory(fits).values()) / GIB:.1f} GiB"
+        )
+    return f"{needs}; not even one sequence fits; set model.remat=full, a larger mesh.fsdp or a smaller seq_len"
