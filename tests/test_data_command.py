@@ -62,7 +62,7 @@ def test_it_runs_three_commands_and_names_the_next(made: Path) -> None:
         "$ tonsai prepare --khmer khmer.txt --english english.txt --output-dir data/documents",
         "$ tonsai train-tokenizer --dataset-dir data/documents --vocab-size 400 --model-type bpe --output-dir data/tokenizer",
         "$ tonsai tokenize --dataset-dir data/documents --tokenizer-dir data/tokenizer --val-ratio 0.1 --output-dir data/tokens",
-        "  tonsai train --config configs/small.py",
+        "  tonsai train --config configs/small.py --workdir runs/mine",
     ]
     rows = read_manifest(made / "data" / "tokens")
     assert rows.vocab_size == 400

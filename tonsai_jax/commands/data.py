@@ -82,7 +82,7 @@ def main() -> None:
 
     where = "" if tokens == Path(ROWS_DIR) else f" --config.data.dir={shlex.quote(str(tokens))}"
     print(f"\n{tokens}: token rows, ready to train on. Next, with this or another config of configs/:")
-    print(f"  tonsai train --config configs/small.py{where}")
+    print(f"  tonsai train --config configs/small.py --workdir runs/mine{where}")
     if left_out is not None:
         raise left_out
 
