@@ -1,6 +1,6 @@
 """GPT-2 small: 12 layers, width 768, context 1024; 124 M parameters with a vocabulary of 50k.
 
-    python -m tonsai_jax.train --config configs/gpt2_124m.py --workdir runs/gpt2_124m --config.data.dir=data/tokens
+    python -m tonsai_jax.train --config configs/gpt2_124m.py --workdir runs/gpt2_124m
 
 Hardware: one GPU with 24 GB or more; on 8 GPUs no key needs to change. 10 B tokens.
 Time: not measured yet. Score: not measured yet.

@@ -1,7 +1,7 @@
 """The recipe's GPT-2: 24 layers, width 1536, 24 heads, inner width 6144, context 2048, vocabulary 50k.
 
-    python -m tonsai_jax.train --config configs/gpt2_500m.py --workdir runs/gpt2 --config.data.dir=data/tokens
-    python -m tonsai_jax.train --config configs/gpt2_500m.py:exact --workdir runs/gpt2_exact --config.data.dir=data/tokens
+    python -m tonsai_jax.train --config configs/gpt2_500m.py --workdir runs/gpt2
+    python -m tonsai_jax.train --config configs/gpt2_500m.py:exact --workdir runs/gpt2_exact
 
 The recipe calls this model "500M", but it has 0.76 B parameters (759.9 M). The variant `gpt2_500m.py:exact` has 0.50 B (499.5 M):
 22 layers, width 1280, 20 heads, inner width 5120.

@@ -1,7 +1,7 @@
 """The recipe's mixture of experts: 24 layers, width 896, 8 experts with 2 per token, vocabulary 96k, context 8k.
 
-    python -m tonsai_jax.train --config configs/moe_1b.py --workdir runs/moe --config.data.dir=data/tokens
-    python -m tonsai_jax.train --config configs/moe_1b.py:mixture --workdir runs/moe --config.data.dir=data/tokens
+    python -m tonsai_jax.train --config configs/moe_1b.py --workdir runs/moe
+    python -m tonsai_jax.train --config configs/moe_1b.py:mixture --workdir runs/moe
 
 It has 1537.5 M parameters, of which 546.6 M work for each token, and is exported as Mixtral. The run has the three phases of
 the recipe. Phase A trains on the whole mixture while the context grows from 2k to 4k to 8k tokens. Phase B is mostly the target

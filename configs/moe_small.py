@@ -1,7 +1,7 @@
 """A small mixture of experts for one GPU with 16 GB: 12 layers, width 512, 8 experts with 2 per token, context 2k.
 
-    python -m tonsai_jax.train --config configs/moe_small.py --workdir runs/moe_small --config.data.dir=data/tokens
-    python -m tonsai_jax.train --config configs/moe_small.py:t4 --workdir runs/moe_small --config.data.dir=data/tokens
+    python -m tonsai_jax.train --config configs/moe_small.py --workdir runs/moe_small
+    python -m tonsai_jax.train --config configs/moe_small.py:t4 --workdir runs/moe_small
 
 With a tokenizer of `--vocab-size 32000` it has 175.3 M parameters, of which 62.1 M work for each token. The variant
 `moe_small.py:t4` computes in float32, for the T4 and other GPUs without bfloat16. Their float16 is faster but not supported, so

@@ -1,8 +1,8 @@
 """Tiny Shakespeare, a classic first text: a local file of 1.1 MB, and a model of 2.0 M parameters.
 
-    python scripts/prepare_dataset.py --config configs/data/shakespeare.yaml --output-dir data/shakespeare
-    python scripts/train_tokenizer.py --dataset-dir data/shakespeare --vocab-size 1024 --output-dir artifacts/shakespeare
-    python scripts/tokenize_dataset.py --dataset-dir data/shakespeare --tokenizer-dir artifacts/shakespeare \
+    tonsai prepare --config configs/data/shakespeare.yaml --output-dir data/shakespeare
+    tonsai train-tokenizer --dataset-dir data/shakespeare --vocab-size 1024 --output-dir artifacts/shakespeare
+    tonsai tokenize --dataset-dir data/shakespeare --tokenizer-dir artifacts/shakespeare \
         --val-ratio 0.1 --output-dir data/shakespeare_tokens
     python -m tonsai_jax.train --config configs/shakespeare.py
 

@@ -1,8 +1,8 @@
 """A small model of English children's stories (TinyStories, arXiv:2305.07759): 8 layers, width 512, context 512.
 
-    python scripts/prepare_dataset.py --config configs/data/tinystories.yaml --output-dir data/tinystories
-    python scripts/train_tokenizer.py --dataset-dir data/tinystories --vocab-size 10000 --output-dir artifacts/tinystories
-    python scripts/tokenize_dataset.py --dataset-dir data/tinystories --tokenizer-dir artifacts/tinystories \
+    tonsai prepare --config configs/data/tinystories.yaml --output-dir data/tinystories
+    tonsai train-tokenizer --dataset-dir data/tinystories --vocab-size 10000 --output-dir artifacts/tinystories
+    tonsai tokenize --dataset-dir data/tinystories --tokenizer-dir artifacts/tinystories \
         --val-ratio 0.005 --output-dir data/tinystories_tokens
     python -m tonsai_jax.train --config configs/tinystories.py
 

@@ -60,13 +60,14 @@ def the_error(stderr: str) -> str:
         ("steps=many", "--config.steps=many"),
         ("model.num_layers=1.5", "--config.model.num_layers=1.5"),
         ("data.dir=", "data.dir is not set; add --config.data.dir=FOLDER"),
-        ("data.dir=/nowhere/rows", "/nowhere/rows: no token rows here (no manifest.json); make them with scripts/"),
+        ("data.dir=/nowhere/rows", "/nowhere/rows: no token rows here (no manifest.json); `tonsai data --khmer FILE"),
+        ("data.dir=data/nothing", "; step by step: `tonsai prepare`, `tonsai train-tokenizer`, `tonsai tokenize`"),
         ("seq_len=48", "seq_len 48 does not divide row_tokens 1024 of the token rows; "),
         ("seq_len=128", "model.context_length=64 is shorter than seq_len=128"),
         ("global_batch_size=0", "global_batch_size=0 must be a whole number of at least 1"),
-        ("mesh.fsdp=3", "mesh.fsdp=3 does not divide the 1 devices; choose a divisor of 1"),
-        ("mesh.data=2", "mesh.data=2 x mesh.fsdp=1 is 2, but there are 1 devices; set mesh.data=-1"),
-        ("micro_batch_size=48", "micro_batch_size=48 does not divide the 64 sequences of each device"),
+        ("mesh.fsdp=3", "mesh.fsdp=3 does not divide the number of devices, 1; choose a divisor of 1"),
+        ("mesh.data=2", "mesh.data=2 x mesh.fsdp=1 is 2, but the number of devices is 1; set mesh.data=-1"),
+        ("micro_batch_size=48", "micro_batch_size=48 does not divide a device's share of the batch, 64 (global"),
         ("data.weights=5", "weights=5 must be a dict such as"),
         ("data.weights={'km': -1, 'en': 1}", "weight of source 'km' is -1; weights are numbers of at least 0"),
         ("data.weights={'km': 0, 'en': 0.0}", "are all zero; give at least one source a positive weight"),
@@ -80,8 +81,10 @@ def the_error(stderr: str) -> str:
         ),
         (
             "optimizer.warmup_steps=25",
-            "optimizer.warmup_steps=25 and optimizer.decay_steps=0 are together more than the run's 24",
+            "optimizer.warmup_steps=25 is more than the steps of the run, 24; add for instance "
+            "--config.optimizer.warmup_steps=2, or train at least 25 steps",
         ),
+        ("steps=3", "optimizer.warmup_steps=4 is more than the steps of the run, 3; add for instance"),
         ("model.num_heads=5", "model.d_model=64 is not divisible by model.num_heads=5"),
         ("model.dtype=float31", "model.dtype='float31'"),
         ("model.attention=cudnn", "model.attention=cudnn"),
@@ -168,6 +171,15 @@ def test_token_rows_that_were_spoiled(
     error = error_of(run.command())
     assert message in error
     assert str(spoiled) in error
+
+
+def test_sample_rows_where_nothing_can_be_written(run: TinyRun, tmp_path: Path, error_of: Callable[..., str]) -> None:
+    (tmp_path / "file").write_text("mine")
+    error = error_of(run.command(f"data.dir={tmp_path / 'file' / 'rows'}", "data.sample_corpus=True"))
+    assert (
+        error
+        == f"{tmp_path / 'file' / 'rows'}: no folder can be made here, a file is in the way; choose another folder"
+    )
 
 
 # Work directories

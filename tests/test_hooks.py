@@ -19,5 +19,5 @@ def test_a_run_on_several_hosts_says_that_it_does_not_export_and_what_does(
     lines: list[str] = []
     complete_run(tmp_path, config, None, lines.append)
     assert ("in spite of config.export" in lines[0]) == export
-    assert f"python scripts/export_hf.py --workdir {tmp_path} --output-dir {tmp_path / 'export'}" in lines[1]
+    assert f"tonsai export --workdir {tmp_path} --output-dir {tmp_path / 'export'}" in lines[1]
     assert not any(tmp_path.iterdir())

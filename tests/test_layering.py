@@ -33,6 +33,7 @@ LEVELS = (
     ("train",),
     ("ablation",),
     ("commands",),
+    ("__main__",),
 )
 # Some know less than their level lets them.
 ONLY = {
@@ -55,6 +56,7 @@ ONLY = {
         "config",
         "runtime",
     },
+    "__main__": {"errors"},  # it imports a command when it knows which
     "ablation": {"errors", "files", "reporting", "stages", "data", "config", "cli"},
 }
 # Text is prepared on machines without an accelerator; there JAX would only cost seconds and memory.

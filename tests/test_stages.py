@@ -98,7 +98,7 @@ def test_micro_batches_of_a_step(devices: int, global_batch_size: int, size: int
     ("global_batch_size", "size", "message"),
     [
         (12, 0, "global_batch_size=12 is not divisible by the 8 devices; choose a multiple of 8"),
-        (48, 4, "micro_batch_size=4 does not divide the 6 sequences of each device .* choose a divisor of 6"),
+        (48, 4, "micro_batch_size=4 does not divide a device's share of the batch, 6 .* choose a divisor of 6"),
     ],
 )
 def test_a_batch_that_does_not_divide_evenly_is_refused(global_batch_size: int, size: int, message: str) -> None:

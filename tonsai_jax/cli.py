@@ -10,6 +10,7 @@ from ml_collections import ConfigDict, config_flags
 
 from tonsai_jax.config import RENAMED
 from tonsai_jax.errors import UserError
+from tonsai_jax.files import folder_to_write
 
 _HELP = "Config file, with an optional variant: configs/gpt2_500m.py or configs/gpt2_500m.py:exact."
 
@@ -36,9 +37,11 @@ def parse_flags(argv: list[str], doc: str) -> tuple[ConfigDict, Path, int | None
         sys.exit(0)
     file = _config_file(argv)
     if not file:
-        raise UserError("--config is missing; try --config configs/quickstart.py")
+        meant = next((word for word in argv[1:] if word.endswith(".py")), "configs/quickstart.py")
+        raise UserError(f"--config is missing; try --config {meant}")
     if not Path(file).is_file():
         raise UserError(f"--config={file}: no such file; there are some in configs/")
+    _check_kind(Path(file))
     try:
         rest = values(argv)[1:]
         config = values.config
@@ -53,7 +56,8 @@ def parse_flags(argv: list[str], doc: str) -> tuple[ConfigDict, Path, int | None
     if values.steps_today is not None and values.steps_today < 1:
         raise UserError(f"--steps_today={values.steps_today} must be at least 1")
     path = config_flags.get_config_filename(values["config"])
-    return config, Path(values.workdir) if values.workdir else default_workdir(path), values.steps_today
+    workdir = folder_to_write(values.workdir) if values.workdir else default_workdir(path)
+    return config, workdir, values.steps_today
 
 
 def default_workdir(config_path: str) -> Path:
@@ -79,7 +83,7 @@ def _explained(error: BaseException, argv: list[str], file: str) -> str:
     cause = next(each for each in chain if "Traceback" not in str(each))  # the libraries wrap it with a stack trace
     if isinstance(cause, SyntaxError):
         return f"{cause.filename}, line {cause.lineno}: {cause.msg}"
-    text = " ".join(str(cause.args[0] if cause.args else cause).replace("\\n", " ").replace("\\'", "'").split())
+    text = _one_line(str(cause.args[0] if cause.args else cause))
     suggestion = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', text)
     unknown = suggestion[2] if suggestion else text.strip("'\"")
     meant = f"; did you mean {suggestion[1]}?" if suggestion else " (see tonsai_jax/config.py)"
@@ -90,7 +94,57 @@ def _explained(error: BaseException, argv: list[str], file: str) -> str:
     if lines:
         what = f"no such key {unknown!r}{meant}" if suggestion or renamed else f"{type(cause).__name__}: {text}"
         return f"{file}, line {lines[-1]}: {what}"
-    for word in argv:
-        if re.search(rf"\.{re.escape(unknown)}(\.|$)", word.partition("=")[0]):
+    if "has no attribute 'get_config'" in text:
+        return f"{file}: has no function get_config(); see the files in configs/"
+    if "get_config() takes 0 positional arguments" in text:
+        return f"{file}: this config has no variants; leave out what follows the colon"
+    if word := _wrong_word(cause, text, argv, unknown, meant):
+        return word
+    if missing := re.fullmatch(r"Missing value for flag (\S+)", text):
+        return f"{missing[1]}: its value is missing; write {missing[1]}=VALUE"
+    return f"{text} (see --help)"
+
+
+def _wrong_word(cause: BaseException, text: str, argv: list[str], unknown: str, meant: str) -> str:
+    """The word of the command line that the error is about, and what is wrong with it; empty where it is about none."""
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        key = name.removeprefix("--config.")
+        if re.search(rf"\.{re.escape(unknown)}(\.|$)", name):
             return f"{word}: no such key{meant}"
-    return f"{text} (in: {' '.join(argv[1:])})"
+        if isinstance(cause, IndexError) and "[" in name:
+            return f"{word}: there is no {key.partition(']')[0]}]; they are counted from 0"
+        start = _one_line(f"flag {name}={value if equals else following}: ")
+        if text.startswith(start):
+            return f"{start.removeprefix('flag ')} {_expected(name, text.removeprefix(start).strip())}"
+        if key != name and key in text.split():
+            return f"{word}: no such key (see tonsai_jax/config.py)"
+    return ""
+
+
+def _check_kind(file: Path) -> None:
+    """Raises `UserError` where the file is no config of a run but something else that a `--config` can name."""
+    if file.suffix != ".py":
+        raise UserError(f"--config={file}: a config is a Python file, such as configs/quickstart.py")
+    if re.search(r"^def get_ablation\(", file.read_text(encoding="utf-8", errors="replace"), re.MULTILINE):
+        raise UserError(
+            f"--config={file}: is an ablation, variants of a config to compare; run it with `tonsai ablate --config {file}`"
+        )
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.replace("\\n", " ").replace("\\'", "'").split())
+
+
+def _expected(name: str, reason: str) -> str:
+    """What the value of a flag must be, from the reason for which a library refused it."""
+    for part, expected in (
+        ("invalid literal for int()", "must be a whole number"),
+        ("could not convert string to float", "must be a number"),
+        ("Non-boolean argument", "must be True or False"),
+        ("as tuple", "must be a tuple, such as (1, 2)"),
+        ("as a ConfigDict", f"is a section; set a key in it, as in {name}.KEY=VALUE"),
+    ):
+        if part in reason:
+            return expected
+    return reason

@@ -24,6 +24,7 @@ MU_DTYPES = ("float32", "bfloat16")
 OPTIMIZATION_LEVELS = ("auto", "default", "O0", "O1", "O2", "O3")
 LENGTH_KEYS = ("steps", "tokens", "epochs")
 STAGE_KEYS = (*LENGTH_KEYS, "epochs_of", "seq_len", "global_batch_size", "weights")
+ROWS_DIR = "data/tokens"  # where `tonsai data` writes token rows
 RENAMED = {"device_batch_size": "micro_batch_size"}  # keys of earlier versions, by the name that they have now
 
 
@@ -50,7 +51,7 @@ def default_config() -> ConfigDict:
     config.stages = ()
 
     config.data = ConfigDict()
-    config.data.dir = ""  # folder of token rows written by scripts/tokenize_dataset.py
+    config.data.dir = ROWS_DIR  # folder of token rows, which `tonsai data` or `tonsai tokenize` writes
     # True: write a small corpus of stories, its tokenizer and rows to data.dir if absent.
     config.data.sample_corpus = False
     config.data.weights = placeholder(object)  # {source: weight}; None takes the weights in the rows' manifest
@@ -278,11 +279,16 @@ def validate(config: ConfigDict) -> None:
 def check_schedule(config: ConfigDict, steps: int) -> None:
     """Raises `UserError` where warm-up and decay take more than the run's `steps`."""
     warmup, decay = config.optimizer.warmup_steps, config.optimizer.decay_steps
-    if warmup + decay > steps:
-        raise UserError(
-            f"optimizer.warmup_steps={warmup} and optimizer.decay_steps={decay} are together more than the run's "
-            f"{steps} steps; lower one of them, or train longer"
-        )
+    if warmup + decay <= steps:
+        return
+    are = f"optimizer.warmup_steps={warmup} is"
+    fewer = f"--config.optimizer.warmup_steps={steps // 10}"
+    if decay:
+        are = f"optimizer.warmup_steps={warmup} and optimizer.decay_steps={decay} are together"
+        fewer += f" --config.optimizer.decay_steps={max(1, steps // 5)}"
+    raise UserError(
+        f"{are} more than the steps of the run, {steps}; add for instance {fewer}, or train at least {warmup + decay} steps"
+    )
 
 
 def _check_rate_of(rate_of: Any) -> None:

@@ -30,6 +30,7 @@ def run_command(main: Callable[[], None]) -> None:
     """
     try:
         _log_to_stderr(os.environ.get("LOG_LEVEL", "WARNING"))
+        _check_words(sys.argv)
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -39,6 +40,16 @@ def run_command(main: Callable[[], None]) -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)  # the reader of a pipe (`| head`) has closed it: not an error
+
+
+def _check_words(words: Iterable[str]) -> None:
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:  # Python turns bytes that are not UTF-8 into surrogates, which cannot be printed
+            raise UserError(
+                f"{os.fsencode(word)!r} is not UTF-8 text; set the terminal to UTF-8, or rename the file"
+            ) from None
 
 
 def _log_to_stderr(level: str) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ def is_disk_full(error: BaseException) -> bool:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turns a full disk, a missing permission or a file in the way of a folder into a `UserError` that names `path`."""
+    """Turns an error of the disk (it is full, or this place of it cannot be written) into a `UserError` that names `path`."""
     try:
         yield
     except OSError as error:
@@ -34,11 +35,63 @@ def disk_errors(path: Path) -> Iterator[None]:
             ) from error
         if isinstance(error, PermissionError):
             raise UserError(f"{path}: no permission to write here; choose another folder") from error
+        if isinstance(error, IsADirectoryError):
+            raise UserError(f"{path}: is a folder, but a file is to be written; give the name of a file") from error
+        if error.errno in (errno.EROFS, errno.ENAMETOOLONG, errno.EBUSY):
+            raise UserError(f"{path}: cannot be written here ({error.strerror}); choose another folder") from error
         if isinstance(error, FileExistsError | NotADirectoryError):
             raise UserError(
                 f"{path}: no folder can be made here, a file is in the way; choose another folder"
             ) from error
         raise
+
+
+def file_to_write(path: str) -> Path:
+    """The path of a file that a command will write at its end; the `type` of such an option in argparse.
+
+    Raises `UserError` at once, and not after hours of work, where nothing can be written there. Writes nothing itself.
+    """
+    if os.path.isdir(path):
+        raise UserError(f"{path}: is a folder, but a file is to be written; give the name of a file")
+    _check_writable(Path(path).absolute().parent, path)
+    return Path(path)
+
+
+def folder_to_write(path: str) -> Path:
+    """The path of a folder that a command will fill; otherwise as `file_to_write`."""
+    _check_writable(Path(path).absolute(), path)
+    return Path(path)
+
+
+def folder_to_replace(path: str) -> Path:
+    """The path of a folder for `atomic_folder`, which writes next to it; otherwise as `file_to_write`."""
+    if os.path.ismount(path):
+        raise UserError(f"{path}: is a mount point, which cannot be replaced; give a folder in it, as {path}/out")
+    if os.path.exists(path):
+        _check_writable(Path(path).absolute(), path)
+    _check_writable(Path(path).absolute().parent, path)
+    return Path(path)
+
+
+def _check_writable(folder: Path, path: str) -> None:
+    """Tries to make a file in `folder`, or in the nearest folder around it that exists; `path` is for the message."""
+    try:
+        with disk_errors(Path(path)):
+            while not _exists(folder):
+                folder = folder.parent
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written here ({error.strerror}); choose another folder") from error
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is something; unlike `Path.exists`, raises `OSError` where there cannot be anything."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 @contextmanager
@@ -65,10 +118,7 @@ def atomic_folder(path: str | Path, *, manifest: str, format: str) -> Iterator[P
       UserError: `path` exists and is neither an empty folder nor one of this format; the disk is full.
     """
     path = Path(path).absolute()
-    if path.exists() and not (path.is_dir() and (_has_format(path / manifest, format) or not any(path.iterdir()))):
-        raise UserError(
-            f"{path}: already exists and was not made by this command; choose another output folder, or remove this one"
-        )
+    check_replaceable(path, manifest=manifest, format=format)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     earlier = path.with_name(f".{path.name}.earlier-{os.getpid()}")
     try:
@@ -89,6 +139,14 @@ def atomic_folder(path: str | Path, *, manifest: str, format: str) -> Iterator[P
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(earlier, ignore_errors=True)
+
+
+def check_replaceable(path: Path, *, manifest: str, format: str) -> None:
+    """Raises the `UserError` of `atomic_folder` where the folder `path` holds something else."""
+    if path.exists() and not (path.is_dir() and (_has_format(path / manifest, format) or not any(path.iterdir()))):
+        raise UserError(
+            f"{path}: already exists and was not made by this command; choose another output folder, or remove this one"
+        )
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -19,12 +19,12 @@ from tonsai_jax.errors import UserError
 from tonsai_jax.evaluation.bits_per_byte import Evaluation, evaluate
 from tonsai_jax.files import atomic_write, read_json, write_json
 from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.reporting.numbers import count_of
 from tonsai_jax.stages import Stage, stage_at
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.training.metrics import MetricsWriter
 
 COMPLETE_FILE = "complete.json"
-ENDED = "(the model ended the text)"  # stands for an empty continuation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Hooks:
             self.say(f"step {step}: the evaluation failed, training continues ({type(error).__name__}: {error})")
             return None
         if not evaluation.sources:
-            self.say("no validation text to evaluate on; scripts/tokenize_dataset.py --val-ratio sets some aside")
+            self.say("no validation text to evaluate on; `tonsai tokenize --val-ratio` sets some aside")
             return None
         self.say(evaluation.table())
         self.writer.write(step, evaluation.scalars())
@@ -71,17 +71,19 @@ class Hooks:
     def sample(self, step: int, params: Any) -> None:
         """Writes continuations of `sample.prompts` to samples/step-N.txt and prints the first line of each."""
         if jax.process_count() > 1:
-            return  # parameters are spread over hosts; scripts/generate.py reads the checkpoint instead
+            return  # parameters are spread over hosts; `tonsai generate` reads the checkpoint instead
+        from tonsai_jax.reporting.samples import sample_text  # imported here: most runs sample only at their end
+
         try:
             texts = _continuations(self.config, self.model_config, params, self.tokenizer)
-            written = "\n\n".join(f"{prompt} → {text.strip() or ENDED}" for prompt, text in texts)
+            written = "\n\n".join(sample_text(*each) for each in texts)
             with atomic_write(self.workdir / "samples" / f"step-{step:06d}.txt") as partial:
                 partial.write_text(written + "\n", encoding="utf-8")
         except Exception as error:
             self.say(f"step {step}: no samples, training continues ({type(error).__name__}: {error})")
             return
         for prompt, text in texts:
-            self.say(f"  {prompt.strip()} → {text.strip().splitlines()[0] if text.strip() else ENDED}")
+            self.say(f"  {sample_text(prompt, text.strip().partition(chr(10))[0])}")
         self.writer.write_text(step, "samples", written)
 
 
@@ -99,8 +101,9 @@ def complete_run(workdir: Path, config: ConfigDict, evaluation: Evaluation | Non
             f"The run in {workdir} is complete. Its parameters are spread over hosts, so nothing was sampled or exported"
             f"{', in spite of config.export' if config.export else ''}; on one host run:"
         )
-        say(f"  python scripts/export_hf.py --workdir {workdir} --output-dir {workdir / 'export'}")
-        say(f"  python scripts/generate.py --workdir {workdir} --prompt 'Once upon a time'")
+        folder = shlex.quote(str(workdir))
+        say(f"  tonsai export --workdir {folder} --output-dir {folder}/export")
+        say(f"  tonsai generate --workdir {folder} --prompt 'Once upon a time'")
         return
     from tonsai_jax.inference.load import load_run  # imported here, as what follows: only the end of a run needs it
 
@@ -147,7 +150,9 @@ def describe_complete_run(workdir: Path, step: int, say: Callable[[str], None], 
     file = workdir / COMPLETE_FILE
     if not file.is_file() or (record := read_json(file))["step"] != step:
         return False
-    say(f"\nThe run in {workdir} is complete: {step} steps.")
+    from tonsai_jax.reporting.samples import sample_text  # imported here: only the end of a run needs it
+
+    say(f"\nThe run in {workdir} is complete: {count_of(step, 'step')}.")
     if has_changes:
         say(
             "  It was trained with the config from before the changes above; to train with them, give another --workdir."
@@ -156,17 +161,18 @@ def describe_complete_run(workdir: Path, step: int, say: Callable[[str], None], 
         if name.startswith("eval/bits_per_byte/") and "/source/" not in name:
             say(f"  {name.removeprefix('eval/bits_per_byte/')}: {value:.4f} bits per byte on held-out text")
     for sample in record["samples"]:
-        say(f"  {sample['prompt'].strip()} → {sample['continuation'].strip() or ENDED}")
+        say(f"  {sample_text(sample['prompt'], sample['continuation'])}")
     say(f"  curves of the run: {workdir / 'curves.html'}; or: tensorboard --logdir {workdir / 'tensorboard'}")
     say("What next:")
+    folder, name = shlex.quote(str(workdir)), shlex.quote(workdir.name)
     prompt = record["samples"][0]["prompt"] if record["samples"] else "Once upon a time"
-    say(f"  python scripts/generate.py --workdir {workdir} --prompt {shlex.quote(prompt)}")
-    say(f"  python scripts/evaluate.py --workdir {workdir}")
+    say(f"  tonsai generate --workdir {folder} --prompt {shlex.quote(prompt)}")
+    say(f"  tonsai evaluate --workdir {folder}")
     if record["exported"]:
         say(f'  AutoModelForCausalLM.from_pretrained("{workdir / "export"}") with transformers')
     else:
-        say(f"  python scripts/export_hf.py --workdir {workdir} --output-dir export/{workdir.name}")
-    say("  train on your own text: README.md, “Your own text”")
+        say(f"  tonsai export --workdir {folder} --output-dir export/{name}")
+    say("  train on your own text: tonsai data --help, and README.md, “Your own text”")
     say("  train longer: raise the run's length (config.steps, tokens or epochs) and run the same command again")
     return True
 

@@ -157,7 +157,7 @@ class MicroBatch:
             return 1
         if share % size:
             raise UserError(
-                f"micro_batch_size={size} does not divide the {share} sequences of each device "
-                f"(global_batch_size={global_batch_size} on {num_devices} devices); choose a divisor of {share}"
+                f"micro_batch_size={size} does not divide a device's share of the batch, {share} "
+                f"(global_batch_size={global_batch_size}, devices: {num_devices}); choose a divisor of {share}"
             )
         return share // size

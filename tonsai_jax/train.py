@@ -1,7 +1,7 @@
 """Trains a model: config -> mesh -> state -> batches -> steps.
 
     python -m tonsai_jax.train --config configs/quickstart.py
-    python -m tonsai_jax.train --config configs/gpt2_500m.py --workdir runs/gpt2 --config.data.dir=data/tokens
+    python -m tonsai_jax.train --config configs/gpt2_500m.py --workdir runs/gpt2
     python -m tonsai_jax.train --config configs/gpt2_500m.py --workdir runs/gpt2 --steps_today 1500
 
 Any key of the config can be set as --config.section.key=value. The same command again continues from the last checkpoint;
@@ -26,7 +26,7 @@ from tonsai_jax.data.order import DataOrder
 from tonsai_jax.errors import UserError, run_command
 from tonsai_jax.hooks import Hooks, complete_run, describe_complete_run, draw_curves
 from tonsai_jax.planning.advice import explain_out_of_memory, warnings_before
-from tonsai_jax.reporting.numbers import format_count
+from tonsai_jax.reporting.numbers import count_of, format_count
 from tonsai_jax.runtime.hardware import total_peak_flops
 from tonsai_jax.runtime.libraries import quiet_libraries
 from tonsai_jax.runtime.lock import workdir_lock
@@ -184,7 +184,7 @@ def say(line: str) -> None:
 
 def _open_rows(config: ConfigDict) -> RowsManifest:
     if not config.data.dir:
-        raise UserError("data.dir is not set; add --config.data.dir=FOLDER, token rows of scripts/tokenize_dataset.py")
+        raise UserError("data.dir is not set; add --config.data.dir=FOLDER, token rows of `tonsai tokenize`")
     if config.data.sample_corpus:
         if jax.process_index() == 0:
             # Imported here, since it loads everything that prepares text.
@@ -213,11 +213,13 @@ def _describe(
     tokens = tokens_between(setup.stages, 0, last_step)
     mixture = sum(size.tokens for name, size in manifest.train_sizes().items() if epochs[name])
     epochs_of_all = tokens / max(1, mixture)
-    say(f"length: {last_step:,} steps, {format_count(tokens)} tokens, {epochs_of_all:.2f} epochs of the mixture")
+    say(
+        f"length: {count_of(last_step, 'step')}, {format_count(tokens)} tokens, {epochs_of_all:.2f} epochs of the mixture"
+    )
     for name, count in epochs.items():
         say(f"data: {name}, {count:.2f} epochs")
     if sampling and jax.process_count() > 1:
-        say("samples: none, the parameters are spread over hosts; scripts/generate.py samples from a checkpoint")
+        say("samples: none, the parameters are spread over hosts; `tonsai generate` samples from a checkpoint")
     to_do = end_step - start_step
     say(f"steps: {start_step} of {last_step} done, {to_do} to do; the first one compiles and takes longer")
 

@@ -1,7 +1,6 @@
 """GPT-2 small with single parts of Llama, and with all of them together, over 1 B tokens.
 
-    python scripts/ablate.py --config configs/ablations/architecture.py --workdir runs/ablations/architecture --seeds 3 \
-        --config.data.dir=data/tokens
+    tonsai ablate --config configs/ablations/architecture.py --workdir runs/ablations/architecture --seeds 3
 
 SwiGLU has three matrices and GELU has two, so SwiGLU gets two thirds of the inner width: the same number of parameters.
 

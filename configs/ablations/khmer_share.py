@@ -1,9 +1,8 @@
 """The share of Khmer in the mixture, for GPT-2 small over 1 B tokens: what more Khmer gains in Khmer and costs in English.
 
-    python scripts/ablate.py --config configs/ablations/khmer_share.py --workdir runs/ablations/khmer_share --seeds 3 \
-        --config.data.dir=data/tokens
+    tonsai ablate --config configs/ablations/khmer_share.py --workdir runs/ablations/khmer_share --seeds 3
 
-It needs token rows with sources named khmer and english, as `scripts/prepare_dataset.py --khmer ... --english ...` makes them.
+It needs token rows with sources named khmer and english, as `tonsai prepare --khmer ... --english ...` makes them.
 Compare the bits per byte of each language. The losses cannot be compared, because each variant has another mixture.
 
 Hardware: one GPU with 80 GB.

@@ -1,6 +1,6 @@
 """The peak learning rate of the quickstart, compared with half and with twice that rate.
 
-    python scripts/ablate.py --config configs/ablations/learning_rate.py --workdir runs/ablations/learning_rate --seeds 3
+    tonsai ablate --config configs/ablations/learning_rate.py --workdir runs/ablations/learning_rate --seeds 3
 
 Hardware: 2 CPU cores.
 Time: 34 minutes, on a machine with other work. Score: docs/ablations.md.

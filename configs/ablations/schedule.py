@@ -1,7 +1,6 @@
 """A cosine schedule compared with WSD (warm-up, stable, decay), for GPT-2 small over 1 B tokens.
 
-    python scripts/ablate.py --config configs/ablations/schedule.py --workdir runs/ablations/schedule --seeds 3 \
-        --config.data.dir=data/tokens
+    tonsai ablate --config configs/ablations/schedule.py --workdir runs/ablations/schedule --seeds 3
 
 A WSD run can be extended from any step before its decay; the question is what that costs. Both end at a tenth of the peak.
 

@@ -1,7 +1,6 @@
 """Short sequences first, for GPT-2 small over 1 B tokens: 256 tokens, then 1024, compared with 1024 in all steps.
 
-    python scripts/ablate.py --config configs/ablations/sequence_length.py --workdir runs/ablations/sequence_length --seeds 3 \
-        --config.data.dir=data/tokens
+    tonsai ablate --config configs/ablations/sequence_length.py --workdir runs/ablations/sequence_length --seeds 3
 
 All steps have the same number of tokens, so all variants train on the same amount; compare the losses over time. Bits per
 byte are measured at the length of the last stage, which is 1024 in all variants.

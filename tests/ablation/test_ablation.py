@@ -42,9 +42,7 @@ def test_our_ablations_can_run_and_state_hardware_and_time(file: Path, tmp_path:
     ablation, about = load_ablation(file)
     assert len(plan_runs(file, ablation, tmp_path, num_seeds=2)) == 2 * len(ablation.variants)
     text = file.read_text(encoding="utf-8")
-    assert (
-        f"python scripts/ablate.py --config configs/ablations/{file.name} --workdir runs/ablations/{file.stem}" in text
-    )
+    assert f"tonsai ablate --config configs/ablations/{file.name} --workdir runs/ablations/{file.stem}" in text
     assert re.search(r"Hardware: .+\nTime: .+", text)
     assert about.endswith(".")
 

@@ -1,4 +1,4 @@
-"""The command `scripts/prepare_dataset.py`: from arguments to files, and what bad input gives."""
+"""The command `tonsai prepare`: from arguments to files, and what bad input gives."""
 
 import contextlib
 import glob
@@ -144,7 +144,10 @@ BAD = {
     "no samples": (["--khmer", "three.txt", "--max-samples", "0"], "max_samples 0 must be at least 1"),
     "no tokens planned": (["--khmer", "three.txt", "--tokens", "-5"], "--tokens -5: must be above 0"),
     "semicolons": (["--english", "semicolons.csv"], "semicolons.csv: the first line has ';' between its fields"),
-    "output is a file": (["--khmer", "three.txt", "--output-dir", "three.txt"], "three.txt: is a file"),
+    "output is a file": (
+        ["--khmer", "three.txt", "--output-dir", "three.txt"],
+        "three.txt: no folder can be made here",
+    ),
     "output below a file": (
         ["--khmer", "three.txt", "--output-dir", "three.txt/a"],
         "no folder can be made here",

@@ -106,7 +106,7 @@ def test_every_shipped_sources_file_loads_and_opens_with_its_command(path):
     sources = load_recipe(path).sources
     assert all(source.license for source in sources)
     normalized_weights(sources)
-    assert f"python scripts/prepare_dataset.py --config configs/data/{path.name} --output-dir data/" in path.read_text()
+    assert f"tonsai prepare --config configs/data/{path.name} --output-dir data/" in path.read_text()
 
 
 def test_the_recipe_mixes_khmer_and_english_six_to_four():

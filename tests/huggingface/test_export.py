@@ -354,7 +354,7 @@ def test_the_command_exports_and_prints_what_and_where(tokenizer, monkeypatch, c
     run = Run(tmp_path, default_config(), CONFIG, PARAMS, tokenizer, step=30)
     monkeypatch.setattr(load_module, "load_run", lambda workdir, step=None: run)
     arguments = ["--workdir", "runs/tiny", "--output-dir", str(tmp_path / "out")]
-    monkeypatch.setattr(sys, "argv", ["export_hf.py", *arguments])
+    monkeypatch.setattr(sys, "argv", ["tonsai export", *arguments])
     runpy.run_path(str(SCRIPT), run_name="__main__")
     out = capsys.readouterr().out
     assert f"{tmp_path / 'out'}: {CONFIG.num_parameters:,} parameters of step 30" in out

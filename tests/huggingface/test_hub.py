@@ -151,6 +151,6 @@ def test_only_a_complete_export_is_uploaded(folder, hub, tmp_path):
     ],
 )
 def test_options_that_would_do_nothing_are_refused(arguments, message, monkeypatch, tmp_path):
-    monkeypatch.setattr(sys, "argv", ["export_hf.py", "--output-dir", str(tmp_path / "out"), *arguments])
+    monkeypatch.setattr(sys, "argv", ["tonsai export", "--output-dir", str(tmp_path / "out"), *arguments])
     with pytest.raises(UserError, match=message):
         main()

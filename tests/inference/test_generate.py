@@ -255,7 +255,7 @@ def test_the_command_prints_prompt_and_continuation(tokenizer, monkeypatch, caps
         monkeypatch, capsys, tokenizer, "--prompt", KHMER, "--max-new-tokens", 12, "--temperature", 0
     )
     assert code == 0
-    assert out == KHMER + texts(tokenizer, [KHMER], temperature=0)[0] + "\n"
+    assert out == f"{KHMER} → {texts(tokenizer, [KHMER], temperature=0)[0]}\n"
     assert "12 tokens" in err
     assert "tokens/s (step 30)" in err
 
@@ -278,22 +278,42 @@ def test_the_command_takes_many_prompts_and_writes_json(tokenizer, monkeypatch, 
     expected = [{"prompt": p, "text": t} for p, t in zip(prompts, texts(tokenizer, prompts), strict=True)]
     assert code == 0
     assert json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["samples"] == expected
-    assert all(sample["prompt"] + sample["text"] in out for sample in expected)
+    assert out == "\n\n".join(f"{sample['prompt']} → {sample['text']}" for sample in expected) + "\n"
+
+
+@pytest.mark.parametrize("prompts", [["one"], ["one", "two"]])
+def test_the_command_says_that_the_model_ended_a_text_at_once(tokenizer, monkeypatch, capsys, prompts):
+    monkeypatch.setattr(generate, "stream_texts", lambda *_, **__: iter(()))
+    code, out, err = run_script(monkeypatch, capsys, tokenizer, *(f"--prompt={prompt}" for prompt in prompts))
+    assert code == 0
+    assert out == "\n\n".join(f"{prompt} → (the model ended the text)" for prompt in prompts) + "\n"
+    assert "0 tokens" in err
+
+
+def test_a_prompts_file_may_begin_with_a_byte_order_mark(tokenizer, monkeypatch, capsys, tmp_path):
+    (tmp_path / "prompts.txt").write_text("\ufeffone\n", encoding="utf-8")
+    code, out, _ = run_script(monkeypatch, capsys, tokenizer, "--prompts-file", tmp_path / "prompts.txt")
+    assert code == 0
+    assert out.startswith("one → ")
 
 
 def test_the_command_says_when_the_context_ended_a_text(tokenizer, monkeypatch, capsys):
     code, _, err = run_script(monkeypatch, capsys, tokenizer, "--prompt", KHMER, "--max-new-tokens", 500)
     assert code == 0
-    assert "note: 1 of 1 continuations ended because the model's context of 64 tokens is full" in err
+    assert "note: 1 of 1 continuation ended because the model's context of 64 tokens is full" in err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "nothing to generate: give --prompt or --prompts-file"),
+        (["--prompts-file", str(SCRIPT.parents[1] / "docs")], "docs: cannot be read (Is a directory); check the path"),
         (["--prompts-file", "absent.txt"], "absent.txt: cannot be read"),
         (["--prompt", "a", "--top-p", "2"], "top_p=2.0 must be in"),
-        (["--prompt", "a", "--prompt", "\udcff"], "prompt 2 is not UTF-8 text"),
+        (
+            ["--prompt", "a", "--prompt", "\udcff"],
+            "b'\\xff' is not UTF-8 text; set the terminal to UTF-8, or rename the file",
+        ),
         (["--prompt", "a" * 500], "prompt 1 has 501 tokens and leaves no room"),
     ],
 )

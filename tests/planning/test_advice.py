@@ -71,4 +71,4 @@ def test_text_that_is_read_often_is_said(epochs: float, start: str) -> None:
 def test_far_too_many_epochs_come_with_the_way_out() -> None:
     [line] = warnings_of(small_config(), epochs={"km": 72282.35})
     assert "reads source 'km' 72,282 times" in line
-    assert "--config.steps=0 --config.epochs=4" in line
+    assert "--config.steps=0 --config.epochs=4 --config.epochs_of=km)" in line

@@ -174,6 +174,8 @@ def test_the_parts_of_an_estimate_agree() -> None:
     assert stage["fits"]
     assert stage["largest_micro_batch"] > stage["micro_batch_size"] == 1  # a GPU's share is one sequence
     text = estimate_as_text(figures)
+    assert f"cost       {figures['run']['cost']:.2f}, in the currency of --price" in text
+    assert "micro-batches of 1 sequence, " in text
     assert "fits" in text
     assert "all-reduce" in text
     json.dumps(figures)
@@ -207,7 +209,10 @@ def test_the_memory_that_jax_takes_is_the_configs_share() -> None:
     [
         (("--config", CONFIG, "--gpu", "h10"), "--gpu h10: not in the table; did you mean 'h100'?"),
         (("--config", "configs/none.py", "--gpu", "h100"), "--config=configs/none.py: no such file"),
-        (("--config", CONFIG, "--gpu", "h100", "--config.mesh.fsdp=3"), "mesh.fsdp=3 does not divide the 1 devices"),
+        (
+            ("--config", CONFIG, "--gpu", "h100", "--config.mesh.fsdp=3"),
+            "mesh.fsdp=3 does not divide the number of devices, 1;",
+        ),
         (("--config", CONFIG, "--gpu", "t4"), "t4 has no bfloat16; add --config.model.dtype=float32"),
         (("--config", CONFIG, "--gpu", "h100", "--num-gpus", "0"), "--num-gpus 0 must be at least 1"),
         (("--config", CONFIG, "--gpu", "h100", "--tokens", "0"), "--tokens 0 must be above 0"),
@@ -245,6 +250,16 @@ def test_the_command_tells_epochs_and_what_it_cannot_tell(rows: Path, tmp_path: 
     assert figures["run"]["tokens"] == pytest.approx(1e9, rel=1e-2)
     assert set(figures["epochs"]) == {"km", "en"}
     assert f"{figures['epochs']['km']:.2f}" in done.stdout
+
+
+def test_an_estimate_needs_no_token_rows_in_the_folder_of_the_default(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = get_config()
+    assert config.data.dir == "data/tokens"
+    assert estimate(config, gpu_named("h100"), 1, compiles=False, say=lambda line: None)["epochs"] is None
+    config.data.dir = "data/mine"
+    with pytest.raises(UserError, match="data/mine: no token rows here"):
+        estimate(config, gpu_named("h100"), 1, compiles=False, say=lambda line: None)
 
 
 # Out of memory

@@ -303,7 +303,7 @@ def bad_commands(folder):
         "no such split": ([*documents, "--dataset-split", "test"], "no split 'test'"),
         "no such column": ([*documents, "--text-column", "content"], "text, language, source, id"),
         "not ours to replace": (given(output_dir=folder / "mine"), "was not made by this command"),
-        "output is a file": (given(output_dir=folder / "good.txt"), "was not made by this command"),
+        "output is a file": (given(output_dir=folder / "good.txt"), "no folder can be made here, a file is in the way"),
     }
 
 
@@ -333,7 +333,7 @@ def test_errors_skip_counts_what_it_leaves_out(tmp_path, monkeypatch, capsys):
     arguments = ("--input", tmp_path / "latin.txt", "--vocab-size", 300, "--output-dir", tmp_path / "out")
     code, out, _ = run_script(monkeypatch, capsys, *arguments, "--on-error", "skip")
     assert code == 0
-    assert "note: 1 texts were left out: not_utf8" in out
+    assert "note: left out 1 text: not_utf8" in out
 
 
 def test_a_training_that_fails_leaves_the_earlier_tokenizer_and_one_that_ends_replaces_it(tmp_path):

@@ -73,15 +73,17 @@ def check_meshes_of_eight_devices() -> None:
         make_mesh(-1, 2, 4, num_experts=6)
     with pytest.raises(UserError, match=r"model\.num_experts=0"):
         make_mesh(-1, 1, 2)
-    with pytest.raises(UserError, match=r"mesh\.fsdp=3 x mesh\.expert=2 does not divide the 8 devices"):
+    with pytest.raises(UserError, match=r"mesh\.fsdp=3 x mesh\.expert=2 does not divide the number of devices, 8"):
         make_mesh(-1, 3, 2, num_experts=8)
     assert dict(make_mesh(-1, 1).shape) == {"data": 8, "fsdp": 1, "expert": 1}
     assert dict(make_mesh(-1, 4).shape) == {"data": 2, "fsdp": 4, "expert": 1}
     assert dict(make_mesh(2, 4).shape) == {"data": 2, "fsdp": 4, "expert": 1}
-    with pytest.raises(UserError, match=r"mesh\.fsdp=3 does not divide the 8 devices; choose a divisor of 8"):
+    with pytest.raises(
+        UserError, match=r"mesh\.fsdp=3 does not divide the number of devices, 8; choose a divisor of 8"
+    ):
         make_mesh(-1, 3)
     with pytest.raises(
-        UserError, match=r"mesh\.data=2 x mesh\.fsdp=2 is 4, but there are 8 devices; set mesh\.data=-1"
+        UserError, match=r"mesh\.data=2 x mesh\.fsdp=2 is 4, but the number of devices is 8; set mesh\.data=-1"
     ):
         make_mesh(2, 2)
 
@@ -102,5 +104,5 @@ def test_meshes_of_eight_devices() -> None:
 
 def test_a_mesh_of_more_devices_than_there_are_is_refused() -> None:
     count = jax.device_count()
-    with pytest.raises(UserError, match=f"is {2 * count}, but there are {count} devices"):
+    with pytest.raises(UserError, match=f"is {2 * count}, but the number of devices is {count}"):
         make_mesh(count, 2)

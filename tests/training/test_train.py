@@ -217,7 +217,7 @@ def test_evaluation_and_samples_are_written(run: TinyRun) -> None:
     evaluations = [line for line in lines if "eval/bits_per_byte" in line]
     assert [line["step"] for line in evaluations] == [2, 4]
     assert {"eval/bits_per_byte/km", "eval/bits_per_byte/source/en", "eval/perplexity/en"} <= evaluations[0].keys()
-    assert (run.workdir / "samples" / "step-000002.txt").read_text().startswith("Once upon a time")
+    assert (run.workdir / "samples" / "step-000002.txt").read_text().startswith("Once upon a time → ")
     assert set(json.loads((run.workdir / "scores.json").read_text())) == {"2", "4"}
     assert any((run.workdir / "tensorboard").iterdir())
 

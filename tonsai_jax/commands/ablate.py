@@ -4,11 +4,11 @@ import argparse
 from pathlib import Path
 
 from tonsai_jax.errors import UserError
+from tonsai_jax.files import file_to_write, folder_to_write, write_json
 
 EXAMPLE = """example:
-  python scripts/ablate.py --config configs/ablations/learning_rate.py --workdir runs/ablations/learning_rate --seeds 3
-  python scripts/ablate.py --config configs/ablations/schedule.py --workdir runs/ablations/schedule \\
-      --config.data.dir=data/tokens
+  tonsai ablate --config configs/ablations/learning_rate.py --workdir runs/ablations/learning_rate --seeds 3
+  tonsai ablate --config configs/ablations/schedule.py --workdir runs/ablations/schedule
 
 To set a key for all variants, add --config.section.key=value, as in training. If the command is stopped, run it again: it
 skips complete runs, continues a stopped run and repeats failed runs. It writes report.html and results.json to the workdir.
@@ -27,7 +27,12 @@ def main() -> None:
         metavar="FILE",
         help="file that defines the ablation, see configs/ablations/",
     )
-    add("--workdir", type=Path, metavar="DIR", help="folder for the runs and the report (default: runs/ablations/NAME)")
+    add(
+        "--workdir",
+        type=folder_to_write,
+        metavar="DIR",
+        help="folder for the runs and the report (default: runs/ablations/NAME)",
+    )
     add(
         "--seeds",
         type=int,
@@ -35,15 +40,15 @@ def main() -> None:
         metavar="N",
         help="train each variant with N seeds (default: 1, which gives no spread)",
     )
-    add("--json", type=Path, metavar="FILE", help="also write the figures to this file")
+    add("--json", type=file_to_write, metavar="FILE", help="also write the figures to this file")
     args, flags = parser.parse_known_args()
 
     from tonsai_jax.ablation.ablate import ablate
     from tonsai_jax.ablation.summary import tables
-    from tonsai_jax.files import write_json
+    from tonsai_jax.reporting.numbers import count_of
     from tonsai_jax.reporting.tables import tables_as_text
 
-    workdir = args.workdir or Path("runs", "ablations", args.config.stem)
+    workdir = args.workdir or folder_to_write(f"runs/ablations/{args.config.stem}")
     summary = ablate(args.config, workdir, num_seeds=args.seeds, flags=flags)
     print("\n" + tables_as_text(tables(summary)))
     print(f"\n{workdir / 'report.html'}: the same figures, and the loss curves")
@@ -52,5 +57,6 @@ def main() -> None:
     failed = [f"{run['variant']}, seed {run['seed']}" for run in summary["runs"] if run["failure"]]
     if failed:
         raise UserError(
-            f"{len(failed)} of {len(summary['runs'])} runs failed: {'; '.join(failed)}; see train.log in their folders"
+            f"{len(failed)} of {count_of(len(summary['runs']), 'run')} failed: {'; '.join(failed)}; "
+            "see train.log in their folders"
         )

@@ -3,11 +3,12 @@
 import argparse
 import os
 import sys
-from pathlib import Path
+
+from tonsai_jax.files import file_to_write, write_json
 
 EXAMPLE = """examples:
-  python scripts/estimate.py --config configs/gpt2_500m.py --gpu h100 --num-gpus 8 --tokens 100e9 --price 2.5
-  python scripts/estimate.py --config configs/gpt2_500m.py --gpu h200 --config.mesh.fsdp=1 --config.micro_batch_size=32
+  tonsai estimate --config configs/gpt2_500m.py --gpu h100 --num-gpus 8 --tokens 100e9 --price 2.5
+  tonsai estimate --config configs/gpt2_500m.py --gpu h200 --config.mesh.fsdp=1 --config.micro_batch_size=32
 
 Any key of the config can be set as --config.section.key=value. Where JAX's CUDA plugin is installed
 (pip install 'tonsai-jax[cuda13]'), the training step is also compiled for h100 and h200; that needs no GPU.
@@ -19,7 +20,7 @@ def main() -> None:
         description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    add("--config", required=True, metavar="FILE", help="config file of the run, as for tonsai_jax.train")
+    add("--config", required=True, metavar="FILE", help="config file of the run, as for tonsai train")
     add(
         "--gpu",
         required=True,
@@ -28,19 +29,18 @@ def main() -> None:
     )
     add("--num-gpus", type=int, default=1, metavar="N", help="GPUs of one machine (default: 1)")
     add("--tokens", type=float, metavar="N", help="tokens of the whole run (default: those of the steps in the config)")
-    add("--price", type=float, metavar="X", help="price of one GPU for one hour")
+    add("--price", type=float, metavar="X", help="price of one GPU for one hour, in any currency")
     add("--data", metavar="DIR", help="token rows, for the epochs of each source (default: data.dir of the config)")
     add(
         "--no-compile",
         action="store_true",
         help="compute the figures without compiling the step: takes a second, not a minute",
     )
-    add("--json", type=Path, metavar="FILE", help="also write the figures here")
+    add("--json", type=file_to_write, metavar="FILE", help="also write the figures here")
     args, keys = parser.parse_known_args()
 
     os.environ["JAX_PLATFORMS"] = "cpu"  # leaves a GPU of this machine alone
     from tonsai_jax.cli import parse_flags
-    from tonsai_jax.files import write_json
     from tonsai_jax.planning.estimate import estimate
     from tonsai_jax.planning.report import estimate_as_text
     from tonsai_jax.runtime.hardware import gpu_named

@@ -1,13 +1,13 @@
 """Measures a trained model on held-out text: bits per byte of every source and every language."""
 
 import argparse
-from pathlib import Path
 
 from tonsai_jax.errors import UserError
+from tonsai_jax.files import file_to_write, write_json
 
 EXAMPLE = """example:
-  python scripts/evaluate.py --workdir runs/gpt2
-  python scripts/evaluate.py --workdir runs/gpt2 --data-dir data/other_tokens --json scores.json
+  tonsai evaluate --workdir runs/gpt2
+  tonsai evaluate --workdir runs/gpt2 --data-dir data/other_tokens --json scores.json
 """
 
 
@@ -16,7 +16,7 @@ def main() -> None:
         description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--workdir", required=True, metavar="DIR", help="folder of the run (the --workdir of tonsai_jax.train)")
+    add("--workdir", required=True, metavar="DIR", help="folder of the run (the --workdir of tonsai train)")
     add("--step", type=int, metavar="N", help="checkpoint to evaluate (default: the newest)")
     add("--data-dir", metavar="DIR", help="token rows to evaluate on (default: those that the run was trained on)")
     add("--seq-len", type=int, metavar="T", help="sequence length (default: the longest of the run)")
@@ -28,7 +28,7 @@ def main() -> None:
         metavar="N",
         help="batches of each source, spread evenly (default: 0, all)",
     )
-    add("--json", type=Path, metavar="FILE", help="also write the figures to this file")
+    add("--json", type=file_to_write, metavar="FILE", help="also write the figures to this file")
     args = parser.parse_args()
     if args.batch_size < 1 or args.max_batches < 0:
         raise UserError(
@@ -40,7 +40,6 @@ def main() -> None:
     quiet_libraries()
     from tonsai_jax.data.manifest import read_manifest
     from tonsai_jax.evaluation.run import evaluate_run
-    from tonsai_jax.files import write_json
     from tonsai_jax.inference.load import load_run
 
     run = load_run(args.workdir, args.step)

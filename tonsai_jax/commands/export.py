@@ -5,12 +5,13 @@ import dataclasses
 from pathlib import Path
 
 from tonsai_jax.errors import UserError
+from tonsai_jax.files import folder_to_replace
 from tonsai_jax.runtime.libraries import quiet_libraries
 
 EXAMPLES = """examples:
-  python scripts/export_hf.py --workdir runs/gpt2 --output-dir export/gpt2
-  python scripts/export_hf.py --workdir runs/gpt2 --output-dir export/gpt2 --push-to-hub USER/NAME --private
-  python scripts/export_hf.py --output-dir export/gpt2 --push-to-hub USER/NAME      # upload an earlier export as it is
+  tonsai export --workdir runs/gpt2 --output-dir export/gpt2
+  tonsai export --workdir runs/gpt2 --output-dir export/gpt2 --push-to-hub USER/NAME --private
+  tonsai export --output-dir export/gpt2 --push-to-hub USER/NAME      # upload an earlier export as it is
 """
 
 
@@ -19,12 +20,11 @@ def main() -> None:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add(
-        "--workdir", metavar="DIR", help="folder of the run, the --workdir of tonsai_jax.train; without it, only upload"
-    )
+    add("--workdir", metavar="DIR", help="folder of the run, the --workdir of tonsai train; without it, only upload")
     add("--step", type=int, metavar="N", help="checkpoint to export (default: the newest)")
     add(
         "--output-dir",
+        type=folder_to_replace,
         required=True,
         metavar="DIR",
         help="folder to write; replaces an earlier export, keeps added files",

@@ -3,11 +3,12 @@
 import argparse
 
 from tonsai_jax.errors import UserError
+from tonsai_jax.files import file_to_write
 from tonsai_jax.runtime.libraries import quiet_libraries
 
 EXAMPLES = """examples:
-  python scripts/export_gguf.py --workdir runs/gpt2 --output export/gpt2.gguf
-  python scripts/export_gguf.py --workdir runs/gpt2 --output export/gpt2.gguf --dtype bfloat16
+  tonsai export-gguf --workdir runs/gpt2 --output export/gpt2.gguf
+  tonsai export-gguf --workdir runs/gpt2 --output export/gpt2.gguf --dtype bfloat16
 """
 
 
@@ -16,9 +17,15 @@ def main() -> None:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--workdir", required=True, metavar="DIR", help="folder of the run, the --workdir of tonsai_jax.train")
+    add("--workdir", required=True, metavar="DIR", help="folder of the run, the --workdir of tonsai train")
     add("--step", type=int, metavar="N", help="checkpoint to export (default: the newest)")
-    add("--output", required=True, metavar="FILE", help="the .gguf file to write; replaces an earlier one")
+    add(
+        "--output",
+        type=file_to_write,
+        required=True,
+        metavar="FILE",
+        help="the .gguf file to write; replaces an earlier one",
+    )
     add(
         "--dtype",
         choices=["float32", "bfloat16", "float16"],

@@ -6,13 +6,15 @@ import time
 from pathlib import Path
 
 from tonsai_jax.errors import UserError
-from tonsai_jax.files import write_json
+from tonsai_jax.files import file_to_write, write_json
+from tonsai_jax.reporting.numbers import count_of
+from tonsai_jax.reporting.samples import ARROW, ENDED, sample_text
 from tonsai_jax.runtime.libraries import quiet_libraries
 
 EXAMPLES = """examples:
-  python scripts/generate.py --workdir runs/gpt2 --prompt "ប្រទេសកម្ពុជា"
-  python scripts/generate.py --workdir runs/gpt2 --prompt "Once upon a time" --num-samples 4 --temperature 1.0
-  python scripts/generate.py --workdir runs/gpt2 --prompts-file prompts.txt --temperature 0 --json samples.json
+  tonsai generate --workdir runs/gpt2 --prompt "ប្រទេសកម្ពុជា"
+  tonsai generate --workdir runs/gpt2 --prompt "Once upon a time" --num-samples 4 --temperature 1.0
+  tonsai generate --workdir runs/gpt2 --prompts-file prompts.txt --temperature 0 --json samples.json
 """
 
 
@@ -21,7 +23,7 @@ def main() -> None:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--workdir", required=True, metavar="DIR", help="folder of the run, the --workdir of tonsai_jax.train")
+    add("--workdir", required=True, metavar="DIR", help="folder of the run, the --workdir of tonsai train")
     add("--step", type=int, metavar="N", help="checkpoint to use (default: the newest)")
     add("--prompt", action="append", default=[], metavar="TEXT", help="text to continue; can be given several times")
     add("--prompts-file", type=Path, metavar="FILE", help="UTF-8 file with one prompt per line")
@@ -39,7 +41,7 @@ def main() -> None:
         help="draw from the top tokens of this probability, 1 for all (default: 1)",
     )
     add("--seed", type=int, default=0, metavar="N", help="the same seed gives the same text (default: 0)")
-    add("--json", type=Path, metavar="FILE", help="also write prompts, continuations and speed to this file")
+    add("--json", type=file_to_write, metavar="FILE", help="also write prompts, continuations and speed to this file")
     args = parser.parse_args()
     prompts = [prompt for prompt in _prompts(args) for _ in range(args.num_samples)]
     if not prompts or args.max_new_tokens < 1:
@@ -53,7 +55,7 @@ def main() -> None:
     run = load_run(args.workdir, args.step)
     texts, counts, started = [""] * len(prompts), [0] * len(prompts), 0.0
     if len(prompts) == 1:
-        print(prompts[0], end="", flush=True)
+        print(prompts[0], end=ARROW, flush=True)
     for number, piece in stream_texts(
         run.model_config,
         run.params,
@@ -68,7 +70,10 @@ def main() -> None:
         counts[number] += 1
         if len(prompts) == 1:
             print(piece, end="", flush=True)
-    print("" if len(prompts) == 1 else "\n\n".join(map("".join, zip(prompts, texts, strict=True))))
+    if len(prompts) == 1:
+        print("" if counts[0] else ENDED)
+    else:
+        print("\n\n".join(map(sample_text, prompts, texts)))
     tokens = sum(counts)
     speed = (tokens - 1) / max(time.monotonic() - started, 1e-9) if tokens > 1 else 0.0
     context = run.model_config.context_length
@@ -76,10 +81,11 @@ def main() -> None:
     full = [number for number, ids in enumerate(given) if 1 + len(ids) + counts[number] == context]
     if full:
         print(
-            f"note: {len(full)} of {len(prompts)} continuations ended because the model's context of {context:,} tokens is full",
+            f"note: {len(full)} of {count_of(len(prompts), 'continuation')} ended because the model's context of "
+            f"{context:,} tokens is full",
             file=sys.stderr,
         )
-    print(f"{tokens:,} tokens, {speed:,.1f} tokens/s (step {run.step:,})", file=sys.stderr)
+    print(f"{count_of(tokens, 'token')}, {speed:,.1f} tokens/s (step {run.step:,})", file=sys.stderr)
     if args.json:
         samples = [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]
         write_json(args.json, {"step": run.step, "tokens": tokens, "tokens_per_second": speed, "samples": samples})
@@ -89,7 +95,7 @@ def _prompts(args: argparse.Namespace) -> list[str]:
     if args.prompts_file is None:
         return args.prompt
     try:
-        lines = args.prompts_file.read_text(encoding="utf-8").splitlines()
+        lines = args.prompts_file.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise UserError(f"{args.prompts_file}: cannot be read ({error.strerror}); check the path") from None
     except UnicodeDecodeError as error:

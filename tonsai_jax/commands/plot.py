@@ -4,11 +4,12 @@ import argparse
 from pathlib import Path
 
 from tonsai_jax.errors import UserError
+from tonsai_jax.files import file_to_write
 from tonsai_jax.reporting.curves import write_curves
 
 EXAMPLES = """examples:
-  python scripts/plot.py --workdir runs/mine
-  python scripts/plot.py --workdir runs/mine runs/other --output curves.html
+  tonsai plot --workdir runs/mine
+  tonsai plot --workdir runs/mine runs/other --output curves.html
 
 The page needs no network and no other program. A run also writes it to its workdir when it ends.
 """
@@ -20,7 +21,7 @@ def main() -> None:
     )
     add = parser.add_argument
     add("--workdir", nargs="+", type=Path, required=True, metavar="DIR", help="folders of runs to compare")
-    add("--output", type=Path, metavar="FILE", help="the page (default: curves.html in the first workdir)")
+    add("--output", type=file_to_write, metavar="FILE", help="the page (default: curves.html in the first workdir)")
     args = parser.parse_args()
     for workdir in args.workdir:
         if not (workdir / "metrics.jsonl").is_file():

@@ -4,6 +4,7 @@ import argparse
 import math
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -15,12 +16,12 @@ from tonsai_jax.corpus.report import figures, table
 from tonsai_jax.corpus.sources.lines import Boundary
 from tonsai_jax.corpus.sources.source import source_at
 from tonsai_jax.errors import UserError
-from tonsai_jax.files import write_json
+from tonsai_jax.files import file_to_write, folder_to_replace, write_json
 from tonsai_jax.jobs.executor import Executor
 
 EXAMPLES = """examples:
-  python scripts/prepare_dataset.py --config configs/data/shakespeare.yaml --output-dir data/shakespeare
-  python scripts/prepare_dataset.py --khmer 'km/*.txt' --english roneneldan/TinyStories --output-dir data/mix
+  tonsai prepare --config configs/data/shakespeare.yaml --output-dir data/shakespeare
+  tonsai prepare --khmer 'km/*.txt' --english roneneldan/TinyStories --output-dir data/mix
 
 In a text file (.txt), each line is a document; --document sets it to a paragraph or the file. In a file with
 hard-wrapped lines, such as a book with lines of 72 characters, each paragraph is a document. Weights are written
@@ -29,7 +30,8 @@ complete.
 """
 
 
-def main() -> None:
+def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The flags in `words`, or those of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -39,7 +41,7 @@ def main() -> None:
     option("--english", metavar="PATH_OR_HF_ID", help="English: the same")
     option("--khmer-weight", type=float, default=0.6, help="share in training (default: %(default)s)")
     option("--english-weight", type=float, default=0.4, help="share in training (default: %(default)s)")
-    option("--output-dir", type=Path, required=True, help="folder for the documents and their manifest")
+    option("--output-dir", type=folder_to_replace, required=True, help="folder for the documents and their manifest")
     option(
         "--document",
         choices=get_args(Boundary),
@@ -57,13 +59,16 @@ def main() -> None:
     )
     option("--workers", type=int, help="tasks that run at the same time (default: one per core; on a cluster no limit)")
     option("--tokens", type=float, metavar="N", help="tokens of a planned run; the report shows its epochs")
-    option("--json", type=Path, metavar="FILE", help="also write the figures of the table as JSON")
-    args = parser.parse_args()
+    option("--json", type=file_to_write, metavar="FILE", help="also write the figures of the table as JSON")
+    return parser.parse_args(words)
 
+
+def main() -> None:
+    args = parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that partly written files are removed
     if args.tokens is not None and not 0 < args.tokens < math.inf:
         raise UserError(f"--tokens {args.tokens:g}: must be above 0; give the number of tokens of the planned run")
-    recipe = _recipe(args)
+    recipe = recipe_of(args)
     manifest = prepare(recipe.sources, args.output_dir, recipe.settings, planned_tokens=args.tokens)
     print(table(manifest))
     print(f"written to {args.output_dir}; look at {args.output_dir / REPORT}")
@@ -73,7 +78,8 @@ def main() -> None:
         raise UserError("left out: " + "; ".join(f"{name} ({why})" for name, why in manifest["failed"].items()))
 
 
-def _recipe(args: argparse.Namespace) -> Recipe:
+def recipe_of(args: argparse.Namespace) -> Recipe:
+    """What the flags ask for; raises `UserError` for a source that cannot be found and for a mistake in the sources file."""
     if bool(args.config) == bool(args.khmer or args.english):
         raise UserError("give either --config FILE, or --khmer and/or --english")
     if args.config:

@@ -4,15 +4,14 @@ import argparse
 import signal
 import sys
 import time
-from pathlib import Path
 
 from tonsai_jax.data.flat_files import FILE_FORMATS
 from tonsai_jax.data.tokenize import figures, tokenize_dataset, tokenize_to_flat_files
-from tonsai_jax.files import write_json
+from tonsai_jax.files import file_to_write, folder_to_replace, write_json
 from tonsai_jax.reporting.tables import Table, as_text
 
 EXAMPLE = """example:
-  python scripts/tokenize_dataset.py --dataset-dir data/mixture_train --tokenizer-dir artifacts/tokenizer \\
+  tonsai tokenize --dataset-dir data/mixture_train --tokenizer-dir artifacts/tokenizer \\
       --val-ratio 0.01 --seed 42 --output-dir data/tokens
 """
 
@@ -22,8 +21,8 @@ def main() -> None:
         description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--dataset-dir", required=True, metavar="DIR", help="documents from scripts/prepare_dataset.py")
-    add("--tokenizer-dir", required=True, metavar="DIR", help="tokenizer from scripts/train_tokenizer.py")
+    add("--dataset-dir", required=True, metavar="DIR", help="documents from tonsai prepare")
+    add("--tokenizer-dir", required=True, metavar="DIR", help="tokenizer from tonsai train-tokenizer")
     add(
         "--val-ratio",
         type=float,
@@ -43,8 +42,8 @@ def main() -> None:
         default="arrayrecord",
         help="arrayrecord (default): token rows to train on; the others: flat files for other trainers (docs/formats.md)",
     )
-    add("--output-dir", required=True, metavar="DIR", help="folder to write")
-    add("--json", type=Path, metavar="FILE", help="also write the figures to this file")
+    add("--output-dir", type=folder_to_replace, required=True, metavar="DIR", help="folder to write")
+    add("--json", type=file_to_write, metavar="FILE", help="also write the figures to this file")
     args = parser.parse_args()
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # exit, so that half-written files are removed

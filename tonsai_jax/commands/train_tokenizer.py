@@ -3,10 +3,10 @@
 import argparse
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 from tonsai_jax.corpus.sources.faults import Faults
-from tonsai_jax.files import write_json
+from tonsai_jax.files import file_to_write, folder_to_replace, write_json
+from tonsai_jax.reporting.numbers import count_of
 from tonsai_jax.reporting.tables import Table, as_text
 from tonsai_jax.text.normalize import DEFAULT
 from tonsai_jax.tokenizer.balance import balanced, language_weights
@@ -23,9 +23,9 @@ from tonsai_jax.tokenizer.special_tokens import SPECIAL_TOKENS, read_special_tok
 from tonsai_jax.tokenizer.training import DEFAULT_PATTERN, train_tokenizer
 
 EXAMPLES = """examples:
-  python scripts/train_tokenizer.py --dataset-dir data/mixture_tokenizer --dataset-split train \\
+  tonsai train-tokenizer --dataset-dir data/mixture_tokenizer --dataset-split train \\
       --text-column text --max-examples 1000000 --vocab-size 50000 --output-dir artifacts/tokenizer
-  python scripts/train_tokenizer.py --input data/khmer.txt data/english.txt --vocab-size 8000 \\
+  tonsai train-tokenizer --input data/khmer.txt data/english.txt --vocab-size 8000 \\
       --output-dir artifacts/tokenizer
 """
 
@@ -36,7 +36,7 @@ def main() -> None:
     )
     add = parser.add_argument
     inputs = parser.add_mutually_exclusive_group(required=True)
-    inputs.add_argument("--dataset-dir", metavar="DIR", help="documents written by scripts/prepare_dataset.py")
+    inputs.add_argument("--dataset-dir", metavar="DIR", help="documents written by tonsai prepare")
     inputs.add_argument("--input", nargs="+", metavar="FILE", help="text files (also .gz and .zst), one text per line")
     add("--dataset-split", default="train", help="split of --dataset-dir (default: train)")
     add("--text-column", default="text", metavar="NAME", help="column that holds the text (default: text)")
@@ -70,8 +70,8 @@ def main() -> None:
     )
     add("--special-tokens", metavar="FILE", help="YAML list; they get the ids from 0 (default: see docs/tokenizer.md)")
     add("--vocab-size", type=int, required=True, metavar="N", help="number of token ids wanted")
-    add("--output-dir", required=True, metavar="DIR", help="folder for the tokenizer")
-    add("--json", type=Path, metavar="FILE", help="also write the figures to this file")
+    add("--output-dir", type=folder_to_replace, required=True, metavar="DIR", help="folder for the tokenizer")
+    add("--json", type=file_to_write, metavar="FILE", help="also write the figures to this file")
     args = parser.parse_args()
 
     start, name, count = time.monotonic(), args.text_column, args.max_examples
@@ -111,7 +111,7 @@ def main() -> None:
     ]
     print(as_text(Table("", ["text", "examples", "MB", "bytes/token"], rows, "lrrr")))
     for kind, number in faults.counts.items():
-        print(f"note: {number:,} texts were left out: {kind}")
+        print(f"note: left out {count_of(number, 'text')}: {kind}")
     size, seconds = report["vocab_size"], time.monotonic() - start
     if size < args.vocab_size:
         print(f"note: this text gives only {size:,} of {args.vocab_size:,} token ids; more text gives more")

@@ -25,7 +25,7 @@ _EXTRAS = {"score": pa.float32(), "rule": pa.string()}
 
 
 def read_documents_manifest(dataset_dir: Path | str) -> dict[str, Any]:
-    """Reads `manifest.json` of a folder written by `prepare_dataset.py`.
+    """Reads `manifest.json` of a folder written by `tonsai prepare`.
 
     Returns {"format", "version", "sources": {name: {"weight", "language", "license", "dataset", "documents", "bytes",
     "files", "filters", "content_hash"}}}; weights sum to 1 and `bytes` are the UTF-8 bytes of the text.
@@ -33,10 +33,10 @@ def read_documents_manifest(dataset_dir: Path | str) -> dict[str, Any]:
     """
     folder = Path(dataset_dir)
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; write it with scripts/prepare_dataset.py")
+        raise UserError(f"{folder}: no such folder; write it with `tonsai prepare`")
     if not (folder / "manifest.json").is_file():
         raise UserError(
-            f"{folder}: no manifest.json, so this is not a prepared dataset; write one with scripts/prepare_dataset.py"
+            f"{folder}: no manifest.json, so this is not a prepared dataset; write one with `tonsai prepare`"
         )
     manifest = read_json(folder / "manifest.json")
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from tonsai_jax.reporting.numbers import count_of
 from tonsai_jax.reporting.page import write_page
 from tonsai_jax.reporting.tables import Table, as_text
 
@@ -37,8 +38,8 @@ def write_report(
         path,
         Path(__file__).with_name("report.html"),
         title="Prepared text",
-        lead=f"{documents:,} documents, {megabytes:,.1f} MB, {len(sources)} sources. A dropped document is counted once, "
-        "under the first rule that dropped it.",
+        lead=f"{count_of(documents, 'document')}, {megabytes:,.1f} MB, {count_of(len(sources), 'source')}. "
+        "A dropped document is counted once, under the first rule that dropped it.",
         overview=_overview(sources, planned_tokens),
         duplicates=_duplicates(groups) if groups else None,
         sources=[_source(name, entry, details[name]) for name, entry in sources.items()],
@@ -97,7 +98,7 @@ def _duplicates(groups: dict[str, Any]) -> dict[str, Any]:
     names = sorted({name for row in groups["between"].values() for name in row})
     rows = [[source, *(f"{row.get(name, 0):,}" for name in names)] for source, row in groups["between"].items()]
     return {
-        "lead": f"{groups['clusters']:,} duplicate groups with {groups['documents']:,} documents; "
+        "lead": f"{count_of(groups['clusters'], 'duplicate group')} with {count_of(groups['documents'], 'document')}; "
         "the first of each group is kept",
         "between": Table("", ["dropped from ↓, kept in →", *names], rows, "l" + "r" * len(names)),
         "sizes": _by_power(groups["sizes"]),

@@ -107,15 +107,16 @@ def read_manifest(directory: str | Path) -> RowsManifest:
     path = directory / "manifest.json"
     if not path.is_file():
         raise UserError(
-            f"{directory}: no token rows here (no manifest.json); make them with scripts/tokenize_dataset.py"
+            f"{directory}: no token rows here (no manifest.json); `tonsai data --khmer FILE --english FILE --vocab-size 8000` "
+            "writes them to data/tokens; step by step: `tonsai prepare`, `tonsai train-tokenizer`, `tonsai tokenize`"
         )
     value = read_json(path)
     if not isinstance(value, dict) or value.get("format") != FORMAT:
-        raise UserError(f"{path}: this is not a folder of token rows; make one with scripts/tokenize_dataset.py")
+        raise UserError(f"{path}: this is not a folder of token rows; make one with `tonsai tokenize`")
     if value.get("version") != VERSION:
         raise UserError(
             f"{path}: format version {value.get('version')}, but this program reads version {VERSION}; "
-            "tokenize the dataset again with scripts/tokenize_dataset.py"
+            "tokenize the dataset again with `tonsai tokenize`"
         )
     try:
         manifest = _manifest_from_json(directory, value)

@@ -14,6 +14,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from tonsai_jax.data.manifest import RowsManifest, SplitInfo
 from tonsai_jax.errors import UserError
+from tonsai_jax.reporting.numbers import count_of
 
 # No thread pool and no read-ahead: both only cost time when rows are read in random order.
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
@@ -72,7 +73,7 @@ class Rows:
         except (RuntimeError, ValueError) as error:
             raise self._damaged(shard, str(error)) from error
         if count != info.rows:
-            raise self._damaged(shard, f"it holds {count} rows, the manifest says {info.rows}")
+            raise self._damaged(shard, f"it holds {count_of(count, 'row')}, the manifest says {info.rows}")
         self._readers[shard] = reader
         return reader
 
@@ -90,7 +91,7 @@ def check_seq_len(seq_len: int, row_tokens: int) -> None:
     if seq_len < 1 or row_tokens % seq_len:
         raise UserError(
             f"seq_len {seq_len} does not divide row_tokens {row_tokens} of the token rows; "
-            "choose a seq_len that does, or tokenize again with another --row-tokens"
+            "choose a seq_len that does, or make rows of another length with `tonsai tokenize --row-tokens`"
         )
 
 

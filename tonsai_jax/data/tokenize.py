@@ -27,6 +27,7 @@ from tonsai_jax.data.manifest import (
 from tonsai_jax.data.row_writer import RowWriter, write_manifest
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import atomic_folder, disk_errors
+from tonsai_jax.reporting.numbers import count_of
 from tonsai_jax.reporting.progress_bar import Progress, progress_bar
 from tonsai_jax.tokenizer.loading import Tokenizer
 
@@ -59,7 +60,7 @@ def tokenize_dataset(
     same command later continues from there.
 
     Args:
-      dataset_dir: prepared documents, as scripts/prepare_dataset.py writes them.
+      dataset_dir: prepared documents, as `tonsai prepare` writes them.
       tokenizer_dir: the tokenizer; it is copied to `output_dir`/tokenizer.
       output_dir: the folder to write; older rows in it are replaced when the new ones are complete.
       val_ratio: share of each source's documents, in [0, 1), that becomes the "validation" split.
@@ -192,6 +193,12 @@ class _EncodedDataset:
         }
 
 
+def check_val_ratio(val_ratio: float) -> None:
+    """Raises `UserError` for a share of validation documents that is out of range."""
+    if not 0 <= val_ratio < 1:
+        raise UserError(f"val_ratio {val_ratio} is not in [0, 1); 0.01 keeps one document in a hundred for validation")
+
+
 @contextmanager
 def _encoded(
     dataset_dir: str | Path,
@@ -203,8 +210,7 @@ def _encoded(
     format: str,
 ) -> Iterator[tuple[_EncodedDataset, Path]]:
     """Encodes the dataset; yields it and a folder that becomes `output_dir` at the end, with the tokenizer in it."""
-    if not 0 <= val_ratio < 1:
-        raise UserError(f"val_ratio {val_ratio} is not in [0, 1); 0.01 keeps one document in a hundred for validation")
+    check_val_ratio(val_ratio)
     sources = read_documents_manifest(dataset_dir)["sources"]
     if not any(source["documents"] for source in sources.values()):
         raise UserError(
@@ -229,7 +235,7 @@ def _encoded(
             count, found = source["documents"], count_documents(pieces[name])
             if found != count:
                 raise UserError(
-                    f"{dataset_dir}: source {name!r} has {found} documents, but the manifest says {count}; "
+                    f"{dataset_dir}: source {name!r} has {count_of(found, 'document')}, but the manifest says {count}; "
                     "prepare the dataset again"
                 )
             validation[name] = np.fromiter(_choose_validation(count, val_ratio, f"{seed}/{name}"), bool, count)

@@ -39,7 +39,7 @@ def evaluate_run(
     if manifest.tokenizer_hash != run.tokenizer.hash:
         raise UserError(
             f"{manifest.directory}: these rows were made with another tokenizer than the run's; tokenize the text again "
-            f"with --tokenizer-dir {run.workdir / 'tokenizer'}"
+            f"with `tonsai tokenize --tokenizer-dir {run.workdir / 'tokenizer'}`"
         )
     mesh = one_device_mesh()
     attention_backend, _ = choose_attention_backend(run.model_config, jax.default_backend(), [seq_len])
@@ -60,5 +60,7 @@ def evaluate_run(
         max_windows=max_batches * batch_size,
     )
     if not evaluation.sources:
-        raise UserError(f"{manifest.directory}: there are no validation rows; tokenize again with --val-ratio above 0")
+        raise UserError(
+            f"{manifest.directory}: there are no validation rows; `tonsai tokenize --val-ratio 0.01` sets some aside"
+        )
     return evaluation

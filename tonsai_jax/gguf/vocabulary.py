@@ -88,7 +88,7 @@ def _bpe(content: dict[str, Any], special: set[str], path: str) -> Vocabulary:
     if pattern not in _PRE_TOKENIZERS or content["normalizer"] is not None:
         raise UserError(
             f"{path}: llama.cpp has no pattern that splits text as this tokenizer does; train one with "
-            "scripts/train_tokenizer.py"
+            "tonsai train-tokenizer"
         )
     name, differences = _PRE_TOKENIZERS[pattern]
     tokens = sorted(content["model"]["vocab"], key=content["model"]["vocab"].__getitem__)
@@ -118,7 +118,7 @@ def _unigram(model: dict[str, Any], special: set[str], path: str) -> Vocabulary:
         if not steps.is_integer():
             raise UserError(
                 f"{path}: the score of {piece!r} is not a multiple of 1/{SCORE_STEP}, so llama.cpp would round it; train a "
-                "tokenizer with scripts/train_tokenizer.py"
+                "tokenizer with tonsai train-tokenizer"
             )
         kind = _kind(piece, special)
         types.append(kind)

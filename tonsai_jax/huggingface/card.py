@@ -13,6 +13,7 @@ from tonsai_jax.data.manifest import read_manifest
 from tonsai_jax.errors import UserError
 from tonsai_jax.huggingface.names import family_of
 from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.reporting.numbers import count_of
 from tonsai_jax.text.normalize import Normalization
 
 FAMILY_NAMES = {"gpt2": "GPT-2", "llama": "Llama", "qwen3": "Qwen3", "mixtral": "Mixtral"}
@@ -127,7 +128,7 @@ def model_card(
     counts = f"{model_config.num_parameters:,} parameters"
     if model_config.num_experts:
         counts += f" ({model_config.num_active_parameters:,} of them for each token)"
-    steps = "" if details.step is None else f", trained for {details.step:,} steps"
+    steps = "" if details.step is None else f", trained for {count_of(details.step, 'step')}"
     return "\n".join(
         [
             "---",

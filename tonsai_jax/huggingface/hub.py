@@ -53,6 +53,6 @@ def push_to_hub(
         raise UserError(
             f"{repo_id}: cannot be uploaded to the Hugging Face Hub ({reason}); the export in {folder} is complete. "
             "Check the network and `hf auth login`, then upload it, without exporting again: "
-            f"python scripts/export_hf.py {shlex.join(again)}"
+            f"tonsai export {shlex.join(again)}"
         ) from None
     return str(address)

@@ -19,6 +19,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from tonsai_jax.errors import UserError
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.model.transformer import KVCache, Transformer
+from tonsai_jax.reporting.numbers import count_of
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.training.state import model_graph
 
@@ -186,7 +187,7 @@ def generate_ids(
     for number, ids in enumerate(prompts, start=first_number + 1):
         if len(ids) >= model_config.context_length:
             raise UserError(
-                f"prompt {number} has {len(ids)} tokens and leaves no room in the model's context_length="
+                f"prompt {number} has {count_of(len(ids), 'token')} and leaves no room in the model's context_length="
                 f"{model_config.context_length}; use a shorter prompt"
             )
     limits = [min(max_new_tokens, rest) for rest in room]

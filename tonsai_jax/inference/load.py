@@ -35,7 +35,7 @@ def load_run(workdir: str | Path, step: int | None = None) -> Run:
     """
     workdir = Path(workdir).absolute()
     if not (workdir / "config.json").is_file():
-        raise UserError(f"{workdir}: no run here (no config.json); give the --workdir that tonsai_jax.train was given")
+        raise UserError(f"{workdir}: no run here (no config.json); give the --workdir that `tonsai train` was given")
     checkpoints = Checkpoints(workdir, read_only=True)
     step = checkpoints.latest_step() if step is None else step
     if step is None:

@@ -94,8 +94,8 @@ class Engine:
             except BrokenProcessPool as error:
                 raise UserError(
                     f"{folder.name}: a worker process ended early, perhaps because memory ran out; run the same command "
-                    "again to continue, with fewer workers if memory is short (--workers of prepare_dataset.py). (A script of "
-                    "your own needs `if __name__ == '__main__':` above its calls.)"
+                    "again to continue; if memory is short, `tonsai prepare --workers 1` needs less. "
+                    "(A script of your own needs `if __name__ == '__main__':` above its calls.)"
                 ) from error
             except Exception as error:
                 logger.debug("the stack trace of the task:", exc_info=error)

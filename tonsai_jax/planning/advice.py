@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from tonsai_jax.data.manifest import read_manifest
 from tonsai_jax.errors import UserError
-from tonsai_jax.reporting.numbers import format_count, format_seconds
+from tonsai_jax.reporting.numbers import count_of, format_count, format_seconds
 from tonsai_jax.runtime.hardware import MATMUL_SHARE, gpu_of
 from tonsai_jax.stages import flops_between, total_steps
 from tonsai_jax.training.setup import Setup
@@ -95,7 +95,7 @@ def _repeated(epochs: Mapping[str, float]) -> Iterator[str]:
             yield (
                 f"warning: this run reads source {source!r} {count:,.0f} times; after about {MANY_EPOCHS} times the same text "
                 "teaches nothing more (arXiv:2305.16264). Make the run shorter (--config.steps=0 --config.epochs="
-                f"{FEW_EPOCHS}), give the source a smaller weight, or add text"
+                f"{FEW_EPOCHS} --config.epochs_of={source}), give the source a smaller weight, or add text"
             )
         elif count > FEW_EPOCHS:
             yield (
@@ -145,7 +145,7 @@ def out_of_memory_advice(config: ConfigDict, vocab_size: int, num_devices: int, 
     parts = plan.memory()
     listed = ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items() if size >= GIB / 20)
     needs = (
-        f"a step with {plan.micro_batch_size} sequences of {plan.stage.seq_len} tokens at once needs about "
+        f"a step with {count_of(plan.micro_batch_size, 'sequence')} of {plan.stage.seq_len} tokens at once needs about "
         f"{sum(parts.values()) / GIB:.1f} GiB ({listed})"
     )
     fits = plan.largest_micro_batch_size(usable_bytes)

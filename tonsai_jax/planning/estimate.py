@@ -3,11 +3,12 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from tonsai_jax.config import stages_of
+from tonsai_jax.config import ROWS_DIR, stages_of
 from tonsai_jax.data.manifest import RowsManifest, read_manifest
 from tonsai_jax.data.order import DataOrder
 from tonsai_jax.errors import UserError
@@ -47,7 +48,7 @@ def estimate(
         raise UserError(f"--tokens {tokens:g} must be above 0")
     if price is not None and not 0 <= price < math.inf:
         raise UserError(f"--price {price:g} must be at least 0")
-    manifest = read_manifest(config.data.dir) if config.data.dir and not config.data.sample_corpus else None
+    manifest = read_manifest(config.data.dir) if _has_rows(config) else None
     if manifest is None and not config.model.vocab_size:
         raise UserError(
             "model.vocab_size=0 takes the size of the tokenizer, which is not known without token rows; "
@@ -94,6 +95,12 @@ def estimate(
         "epochs": _epochs(manifest, config.seed, stages) if manifest else None,
         "not_compiled": obstacle,
     }
+
+
+def _has_rows(config: ConfigDict) -> bool:
+    """Whether there are token rows, or the user says so: an estimate needs none, so the folder of the default may be absent."""
+    folder = config.data.dir
+    return bool(folder) and not config.data.sample_corpus and (folder != ROWS_DIR or Path(folder).is_dir())
 
 
 def _compile(plan: StepPlan, gpu: Gpu, say: Callable[[str], None]) -> CompiledStep:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tonsai_jax.reporting.numbers import count_of
 from tonsai_jax.reporting.tables import Table, as_text, tables_as_text
 
 GIB, GB = 2**30, 10**9
@@ -12,7 +13,7 @@ def estimate_as_text(figures: dict[str, Any]) -> str:
     blocks = [as_text(_head(figures))]
     for number, stage in enumerate(figures["stages"], 1):
         title = f"stage {number}: " if len(figures["stages"]) > 1 else ""
-        blocks += [f"{title}{stage['global_batch_size']} sequences of {stage['seq_len']} tokens per step"]
+        blocks += [f"{title}{count_of(stage['global_batch_size'], 'sequence')} of {stage['seq_len']} tokens per step"]
         blocks += [tables_as_text([_memory(stage, figures["usable_bytes"]), _speed(stage)]), _collectives(stage)]
     blocks += [as_text(_run(figures))]
     return "\n\n".join(block for block in blocks if block)
@@ -34,7 +35,7 @@ def _head(figures: dict[str, Any]) -> Table:
 
 
 def _memory(stage: dict[str, Any], usable: int) -> Table:
-    title = f"Memory of a GPU: micro-batches of {stage['micro_batch']} sequences, {stage['accumulation']} per step"
+    title = f"Memory of a GPU: micro-batches of {count_of(stage['micro_batch'], 'sequence')}, {stage['accumulation']} per step"
     verdict = "fits" if stage["fits"] else "does not fit"
     peak = sum(stage["memory"].values())
     rows = [[name, f"{size / GIB:.2f} GiB", ""] for name, size in stage["memory"].items()]
@@ -77,10 +78,10 @@ def _collectives(stage: dict[str, Any]) -> str:
 def _run(figures: dict[str, Any]) -> Table:
     run = figures["run"]
     rows = [
-        ["tokens", f"{run['tokens'] / 1e9:,.2f} B in {run['steps']:,} steps"],
+        ["tokens", f"{run['tokens'] / 1e9:,.2f} B in {count_of(run['steps'], 'step')}"],
         ["hours", f"{run['hours']:,.1f}"],
         ["GPU-hours", f"{run['gpu_hours']:,.1f}"],
     ]
-    rows += [["cost", f"{run['cost']:,.0f}"]] if "cost" in run else []
+    rows += [["cost", f"{run['cost']:,.2f}, in the currency of --price"]] if "cost" in run else []
     rows += [[f"epochs of {name}", f"{epochs:.2f}"] for name, epochs in (figures["epochs"] or {}).items()]
     return Table("The run at that speed", [], rows, "ll")

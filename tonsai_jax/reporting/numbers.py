@@ -13,6 +13,11 @@ def format_seconds(seconds: float) -> str:
     return f"{whole // 86400}d {whole % 86400 // 3600:02d}h"
 
 
+def count_of(number: int, noun: str) -> str:
+    """'1 step', '1,200 steps': the number with its noun, which takes an s in the plural."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def format_count(count: float) -> str:
     """'853', '9.4k', '124M', '1.5B'."""
     for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):

@@ -8,7 +8,7 @@ from tonsai_jax.corpus.sources.source import Source
 from tonsai_jax.data.manifest import FORMAT
 from tonsai_jax.data.tokenize import tokenize_dataset
 from tonsai_jax.errors import UserError
-from tonsai_jax.files import read_json
+from tonsai_jax.files import folder_to_replace, read_json
 from tonsai_jax.samples.stories import STORY_COUNTS, stories
 from tonsai_jax.tokenizer.examples import dataset_examples
 from tonsai_jax.tokenizer.training import train_tokenizer
@@ -28,7 +28,7 @@ def build_sample_rows(rows_dir: Path, seed: int = 0) -> None:
         return
     if rows_dir.exists() and any(rows_dir.iterdir()):
         raise UserError(f"{rows_dir}: not empty and has no token rows; set --config.data.dir to a new folder")
-    rows_dir.parent.mkdir(parents=True, exist_ok=True)
+    folder_to_replace(str(rows_dir)).parent.mkdir(parents=True, exist_ok=True)
     print(f"writing a sample corpus of stories, its tokenizer and its token rows to {rows_dir}", flush=True)
     with tempfile.TemporaryDirectory(dir=rows_dir.parent, prefix=".sample-") as scratch:
         documents, tokenizer = Path(scratch, "documents"), Path(scratch, "tokenizer")

@@ -78,7 +78,7 @@ class AnyTokenizer:
         """Opens a tokenizer's folder, or its tokenizer.json; raises `UserError` if it is missing or cannot be used."""
         given = Path(path)
         if not given.exists():
-            raise UserError(f"{path}: no such tokenizer folder; train one with scripts/train_tokenizer.py")
+            raise UserError(f"{path}: no such tokenizer folder; train one with `tonsai train-tokenizer`")
         file = given / "tokenizer.json" if given.is_dir() else given
         if not file.is_file():
             raise UserError(

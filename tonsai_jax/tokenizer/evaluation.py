@@ -7,6 +7,7 @@ from typing import Any
 from tonsai_jax.corpus.sources.faults import Faults
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import write_json
+from tonsai_jax.reporting.numbers import count_of
 from tonsai_jax.text.languages import check_language
 from tonsai_jax.text.scripts import script_of
 from tonsai_jax.tokenizer.any_tokenizer import AnyTokenizer
@@ -97,7 +98,7 @@ def _pairs(first: str, second: str) -> EvenSample[Pair]:
             pairs.add(pair, sum(len(text.encode()) for text in pair))
     except ValueError:
         raise UserError(
-            f"--parallel {first} {second}: one file ends after {pairs.examples:,} sentences, the other has more; "
+            f"--parallel {first} {second}: one file ends after {count_of(pairs.examples, 'sentence')}, the other has more; "
             "line N of both files must be the same sentence"
         ) from None
     return pairs

@@ -40,7 +40,7 @@ def dataset_examples(
     if split != "train":
         raise UserError(
             f"{dataset_dir}: no split {split!r}; prepared documents only have the split 'train' "
-            "(scripts/tokenize_dataset.py --val-ratio takes validation documents from it)"
+            "(`tonsai tokenize --val-ratio` takes validation documents from it)"
         )
     if text_column != "text":
         raise UserError(

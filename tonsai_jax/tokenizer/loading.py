@@ -66,7 +66,7 @@ class Tokenizer:
         """Opens a tokenizer's folder; raises `UserError` if it is missing, damaged or of a kind that is not supported."""
         folder = Path(path).absolute()
         if not folder.is_dir():
-            raise UserError(f"{folder}: no such tokenizer folder; train one with scripts/train_tokenizer.py")
+            raise UserError(f"{folder}: no such tokenizer folder; train one with `tonsai train-tokenizer`")
         config = read_json(folder / "tokenizer_config.json")
         inner = _read_tokenizer_json(folder / "tokenizer.json")
         end_of_text, pad = _named(config, "eos_token"), _named(config, "pad_token")
@@ -86,7 +86,7 @@ class Tokenizer:
         if tokenizer.decode(tokenizer.encode(_PROBE)) != _PROBE:
             raise UserError(
                 f"{folder / 'tokenizer.json'}: decoding does not give back the encoded text, so it is damaged or "
-                "of a kind that cannot be used here; train one with scripts/train_tokenizer.py"
+                "of a kind that cannot be used here; train one with `tonsai train-tokenizer`"
             )
         return tokenizer
 
@@ -171,7 +171,7 @@ def _read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
         inner = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the Rust library raises plain `Exception`
         raise UserError(
-            f"{path}: cannot be read as a tokenizer ({error}); train one with scripts/train_tokenizer.py"
+            f"{path}: cannot be read as a tokenizer ({error}); train one with `tonsai train-tokenizer`"
         ) from None
     vocabulary = inner.get_vocab(with_added_tokens=True)
     if isinstance(inner.model, models.Unigram):
@@ -181,7 +181,7 @@ def _read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
         if not isinstance(decoder, dict) or decoder.get("type") != "ByteLevel":
             raise UserError(
                 f"{path}: only byte-level BPE and Unigram with byte fallback can be used; "
-                "train one with scripts/train_tokenizer.py"
+                "train one with `tonsai train-tokenizer`"
             )
         alphabet = pre_tokenizers.ByteLevel.alphabet()
     if set(vocabulary.values()) != set(range(len(vocabulary))):

@@ -73,19 +73,12 @@ def train_tokenizer(
       UserError: the model type or the pattern is not known, the vocabulary is smaller than the bytes need, there is no text,
         `output_dir` is not ours to replace, or the disk is full.
     """
-    if model_type not in MODEL_TYPES:
-        raise UserError(f"model type {model_type!r} is not known; use {' or '.join(MODEL_TYPES)}")
     if pattern not in bpe.PATTERNS:
         raise unknown_name("pattern", pattern, bpe.PATTERNS)
     if pattern != DEFAULT_PATTERN and model_type != "bpe":
         raise UserError(f"pattern={pattern} is for model type bpe only, {model_type} has none; leave it out")
     special_tokens = check_special_tokens(special_tokens)
-    least = len(special_tokens) + (len(BYTES) if model_type == "bpe" else unigram.SMALLEST_VOCABULARY)
-    if vocab_size < least:
-        raise UserError(
-            f"vocab_size {vocab_size} is too small: the bytes and {len(special_tokens)} special tokens need {least} ids; "
-            "use a larger one, 8000 for a first try"
-        )
+    check_vocabulary(vocab_size, model_type, special_tokens)
     if sentences and (model_type != "unigram" or sentences <= 100):
         raise UserError(
             f"--input-sentence-size {sentences}: must be above 100, and only works with --model-type unigram"
@@ -125,6 +118,18 @@ def train_tokenizer(
             documents=text.documents,
         )
     return report
+
+
+def check_vocabulary(vocab_size: int, model_type: str, special_tokens: Sequence[str]) -> None:
+    """Raises `UserError` for a model type that is not known, and for a vocabulary smaller than its bytes need."""
+    if model_type not in MODEL_TYPES:
+        raise UserError(f"model type {model_type!r} is not known; use {' or '.join(MODEL_TYPES)}")
+    least = len(special_tokens) + (len(BYTES) if model_type == "bpe" else unigram.SMALLEST_VOCABULARY)
+    if vocab_size < least:
+        raise UserError(
+            f"vocab_size {vocab_size} is too small: the bytes and {len(special_tokens)} special tokens need {least} ids; "
+            "use a larger one, 8000 for a first try"
+        )
 
 
 def _shown(texts: Iterable[str], text_bytes: int | None, progress: bool) -> Iterator[str]:

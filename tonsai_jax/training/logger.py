@@ -12,7 +12,7 @@ from dataclasses import KW_ONLY, dataclass, field
 import jax
 
 from tonsai_jax.errors import UserError
-from tonsai_jax.reporting.numbers import format_count, format_seconds
+from tonsai_jax.reporting.numbers import count_of, format_count, format_seconds
 from tonsai_jax.runtime.memory import peak_memory_bytes
 from tonsai_jax.stages import Stage, flops_between, stage_at
 from tonsai_jax.training.metrics import MetricsWriter
@@ -122,6 +122,7 @@ class StepLogger:
         self._skipped_in_all += skipped
         if self._skipped_in_a_row >= self.max_skipped_steps:
             raise UserError(
-                f"step {step + 1}: loss or gradient was not finite for {self._skipped_in_a_row} steps in a row, so the run "
-                f"was stopped; the last checkpoint is good. Lower optimizer.learning_rate, or check the data of these steps"
+                f"step {step + 1}: loss or gradient was not finite for {count_of(self._skipped_in_a_row, 'step')} in a row, "
+                "so the run was stopped; the last checkpoint is good. "
+                "Lower optimizer.learning_rate, or check the data of these steps"
             )

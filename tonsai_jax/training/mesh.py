@@ -44,11 +44,11 @@ def mesh_sizes(data: int, fsdp: int, expert: int, *, count: int, num_experts: in
         )
     if data == -1:
         if count % (fsdp * expert):
-            raise UserError(f"{others} does not divide the {count} devices; choose a divisor of {count}")
+            raise UserError(f"{others} does not divide the number of devices, {count}; choose a divisor of {count}")
         data = count // (fsdp * expert)
     if data * fsdp * expert != count:
         raise UserError(
-            f"mesh.data={data} x {others} is {data * fsdp * expert}, but there are {count} devices; "
+            f"mesh.data={data} x {others} is {data * fsdp * expert}, but the number of devices is {count}; "
             f"set mesh.data=-1 to take what {'mesh.fsdp leaves' if expert == 1 else 'the others leave'}"
         )
     return {"data": data, "fsdp": fsdp, "expert": expert}

@@ -131,8 +131,8 @@ def report_too_long(where: str, size: int, limit: int, faults: Faults) -> None:
 def no_such_column(where: object, column: str, there: Iterable[str], hint: str = "") -> NoReturn:
     """Raises the `UserError` for a missing field; `there` are the fields that exist."""
     raise UserError(
-        f"{where}: no column {column!r}; {_there(there)}; set `text_column` (in the sources file; --text-column of "
-        f"train_tokenizer.py){hint}"
+        f"{where}: no column {column!r}; {_there(there)}; set `text_column` (in the sources file; "
+        f"`tonsai train-tokenizer --text-column`){hint}"
     )
 
 

@@ -1,0 +1,27 @@
+"""The console entry `tonsai`, run in the test's process."""
+
+import contextlib
+import io
+import signal
+import sys
+from unittest import mock
+
+from tonsai_jax.__main__ import main
+
+
+def tonsai(*words: str) -> tuple[int, str, str]:
+    """Runs the entry in this process; returns the exit code, stdout and stderr."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    handler = signal.getsignal(signal.SIGTERM)
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        mock.patch.object(sys, "argv", ["tonsai", *words]),
+    ):
+        try:
+            main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+    return code, out.getvalue(), err.getvalue()

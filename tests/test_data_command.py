@@ -1,0 +1,209 @@
+"""`tonsai data`: from sources to token rows in one command, which repeats only what has to be repeated."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.support.console import tonsai
+from tests.support.made_once import MadeOnce
+from tonsai_jax.commands import train_tokenizer
+from tonsai_jax.data.manifest import read_manifest
+from tonsai_jax.samples.stories import stories
+
+FLAGS = ("--vocab-size", "400", "--val-ratio", "0.1")
+
+
+@pytest.fixture(scope="session")
+def made(made_once: MadeOnce) -> Path:
+    """A folder with two texts and the data of them; copy it before you change it."""
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        for name, language in (("khmer", "km"), ("english", "en")):
+            (folder / f"{name}.txt").write_text("\n".join(" ".join(s.split()) for s in stories(language, 30, seed=1)))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            code, out, err = data()
+        assert (code, err) == (0, ""), err
+        (folder / "printed").write_text(out)
+
+    return made_once("data_command", make)
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(made, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    return tmp_path / "project"
+
+
+def data(*words: str) -> tuple[int, str, str]:
+    own = {"--khmer", "--english", "sources.yaml"} & set(words)
+    sources = () if own else ("--khmer", "khmer.txt", "--english", "english.txt")
+    return tonsai("data", *sources, *FLAGS, *words)
+
+
+def steps_of(*words: str) -> list[str]:
+    """The commands that `tonsai data` runs now; what it does not run it must say that it keeps."""
+    code, out, err = data(*words)
+    assert code == 0, err
+    kept = [line.partition(":")[0] for line in out.splitlines() if line.endswith("have changed")]
+    run = [line.split()[2] for line in out.splitlines() if line.startswith("$ tonsai ")]
+    names = {"prepare": "data/documents", "train-tokenizer": "data/tokenizer", "tokenize": "data/tokens"}
+    assert sorted([*kept, *(names[name] for name in run)]) == sorted(names.values())
+    return run
+
+
+def test_it_runs_three_commands_and_names_the_next(made: Path) -> None:
+    printed = (made / "printed").read_text()
+    commands = [line for line in printed.splitlines() if "tonsai " in line]
+    assert commands == [
+        "$ tonsai prepare --khmer khmer.txt --english english.txt --output-dir data/documents",
+        "$ tonsai train-tokenizer --dataset-dir data/documents --vocab-size 400 --model-type bpe --output-dir data/tokenizer",
+        "$ tonsai tokenize --dataset-dir data/documents --tokenizer-dir data/tokenizer --val-ratio 0.1 --output-dir data/tokens",
+        "  tonsai train --config configs/small.py --workdir runs/mine",
+    ]
+    rows = read_manifest(made / "data" / "tokens")
+    assert rows.vocab_size == 400
+    assert {name: (source.weight, source.splits["train"].documents) for name, source in rows.sources.items()} == {
+        "khmer": (0.6, 27),
+        "english": (0.4, 27),
+    }
+
+
+def test_nothing_is_repeated_where_nothing_has_changed(folder: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (folder / "data").rglob("*")}
+    assert steps_of() == []
+    assert {path: path.stat().st_mtime_ns for path in (folder / "data").rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("words", "repeated"),
+    [
+        (("--val-ratio", "0.2"), ["tokenize"]),
+        (("--vocab-size", "390"), ["train-tokenizer", "tokenize"]),
+        (("--khmer-weight", "0.5"), ["prepare", "train-tokenizer", "tokenize"]),
+        (("--workers", "1"), []),
+    ],
+)
+def test_a_changed_setting_repeats_its_step_and_those_after_it(
+    folder: Path, words: tuple[str, ...], repeated: list[str]
+) -> None:
+    assert steps_of(*words) == repeated
+    assert steps_of(*words) == []
+
+
+def test_a_changed_input_repeats_everything(folder: Path) -> None:
+    with (folder / "khmer.txt").open("a") as file:
+        file.write("\nអត្ថបទថ្មីមួយ។")
+    assert steps_of() == ["prepare", "train-tokenizer", "tokenize"]
+
+
+def test_an_input_that_changed_without_effect_on_the_documents_repeats_only_their_step(folder: Path) -> None:
+    with (folder / "khmer.txt").open("a") as file:
+        file.write("\n")
+    assert steps_of() == ["prepare"]
+
+
+@pytest.mark.parametrize(
+    ("removed", "repeated"),
+    [
+        ("documents/khmer/part-00000.parquet", ["prepare"]),
+        ("tokenizer", ["train-tokenizer"]),
+        ("tokens/tokenizer/tokenizer.json", ["tokenize"]),
+        ("steps.json", ["prepare", "train-tokenizer", "tokenize"]),
+    ],
+)
+def test_what_was_removed_is_made_again(folder: Path, removed: str, repeated: list[str]) -> None:
+    path = folder / "data" / removed
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    assert steps_of() == repeated
+    assert steps_of() == []
+
+
+def test_another_tokenizer_in_the_folder_is_replaced_with_the_one_asked_for(folder: Path) -> None:
+    words = ("--dataset-dir", "data/documents", "--vocab-size", "350", "--output-dir", "data/tokenizer")
+    assert tonsai("train-tokenizer", *words)[0] == 0
+    assert steps_of() == ["train-tokenizer"]
+    assert read_manifest(folder / "data" / "tokens").vocab_size == 400
+
+
+def test_files_that_others_put_next_to_the_result_repeat_nothing(folder: Path) -> None:
+    (folder / "data" / "tokenizer" / "evaluation.json").write_text("{}")  # as `tonsai tokenizer-report` does
+    assert steps_of() == []
+
+
+def test_a_command_that_was_stopped_goes_on_after_its_last_finished_step(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(folder / "data")
+
+    def stopped() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_tokenizer, "main", stopped)
+        assert data()[0] == 130
+    assert steps_of() == ["train-tokenizer", "tokenize"]
+
+
+def test_sources_that_are_left_out_are_named_at_the_end_and_tried_again(folder: Path) -> None:
+    (folder / "sources.yaml").write_text(
+        "sources:\n"
+        "  - {name: good, language: en, path: english.txt}\n"
+        "  - {name: bad, language: km, path: missing.txt}\n"
+        "on_error: skip\n"
+    )
+    for _ in range(2):
+        code, out, err = data("sources.yaml")
+        assert code == 1
+        assert err.startswith("error: left out: bad (")
+        assert "$ tonsai prepare --config sources.yaml --output-dir data/documents" in out
+        assert list(read_manifest(folder / "data" / "tokens").sources) == ["good"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("sources.yaml", "--khmer", "khmer.txt"), "give either SOURCES.yaml, or --khmer and/or --english"),
+        (("--khmer", "khmer.txt", "--vocab-size", "10"), "vocab_size 10 is too small"),
+        (("--khmer", "khmer.txt", "--val-ratio", "1"), "val_ratio 1.0 is not in [0, 1)"),
+        (("--khmer", "khmer.txt", "--model-type", "words"), "model type 'words' is not known; use bpe or unigram"),
+        (("--khmer", "nothing.txt"), "nothing.txt: no such file or folder"),
+        (
+            ("--khmer", "khmer.txt", "--output-dir", "mine"),
+            "mine/tokens: already exists and was not made by this command",
+        ),
+    ],
+)
+def test_a_mistake_for_a_later_step_is_found_before_the_first(
+    folder: Path, words: tuple[str, ...], message: str
+) -> None:
+    (folder / "mine" / "tokens").mkdir(parents=True)
+    (folder / "mine" / "tokens" / "thesis.txt").write_text("years of work")
+    before = sorted(folder.rglob("*"))
+    code, out, err = data(*words)
+    assert (code, out) == (1, "")
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_text_file_in_place_of_the_sources_file_is_told_apart(folder: Path) -> None:
+    code, _, err = tonsai("data", "khmer.txt", *FLAGS)
+    assert (code, err) == (
+        1,
+        "error: khmer.txt: not a sources file (.yaml); give a file of text as --khmer FILE or --english FILE\n",
+    )
+
+
+def test_a_steps_file_of_somebody_else_is_not_overwritten(folder: Path) -> None:
+    (folder / "data" / "steps.json").write_text('{"mine": 1}')
+    code, _, err = data()
+    assert code == 1
+    assert "data/steps.json: was not made by this command; choose another output folder, or remove this file" in err

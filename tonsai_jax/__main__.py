@@ -1,0 +1,66 @@
+"""`tonsai COMMAND`, the same as `python -m tonsai_jax COMMAND`: runs one command and imports only what that command needs."""
+
+import importlib
+import sys
+
+from tonsai_jax.errors import UserError, did_you_mean, run_command
+
+# In the order in which a person uses them. To add a command, write its module in commands/, with a `main()` that parses
+# sys.argv, and add its line here.
+COMMANDS = {
+    "data": "raw text to token rows: prepare, train-tokenizer and tokenize in one command",
+    "prepare": "raw text to clean documents",
+    "train-tokenizer": "documents to a vocabulary",
+    "tokenizer-report": "measure a tokenizer and compare it with others",
+    "tokenize": "documents to token rows, which training reads",
+    "estimate": "memory, speed, hours and cost of a config on GPUs that you do not have",
+    "train": "token rows to a trained model (python -m tonsai_jax.train)",
+    "ablate": "train variants of a config and compare them",
+    "plot": "curves of one or several runs",
+    "evaluate": "bits per byte of a trained model on held-out text",
+    "generate": "continue text with a trained model",
+    "export": "a trained model in Hugging Face format, for transformers and the Hub",
+    "export-gguf": "a trained model as a GGUF file, for llama.cpp",
+}
+
+
+def main() -> None:
+    """The console entry `tonsai`."""
+    run_command(_run)
+
+
+def _run() -> None:
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("--help", "-h", "help"):
+        print(_help())
+    elif name == "--version":
+        from importlib.metadata import version  # imported here, as it takes longer than the rest of this module
+
+        print(f"tonsai {version('tonsai-jax')}")
+    elif name in COMMANDS:
+        sys.argv = [f"tonsai {name}", *sys.argv[2:]]  # argparse takes the name in its usage line from here
+        importlib.import_module(_module_of(name)).main()
+    else:
+        raise UserError(f"tonsai {name}: no such command{did_you_mean(name, COMMANDS)} (tonsai --help)")
+
+
+def _module_of(name: str) -> str:
+    return "tonsai_jax.train" if name == "train" else f"tonsai_jax.commands.{name.replace('-', '_')}"
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {about}" for name, about in COMMANDS.items()]
+    return "\n".join(
+        [
+            "Train a language model for Khmer and English: from raw text to Hugging Face.",
+            "",
+            "usage: tonsai COMMAND [FLAGS], tonsai COMMAND --help, tonsai --version",
+            "",
+            *lines,
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()
