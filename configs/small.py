@@ -1,5 +1,6 @@
 """Your own text on a laptop: a GPT-2 of 4 layers and width 128, context 256; 1.9 M parameters with a vocabulary of 8,000.
 
+    tonsai data --khmer khmer.txt --english english.txt --vocab-size 8000
     python -m tonsai_jax.train --config configs/small.py --workdir runs/mine
 
 The run is as long as the text is worth: 8 epochs for 1 to 4 MB of text. More text takes a variant, so that the run still ends
