@@ -78,9 +78,14 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
     end_step = last_step if steps_today is None else min(last_step, start_step + steps_today)
     end_step = max(end_step, start_step)  # config.steps may have been lowered since
 
+    stop_request.saves_first()
+    epochs = order.epochs()
+    _describe(setup, manifest, epochs, start_step, end_step, sampling=config.sample.every > 0)
+    for line in warnings_before(config, setup, tokenizer_vocab_size=tokenizer.vocab_size, epochs=epochs):
+        say(line)
+
     # From here on the run writes and computes.
     open_workdir(workdir, config, manifest)
-    stop_request.saves_first()
     set_optimization_level(config.runtime.optimization_level, jax.default_backend(), setup.mesh.size)
     if no_cache := use_compile_cache(config.runtime.compile_cache, jax.default_backend()):
         say(no_cache)
@@ -94,10 +99,6 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
     train_step, eval_step = make_steps(
         config, setup, end_of_text_id=manifest.end_of_text_id, token_bytes=tokenizer.token_bytes()
     )
-    epochs = order.epochs()
-    _describe(setup, manifest, epochs, start_step, end_step, sampling=config.sample.every > 0)
-    for line in warnings_before(config, setup, tokenizer_vocab_size=tokenizer.vocab_size, epochs=epochs):
-        say(line)
     writer = MetricsWriter(
         workdir,
         start_step=start_step,
