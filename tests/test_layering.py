@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "tonsai_jax"
 
 # From the ground up. A module imports those of the levels below its own, and its own folder's.
 LEVELS = (
-    ("errors",),
+    ("choices", "errors"),
     ("files", "stages"),
     ("reporting", "text"),
     ("jobs",),
@@ -42,10 +42,11 @@ ONLY = {
     "jobs": {"errors", "files", "reporting"},
     "corpus": {"errors", "files", "jobs", "reporting", "text"},
     "model": {"errors"},
-    "config": {"errors", "stages", "model"},
+    "config": {"choices", "errors", "stages", "model"},
     "runtime": {"errors", "files"},
     "planning": {"errors", "files", "reporting", "stages", "data", "model", "config", "runtime", "training"},
     "training": {
+        "choices",
         "errors",
         "files",
         "reporting",
@@ -61,7 +62,7 @@ ONLY = {
 }
 # Text is prepared on machines without an accelerator; there JAX would only cost seconds and memory.
 WITHOUT_JAX = (
-    *(PACKAGE / name for name in ("errors.py", "files.py", "stages.py")),
+    *(PACKAGE / name for name in ("choices.py", "errors.py", "files.py", "stages.py")),
     *(PACKAGE / name for name in ("data/manifest.py", "data/rows.py", "data/row_writer.py", "data/tokenize.py")),
     *(
         file

@@ -14,14 +14,11 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from tonsai_jax.choices import MU_DTYPES, OPTIMIZATION_LEVELS, OPTIMIZERS, SCHEDULES
 from tonsai_jax.errors import UserError, did_you_mean, unknown_name
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.stages import Length, MicroBatch, SourceSize, Stage, total_steps
 
-OPTIMIZERS = ("adamw", "muon", "lion", "adafactor")
-SCHEDULES = ("cosine", "wsd", "linear")
-MU_DTYPES = ("float32", "bfloat16")
-OPTIMIZATION_LEVELS = ("auto", "default", "O0", "O1", "O2", "O3")
 LENGTH_KEYS = ("steps", "tokens", "epochs")
 STAGE_KEYS = (*LENGTH_KEYS, "epochs_of", "seq_len", "global_batch_size", "weights")
 ROWS_DIR = "data/tokens"  # where `tonsai data` writes token rows

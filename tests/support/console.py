@@ -1,4 +1,4 @@
-"""The console entry `tonsai`, run in the test's process."""
+"""The console entry `tonsai`, run in the test's process; what a command prints on stderr."""
 
 import contextlib
 import io
@@ -25,3 +25,8 @@ def tonsai(*words: str) -> tuple[int, str, str]:
         finally:
             signal.signal(signal.SIGTERM, handler)
     return code, out.getvalue(), err.getvalue()
+
+
+def without_progress(stderr: str) -> str:
+    """What is left of stderr without the lines of progress that a job prints when it takes longer than ten seconds."""
+    return "".join(line for line in stderr.splitlines(keepends=True) if " so far" not in line)

@@ -16,7 +16,6 @@ from jax.sharding import Mesh
 
 from tonsai_jax.data.manifest import RowsManifest
 from tonsai_jax.data.rows import open_rows, read_window, window_count
-from tonsai_jax.reporting.tables import Table, as_text
 from tonsai_jax.training.mesh import put_batch
 
 
@@ -74,6 +73,11 @@ class Evaluation:
 
     def table(self) -> str:
         """The scores as a table for the terminal: a line for each source and for each language."""
+        from tonsai_jax.reporting.tables import (  # imported here: it loads a library that training does without
+            Table,
+            as_text,
+        )
+
         rows = [
             [
                 f"{kind} {name}",

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tonsai_jax.config import MU_DTYPES, OPTIMIZERS, SCHEDULES
+from tonsai_jax.choices import MU_DTYPES, OPTIMIZERS, SCHEDULES
 from tonsai_jax.errors import UserError, unknown_name
 from tonsai_jax.training.muon import scale_by_muon_and_adam
 
