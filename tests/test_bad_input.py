@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +14,7 @@ import pytest
 from tests.support.made_once import MadeOnce
 from tests.support.tiny_run import TinyRun, environment, make_rows, train_in_this_process
 from tonsai_jax.errors import run_command
-from tonsai_jax.runtime.lock import LOCK_FILE
+from tonsai_jax.runtime.lock import LOCK_FILE, _host
 
 Spoil = Callable[[Path], object]
 
@@ -199,7 +198,7 @@ def test_a_file_where_the_workdir_should_be(
 def test_a_workdir_in_which_another_trainer_works(run: TinyRun, error_of: Callable[..., str]) -> None:
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"]) as other:
         started = psutil.Process(other.pid).create_time()
-        owner = {"host": socket.gethostname(), "pid": other.pid, "started": started, "since": "today", "beat": 0}
+        owner = {"host": _host(), "pid": other.pid, "started": started, "since": "today", "beat": 0}
         run.workdir.mkdir()
         (run.workdir / LOCK_FILE).write_text(json.dumps(owner))
         assert f"{run.workdir}: another trainer works here (process {other.pid} on " in error_of(run.command())

@@ -40,7 +40,7 @@ def test_help_has_one_line_for_each_command_in_the_order_of_the_pipeline(words: 
 
 
 def test_every_module_of_commands_is_a_command() -> None:
-    modules = {path.stem.replace("_", "-") for path in (ROOT / "tonsai_jax" / "commands").glob("[!_]*.py")}
+    modules = {path.stem.replace("_", "-") for path in (ROOT / "tonsai_jax" / "commands").glob("[!_]*.py")} - {"parser"}
     assert modules == COMMANDS.keys() - {"train"}
 
 
@@ -202,3 +202,18 @@ def test_every_command_that_a_text_names_exists_and_has_the_flags_named_with_it(
                 if flag not in helps[name]:
                     wrong.append(f"{path.relative_to(ROOT)}: tonsai {name} {flag}")
     assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("data", "--khmer", "k.txt"), "the following arguments are required: --vocab-size (tonsai data --help)"),
+        (("generate", "--workdir", "x", "--top-k", "many"), "argument --top-k: invalid int value: 'many' (tonsai gene"),
+        (("plot", "--workdir", "x", "--output", ""), "the name of the file to write is empty"),
+    ],
+)
+def test_a_mistake_in_the_flags_is_one_line(words: tuple[str, ...], message: str) -> None:
+    code, _, err = tonsai(*words)
+    [line] = err.splitlines()
+    assert (code, line.startswith("error: ")) == (1, True)
+    assert message in line

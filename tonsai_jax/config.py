@@ -165,7 +165,7 @@ def _length(where: str, keys: Mapping[str, Any] | ConfigDict, epochs_of: str) ->
         raise UserError(f"{where}: no length; set one of {', '.join(LENGTH_KEYS)} above 0{example}")
     if len(given) > 1:
         found = " and ".join(f"{key}={value!r}" for key, value in given.items())
-        example = f", for instance --config.{next(iter(given))}=0" if in_config else ""
+        example = " (" + " or ".join(f"--config.{key}=0" for key in given) + ")" if in_config else ""
         raise UserError(f"{where}: {found} each give the length; keep one and set the others to 0{example}")
     ((key, value),) = given.items()
     kind = int if key == "steps" else int | float

@@ -51,6 +51,8 @@ def file_to_write(path: str) -> Path:
 
     Raises `UserError` at once, and not after hours of work, where nothing can be written there. Writes nothing itself.
     """
+    if not path:
+        raise UserError("the name of the file to write is empty; give one, or leave the option out")
     if os.path.isdir(path):
         raise UserError(f"{path}: is a folder, but a file is to be written; give the name of a file")
     _check_writable(Path(path).absolute().parent, path)

@@ -117,7 +117,7 @@ def complete_run(workdir: Path, config: ConfigDict, evaluation: Evaluation | Non
         from tonsai_jax.huggingface.card import details_of_run
         from tonsai_jax.huggingface.export import export
 
-        details = details_of_run(run.workdir, run.config, run.step)
+        details = details_of_run(run.workdir, run.config, run.step, run.rows)
         export(run.model_config, run.params, run.tokenizer, workdir / "export", details=details)
     record = {
         "step": run.step,

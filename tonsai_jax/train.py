@@ -8,6 +8,7 @@ Any key of the config can be set as --config.section.key=value. The same command
 SIGTERM and Ctrl-C save first, then end with exit code 0.
 """
 
+import os
 import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -19,7 +20,7 @@ from jax.experimental.multihost_utils import sync_global_devices
 from ml_collections import ConfigDict
 
 from tonsai_jax.cli import parse_flags
-from tonsai_jax.config import stages_of, to_json, validate
+from tonsai_jax.config import LENGTH_KEYS, stages_of, to_json, validate
 from tonsai_jax.data.loader import Loader
 from tonsai_jax.data.manifest import RowsManifest, read_manifest
 from tonsai_jax.data.order import DataOrder
@@ -69,7 +70,9 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
     for change in changes:
         say(f"config changed since step {start_step}: {change}")
     order = DataOrder(manifest, seed=config.seed, stages=stages, state=saved["data"] if saved else None)
-    if start_step >= last_step and describe_complete_run(workdir, start_step, say, has_changes=bool(changes)):
+    # A complete run goes on only where its length was changed: in epochs, other changes too give it another number of steps.
+    is_longer = start_step < last_step and any(change.startswith((*LENGTH_KEYS, "stages")) for change in changes)
+    if not is_longer and describe_complete_run(workdir, start_step, say, has_changes=bool(changes)):
         return
     order.check_max_epochs(config.data.max_epochs)
     if change := order.change_at_resume():
@@ -178,9 +181,12 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
 
 
 def say(line: str) -> None:
-    """Prints a line, on the first host only."""
+    """Prints a line, on the first host only. Where nobody reads any more (`| head`, or Ctrl-C also ended `| tee`) it goes on."""
     if jax.process_index() == 0:
-        print(line, flush=True)
+        try:
+            print(line, flush=True)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _open_rows(config: ConfigDict) -> RowsManifest:

@@ -388,7 +388,10 @@ def test_without_the_package_the_command_says_how_to_get_it(tokenizer, monkeypat
     for name in [name for name in sys.modules if name.startswith("tonsai_jax.gguf.")]:
         monkeypatch.delitem(sys.modules, name)
     assert run_script(monkeypatch, run, tmp_path / "a.gguf") == 1
-    assert capsys.readouterr().err == "error: GGUF files need the package gguf; install it with: uv sync --extra gguf\n"
+    assert (
+        capsys.readouterr().err
+        == "error: GGUF files need the package gguf; install it with: uv sync --inexact --extra gguf\n"
+    )
 
 
 # What llama.cpp makes of it.

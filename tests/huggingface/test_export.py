@@ -17,6 +17,7 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file
 
+from tests.support.rows import write_rows
 from tests.support.tiny_model import CONFIG, ENGLISH, KHMER, config_with, random_params, tiny_tokenizer
 from tonsai_jax.config import default_config
 from tonsai_jax.errors import UserError
@@ -243,6 +244,16 @@ def test_details_come_from_the_run_and_from_nothing_later_than_the_step(tmp_path
     expected = CardDetails(name=tmp_path.name, step=20, bits_per_byte={"km": 2.0, "source/wiki": 2.5})
     assert details_of_run(tmp_path, config, 20) == expected
     assert details_of_run(tmp_path, config, 30).bits_per_byte == {"km": 1.0}
+
+
+def test_details_name_no_sources_of_token_rows_that_were_written_after_the_run(tmp_path):
+    config = default_config()
+    config.data.dir = str(tmp_path)
+    rows = write_rows(tmp_path, {"wiki": np.arange(100)})
+    trained_on = {"wiki": rows.identity("wiki")}
+    assert [source.name for source in details_of_run(tmp_path, config, 1, trained_on).sources] == ["wiki"]
+    write_rows(tmp_path, {"wiki": np.arange(200)})
+    assert details_of_run(tmp_path, config, 1, trained_on).sources == ()
 
 
 def test_an_earlier_export_is_replaced_and_a_folder_of_someone_else_is_not(tokenizer, tmp_path):

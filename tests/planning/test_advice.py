@@ -33,7 +33,7 @@ def test_a_run_that_suits_gets_no_line() -> None:
 
 
 def test_minutes_for_a_step_on_a_cpu_are_said_with_the_config_for_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr(advice, "cpu_count", lambda: 2)
     config = small_config()
     config.steps, config.global_batch_size = 100, 2**20
     [line] = warnings_of(config)
@@ -61,7 +61,8 @@ def test_ids_that_the_tokenizer_does_not_have_are_said_with_their_cost() -> None
 
 
 @pytest.mark.parametrize(
-    ("epochs", "start"), [(4.0, ""), (8.0, "note: this run reads source 'km' 8.0 times"), (72282.35, "warning: ")]
+    ("epochs", "start"),
+    [(4.0, ""), (8.0, "note: times that this run reads a source: 'km' 8.0;"), (72282.35, "warning: ")],
 )
 def test_text_that_is_read_often_is_said(epochs: float, start: str) -> None:
     lines = warnings_of(small_config(), epochs={"km": epochs})

@@ -2,7 +2,7 @@
 
 import json
 import os
-import socket
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def neighbour() -> Iterator[int]:
 def leave_lock(workdir: Path, **content: object) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     full = {
-        "host": socket.gethostname(),
+        "host": lock._host(),
         "pid": 1,
         "started": 0.0,
         "since": "2026-01-01 10:00:00",
@@ -57,9 +57,34 @@ def test_a_folder_that_was_there_stays(tmp_path: Path) -> None:
 
 def test_a_second_trainer_is_refused_with_the_first_ones_process_and_time(tmp_path: Path, neighbour: int) -> None:
     leave_lock(tmp_path, pid=neighbour, started=psutil.Process(neighbour).create_time())
-    message = rf"process {neighbour} on {socket.gethostname()}, since 2026-01-01 10:00:00\); stop it, or give another"
+    message = (
+        rf"process {neighbour} on {re.escape(lock._host())}, since 2026-01-01 10:00:00\); stop it, or give another"
+    )
     with pytest.raises(UserError, match=message), workdir_lock(tmp_path, print):
         pass
+    assert (tmp_path / LOCK_FILE).exists()
+
+
+def test_a_zombie_is_not_alive(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        started = psutil.Process(process.pid).create_time()
+        while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
+            pass
+        leave_lock(tmp_path, pid=process.pid, started=started)
+        assert "taken over" in taken_over(tmp_path)[0]
+
+
+def test_the_lock_that_another_process_has_just_taken_over_is_not_removed(tmp_path: Path) -> None:
+    leave_lock(tmp_path, pid=2**22 + 1)
+    stale = json.loads((tmp_path / LOCK_FILE).read_text())
+    leave_lock(tmp_path, pid=os.getppid(), since="now")
+    assert not lock._remove(tmp_path / LOCK_FILE, stale)
+    assert json.loads((tmp_path / LOCK_FILE).read_text())["since"] == "now"
+
+
+def test_a_trainer_that_lost_its_lock_leaves_the_file_of_the_other(tmp_path: Path) -> None:
+    with workdir_lock(tmp_path, print):
+        leave_lock(tmp_path, pid=os.getppid())
     assert (tmp_path / LOCK_FILE).exists()
 
 
@@ -73,8 +98,9 @@ def test_the_lock_of_a_killed_trainer_is_taken_over_and_that_is_said(
     assert "trainer.lock: taken over" in line
 
 
-def test_a_half_written_lock_is_taken_over(tmp_path: Path) -> None:
-    (tmp_path / LOCK_FILE).write_text('{"host": ')
+@pytest.mark.parametrize("content", ['{"host": ', '{"host": "x"}'])
+def test_a_half_written_lock_is_taken_over(tmp_path: Path, content: str) -> None:
+    (tmp_path / LOCK_FILE).write_text(content)
     assert "taken over" in taken_over(tmp_path)[0]
 
 

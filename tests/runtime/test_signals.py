@@ -30,7 +30,7 @@ def test_the_first_signal_is_noted_and_confirmed(
 ) -> None:
     assert stop_request.name is None
     signal.raise_signal(number)
-    assert stop_request.name == number.name
+    assert stop_request.name == name
     wait_for(lambda: bool(lines))
     assert lines == [f"{name}: saving after this step, then the run ends; Ctrl-C again ends it now"]
 
@@ -38,12 +38,14 @@ def test_the_first_signal_is_noted_and_confirmed(
 def test_a_second_sigterm_changes_nothing(stop_request: StopRequest, lines: list[str]) -> None:
     signal.raise_signal(signal.SIGTERM)
     signal.raise_signal(signal.SIGTERM)
-    assert stop_request.name == "SIGTERM"
+    wait_for(lambda: bool(lines))
+    assert (stop_request.name, len(lines)) == ("SIGTERM", 1)
 
 
 def test_when_all_is_saved_sigterm_is_ignored(stop_request: StopRequest) -> None:
     stop_request.all_is_saved()
-    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)  # would raise
+    assert stop_request.name == "SIGTERM"
 
 
 def test_afterwards_the_handlers_are_those_of_before() -> None:

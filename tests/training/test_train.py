@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+import re
 import shutil
 import signal
 import socket
@@ -53,7 +54,7 @@ def test_stopped_twice_by_sigterm_is_never_stopped_bit_for_bit(run: TinyRun, nev
 def test_ctrl_c_saves_and_ends_well(run: TinyRun, never_stopped: TinyRun) -> None:
     printed = run.interrupt(signal.SIGINT, at_step=3)
     saved = max(run.saved_steps())
-    assert f"saved at step {saved} of 24: SIGINT asked to stop" in printed
+    assert f"saved at step {saved} of 24: Ctrl-C asked to stop" in printed
     assert 3 < saved < 24
     run.train()
     assert run.losses() == never_stopped.losses()
@@ -70,6 +71,29 @@ def test_a_second_ctrl_c_ends_it_also_while_it_compiles(run: TinyRun) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=5) == 130
     assert "steps: 0 of 24 done" in run.train(steps_today=1)
+
+
+@pytest.mark.full
+def test_a_run_whose_output_nobody_reads_any_more_saves_and_ends_well(run: TinyRun) -> None:
+    """Ctrl-C also ends the `tee` that its output goes to."""
+    with run.start() as process:
+        wait_for_step(process, 3)
+        assert process.stdout is not None
+        process.stdout.close()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=120) == 0
+    assert max(run.saved_steps()) < 24
+    assert "done, " in run.train(steps_today=1)
+
+
+@pytest.mark.full
+def test_a_complete_run_in_epochs_is_not_trained_further_because_its_steps_became_shorter(run: TinyRun) -> None:
+    run.overrides = ("steps=0", "epochs=0.1", "optimizer.warmup_steps=0")
+    complete = re.search(r"complete: \d+ steps", run.train())
+    assert complete
+    printed = run.train("seq_len=16")
+    assert complete[0] in printed
+    assert "It was trained with the config from before the changes above" in printed
 
 
 @pytest.mark.full

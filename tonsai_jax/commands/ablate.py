@@ -1,8 +1,8 @@
 """Train variants of a config, each on the same data in the same order, and compare them."""
 
-import argparse
 from pathlib import Path
 
+from tonsai_jax.commands.parser import CommandParser
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import file_to_write, folder_to_write, write_json
 
@@ -16,9 +16,7 @@ skips complete runs, continues a stopped run and repeats failed runs. It writes 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = CommandParser(description=__doc__, epilog=EXAMPLE, allow_abbrev=False)
     add = parser.add_argument
     add(
         "--config",

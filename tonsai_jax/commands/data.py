@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from tonsai_jax.commands import prepare, tokenize, train_tokenizer
+from tonsai_jax.commands.parser import CommandParser
 from tonsai_jax.config import ROWS_DIR
 from tonsai_jax.corpus.pipeline import content_hash
 from tonsai_jax.corpus.recipe import Recipe
@@ -42,7 +43,7 @@ PREPARE_FLAGS: dict[str, dict[str, Any]] = {
     "english-weight": {"type": float, "help": "share of English in training (default: 0.4)"},
     "document": {
         "choices": get_args(Boundary),
-        "help": "what a document of a .txt file is (default: line, or as the YAML says)",
+        "help": "what a document of a .txt file is (default: line, or as the YAML says; in hard-wrapped files paragraph)",
     },
     "max-samples": {"type": int, "help": "read at most this many documents per source, for a quick try"},
     "on-error": {
@@ -93,15 +94,13 @@ def main() -> None:
 
 
 def _parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
     add("sources", nargs="?", metavar="SOURCES.yaml", help="the sources (docs/data.md); or give --khmer and --english")
     for name, option in PREPARE_FLAGS.items():
-        add(f"--{name}", metavar="X", **option)
+        add(f"--{name}", **({} if "choices" in option else {"metavar": "X"}), **option)
     add("--vocab-size", type=int, required=True, metavar="N", help="number of token ids; 8000 for a first try")
-    add("--model-type", default="bpe", metavar="X", help="kind of tokenizer: bpe or unigram (default: bpe)")
+    add("--model-type", default="bpe", metavar="bpe|unigram", help="kind of tokenizer (default: bpe)")
     add("--val-ratio", type=float, default=0.01, metavar="X", help="share kept for validation (default: 0.01)")
     add("--output-dir", type=folder_to_write, default=Path("data"), metavar="DIR", help="folder of all (default: data)")
     args = parser.parse_args()

@@ -1,9 +1,9 @@
 """What a run needs before it starts: memory, largest micro-batch, speed, hours, cost and collectives on a GPU of your choice."""
 
-import argparse
 import os
 import sys
 
+from tonsai_jax.commands.parser import CommandParser
 from tonsai_jax.files import file_to_write, write_json
 
 EXAMPLE = """examples:
@@ -16,9 +16,7 @@ Any key of the config can be set as --config.section.key=value. Where JAX's CUDA
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = CommandParser(description=__doc__, epilog=EXAMPLE, allow_abbrev=False)
     add = parser.add_argument
     add("--config", required=True, metavar="FILE", help="config file of the run, as for tonsai train")
     add(

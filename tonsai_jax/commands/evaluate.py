@@ -1,7 +1,6 @@
 """Measures a trained model on held-out text: bits per byte of every source and every language."""
 
-import argparse
-
+from tonsai_jax.commands.parser import CommandParser
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import file_to_write, write_json
 
@@ -12,9 +11,7 @@ EXAMPLE = """example:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__, epilog=EXAMPLE)
     add = parser.add_argument
     add("--workdir", required=True, metavar="DIR", help="folder of the run (the --workdir of tonsai train)")
     add("--step", type=int, metavar="N", help="checkpoint to evaluate (default: the newest)")

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
+from tonsai_jax.commands.parser import CommandParser
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import folder_to_replace
 from tonsai_jax.runtime.libraries import quiet_libraries
@@ -16,9 +17,7 @@ EXAMPLES = """examples:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
     add("--workdir", metavar="DIR", help="folder of the run, the --workdir of tonsai train; without it, only upload")
     add("--step", type=int, metavar="N", help="checkpoint to export (default: the newest)")
@@ -81,7 +80,7 @@ def _export(args: argparse.Namespace) -> Path:
     from tonsai_jax.inference.load import load_run
 
     run = load_run(args.workdir, args.step)
-    details = dataclasses.replace(details_of_run(run.workdir, run.config, run.step), license=args.license)
+    details = dataclasses.replace(details_of_run(run.workdir, run.config, run.step, run.rows), license=args.license)
     folder = export(
         run.model_config,
         run.params,

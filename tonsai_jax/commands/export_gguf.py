@@ -1,7 +1,6 @@
 """Export a trained model as a GGUF file, for llama.cpp and the programs built on it."""
 
-import argparse
-
+from tonsai_jax.commands.parser import CommandParser
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import file_to_write
 from tonsai_jax.runtime.libraries import quiet_libraries
@@ -13,9 +12,7 @@ EXAMPLES = """examples:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
     add("--workdir", required=True, metavar="DIR", help="folder of the run, the --workdir of tonsai train")
     add("--step", type=int, metavar="N", help="checkpoint to export (default: the newest)")
@@ -40,13 +37,13 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name != "gguf":
             raise
-        raise UserError("GGUF files need the package gguf; install it with: uv sync --extra gguf") from None
+        raise UserError("GGUF files need the package gguf; install it with: uv sync --inexact --extra gguf") from None
     from tonsai_jax.gguf.vocabulary import vocabulary
     from tonsai_jax.huggingface.card import details_of_run
     from tonsai_jax.inference.load import load_run
 
     run = load_run(args.workdir, args.step)
-    details = details_of_run(run.workdir, run.config, run.step)
+    details = details_of_run(run.workdir, run.config, run.step, run.rows)
     file = export_gguf(run.model_config, run.params, run.tokenizer, args.output, details=details, dtype=args.dtype)
     size = file.stat().st_size / 1e6
     print(f"{file}: {run.model_config.num_parameters:,} parameters of step {run.step:,}, {args.dtype}, {size:,.1f} MB")
@@ -55,6 +52,6 @@ def main() -> None:
     if run.tokenizer.normalization is not None:
         print(
             "note: llama.cpp takes a prompt as it is, but the training text was normalized; normalize a prompt with Khmer first, "
-            f'in Python: Tokenizer.from_folder("{run.tokenizer.folder}").normalize_prompt(prompt)'
+            "with khmer_normalizer.py of `tonsai export` (docs/gguf.md)"
         )
     print(f'next: llama-completion -m {file} -no-cnv -p "ប្រទេសកម្ពុជា"; docs/gguf.md has more programs')

@@ -5,6 +5,7 @@ import sys
 import time
 from pathlib import Path
 
+from tonsai_jax.commands.parser import CommandParser
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import file_to_write, write_json
 from tonsai_jax.reporting.numbers import count_of
@@ -19,9 +20,7 @@ EXAMPLES = """examples:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
     add("--workdir", required=True, metavar="DIR", help="folder of the run, the --workdir of tonsai train")
     add("--step", type=int, metavar="N", help="checkpoint to use (default: the newest)")

@@ -1,8 +1,8 @@
 """Draw the curves of one or several runs: loss, bits per byte by language, speed."""
 
-import argparse
 from pathlib import Path
 
+from tonsai_jax.commands.parser import CommandParser
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import file_to_write
 from tonsai_jax.reporting.curves import write_curves
@@ -16,9 +16,7 @@ The page needs no network and no other program. A run also writes it to its work
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
     add("--workdir", nargs="+", type=Path, required=True, metavar="DIR", help="folders of runs to compare")
     add("--output", type=file_to_write, metavar="FILE", help="the page (default: curves.html in the first workdir)")

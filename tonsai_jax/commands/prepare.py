@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
+from tonsai_jax.commands.parser import CommandParser
 from tonsai_jax.corpus.output import REPORT
 from tonsai_jax.corpus.prepare import prepare
 from tonsai_jax.corpus.recipe import Recipe, load_recipe
@@ -32,9 +33,7 @@ complete.
 
 def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The flags in `words`, or those of the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__, epilog=EXAMPLES)
     option = parser.add_argument
     option("--config", type=Path, help="YAML file that lists the sources")
     option("--khmer", metavar="PATH_OR_HF_ID", help="Khmer: a file, folder, 'glob' or Hugging Face id")

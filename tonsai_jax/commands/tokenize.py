@@ -1,10 +1,10 @@
 """Turns prepared documents into token ids for training and validation."""
 
-import argparse
 import signal
 import sys
 import time
 
+from tonsai_jax.commands.parser import CommandParser
 from tonsai_jax.data.flat_files import FILE_FORMATS
 from tonsai_jax.data.tokenize import figures, tokenize_dataset, tokenize_to_flat_files
 from tonsai_jax.files import file_to_write, folder_to_replace, write_json
@@ -17,9 +17,7 @@ EXAMPLE = """example:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__, epilog=EXAMPLE)
     add = parser.add_argument
     add("--dataset-dir", required=True, metavar="DIR", help="documents from tonsai prepare")
     add("--tokenizer-dir", required=True, metavar="DIR", help="tokenizer from tonsai train-tokenizer")

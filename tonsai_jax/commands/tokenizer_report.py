@@ -3,9 +3,9 @@
 It prints tables and writes a page that shows texts token by token.
 """
 
-import argparse
 from pathlib import Path
 
+from tonsai_jax.commands.parser import CommandParser
 from tonsai_jax.files import file_to_write, folder_to_write, write_json
 from tonsai_jax.reporting.tables import tables_as_text
 from tonsai_jax.tokenizer.evaluation import evaluate_tokenizers, labelled
@@ -23,9 +23,7 @@ tokenizer looks better than it is.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
     add("--tokenizer-dir", required=True, metavar="DIR", help="the tokenizer: a folder, or a tokenizer.json")
     add("--compare", nargs="+", default=[], metavar="DIR", help="other tokenizers to measure on the same text")

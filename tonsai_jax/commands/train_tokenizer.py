@@ -1,9 +1,9 @@
 """Train a tokenizer that handles Khmer well, byte-level BPE or Unigram, on prepared documents or on raw text files."""
 
-import argparse
 import time
 from collections.abc import Iterator
 
+from tonsai_jax.commands.parser import CommandParser
 from tonsai_jax.corpus.sources.faults import Faults
 from tonsai_jax.files import file_to_write, folder_to_replace, write_json
 from tonsai_jax.reporting.numbers import count_of
@@ -31,9 +31,7 @@ EXAMPLES = """examples:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
     inputs = parser.add_mutually_exclusive_group(required=True)
     inputs.add_argument("--dataset-dir", metavar="DIR", help="documents written by tonsai prepare")

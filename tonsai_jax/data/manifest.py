@@ -1,5 +1,6 @@
 """The manifest of a folder of token rows: what the folder holds. It is written last and checked by every reader."""
 
+import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,11 @@ class RowsManifest:
     end_of_text_id: int
     tokenizer_hash: str
     sources: dict[str, SourceInfo]
+
+    def identity(self, source: str) -> str:
+        """A short hash of the training rows of a source, by which a run knows them again."""
+        hashes = "".join(shard.sha256 for shard in self.sources[source].splits["train"].files)
+        return hashlib.sha256(f"{self.row_tokens} {hashes}".encode()).hexdigest()[:16]
 
     def train_sizes(self) -> dict[str, SourceSize]:
         """Weight and training targets of each source, from which a length in epochs becomes steps."""

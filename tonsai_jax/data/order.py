@@ -14,7 +14,6 @@ used up. This is why the mix is not Grain's: Grain's `mix` starts every dataset 
 """
 
 import bisect
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -170,7 +169,7 @@ class DataOrder:
             "version": STATE_VERSION,
             "seed": self.seed,
             "step": step,
-            "rows": {name: self._identity(name) for name in self._splits},
+            "rows": {name: self.manifest.identity(name) for name in self._splits},
             "segment": asdict(self.segments[self.segment_number(step)]),
         }
 
@@ -255,7 +254,7 @@ class DataOrder:
                 f"so rows would be read again; set the seed back to {state['seed']}, or start a new run"
             )
         for name, identity in state["rows"].items():
-            if name in self._splits and self._identity(name) != identity:
+            if name in self._splits and self.manifest.identity(name) != identity:
                 raise UserError(
                     f"{self.manifest.directory}: the token rows of source {name!r} are not those the "
                     "checkpoint was trained on; use those, or start a new run"
@@ -268,8 +267,3 @@ class DataOrder:
             shares=_largest_first(segment["shares"]),
             positions={name: Position(**position) for name, position in segment["positions"].items()},
         )
-
-    def _identity(self, name: str) -> str:
-        """A short hash of a source's rows."""
-        hashes = "".join(shard.sha256 for shard in self._splits[name].files)
-        return hashlib.sha256(f"{self.manifest.row_tokens} {hashes}".encode()).hexdigest()[:16]

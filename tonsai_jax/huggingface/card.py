@@ -1,5 +1,6 @@
 """The model card: what a person who finds the model needs to know, taken from the records of the run."""
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -62,18 +63,20 @@ class CardDetails:
         return list(dict.fromkeys(source.language for source in self.sources))
 
 
-def details_of_run(workdir: Path, config: Any, step: int) -> CardDetails:
-    """Reads the details from the run's folder and its token rows; token rows that no longer exist are left out.
+def details_of_run(workdir: Path, config: Any, step: int, rows: Mapping[str, str] | None = None) -> CardDetails:
+    """Reads the details from the run's folder and its token rows; token rows that are gone, or others now, are left out.
 
     Args:
       workdir: the run's folder.
       config: the run's config.
       step: the step of the exported checkpoint.
+      rows: the identity of each source's rows in training (`RowsManifest.identity`); None does not compare.
     """
-    try:
-        manifest_sources = list(read_manifest(config.data.dir).sources.values()) if config.data.dir else []
-    except UserError:
-        manifest_sources = []
+    manifest_sources = []
+    with contextlib.suppress(UserError):
+        manifest = read_manifest(config.data.dir)
+        if rows is None or all(manifest.identity(name) == rows.get(name) for name in manifest.sources):
+            manifest_sources = list(manifest.sources.values())
     weights = {source.name: source.weight for source in manifest_sources} | dict(config.data.weights or {})
     staged = any("weights" in stage for stage in config.stages)
     sources = tuple(

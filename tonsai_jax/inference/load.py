@@ -1,6 +1,7 @@
 """A trained run, opened for use: its model, parameters and tokenizer."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ class Run:
     params: dict[str, Any]
     tokenizer: Tokenizer
     step: int
+    # The identity of each source's token rows in training (`RowsManifest.identity`).
+    rows: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def load_run(workdir: str | Path, step: int | None = None) -> Run:
@@ -40,7 +43,8 @@ def load_run(workdir: str | Path, step: int | None = None) -> Run:
     step = checkpoints.latest_step() if step is None else step
     if step is None:
         raise UserError(f"{workdir}: this run has no checkpoint yet; wait for the first one, or train some steps")
-    model_config = ModelConfig.from_saved(checkpoints.resume_metadata(step)["model"])
+    saved = checkpoints.resume_metadata(step)
+    model_config = ModelConfig.from_saved(saved["model"])
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -53,4 +57,5 @@ def load_run(workdir: str | Path, step: int | None = None) -> Run:
         params=checkpoints.restore_params(step, abstract),
         tokenizer=Tokenizer.from_folder(workdir / "tokenizer"),
         step=step,
+        rows=saved["data"]["rows"],
     )

@@ -1,17 +1,16 @@
 """What a person should know of a run that does not suit its devices or its text: before it starts, and when memory runs out."""
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping
 
 import jax
-import psutil
 from ml_collections import ConfigDict
 
 from tonsai_jax.data.manifest import read_manifest
 from tonsai_jax.errors import UserError
 from tonsai_jax.reporting.numbers import count_of, format_count, format_seconds
-from tonsai_jax.runtime.hardware import MATMUL_SHARE, gpu_of
+from tonsai_jax.runtime.hardware import MATMUL_SHARE, cpu_count, gpu_of
+from tonsai_jax.runtime.memory import host_memory_limit
 from tonsai_jax.stages import flops_between, total_steps
 from tonsai_jax.training.setup import Setup
 
@@ -43,7 +42,7 @@ def _slow(setup: Setup) -> Iterator[str]:
     model, stages = setup.model_config, setup.stages
     device = jax.devices()[0]
     if device.platform == "cpu":
-        rate = CORE_FLOPS * (os.cpu_count() or 1) * jax.process_count()
+        rate = CORE_FLOPS * cpu_count() * jax.process_count()
     elif gpu := gpu_of(device.device_kind):
         rate = gpu.flops_for(model.dtype) * MATMUL_SHARE * setup.mesh.size
     else:
@@ -97,11 +96,12 @@ def _repeated(epochs: Mapping[str, float]) -> Iterator[str]:
                 "teaches nothing more (arXiv:2305.16264). Make the run shorter (--config.steps=0 --config.epochs="
                 f"{FEW_EPOCHS} --config.epochs_of={source}), give the source a smaller weight, or add text"
             )
-        elif count > FEW_EPOCHS:
-            yield (
-                f"note: this run reads source {source!r} {count:.1f} times; beyond {FEW_EPOCHS} times the same text teaches "
-                "less and less (arXiv:2305.16264)"
-            )
+    often = [f"{source!r} {count:.1f}" for source, count in epochs.items() if FEW_EPOCHS < count <= MANY_EPOCHS]
+    if often:
+        yield (
+            f"note: times that this run reads a source: {', '.join(often)}; beyond {FEW_EPOCHS} times the same text teaches "
+            "less and less (arXiv:2305.16264)"
+        )
 
 
 def _smaller(platform: str) -> str:
@@ -111,7 +111,7 @@ def _smaller(platform: str) -> str:
 
 def usable_bytes() -> int:
     """The memory that JAX can use on a device of this process: all of the machine's on a CPU."""
-    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", psutil.virtual_memory().total)
+    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", host_memory_limit())
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """The GPUs that are known: memory, speed and dtypes, from the data sheets of their makers."""
 
 import dataclasses
+import os
 import re
 
 import jax
@@ -59,6 +60,11 @@ GPUS = (
     Gpu("rtx4090", ("RTX", "4090"), 24 * 10**9, 165e12, 1008e9, 32e9, 83e12),
     Gpu("rtx3090", ("RTX", "3090"), 24 * 10**9, 71e12, 936e9, 32e9, 36e12),
 )
+
+
+def cpu_count() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def gpu_named(name: str) -> Gpu:

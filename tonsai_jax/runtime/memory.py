@@ -3,9 +3,11 @@
 psutil is imported where it is used, so that the benchmarks can read the peak on a machine without it.
 """
 
+import contextlib
 import ctypes
 import resource
 import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,6 +30,17 @@ def host_memory_bytes() -> int:
     import psutil
 
     return psutil.Process().memory_info().rss
+
+
+def host_memory_limit() -> int:
+    """The memory of the machine, or of the container (cgroup) that this process runs in, where that is less."""
+    import psutil
+
+    total = psutil.virtual_memory().total
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):  # of version 2 and 1
+        with contextlib.suppress(OSError, ValueError):  # "max" is no limit
+            total = min(total, int(Path(file).read_text()))
+    return total
 
 
 def keep_freed_memory() -> None:

@@ -28,7 +28,7 @@ class StopRequest:
       say: prints a line; called in another thread.
 
     Attributes:
-      name: of the signal, such as "SIGTERM"; None while no signal came.
+      name: "SIGTERM" or "Ctrl-C"; None while no signal came.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
@@ -71,7 +71,7 @@ class StopRequest:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         """Runs in the main thread, when that is back in Python."""
         is_first = self.name is None
-        self.name = self.name or signal.Signals(number).name
+        self.name = self.name or _name(number)
         if self._ends(number, is_first):
             self._ending = number
             raise KeyboardInterrupt  # leaves the block, whatever it does, and then the process ends
@@ -93,9 +93,11 @@ class StopRequest:
 
     def _end(self, number: int) -> None:
         """Ends the process. What has its final name on disk is whole at every moment."""
-        self._say(f"stopped by {_name(number)}; what was saved before is whole")
-        sys.stdout.flush()
-        os._exit(128 + number)
+        try:
+            self._say(f"stopped by {_name(number)}; what was saved before is whole")
+            sys.stdout.flush()
+        finally:
+            os._exit(128 + number)
 
 
 def _name(number: int) -> str:
