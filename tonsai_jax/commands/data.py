@@ -98,7 +98,7 @@ def _parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add("sources", nargs="?", metavar="SOURCES.yaml", help="the sources (docs/data.md); or give --khmer and --english")
     for name, option in PREPARE_FLAGS.items():
-        add(f"--{name}", **({} if "choices" in option else {"metavar": "X"}), **option)
+        add(f"--{name}", metavar=None if "choices" in option else "X", **option)
     add("--vocab-size", type=int, required=True, metavar="N", help="number of token ids; 8000 for a first try")
     add("--model-type", default="bpe", metavar="bpe|unigram", help="kind of tokenizer (default: bpe)")
     add("--val-ratio", type=float, default=0.01, metavar="X", help="share kept for validation (default: 0.01)")
