@@ -10,7 +10,7 @@ evaluates, writes samples, and exports the model at its end.
 Hardware: 2 CPU cores. Time: 7 m 45 s for 2 MB of Khmer Wikipedia and English speeches; the variants are not measured yet.
 Score: 0.944 bits per byte of the Khmer held out of these 2 MB, 1.617 of the English. Memory: 1.3 GB.
 
-`configs/small.py:gpu` is for one GPU with 8 GB or more: 8 layers, width 512, context 512; 29 M parameters, 4 epochs. On a GPU
+`configs/small.py:gpu` is for one GPU with 8 GB or more: 8 layers, width 512, context 512; 29.6 M parameters, 4 epochs. On a GPU
 without bfloat16 (T4, V100) add --config.model.dtype=float32. Time and score on a GPU: not measured yet.
 """
 

@@ -1,6 +1,7 @@
 """`tonsai data`: from sources to token rows in one command, which repeats only what has to be repeated."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -142,7 +143,7 @@ def test_a_command_that_was_stopped_goes_on_after_its_last_finished_step(
 ) -> None:
     shutil.rmtree(folder / "data")
 
-    def stopped() -> None:
+    def stopped(words: Sequence[str]) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

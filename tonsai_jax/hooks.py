@@ -150,16 +150,16 @@ def describe_complete_run(workdir: Path, step: int, say: Callable[[str], None], 
     file = workdir / COMPLETE_FILE
     if not file.is_file() or (record := read_json(file))["step"] != step:
         return False
-    from tonsai_jax.reporting.samples import sample_text  # imported here: only the end of a run needs it
+    from tonsai_jax.reporting.metrics_file import language_scores  # imported here: only the end of a run needs them
+    from tonsai_jax.reporting.samples import sample_text
 
     say(f"\nThe run in {workdir} is complete: {count_of(step, 'step')}.")
     if has_changes:
         say(
             "  It was trained with the config from before the changes above; to train with them, give another --workdir."
         )
-    for name, value in record["scores"].items():
-        if name.startswith("eval/bits_per_byte/") and "/source/" not in name:
-            say(f"  {name.removeprefix('eval/bits_per_byte/')}: {value:.4f} bits per byte on held-out text")
+    for language, score in language_scores(record["scores"]).items():
+        say(f"  {language}: {score:.4f} bits per byte on held-out text")
     for sample in record["samples"]:
         say(f"  {sample_text(sample['prompt'], sample['continuation'])}")
     say(f"  curves of the run: {workdir / 'curves.html'}; or: tensorboard --logdir {workdir / 'tensorboard'}")

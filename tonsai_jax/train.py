@@ -71,7 +71,9 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
         say(f"config changed since step {start_step}: {change}")
     order = DataOrder(manifest, seed=config.seed, stages=stages, state=saved["data"] if saved else None)
     # A complete run goes on only where its length was changed: in epochs, other changes too give it another number of steps.
-    is_longer = start_step < last_step and any(change.startswith((*LENGTH_KEYS, "stages")) for change in changes)
+    is_longer = start_step < last_step and any(
+        change.partition(":")[0] in (*LENGTH_KEYS, "epochs_of", "stages") for change in changes
+    )
     if not is_longer and describe_complete_run(workdir, start_step, say, has_changes=bool(changes)):
         return
     order.check_max_epochs(config.data.max_epochs)

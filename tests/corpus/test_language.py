@@ -132,5 +132,7 @@ def test_a_file_that_is_no_model_or_not_there_is_told_in_one_line(tmp_path: Path
 
 def test_without_the_package_the_way_to_get_it_is_told(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fasttext", None)
-    with pytest.raises(UserError, match=r"tiny\.bin: .*not installed; install it with: uv sync --extra langid"):
+    with pytest.raises(
+        UserError, match=r"tiny\.bin: .*not installed; install it with: uv sync --inexact --extra langid"
+    ):
         LanguageModel(str(model_file))

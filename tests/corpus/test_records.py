@@ -280,7 +280,7 @@ def test_the_pages_of_a_warc_go_through_trafilatura(pages, monkeypatch):
 
 def test_without_trafilatura_the_way_out_is_told(pages, monkeypatch):
     monkeypatch.setitem(sys.modules, "trafilatura", None)
-    with pytest.raises(UserError, match=r"a.warc.gz: reading web pages needs trafilatura.*--extra web"):
+    with pytest.raises(UserError, match=r"a.warc.gz: web pages need trafilatura.*--extra web"):
         list(pages.texts(Faults("skip")))
 
 

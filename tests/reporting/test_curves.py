@@ -8,7 +8,8 @@ import pytest
 
 from tonsai_jax.commands.plot import main
 from tonsai_jax.errors import run_command
-from tonsai_jax.reporting.curves import metrics_rows, write_curves
+from tonsai_jax.reporting.curves import write_curves
+from tonsai_jax.reporting.metrics_file import metrics_rows
 
 
 def write_metrics(workdir: Path, *, languages: tuple[str, ...] = ("km", "en")) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 from tonsai_jax.ablation.plan import PlannedRun
 from tonsai_jax.ablation.running import is_complete
 from tonsai_jax.files import read_json
-from tonsai_jax.reporting.curves import metrics_rows
+from tonsai_jax.reporting.metrics_file import language_scores, metrics_rows
 from tonsai_jax.stages import Stage, tokens_between
 
 FINAL_SHARE = (
@@ -54,17 +54,11 @@ def read_result(run: PlannedRun) -> RunResult:
     curve = tuple(read_curve(rows, run.stages)) if rows else ()
     complete = is_complete(run) and bool(curve)
     scores = read_json(run.workdir / "complete.json")["scores"] if complete else {}
-    prefix = "eval/bits_per_byte/"
-    by_language = {
-        name.removeprefix(prefix): value
-        for name, value in scores.items()
-        if name.startswith(prefix) and not name.startswith(f"{prefix}source/")
-    }
     return RunResult(
         complete=complete,
         curve=curve,
         loss=final_loss(curve, run.total_steps) if complete else None,
-        bits_per_byte=by_language,
+        bits_per_byte=language_scores(scores),
         mean_bits_per_byte=scores.get("eval/bits_per_byte"),
         tokens_per_second=curve[-1].tokens / curve[-1].seconds if curve and curve[-1].seconds else None,
         peak_gib=max((row["memory/peak_gib"] for row in rows), default=None),

@@ -6,7 +6,6 @@ A finished step is not repeated unless its input or its settings have changed; t
 import argparse
 import itertools
 import shlex
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -69,9 +68,11 @@ def main() -> None:
     left_out = None
     key = content_key("documents", recipe.sources, replace(recipe.settings, executor=Executor()), _hashes(recipe))
     if not _is_finished(steps, documents, key):
-        left_out = _run_prepare(prepare_words, documents)
-        if left_out is None:  # else the next run tries those sources again
+        try:
+            _run("prepare", prepare_words, prepare.main)
             steps.finish(documents, key)
+        except prepare.SourcesLeftOutError as error:  # the next run tries those sources again
+            left_out = error
     documents_hash = content_hash(documents / "manifest.json")
 
     key = content_key("tokenizer", documents_hash, args.vocab_size, args.model_type)
@@ -113,29 +114,17 @@ def _parse_args() -> argparse.Namespace:
     return args
 
 
-def _prepare_words(args: argparse.Namespace, documents: Path) -> list[Any]:
+def _prepare_words(args: argparse.Namespace, documents: Path) -> list[str]:
     given = {name: getattr(args, name.replace("-", "_")) for name in PREPARE_FLAGS} | {"config": args.sources}
     words = [(f"--{name}", str(value)) for name, value in given.items() if value is not None]
     return [*itertools.chain(*words), "--output-dir", str(documents)]
 
 
-def _run_prepare(words: Sequence[Any], documents: Path) -> UserError | None:
-    """Prepares the documents; returns the error about sources that were left out, where --on-error skip has written the rest."""
-    before = _written(documents)
-    try:
-        _run("prepare", words, prepare.main)
-    except UserError as error:
-        if _written(documents) == before:
-            raise
-        return error
-    return None
-
-
-def _run(name: str, words: Sequence[Any], run: Callable[[], None]) -> None:
-    """Runs a command as if it had been typed, and prints it."""
-    sys.argv = [f"tonsai {name}", *map(str, words)]
-    print(f"\n$ tonsai {name} {shlex.join(sys.argv[1:])}", flush=True)
-    run()
+def _run(name: str, words: Sequence[object], run: Callable[[Sequence[str]], None]) -> None:
+    """Runs a command, and prints it as a person would type it."""
+    typed = [str(word) for word in words]
+    print(f"\n$ tonsai {name} {shlex.join(typed)}", flush=True)
+    run(typed)
 
 
 def _is_finished(steps: Steps, folder: Path, key: str) -> bool:
@@ -156,9 +145,3 @@ def _hashes(recipe: Recipe) -> dict[str, str]:
             if settings.on_error == "stop":
                 raise
     return {str(file): content_hash(file) for file in files}
-
-
-def _written(documents: Path) -> int | None:
-    """Another number for each time that the documents were written; None where there are none."""
-    manifest = documents / "manifest.json"
-    return manifest.stat().st_ino if manifest.exists() else None

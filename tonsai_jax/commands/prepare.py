@@ -62,8 +62,12 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def main() -> None:
-    args = parse_args()
+class SourcesLeftOutError(UserError):
+    """The documents are written, but without the sources that failed."""
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    args = parse_args(words)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that partly written files are removed
     if args.tokens is not None and not 0 < args.tokens < math.inf:
         raise UserError(f"--tokens {args.tokens:g}: must be above 0; give the number of tokens of the planned run")
@@ -74,7 +78,9 @@ def main() -> None:
     if args.json:
         write_json(args.json, figures(manifest))
     if manifest.get("failed"):
-        raise UserError("left out: " + "; ".join(f"{name} ({why})" for name, why in manifest["failed"].items()))
+        raise SourcesLeftOutError(
+            "left out: " + "; ".join(f"{name} ({why})" for name, why in manifest["failed"].items())
+        )
 
 
 def recipe_of(args: argparse.Namespace) -> Recipe:

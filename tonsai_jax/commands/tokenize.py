@@ -3,6 +3,7 @@
 import signal
 import sys
 import time
+from collections.abc import Sequence
 
 from tonsai_jax.commands.parser import CommandParser
 from tonsai_jax.data.flat_files import FILE_FORMATS
@@ -16,7 +17,7 @@ EXAMPLE = """example:
 """
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     parser = CommandParser(description=__doc__, epilog=EXAMPLE)
     add = parser.add_argument
     add("--dataset-dir", required=True, metavar="DIR", help="documents from tonsai prepare")
@@ -42,7 +43,7 @@ def main() -> None:
     )
     add("--output-dir", type=folder_to_replace, required=True, metavar="DIR", help="folder to write")
     add("--json", type=file_to_write, metavar="FILE", help="also write the figures to this file")
-    args = parser.parse_args()
+    args = parser.parse_args(words)
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # exit, so that half-written files are removed
     start = time.monotonic()

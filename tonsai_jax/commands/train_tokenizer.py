@@ -1,7 +1,7 @@
 """Train a tokenizer that handles Khmer well, byte-level BPE or Unigram, on prepared documents or on raw text files."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tonsai_jax.commands.parser import CommandParser
 from tonsai_jax.corpus.sources.faults import Faults
@@ -30,7 +30,7 @@ EXAMPLES = """examples:
 """
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     parser = CommandParser(description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
     inputs = parser.add_mutually_exclusive_group(required=True)
@@ -70,7 +70,7 @@ def main() -> None:
     add("--vocab-size", type=int, required=True, metavar="N", help="number of token ids wanted")
     add("--output-dir", type=folder_to_replace, required=True, metavar="DIR", help="folder for the tokenizer")
     add("--json", type=file_to_write, metavar="FILE", help="also write the figures to this file")
-    args = parser.parse_args()
+    args = parser.parse_args(words)
 
     start, name, count = time.monotonic(), args.text_column, args.max_examples
     faults, normalization = Faults(args.on_error), DEFAULT

@@ -16,7 +16,7 @@ from tonsai_jax.files import atomic_write
 from tonsai_jax.gguf.tensors import ARCHITECTURES, ROPE_FACTORS, GGUFTensor, dtype_of, gguf_tensors, rope_factors
 from tonsai_jax.gguf.vocabulary import Vocabulary, vocabulary
 from tonsai_jax.huggingface.card import CardDetails
-from tonsai_jax.huggingface.names import family_of, flat
+from tonsai_jax.huggingface.names import check_ids, family_of, flat
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.model.rope import YARN_FAST, YARN_SLOW
 from tonsai_jax.tokenizer.loading import Tokenizer
@@ -57,11 +57,7 @@ def export_gguf(
     if dtype not in DTYPES:
         raise UserError(f"dtype={dtype!r} is not known; use {', '.join(DTYPES)}")
     _check_path(path)
-    if tokenizer.vocab_size > model_config.vocab_size:
-        raise UserError(
-            f"{tokenizer.folder}: this tokenizer has {tokenizer.vocab_size} ids, but the model has only "
-            f"{model_config.vocab_size}; use the tokenizer that the model was trained with"
-        )
+    check_ids(model_config, tokenizer)
     # llama.cpp wants a token for each row of the table; a model may have rows that its tokenizer never uses.
     model_config = replace(model_config, vocab_size=tokenizer.vocab_size)
     family = family_of(model_config)

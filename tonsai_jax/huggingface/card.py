@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from tonsai_jax.data.manifest import read_manifest
 from tonsai_jax.errors import UserError
 from tonsai_jax.huggingface.names import family_of
 from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.reporting.metrics_file import metrics_rows, scores_of
 from tonsai_jax.reporting.numbers import count_of
 from tonsai_jax.text.normalize import Normalization
 
@@ -95,17 +95,8 @@ def details_of_run(workdir: Path, config: Any, step: int, rows: Mapping[str, str
 
 def _last_scores(path: Path, step: int) -> dict[str, float]:
     """The last evaluation at or before `step`: {"km": 1.2, "source/wiki": 1.3}."""
-    prefix = "eval/bits_per_byte/"
-    scores: dict[str, float] = {}
-    if path.is_file():
-        with path.open(encoding="utf-8") as lines:
-            for line in lines:
-                if prefix not in line or not line.endswith("\n"):
-                    continue
-                row = json.loads(line)
-                if row["step"] <= step:
-                    scores = {key.removeprefix(prefix): row[key] for key in row if key.startswith(prefix)}
-    return {name: score for name, score in scores.items() if score is not None}
+    evaluations = (scores_of(row) for row in metrics_rows(path) if row["step"] <= step)
+    return next(filter(None, reversed(list(evaluations))), {})
 
 
 def model_card(

@@ -19,7 +19,7 @@ from tokenizers import normalizers, processors
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import atomic_folder, disk_errors, read_json, sha256_file, write_json
 from tonsai_jax.huggingface.card import CardDetails, model_card
-from tonsai_jax.huggingface.names import Tensor, config_json, flat, tensors
+from tonsai_jax.huggingface.names import Tensor, check_ids, config_json, flat, tensors
 from tonsai_jax.huggingface.normalizer import NORMALIZER_FILE, normalizer_file, tokenizer_normalizer
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.tokenizer.loading import Tokenizer
@@ -66,11 +66,7 @@ def export(
     output_dir = Path(output_dir).absolute()
     if dtype not in DTYPES:
         raise UserError(f"dtype={dtype!r} is not known; use {' or '.join(DTYPES)}")
-    if tokenizer.vocab_size > model_config.vocab_size:
-        raise UserError(
-            f"{tokenizer.folder}: this tokenizer has {tokenizer.vocab_size} ids, but the model has only "
-            f"{model_config.vocab_size}; use the tokenizer that the model was trained with"
-        )
+    check_ids(model_config, tokenizer)
     details = details or CardDetails()
     end_of_text_id = tokenizer.end_of_text_id
     _warn_about_yarn(model_config)

@@ -13,6 +13,7 @@ from tonsai_jax.errors import UserError
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.model.presets import PRESETS
 from tonsai_jax.model.rope import LLAMA3_FAST, LLAMA3_SLOW
+from tonsai_jax.tokenizer.loading import Tokenizer
 
 ARCHITECTURES = {
     "gpt2": "GPT2LMHeadModel",
@@ -85,6 +86,15 @@ def family_of(model_config: ModelConfig) -> str:
                     f"Hugging Face's gpt2 has no model.{name}={getattr(model_config, name)}; the llama preset has"
                 )
     return families[0]
+
+
+def check_ids(model_config: ModelConfig, tokenizer: Tokenizer) -> None:
+    """Raises `UserError` if the tokenizer has ids that the model does not have."""
+    if tokenizer.vocab_size > model_config.vocab_size:
+        raise UserError(
+            f"{tokenizer.folder}: this tokenizer has {tokenizer.vocab_size} ids, but the model has only "
+            f"{model_config.vocab_size}; use the tokenizer that the model was trained with"
+        )
 
 
 def tensors(model_config: ModelConfig) -> list[Tensor]:

@@ -38,7 +38,7 @@ def run_on_ray(calls: RankedCalls, executor: Executor, log: str) -> None:
     try:
         import ray
     except ImportError as error:
-        raise UserError("executor ray: Ray is not installed; install it with: uv sync --extra ray") from error
+        raise UserError("executor ray: Ray is not installed; install it with: uv sync --inexact --extra ray") from error
     from datatrove.executor.ray import RayPipelineExecutor
 
     options = dict(executor.options)

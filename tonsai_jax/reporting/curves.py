@@ -1,26 +1,12 @@
 """The curves of one or several runs as a page, from their metrics.jsonl: loss, bits per byte, speed."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tonsai_jax.reporting.metrics_file import language_scores, metrics_rows
 from tonsai_jax.reporting.page import write_page
 from tonsai_jax.reporting.plot import Line, legend, line_plot
-
-LANGUAGES = "eval/bits_per_byte/"  # in front of a language; the mean over the languages has no slash at the end
-_OF_A_SOURCE = LANGUAGES + "source/"
-
-
-def metrics_rows(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; none where there is no file. A killed run can leave half a line, which is left out."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
 
 
 def write_curves(path: Path, runs: Mapping[str, Path]) -> None:
@@ -35,11 +21,12 @@ def write_curves(path: Path, runs: Mapping[str, Path]) -> None:
     rows = {name: metrics_rows(workdir / "metrics.jsonl") for name, workdir in runs.items()}
     losses = {name: _points(of_run, "train/loss") for name, of_run in rows.items()}
     speeds = {name: _points(of_run, "speed/tokens_per_second") for name, of_run in rows.items()}
-    scores = {
-        f"{name}, {key.removeprefix(LANGUAGES)}" if len(runs) > 1 else key.removeprefix(LANGUAGES): _points(of_run, key)
-        for name, of_run in rows.items()
-        for key in _languages(of_run)
-    }
+    scores: dict[str, list[tuple[float, float]]] = {}
+    for name, of_run in rows.items():
+        for row in of_run:
+            for language, score in language_scores(row).items():
+                label = f"{name}, {language}" if len(runs) > 1 else language
+                scores.setdefault(label, []).append((row["step"], score))
     plots = [
         _plot("Training loss (nats per token)", losses, "loss"),
         _plot("Bits per byte of held-out text, by language", scores, "bits per byte"),
@@ -57,11 +44,6 @@ def write_curves(path: Path, runs: Mapping[str, Path]) -> None:
 def _points(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
     """(step, value) of every line that has a finite value."""
     return [(row["step"], row[key]) for row in rows if row.get(key) is not None]
-
-
-def _languages(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    keys = {key for row in rows for key in row}
-    return sorted(key for key in keys if key.startswith(LANGUAGES) and not key.startswith(_OF_A_SOURCE))
 
 
 def _plot(title: str, curves: Mapping[str, list[tuple[float, float]]], y_label: str) -> tuple[str, Any, Any]:

@@ -42,8 +42,7 @@ class StopRequest:
         self._ours, self._pythons = socket.socketpair()
         self._pythons.setblocking(False)  # as set_wakeup_fd demands
         self._fd = signal.set_wakeup_fd(self._pythons.fileno(), warn_on_full_buffer=False)
-        self._watcher = threading.Thread(target=self._watch, name="signals", daemon=True)
-        self._watcher.start()
+        threading.Thread(target=self._watch, name="signals", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -58,7 +58,7 @@ def _fasttext(path: str) -> Any:
         import fasttext
     except ImportError as error:
         raise UserError(
-            f"{path}: a language model needs fastText, which is not installed; install it with: uv sync --extra langid "
+            f"{path}: a language model needs fastText, which is not installed; install it with: uv sync --inexact --extra langid "
             "(without `language_model`, the script of the text is used)"
         ) from error
     return fasttext

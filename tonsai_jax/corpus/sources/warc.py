@@ -114,7 +114,7 @@ def _extractor(path: Path) -> Callable[[bytes, str | None], str]:
         import trafilatura
     except ImportError as error:
         raise UserError(
-            f"{path}: reading web pages needs trafilatura, which is not installed; install it with: uv sync --extra web "
+            f"{path}: web pages need trafilatura, which is not installed; install it with: uv sync --inexact --extra web "
             "(WET files hold plain text and do not need it)"
         ) from error
     logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # it logs a line for each page without text
