@@ -235,7 +235,7 @@ def test_a_workdir_of_another_tokenizer(trained: Path, tmp_path: Path, error_of:
     shutil.copytree(trained, tmp_path / "run")
     before = contents(tmp_path / "run")
     other = make_rows(tmp_path / "data", vocab_size=390)
-    error = error_of(TinyRun(other, tmp_path / "run").command("model.vocab_size=400"))
+    error = error_of(TinyRun(other, tmp_path / "run").command())
     assert f"{tmp_path / 'run'}: was trained with another tokenizer than that of {other}; give another" in error
     assert contents(tmp_path / "run") == before
 

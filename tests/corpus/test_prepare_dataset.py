@@ -161,6 +161,10 @@ BAD = {
         ["--khmer", "mine", "--output-dir", "mine"],
         "mine/thesis.txt: source 'khmer' reads from",
     ),
+    "reads its output the next time": (
+        ["--khmer", "mine", "--output-dir", "mine/out"],
+        "mine/out: lies in mine, from which source 'khmer' reads all files; choose another --output-dir",
+    ),
 }
 
 

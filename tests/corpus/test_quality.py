@@ -98,6 +98,14 @@ def test_without_a_preset_only_the_rules_that_are_given_count() -> None:
     assert rule("no longer short", quality=only(max_units=2)) == "max_units"
 
 
+def test_the_rules_of_a_language_are_also_for_its_regions() -> None:
+    quality = Quality(preset="web", rules={"km": {"min_units": 7}, "sr": {"min_units": 8}, "sr-Latn": {"min_units": 9}})
+    assert quality.for_language("km-KH") == quality.for_language("km")
+    assert quality.for_language("sr-Latn-RS").min_units == 9
+    assert quality.for_language("sr-Cyrl").min_units == 8
+    assert quality.for_language("kmb").min_units != 7, "another language whose code begins with the same letters"
+
+
 def test_word_lists_count_phrases_of_whole_units(tmp_path: Path) -> None:
     (tmp_path / "en.txt").write_text("bad word\nworse\n\n", encoding="utf-8")
     (tmp_path / "km.txt").write_text("អាក្រក់\n", encoding="utf-8")

@@ -253,6 +253,23 @@ def test_three_lines_work_end_to_end(tmp_path, monkeypatch, capsys):
     assert json.loads((tmp_path / "figures.json").read_text())["splits"] == figures(manifest.sources)
 
 
+def test_a_source_without_text_for_validation_is_noted(folder, tmp_path, monkeypatch, capsys):
+    book = [Source(name="book", language="en", documents=["one long book"])]
+    prepare(book, tmp_path / "docs", progress=False)
+    places = (
+        "--dataset-dir",
+        tmp_path / "docs",
+        "--tokenizer-dir",
+        folder / "tokenizer",
+        "--output-dir",
+        tmp_path / "rows",
+    )
+    _, out, _ = run_script(monkeypatch, capsys, *places)
+    assert "note: book is one document, so no text of it is left for validation and a run has no score for it" in out
+    _, out, _ = run_script(monkeypatch, capsys, *places, "--val-ratio", "0")
+    assert "validation and a run" not in out, "nobody asked for any"
+
+
 def test_rows_made_before_are_replaced(folder, tmp_path):
     make_rows(folder, tmp_path / "rows", row_tokens=64)
     manifest = make_rows(folder, tmp_path / "rows", row_tokens=32)

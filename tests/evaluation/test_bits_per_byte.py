@@ -248,7 +248,7 @@ def test_a_run_is_scored_by_the_bytes_of_its_own_tokenizer(tokenizer, manifest) 
 def test_rows_of_another_tokenizer_are_refused(tokenizer, tmp_path) -> None:
     (tmp_path / "other.json").write_text("{}")
     rows = write_rows(tmp_path / "rows", tmp_path / "other.json")
-    with pytest.raises(UserError, match="these rows were made with another tokenizer than the run's; tokenize"):
+    with pytest.raises(UserError, match="these rows were made with another tokenizer than the run's; give others"):
         evaluate_run(run_with(tokenizer), rows, seq_len=None, batch_size=8, max_batches=0)
 
 

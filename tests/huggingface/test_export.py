@@ -291,11 +291,22 @@ def test_a_card_that_a_person_edited_stays_next_to_the_new_one(tokenizer, tmp_pa
         export(CONFIG, PARAMS, tokenizer, out, details=CardDetails(step=step))
         assert (out / "README.md").read_text() == "# My words"
         assert f"trained for {step} steps" in (out / "README.generated.md").read_text(encoding="utf-8")
-    assert "README.md was edited, so it stays; the new model card is README.generated.md" in capsys.readouterr().err
+    assert "README.md was edited, so it stays; the new one is README.generated.md" in capsys.readouterr().err
     shutil.copyfile(out / "README.generated.md", out / "README.md")  # the person takes the new one
     export(CONFIG, PARAMS, tokenizer, out, details=CardDetails(step=4))
     assert "trained for 4 steps" in (out / "README.md").read_text(encoding="utf-8")
     assert not (out / "README.generated.md").exists()
+
+
+def test_generation_settings_that_a_person_edited_stay(tokenizer, tmp_path, capsys):
+    out = export(CONFIG, PARAMS, tokenizer, tmp_path / "out")
+    ours = (out / "generation_config.json").read_text()
+    edited = json.dumps(json.loads(ours) | {"temperature": 0.7})
+    (out / "generation_config.json").write_text(edited)
+    export(CONFIG, PARAMS, tokenizer, out)
+    assert (out / "generation_config.json").read_text() == edited
+    assert (out / "generation_config.generated.json").read_text() == ours
+    assert "generation_config.json was edited, so it stays" in capsys.readouterr().err
 
 
 def test_an_added_file_is_never_replaced_by_one_of_ours(tokenizer, tmp_path):
@@ -348,6 +359,11 @@ def test_a_model_tokenizer_or_dtype_that_does_not_fit_is_refused(tokenizer, tmp_
     with pytest.raises(KeyError, match="surprise"):
         export(CONFIG, PARAMS | {"surprise": jnp.zeros(3)}, tokenizer, tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_export_given_as_a_run_is_named_as_what_it_is(folder):
+    with pytest.raises(UserError, match="this is an exported model, not a run; give the --workdir that `tonsai train`"):
+        load_module.load_run(folder)
 
 
 def test_a_hub_that_cannot_be_reached_is_reported_in_one_line_and_the_export_stays(folder, monkeypatch):

@@ -24,10 +24,15 @@ CONTAMINATED = "contaminated.jsonl"
 
 
 def check_output(output: Path, sources: Sequence[Source]) -> None:
-    """Raises `UserError` if the folder holds anything but an earlier dataset, or if a source reads from it."""
+    """Raises `UserError` if the folder holds anything but an earlier dataset, or if a source reads from it, now or next time."""
     if output.exists() and not output.is_dir():
         raise UserError(f"{output}: is a file; --output-dir must be a folder")
     for source in sources:
+        folder = Path(source.path).expanduser().absolute() if source.path else None
+        if folder in output.parents:
+            raise UserError(
+                f"{output}: lies in {source.path}, from which source {source.name!r} reads all files; choose another --output-dir"
+            )
         for file in source.files():
             if output in file.absolute().parents:
                 raise UserError(

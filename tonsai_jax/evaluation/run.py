@@ -38,8 +38,8 @@ def evaluate_run(
         )
     if manifest.tokenizer_hash != run.tokenizer.hash:
         raise UserError(
-            f"{manifest.directory}: these rows were made with another tokenizer than the run's; tokenize the text again "
-            f"with `tonsai tokenize --tokenizer-dir {run.workdir / 'tokenizer'}`"
+            f"{manifest.directory}: these rows were made with another tokenizer than the run's; give others with "
+            f"--data-dir, or tokenize the text again with `tonsai tokenize --tokenizer-dir {run.workdir / 'tokenizer'}`"
         )
     mesh = one_device_mesh()
     attention_backend, _ = choose_attention_backend(run.model_config, jax.default_backend(), [seq_len])

@@ -27,7 +27,9 @@ from tonsai_jax.tokenizer.special_tokens import END_OF_TURN
 
 FORMAT = "tonsai_jax/export"
 VERSION = 1
-CARD, EDITED_CARD_STAYS = "README.md", "README.generated.md"
+CARD, GENERATION_CONFIG = "README.md", "generation_config.json"
+# What people edit in an export, and where the new one goes if they did.
+EDITABLE = {CARD: "README.generated.md", GENERATION_CONFIG: "generation_config.generated.json"}
 DTYPES = ("float32", "bfloat16")
 MAX_SHARD_BYTES = 5_000_000_000
 # The files of an export whose export.json does not list them, because it is older than the list.
@@ -52,7 +54,7 @@ def export(
       params: nested dict of float32 arrays.
       tokenizer: the tokenizer that the model was trained with.
       output_dir: the folder to write. An earlier export there is replaced when this one is complete; what a person added to it
-        stays, and so does a model card that a person edited (the new one is README.generated.md then).
+        stays, and so do the files of `EDITABLE` that a person edited (the new ones get a second name).
       details: what the model card says about the training.
       dtype: of the weights: "float32" or "bfloat16".
       normalize: whether the tokenizer normalizes text like the training text, as far as its format allows. Without it, decoding
@@ -77,7 +79,7 @@ def export(
         )
         ends = _write_tokenizer(folder, tokenizer, model_config.context_length, normalize)
         special = {"bos_token_id": end_of_text_id, "eos_token_id": ends, "pad_token_id": tokenizer.pad_id}
-        write_json(folder / "generation_config.json", special)
+        write_json(folder / GENERATION_CONFIG, special)
         _write_weights(folder, model_config, params, dtype, max_shard_bytes)
         card = model_card(
             details.name or output_dir.name,
@@ -88,7 +90,7 @@ def export(
         )
         (folder / CARD).write_text(card, encoding="utf-8")
         record = {"format": FORMAT, "version": VERSION, "step": details.step, "dtype": dtype}
-        record["card_sha256"] = sha256_file(folder / CARD)
+        record["sha256"] = {name: sha256_file(folder / name) for name in EDITABLE}
         ours = {file.name for file in folder.iterdir()} | {"export.json"}
         if (output_dir / "export.json").exists():
             ours |= _keep_additions(output_dir, folder)
@@ -123,13 +125,16 @@ def _keep_additions(earlier: Path, folder: Path) -> set[str]:
             shutil.copytree(path, folder / path.name, symlinks=True, copy_function=_link)
         else:
             _link(path, folder / path.name)
-    card = earlier / CARD
-    if "card_sha256" not in record or not card.is_file() or sha256_file(card) == record["card_sha256"]:
-        return set()
-    (folder / CARD).rename(folder / EDITED_CARD_STAYS)
-    _link(card, folder / CARD)
-    _warn(f"{card} was edited, so it stays; the new model card is {EDITED_CARD_STAYS}")
-    return {EDITED_CARD_STAYS}
+    added = set()
+    for name, sha256 in record.get("sha256", {}).items():
+        edited = earlier / name
+        if not edited.is_file() or sha256_file(edited) == sha256:
+            continue
+        (folder / name).rename(folder / EDITABLE[name])
+        _link(edited, folder / name)
+        added.add(EDITABLE[name])
+        _warn(f"{edited} was edited, so it stays; the new one is {EDITABLE[name]}")
+    return added
 
 
 def _link(source: str | Path, target: str | Path) -> None:

@@ -34,9 +34,14 @@ class Run:
 def load_run(workdir: str | Path, step: int | None = None) -> Run:
     """Opens the checkpoint of `step`, or the newest one.
 
-    Raises `UserError` where there is no run, no checkpoint, or no checkpoint at that step.
+    Raises `UserError` where there is no run (an export is none), no checkpoint, or no checkpoint at that step.
     """
     workdir = Path(workdir).absolute()
+    if (workdir / "export.json").is_file():
+        raise UserError(
+            f"{workdir}: this is an exported model, not a run; give the --workdir that `tonsai train` was given, or load the "
+            "export with transformers"
+        )
     if not (workdir / "config.json").is_file():
         raise UserError(f"{workdir}: no run here (no config.json); give the --workdir that `tonsai train` was given")
     checkpoints = Checkpoints(workdir, read_only=True)

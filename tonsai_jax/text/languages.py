@@ -5,10 +5,14 @@ IANA, which the package langcodes holds. https://www.rfc-editor.org/info/bcp47
 """
 
 import difflib
+from collections.abc import Mapping
+from typing import TypeVar
 
 import langcodes
 
 from tonsai_jax.errors import UserError
+
+Value = TypeVar("Value")
 
 # English names, and other words that people write for a language. Only for the suggestion in the message.
 _NAMES = {
@@ -43,6 +47,16 @@ def check_language(language: str, where: str) -> None:
             "(https://www.iana.org/assignments/language-subtag-registry)"
         )
     raise UserError(f"{where}: language {language!r} is not written as a BCP-47 code; did you mean {meant!r}?")
+
+
+def nearest(values: Mapping[str, Value], language: str) -> Value | None:
+    """The value for a language: for sr-Latn-RS that of sr-Latn-RS, else of sr-Latn, else of sr; None if there is none.
+
+    The lookup of RFC 4647, section 3.4.
+    """
+    while language and language not in values:
+        language = language.rpartition("-")[0]
+    return values.get(language)
 
 
 def _meant(language: str) -> str | None:

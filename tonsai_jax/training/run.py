@@ -27,6 +27,11 @@ def changes_since(
 
     Raises `UserError` where the checkpoint has another model, another tokenizer or another optimizer.
     """
+    if saved["tokenizer_hash"] != manifest.tokenizer_hash:
+        raise UserError(
+            f"{workdir}: was trained with another tokenizer than that of {manifest.directory}; "
+            f"give another --workdir, or the token rows of this run"
+        )
     saved_model = ModelConfig.from_saved(saved["model"])
     if keys := keys_that_change_arrays(saved_model, model_config):
         changes = [
@@ -36,11 +41,6 @@ def changes_since(
         raise UserError(
             f"{workdir}: its checkpoint has another model ({'; '.join(changes)}); "
             f"use another --workdir, or the config that started this run"
-        )
-    if saved["tokenizer_hash"] != manifest.tokenizer_hash:
-        raise UserError(
-            f"{workdir}: was trained with another tokenizer than that of {manifest.directory}; "
-            f"give another --workdir, or the token rows of this run"
         )
     check_optimizer(saved["config"], config, workdir)
     return differences(to_json(from_json(saved["config"])), to_json(config))

@@ -14,6 +14,7 @@ from tonsai_jax.corpus.cleaning.language import LanguageModel
 from tonsai_jax.corpus.cleaning.phrases import Phrases
 from tonsai_jax.corpus.cleaning.rules import Quality, Rules
 from tonsai_jax.errors import UserError
+from tonsai_jax.text.languages import nearest
 from tonsai_jax.text.ngrams import hashed, ngrams, text_hash, units
 from tonsai_jax.text.scripts import script_share
 
@@ -38,7 +39,7 @@ class QualityFilter:
         self._language = language
         self._rules = quality.for_language(language)
         self._stop_words = Phrases(self._rules.stop_words)
-        self._listed = Phrases(_read_list(quality.word_lists.get(language)))
+        self._listed = Phrases(_read_list(nearest(quality.word_lists, language)))
         self._model = None if quality.language_model is None else LanguageModel(quality.language_model)
         self._limits = [
             (field.name, field.name.startswith("min_"), field.name[4:], limit)

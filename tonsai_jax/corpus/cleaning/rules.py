@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from tonsai_jax.errors import UserError, did_you_mean
-from tonsai_jax.text.languages import check_language
+from tonsai_jax.text.languages import check_language, nearest
 
 Preset = Literal["none", "web"]
 
@@ -168,10 +168,10 @@ class Quality:
         return [*self.word_lists.values(), *([self.language_model] if self.language_model else [])]
 
     def for_language(self, language: str) -> Rules:
-        """The rules for a language. Raises `UserError` for an unknown key or a wrong value."""
+        """The rules for a language; those of `km` also for `km-KH`. Raises `UserError` for unknown keys and wrong values."""
         asked = Rules(min_language=0.5 if self.language_model else None)
-        preset = _WEB.get(language.split("-")[0], _ANY) if self.preset == "web" else asked
-        own = self.rules.get(language) or {}
+        preset = nearest(_WEB, language) or _ANY if self.preset == "web" else asked
+        own = nearest(self.rules, language) or {}
         if not isinstance(own, dict):
             raise UserError(f"quality: rules: {language} is {own!r}; it must be a mapping with lines `key: value`")
         names = [field.name for field in dataclasses.fields(Rules)]
