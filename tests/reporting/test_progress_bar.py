@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from tests.support.clock import Clock
 from tonsai_jax.reporting import progress_bar as module
 from tonsai_jax.reporting.progress_bar import progress_bar
 
@@ -51,16 +52,6 @@ def test_a_terminal_shows_name_amount_and_total_and_is_left_clean() -> None:
 
 def test_a_bar_that_is_not_wanted_shows_nothing() -> None:
     assert on_a_terminal(wanted=False).strip() == "done"
-
-
-class Clock:
-    """Stands for the module `time`, and moves when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.clock import Clock
 from tonsai_jax.errors import UserError
 from tonsai_jax.reporting.numbers import format_count, format_seconds
 from tonsai_jax.stages import Stage
@@ -19,16 +20,6 @@ from tonsai_jax.training.logger import StepLogger
 from tonsai_jax.training.metrics import MetricsWriter
 
 STAGES = (Stage(steps=20, seq_len=100, global_batch_size=10), Stage(steps=10, seq_len=200, global_batch_size=10))
-
-
-class Clock:
-    """Time that passes only when told to."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def perf_counter(self) -> float:
-        return self.now
 
 
 @pytest.fixture

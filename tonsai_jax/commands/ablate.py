@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tonsai_jax.commands.parser import CommandParser
 from tonsai_jax.errors import UserError
-from tonsai_jax.files import file_to_write, folder_to_write, write_json
+from tonsai_jax.files import folder_to_write, write_json
 
 EXAMPLE = """example:
   tonsai ablate --config configs/ablations/learning_rate.py --workdir runs/ablations/learning_rate --seeds 3
@@ -38,7 +38,7 @@ def main() -> None:
         metavar="N",
         help="train each variant with N seeds (default: 1, which gives no spread)",
     )
-    add("--json", type=file_to_write, metavar="FILE", help="also write the figures to this file")
+    parser.add_json()
     args, flags = parser.parse_known_args()
 
     from tonsai_jax.ablation.ablate import ablate

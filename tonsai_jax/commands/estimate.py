@@ -4,7 +4,7 @@ import os
 import sys
 
 from tonsai_jax.commands.parser import CommandParser
-from tonsai_jax.files import file_to_write, write_json
+from tonsai_jax.files import write_json
 
 EXAMPLE = """examples:
   tonsai estimate --config configs/gpt2_500m.py --gpu h100 --num-gpus 8 --tokens 100e9 --price 2.5
@@ -34,7 +34,7 @@ def main() -> None:
         action="store_true",
         help="compute the figures without compiling the step: takes a second, not a minute",
     )
-    add("--json", type=file_to_write, metavar="FILE", help="also write the figures here")
+    parser.add_json()
     args, keys = parser.parse_known_args()
 
     os.environ["JAX_PLATFORMS"] = "cpu"  # leaves a GPU of this machine alone

@@ -2,7 +2,7 @@
 
 from tonsai_jax.commands.parser import CommandParser
 from tonsai_jax.errors import UserError
-from tonsai_jax.files import file_to_write, write_json
+from tonsai_jax.files import write_json
 
 EXAMPLE = """example:
   tonsai evaluate --workdir runs/gpt2
@@ -13,8 +13,7 @@ EXAMPLE = """example:
 def main() -> None:
     parser = CommandParser(description=__doc__, epilog=EXAMPLE)
     add = parser.add_argument
-    add("--workdir", required=True, metavar="DIR", help="folder of the run (the --workdir of tonsai train)")
-    add("--step", type=int, metavar="N", help="checkpoint to evaluate (default: the newest)")
+    parser.add_checkpoint()
     add("--data-dir", metavar="DIR", help="token rows to evaluate on (default: those that the run was trained on)")
     add("--seq-len", type=int, metavar="T", help="sequence length (default: the longest of the run)")
     add("--batch-size", type=int, default=8, metavar="B", help="sequences per batch (default: 8)")
@@ -25,7 +24,7 @@ def main() -> None:
         metavar="N",
         help="batches of each source, spread evenly (default: 0, all)",
     )
-    add("--json", type=file_to_write, metavar="FILE", help="also write the figures to this file")
+    parser.add_json()
     args = parser.parse_args()
     if args.batch_size < 1 or args.max_batches < 0:
         raise UserError(

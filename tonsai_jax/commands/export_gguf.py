@@ -14,8 +14,7 @@ EXAMPLES = """examples:
 def main() -> None:
     parser = CommandParser(description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
-    add("--workdir", required=True, metavar="DIR", help="folder of the run, the --workdir of tonsai train")
-    add("--step", type=int, metavar="N", help="checkpoint to export (default: the newest)")
+    parser.add_checkpoint()
     add(
         "--output",
         type=file_to_write,

@@ -22,8 +22,7 @@ EXAMPLES = """examples:
 def main() -> None:
     parser = CommandParser(description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
-    add("--workdir", required=True, metavar="DIR", help="folder of the run, the --workdir of tonsai train")
-    add("--step", type=int, metavar="N", help="checkpoint to use (default: the newest)")
+    parser.add_checkpoint()
     add("--prompt", action="append", default=[], metavar="TEXT", help="text to continue; can be given several times")
     add("--prompts-file", type=Path, metavar="FILE", help="UTF-8 file with one prompt per line")
     add("--num-samples", type=int, default=1, metavar="N", help="continuations of each prompt (default: 1)")

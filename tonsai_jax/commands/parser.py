@@ -4,6 +4,7 @@ import argparse
 from typing import NoReturn
 
 from tonsai_jax.errors import UserError
+from tonsai_jax.files import file_to_write
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -15,6 +16,19 @@ class CommandParser(argparse.ArgumentParser):
             epilog=epilog,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=allow_abbrev,
+        )
+
+    def add_checkpoint(self) -> None:
+        """Adds the flags that choose a checkpoint: `args.workdir` and `args.step`, None for the newest."""
+        self.add_argument(
+            "--workdir", required=True, metavar="DIR", help="folder of the run, the --workdir of tonsai train"
+        )
+        self.add_argument("--step", type=int, metavar="N", help="checkpoint to use (default: the newest)")
+
+    def add_json(self) -> None:
+        """Adds the flag for a file that gets the printed figures: `args.json`, a path or None."""
+        self.add_argument(
+            "--json", type=file_to_write, metavar="FILE", help="also write the figures to this file, as JSON"
         )
 
     def error(self, message: str) -> NoReturn:

@@ -17,7 +17,7 @@ from tonsai_jax.corpus.report import figures, table
 from tonsai_jax.corpus.sources.lines import Boundary
 from tonsai_jax.corpus.sources.source import source_at
 from tonsai_jax.errors import UserError
-from tonsai_jax.files import file_to_write, folder_to_replace, write_json
+from tonsai_jax.files import folder_to_replace, write_json
 from tonsai_jax.jobs.executor import Executor
 
 EXAMPLES = """examples:
@@ -58,7 +58,7 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     )
     option("--workers", type=int, help="tasks that run at the same time (default: one per core; on a cluster no limit)")
     option("--tokens", type=float, metavar="N", help="tokens of a planned run; the report shows its epochs")
-    option("--json", type=file_to_write, metavar="FILE", help="also write the figures of the table as JSON")
+    parser.add_json()
     return parser.parse_args(words)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tonsai_jax.commands.parser import CommandParser
 from tonsai_jax.data.flat_files import FILE_FORMATS
 from tonsai_jax.data.tokenize import figures, tokenize_dataset, tokenize_to_flat_files
-from tonsai_jax.files import file_to_write, folder_to_replace, write_json
+from tonsai_jax.files import folder_to_replace, write_json
 from tonsai_jax.reporting.tables import Table, as_text
 
 EXAMPLE = """example:
@@ -42,7 +42,7 @@ def main(words: Sequence[str] | None = None) -> None:
         help="arrayrecord (default): token rows to train on; the others: flat files for other trainers (docs/formats.md)",
     )
     add("--output-dir", type=folder_to_replace, required=True, metavar="DIR", help="folder to write")
-    add("--json", type=file_to_write, metavar="FILE", help="also write the figures to this file")
+    parser.add_json()
     args = parser.parse_args(words)
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # exit, so that half-written files are removed

@@ -6,7 +6,7 @@ It prints tables and writes a page that shows texts token by token.
 from pathlib import Path
 
 from tonsai_jax.commands.parser import CommandParser
-from tonsai_jax.files import file_to_write, folder_to_write, write_json
+from tonsai_jax.files import folder_to_write, write_json
 from tonsai_jax.reporting.tables import tables_as_text
 from tonsai_jax.tokenizer.evaluation import evaluate_tokenizers, labelled
 from tonsai_jax.tokenizer.examples import dataset_examples
@@ -44,7 +44,7 @@ def main() -> None:
         metavar="DIR",
         help="folder for the two files (default: the tokenizer's folder)",
     )
-    add("--json", type=file_to_write, metavar="FILE", help="also write the figures to this file")
+    parser.add_json()
     args = parser.parse_args()
 
     tokenizer = Path(args.tokenizer_dir)

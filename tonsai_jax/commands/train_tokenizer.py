@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from tonsai_jax.commands.parser import CommandParser
 from tonsai_jax.corpus.sources.faults import Faults
-from tonsai_jax.files import file_to_write, folder_to_replace, write_json
+from tonsai_jax.files import folder_to_replace, write_json
 from tonsai_jax.reporting.numbers import count_of
 from tonsai_jax.reporting.tables import Table, as_text
 from tonsai_jax.text.normalize import DEFAULT
@@ -69,7 +69,7 @@ def main(words: Sequence[str] | None = None) -> None:
     add("--special-tokens", metavar="FILE", help="YAML list; they get the ids from 0 (default: see docs/tokenizer.md)")
     add("--vocab-size", type=int, required=True, metavar="N", help="number of token ids wanted")
     add("--output-dir", type=folder_to_replace, required=True, metavar="DIR", help="folder for the tokenizer")
-    add("--json", type=file_to_write, metavar="FILE", help="also write the figures to this file")
+    parser.add_json()
     args = parser.parse_args(words)
 
     start, name, count = time.monotonic(), args.text_column, args.max_examples
