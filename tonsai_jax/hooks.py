@@ -145,7 +145,7 @@ def describe_complete_run(workdir: Path, step: int, say: Callable[[str], None], 
     """Prints the results of a complete run and what to do next; returns False where it is not complete at `step`.
 
     Args:
-      has_changes: whether the config that was given now is not that of the run.
+      has_changes: whether the model would learn something else with the config and the data that were given now.
     """
     file = workdir / COMPLETE_FILE
     if not file.is_file() or (record := read_json(file))["step"] != step:
@@ -155,9 +155,7 @@ def describe_complete_run(workdir: Path, step: int, say: Callable[[str], None], 
 
     say(f"\nThe run in {workdir} is complete: {count_of(step, 'step')}.")
     if has_changes:
-        say(
-            "  It was trained with the config from before the changes above; to train with them, give another --workdir."
-        )
+        say("  It was trained before the changes above; to train with them, give another --workdir.")
     for language, score in language_scores(record["scores"]).items():
         say(f"  {language}: {score:.4f} bits per byte on held-out text")
     for sample in record["samples"]:

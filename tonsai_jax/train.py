@@ -20,7 +20,7 @@ from jax.experimental.multihost_utils import sync_global_devices
 from ml_collections import ConfigDict
 
 from tonsai_jax.cli import parse_flags
-from tonsai_jax.config import LENGTH_KEYS, stages_of, to_json, validate
+from tonsai_jax.config import stages_of, to_json, validate
 from tonsai_jax.data.loader import Loader
 from tonsai_jax.data.manifest import RowsManifest, read_manifest
 from tonsai_jax.data.order import DataOrder
@@ -42,7 +42,7 @@ from tonsai_jax.training.checkpoint import Checkpoints, KeepPolicy
 from tonsai_jax.training.logger import StepLogger
 from tonsai_jax.training.mesh import put_batch
 from tonsai_jax.training.metrics import MetricsWriter
-from tonsai_jax.training.run import changes_since, open_workdir, resume_metadata
+from tonsai_jax.training.run import changes_length, changes_since, changes_training, open_workdir, resume_metadata
 from tonsai_jax.training.setup import Setup, check_run, make_steps
 from tonsai_jax.training.state import init_state
 
@@ -68,13 +68,13 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
     saved = checkpoints.resume_metadata(start_step) if start_step else None
     changes = changes_since(saved, workdir, config, setup.model_config, manifest) if saved else []
     for change in changes:
-        say(f"config changed since step {start_step}: {change}")
+        say(f"changed since step {start_step}: {change}")
     order = DataOrder(manifest, seed=config.seed, stages=stages, state=saved["data"] if saved else None)
     # A complete run goes on only where its length was changed: in epochs, other changes too give it another number of steps.
-    is_longer = start_step < last_step and any(
-        change.partition(":")[0] in (*LENGTH_KEYS, "epochs_of", "stages") for change in changes
-    )
-    if not is_longer and describe_complete_run(workdir, start_step, say, has_changes=bool(changes)):
+    is_longer = start_step < last_step and any(map(changes_length, changes))
+    if not is_longer and describe_complete_run(
+        workdir, start_step, say, has_changes=any(map(changes_training, changes))
+    ):
         return
     order.check_max_epochs(config.data.max_epochs)
     if change := order.change_at_resume():
@@ -86,7 +86,9 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
     stop_request.saves_first()
     epochs = order.epochs()
     _describe(setup, manifest, epochs, start_step, end_step, sampling=config.sample.every > 0)
-    for line in warnings_before(config, setup, tokenizer_vocab_size=tokenizer.vocab_size, epochs=epochs):
+    for line in warnings_before(
+        config, setup, tokenizer_vocab_size=tokenizer.vocab_size, epochs=epochs, is_new=start_step == 0
+    ):
         say(line)
 
     # From here on the run writes and computes.

@@ -18,6 +18,7 @@ from tonsai_jax.inference import generate
 from tonsai_jax.inference import load as load_module
 from tonsai_jax.inference.generate import Sampling, generate_ids, generate_texts, sample, stream_texts
 from tonsai_jax.inference.load import Run
+from tonsai_jax.reporting.samples import sample_text
 from tonsai_jax.training.state import model_graph
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "generate.py"
@@ -288,6 +289,11 @@ def test_the_command_says_that_the_model_ended_a_text_at_once(tokenizer, monkeyp
     assert code == 0
     assert out == "\n\n".join(f"{prompt} → (the model ended the text)" for prompt in prompts) + "\n"
     assert "0 tokens" in err
+
+
+def test_a_continuation_of_white_space_is_not_taken_for_an_ended_text():
+    assert sample_text("one", "") == "one → (the model ended the text)"
+    assert sample_text("one", "\n\n") == "one → "
 
 
 def test_a_prompts_file_may_begin_with_a_byte_order_mark(tokenizer, monkeypatch, capsys, tmp_path):

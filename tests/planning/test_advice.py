@@ -23,9 +23,12 @@ def small_config() -> ConfigDict:
     return config
 
 
-def warnings_of(config: ConfigDict, *, vocab_size: int = 256, epochs: Mapping[str, float] | None = None) -> list[str]:
+def warnings_of(
+    config: ConfigDict, *, vocab_size: int = 256, epochs: Mapping[str, float] | None = None, is_new: bool = True
+) -> list[str]:
     setup = check_run(config, stages_of(config), vocab_size)
-    return list(warnings_before(config, setup, tokenizer_vocab_size=vocab_size, epochs=epochs or {"km": 1.0}))
+    epochs = epochs or {"km": 1.0}
+    return list(warnings_before(config, setup, tokenizer_vocab_size=vocab_size, epochs=epochs, is_new=is_new))
 
 
 def test_a_run_that_suits_gets_no_line() -> None:
@@ -37,7 +40,7 @@ def test_minutes_for_a_step_on_a_cpu_are_said_with_the_config_for_a_cpu(monkeypa
     config = small_config()
     config.steps, config.global_batch_size = 100, 2**20
     [line] = warnings_of(config)
-    assert "a step of this config takes at least 3m 01s on these devices, and all 100 steps at least 5h 02m" in line
+    assert "a step of this config takes at least 2m 00s on these devices, and all 100 steps at least 3h 21m" in line
     assert line.endswith("configs/small.py is made for a CPU")
 
 
@@ -58,6 +61,7 @@ def test_ids_that_the_tokenizer_does_not_have_are_said_with_their_cost() -> None
     [line] = warnings_of(config, vocab_size=8000)
     assert "model.vocab_size=50,000 is larger than the tokenizer's 8,000 ids; the other 42,000 are never used" in line
     assert "cost 2.7M parameters and 82% of each step; model.vocab_size=0 takes the tokenizer's" in line
+    assert warnings_of(config, vocab_size=8000, is_new=False) == [], "a checkpoint has its vocabulary for good"
 
 
 @pytest.mark.parametrize(
@@ -73,3 +77,10 @@ def test_far_too_many_epochs_come_with_the_way_out() -> None:
     [line] = warnings_of(small_config(), epochs={"km": 72282.35})
     assert "reads source 'km' 72,282 times" in line
     assert "--config.steps=0 --config.epochs=4 --config.epochs_of=km)" in line
+    config = small_config()
+    config.steps, config.tokens = 0, 1e9
+    [line] = warnings_of(config, epochs={"km": 50.0})
+    assert "(--config.tokens=0 --config.epochs=4 --config.epochs_of=km)" in line
+    config.stages = ({"steps": 100}, {"steps": 200})
+    [line] = warnings_of(config, epochs={"km": 50.0})
+    assert "Make the stages shorter, give" in line

@@ -219,6 +219,7 @@ def test_the_memory_that_jax_takes_is_the_configs_share() -> None:
         (("--config", CONFIG, "--gpu", "h100", "--price", "-1"), "--price -1 must be at least 0"),
         (("--config", "configs/quickstart.py", "--gpu", "h100"), "model.vocab_size=0 takes the size of the tokenizer"),
         (("--config", CONFIG, "--gpu", "h100", "--data", "nowhere"), "no token rows here"),
+        (("--config", CONFIG, "--gpu", "h100", "--data", "data/tokens"), "data/tokens: no token rows here"),
     ],
 )
 def test_a_mistake_is_an_error_of_one_line(arguments: tuple[str, ...], message: str, monkeypatch, capsys) -> None:

@@ -51,8 +51,8 @@ def test_runs_of_the_same_name_are_told_apart_by_their_paths(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["plot", "--workdir", "a/run", "b/run"])
     main()
-    assert capsys.readouterr().out == "written to a/run/curves.html; open it in a browser\n"
-    page = Path("a/run/curves.html").read_text(encoding="utf-8")
+    assert capsys.readouterr().out == "written to curves.html; open it in a browser\n"
+    page = Path("curves.html").read_text(encoding="utf-8")
     assert "a/run, km" in page
     assert "b/run, km" in page
 

@@ -93,7 +93,7 @@ def test_a_complete_run_in_epochs_is_not_trained_further_because_its_steps_becam
     assert complete
     printed = run.train("seq_len=16")
     assert complete[0] in printed
-    assert "It was trained with the config from before the changes above" in printed
+    assert "It was trained before the changes above" in printed
 
 
 @pytest.mark.full
@@ -110,7 +110,7 @@ def test_other_devices_go_on_with_the_same_curve(run: TinyRun, never_stopped: Ti
     run.train("mesh.fsdp=2", steps_today=8, devices=4)
     printed = run.train("mesh.fsdp=4", steps_today=8, devices=8)
     assert "mesh {'data': 2, 'fsdp': 4, 'expert': 1}" in printed
-    assert "config changed since step 16: mesh.fsdp: 2 -> 4" in printed
+    assert "changed since step 16: mesh.fsdp: 2 -> 4" in printed
     for step, loss in never_stopped.losses().items():
         assert run.losses()[step] == pytest.approx(loss, abs=1e-4), step
 
@@ -170,8 +170,12 @@ def test_a_complete_run_says_so_and_changes_nothing(run: TinyRun) -> None:
     assert {path: path.stat().st_mtime_ns for path in run.workdir.rglob("*") if path.is_file()} == before
 
     printed = run.train("data.weights={'km': 1, 'en': 0}")
-    assert "config changed since step 4: data.weights: None -> {'km': 1, 'en': 0}" in printed
-    assert "It was trained with the config from before the changes above; to train with them, give another" in printed
+    assert "changed since step 4: data.weights: None -> {'km': 1, 'en': 0}" in printed
+    assert "It was trained before the changes above; to train with them, give another" in printed
+
+    printed = run.train("log_every=3")
+    assert "changed since step 4: log_every: 1 -> 3" in printed
+    assert "It was trained before" not in printed, "what a run prints is not what it learns"
 
     # Killed after the last checkpoint and before the export: the next call does what is left.
     (run.workdir / "complete.json").unlink()
@@ -181,8 +185,21 @@ def test_a_complete_run_says_so_and_changes_nothing(run: TinyRun) -> None:
 
     # Longer, later: more steps on the same run.
     run.overrides = ("steps=6",)
-    assert "config changed since step 4: steps: 4 -> 6" in run.train("optimizer.warmup_steps=4")
+    assert "changed since step 4: steps: 4 -> 6" in run.train("optimizer.warmup_steps=4")
     assert max(run.losses()) == 6
+
+
+@pytest.mark.full
+def test_a_complete_run_says_that_its_rows_have_other_sources_now(rows: Path, tmp_path: Path) -> None:
+    shutil.copytree(rows, tmp_path / "rows")
+    run = TinyRun(tmp_path / "rows", tmp_path / "run", ("steps=4",))
+    run.train()
+    manifest = json.loads((tmp_path / "rows" / "manifest.json").read_text())
+    del manifest["sources"]["en"]
+    (tmp_path / "rows" / "manifest.json").write_text(json.dumps(manifest))
+    printed = run.train()
+    assert "changed since step 4: sources: en, km -> km" in printed
+    assert "It was trained before the changes above; to train with them, give another --workdir" in printed
 
 
 @pytest.mark.full
@@ -202,7 +219,7 @@ def test_stages_change_length_batch_and_mix(rows: Path, tmp_path: Path) -> None:
 def test_a_changed_mix_goes_on_where_the_sources_were(run: TinyRun) -> None:
     run.train(steps_today=8)
     printed = run.train("data.weights={'km': 3, 'en': 1}", steps_today=2)
-    assert "config changed since step 8: data.weights: None -> {'km': 3, 'en': 1}" in printed
+    assert "changed since step 8: data.weights: None -> {'km': 3, 'en': 1}" in printed
     before = "64 sequences of 32 tokens, en 50.0%, km 50.0%"
     assert f"batches from step 8 on: 64 sequences of 32 tokens, km 75.0%, en 25.0%; before: {before}" in printed
     progress = json.loads((run.workdir / "checkpoints" / "10" / "progress" / "metadata").read_text())

@@ -57,8 +57,10 @@ def main() -> None:
         )
 
     quiet_libraries()
-    from tonsai_jax.huggingface.hub import push_to_hub
+    from tonsai_jax.huggingface.hub import check_repo_id, push_to_hub
 
+    if args.push_to_hub:
+        check_repo_id(args.push_to_hub)  # now, and not after the export
     folder = _export(args) if args.workdir else Path(args.output_dir)
     if args.push_to_hub:
         address = push_to_hub(

@@ -32,7 +32,7 @@ def main() -> None:
 
     quiet_libraries()
     try:
-        from tonsai_jax.gguf.export import export_gguf
+        from tonsai_jax.gguf.export import check_path, export_gguf
     except ModuleNotFoundError as error:
         if error.name != "gguf":
             raise
@@ -41,6 +41,7 @@ def main() -> None:
     from tonsai_jax.huggingface.card import details_of_run
     from tonsai_jax.inference.load import load_run
 
+    check_path(args.output)  # now, and not after the run is loaded
     run = load_run(args.workdir, args.step)
     details = details_of_run(run.workdir, run.config, run.step, run.rows)
     file = export_gguf(run.model_config, run.params, run.tokenizer, args.output, details=details, dtype=args.dtype)

@@ -56,7 +56,7 @@ def export_gguf(
     path = Path(path).absolute()
     if dtype not in DTYPES:
         raise UserError(f"dtype={dtype!r} is not known; use {', '.join(DTYPES)}")
-    _check_path(path)
+    check_path(path)
     check_ids(model_config, tokenizer)
     # llama.cpp wants a token for each row of the table; a model may have rows that its tokenizer never uses.
     model_config = replace(model_config, vocab_size=tokenizer.vocab_size)
@@ -79,7 +79,8 @@ def export_gguf(
     return path
 
 
-def _check_path(path: Path) -> None:
+def check_path(path: Path) -> None:
+    """Raises `UserError` for a name that is not *.gguf, a folder, and a file of another kind."""
     if path.suffix != ".gguf":
         raise UserError(f"{path}: the name of a GGUF file ends with .gguf; write {path.name}.gguf")
     if path.is_dir():

@@ -9,6 +9,14 @@ from tonsai_jax.huggingface.export import check_export
 MESSAGE = "Export of a model trained with tonsai_jax"
 
 
+def check_repo_id(repo_id: str) -> None:
+    """Raises `UserError` for a name that is not USER/NAME."""
+    if repo_id.count("/") != 1:
+        raise UserError(
+            f"--push-to-hub {repo_id!r}: not a name on the Hub; write it as USER/NAME, for instance sokha/khmer-gpt2"
+        )
+
+
 def push_to_hub(
     folder: Path, repo_id: str, *, private: bool = False, revision: str | None = None, message: str | None = None
 ) -> str:
@@ -24,10 +32,7 @@ def push_to_hub(
     Raises `UserError` if the folder is not a complete export, if the Hub cannot be reached or this user cannot write there, and
     if the model must be private but exists and is public.
     """
-    if repo_id.count("/") != 1:
-        raise UserError(
-            f"--push-to-hub {repo_id!r}: not a name on the Hub; write it as USER/NAME, for instance sokha/khmer-gpt2"
-        )
+    check_repo_id(repo_id)
     check_export(folder)
     from huggingface_hub import HfApi  # imported here because it takes seconds
 

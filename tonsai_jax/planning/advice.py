@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 import jax
 from ml_collections import ConfigDict
 
+from tonsai_jax.config import LENGTH_KEYS
 from tonsai_jax.data.manifest import read_manifest
 from tonsai_jax.errors import UserError
 from tonsai_jax.reporting.numbers import count_of, format_count, format_seconds
@@ -16,7 +17,7 @@ from tonsai_jax.training.setup import Setup
 
 GIB = 2**30
 SLOW_STEP_SECONDS = 60.0
-CORE_FLOPS = 100e9  # float32 FLOP/s of a CPU core in products of matrices; few reach more
+CORE_FLOPS = 150e9  # float32 FLOP/s of a CPU core in products of matrices; docs/performance.md has what one reached
 SMALL_PARAMETERS = 20e6  # a model below fits on every device that one would train on; looking closer takes a second
 # Text read up to 4 times teaches about as much as new text; read some 40 times, a further time teaches nothing
 # (Muennighoff et al. 2023, arXiv:2305.16264).
@@ -24,18 +25,20 @@ FEW_EPOCHS, MANY_EPOCHS = 4, 40
 
 
 def warnings_before(
-    config: ConfigDict, setup: Setup, *, tokenizer_vocab_size: int, epochs: Mapping[str, float]
+    config: ConfigDict, setup: Setup, *, tokenizer_vocab_size: int, epochs: Mapping[str, float], is_new: bool
 ) -> Iterator[str]:
     """Yields a line for everything worth knowing; most runs get none.
 
     Args:
       tokenizer_vocab_size: ids of the tokenizer.
       epochs: how often the whole run reads each source.
+      is_new: whether the run has no checkpoint yet, so that its model can still be another.
     """
     yield from _slow(setup)
     yield from _too_large(config, setup, tokenizer_vocab_size)
-    yield from _unused_ids(setup, tokenizer_vocab_size)
-    yield from _repeated(epochs)
+    if is_new:
+        yield from _unused_ids(setup, tokenizer_vocab_size)
+    yield from _repeated(config, epochs)
 
 
 def _slow(setup: Setup) -> Iterator[str]:
@@ -54,7 +57,7 @@ def _slow(setup: Setup) -> Iterator[str]:
     yield (
         f"warning: a step of this config takes at least {format_seconds(run_seconds / steps)} on these devices, and all "
         f"{steps:,} steps at least {format_seconds(run_seconds)} (at {format_count(rate / 1e9)} GFLOP/s, "
-        f"which is more than they reach in training); {_smaller(device.platform)}"
+        f"more than they are expected to reach); {_smaller(device.platform)}"
     )
 
 
@@ -88,13 +91,15 @@ def _unused_ids(setup: Setup, tokenizer_vocab_size: int) -> Iterator[str]:
     )
 
 
-def _repeated(epochs: Mapping[str, float]) -> Iterator[str]:
+def _repeated(config: ConfigDict, epochs: Mapping[str, float]) -> Iterator[str]:
     for source, count in epochs.items():
         if count > MANY_EPOCHS:
+            flags = {key: 0 for key in LENGTH_KEYS if config[key]} | {"epochs": FEW_EPOCHS, "epochs_of": source}
+            command = " ".join(f"--config.{key}={value}" for key, value in flags.items())
+            shorter = "the stages shorter" if config.stages else f"the run shorter ({command})"
             yield (
                 f"warning: this run reads source {source!r} {count:,.0f} times; after about {MANY_EPOCHS} times the same text "
-                "teaches nothing more (arXiv:2305.16264). Make the run shorter (--config.steps=0 --config.epochs="
-                f"{FEW_EPOCHS} --config.epochs_of={source}), give the source a smaller weight, or add text"
+                f"teaches nothing more (arXiv:2305.16264). Make {shorter}, give the source a smaller weight, or add text"
             )
     often = [f"{source!r} {count:.1f}" for source, count in epochs.items() if FEW_EPOCHS < count <= MANY_EPOCHS]
     if often:

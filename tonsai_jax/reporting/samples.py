@@ -6,4 +6,4 @@ ENDED = "(the model ended the text)"
 
 def sample_text(prompt: str, continuation: str) -> str:
     """'prompt → continuation'. Where the model ended the text at once, it says so in place of the continuation."""
-    return prompt.strip() + ARROW + (continuation.strip() or ENDED)
+    return prompt.strip() + ARROW + (continuation.strip() if continuation else ENDED)

@@ -9,18 +9,21 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from tonsai_jax.config import differences, from_json, to_json
+from tonsai_jax.config import LENGTH_KEYS, differences, from_json, to_json
 from tonsai_jax.data.manifest import RowsManifest
 from tonsai_jax.data.order import DataOrder
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import disk_errors, write_json
 from tonsai_jax.model.config import ModelConfig, keys_that_change_arrays
 
+# Sections and keys of the config that say what a run writes, and not what it learns.
+_WRITTEN = ("checkpoint", "eval", "export", "log_every", "profile", "sample", "wandb")
+
 
 def changes_since(
     saved: Mapping[str, Any], workdir: Path, config: ConfigDict, model_config: ModelConfig, manifest: RowsManifest
 ) -> list[str]:
-    """Lines 'key: old -> new' for what changed in the config since the checkpoint that a run resumes from.
+    """Lines 'key: old -> new' for what changed in the config, and in the sources, since the checkpoint that a run resumes from.
 
     Args:
       saved: the resume metadata of that checkpoint.
@@ -43,7 +46,19 @@ def changes_since(
             f"use another --workdir, or the config that started this run"
         )
     check_optimizer(saved["config"], config, workdir)
-    return differences(to_json(from_json(saved["config"])), to_json(config))
+    before, now = (", ".join(sorted(sources)) for sources in (saved["data"]["rows"], manifest.sources))
+    sources = [f"sources: {before} -> {now}"] if before != now else []
+    return sources + differences(to_json(from_json(saved["config"])), to_json(config))
+
+
+def changes_training(change: str) -> bool:
+    """Whether a line of `changes_since` is about what the model learns, and not about what is written on the way."""
+    return change.partition(":")[0].partition(".")[0] not in _WRITTEN
+
+
+def changes_length(change: str) -> bool:
+    """Whether a line of `changes_since` is about a key that gives the length of the run."""
+    return change.partition(":")[0] in (*LENGTH_KEYS, "epochs_of", "stages")
 
 
 def check_optimizer(saved_config: Mapping[str, Any], config: ConfigDict, workdir: Path) -> None:
