@@ -31,6 +31,7 @@ from tonsai_jax.files import read_json, write_json  # noqa: E402
 from tonsai_jax.gguf.export import export_gguf  # noqa: E402
 from tonsai_jax.gguf.vocabulary import vocabulary  # noqa: E402
 from tonsai_jax.huggingface.card import CardDetails, SourceDetails  # noqa: E402
+from tonsai_jax.huggingface.export import export  # noqa: E402
 from tonsai_jax.huggingface.names import flat, tensors  # noqa: E402
 from tonsai_jax.inference import load as load_module  # noqa: E402
 from tonsai_jax.inference.generate import Sampling, generate_ids  # noqa: E402
@@ -178,6 +179,13 @@ def test_the_pieces_of_unigram_have_their_types_and_scores(trained, tmp_path):
     # llama.cpp multiplies by 10,000 and rounds: whole numbers in, so nothing is lost.
     trained_scores = {token.replace("\u2581", " "): score for token, score in pieces}
     assert round(written["a"] * 10_000) == trained_scores["a"] * 128
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_an_export_serves_as_the_tokenizer(kind, trained, tmp_path):
+    config = config_with(vocab_size=trained(kind).vocab_size)
+    folder = export(config, random_params(config), trained(kind), tmp_path / "export")
+    assert vocabulary(Tokenizer.from_folder(folder)) == vocabulary(trained(kind))
 
 
 def test_weights_are_those_of_the_hugging_face_model(tokenizer, tmp_path):

@@ -72,6 +72,15 @@ def test_our_own_commands_give_the_same_ids_with_the_exported_tokenizer(trained,
         assert ours.decode(ours.encode(text)) == text
 
 
+def test_an_export_that_serves_as_the_tokenizer_is_exported_and_converted_like_the_first(trained, folder, tmp_path):
+    config, again = config_with(vocab_size=700), Tokenizer.from_folder(folder)
+    second = export(config, random_params(config), again, tmp_path / "second")
+    assert (second / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+    plain = export(config, random_params(config), again, tmp_path / "plain", normalize=False)
+    assert not isinstance(exported_tokenizer(plain).normalizer, tokenizers.normalizers.Sequence)
+    assert again.to_json().splitlines()[1:] != (folder / "tokenizer.json").read_text(encoding="utf-8").splitlines()[1:]
+
+
 def test_the_normalizer_can_be_left_out(trained, tmp_path):
     config = config_with(vocab_size=700)
     plain = export(config, random_params(config), trained, tmp_path / "plain", normalize=False)

@@ -7,11 +7,11 @@ llama.cpp (the version that llama-cpp-python 0.3.36 contains).
 """
 
 import dataclasses
+import json
 import re
 from typing import Any
 
 from tonsai_jax.errors import UserError
-from tonsai_jax.files import read_json
 from tonsai_jax.tokenizer.bpe import PATTERNS
 from tonsai_jax.tokenizer.loading import SPACE, Tokenizer
 from tonsai_jax.tokenizer.special_tokens import UNKNOWN
@@ -69,7 +69,7 @@ class Vocabulary:
 def vocabulary(tokenizer: Tokenizer) -> Vocabulary:
     """The tokenizer for llama.cpp; raises `UserError` for one that llama.cpp cannot represent."""
     path = tokenizer.folder / "tokenizer.json"
-    content = read_json(path)
+    content = json.loads(tokenizer.to_json())
     special = {token["content"] for token in content["added_tokens"] if token["special"]}
     if content["model"]["type"] == "Unigram":
         made = _unigram(content["model"], special, str(path))

@@ -169,7 +169,7 @@ def _write_tokenizer(folder: Path, tokenizer: Tokenizer, context_length: int, no
             shutil.copyfile(tokenizer.folder / name, folder / name)
     config = read_json(tokenizer.folder / "tokenizer_config.json")
     write_json(folder / "tokenizer_config.json", config | {"model_max_length": context_length})
-    inner = tokenizers.Tokenizer.from_file(str(tokenizer.folder / "tokenizer.json"))
+    inner = tokenizers.Tokenizer.from_str(tokenizer.to_json())
     if tokenizer.normalization is not None:
         if normalize:
             steps = [tokenizer_normalizer(tokenizer.normalization), inner.normalizer]

@@ -100,6 +100,10 @@ class Tokenizer:
         """SHA-256 of tokenizer.json, in hex."""
         return sha256_file(self.folder / "tokenizer.json")
 
+    def to_json(self) -> str:
+        """The content of tokenizer.json, but without the normalization that an export adds to it."""
+        return str(self._inner.to_str(pretty=True))
+
     def normalize_prompt(self, text: str) -> str:
         """Normalizes the beginning of a document like the training text, but keeps white space.
 
