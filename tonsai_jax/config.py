@@ -230,7 +230,7 @@ def validate(config: ConfigDict) -> None:
             raise UserError(f"{key}={value!r} {rule}")
 
     loggable = not config.wandb.project or importlib.util.find_spec("wandb") is not None
-    require(loggable, "wandb.project", "needs Weights & Biases: pip install 'tonsai-jax[wandb]', or leave it empty")
+    require(loggable, "wandb.project", "needs Weights & Biases: uv sync --inexact --extra wandb, or leave it empty")
     longest = max(stage.seq_len for stage in stages)
     require(config.model.context_length >= longest, "model.context_length", f"is shorter than seq_len={longest}")
     at_least = {

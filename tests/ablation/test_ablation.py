@@ -235,6 +235,7 @@ def test_the_same_command_resumes_and_skips_complete_runs(
     rows: Path, stopped_and_finished: tuple[Path, str, str]
 ) -> None:
     file, before, after = stopped_and_finished
+    assert "SIGTERM: saving the run in training, then this ends\n" in before
     assert "[2/4] slow, seed 0: stopped after" in before
     assert "[3/4]" not in before
     assert "[1/4] baseline, seed 0: complete\n" in after

@@ -127,6 +127,8 @@ class _Signals:
         return code
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
+        if not self.stop:
+            print(f"{signal.Signals(number).name}: saving the run in training, then this ends", flush=True)
         self.stop, self._last = True, signal.Signals(number)
         if self._process is not None:
             self._process.send_signal(number)

@@ -11,7 +11,7 @@ EXAMPLE = """examples:
   tonsai estimate --config configs/gpt2_500m.py --gpu h200 --config.mesh.fsdp=1 --config.micro_batch_size=32
 
 Any key of the config can be set as --config.section.key=value. Where JAX's CUDA plugin is installed
-(pip install 'tonsai-jax[cuda13]'), the training step is also compiled for h100 and h200; that needs no GPU.
+(uv sync --inexact --extra cuda13), the training step is also compiled for h100 and h200; that needs no GPU.
 """
 
 

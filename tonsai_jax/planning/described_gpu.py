@@ -66,7 +66,7 @@ def why_not_compiled(gpu: Gpu) -> str | None:
         described_mesh(gpu, {"data": 1})
     except Exception as error:  # its type depends on the version of JAX and on what of CUDA is missing
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        return f"JAX's CUDA plugin is not installed, pip install 'tonsai-jax[cuda13]' ({first_line[:120]})"
+        return f"JAX's CUDA plugin is not installed, uv sync --inexact --extra cuda13 ({first_line[:120]})"
     return None
 
 
