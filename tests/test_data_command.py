@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.console import tonsai
 from tests.support.made_once import MadeOnce
-from tonsai_jax.commands import train_tokenizer
+from tonsai_jax.commands import prepare, train_tokenizer
 from tonsai_jax.data.manifest import read_manifest
 from tonsai_jax.samples.stories import stories
 
@@ -79,6 +79,20 @@ def test_nothing_is_repeated_where_nothing_has_changed(folder: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in (folder / "data").rglob("*")} == before
 
 
+def test_every_flag_of_the_sources_is_passed_on_if_it_is_not_the_default(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "main", stopped)
+    sources = "--khmer khmer.txt --english english.txt --khmer-weight 0.7"
+    others = "--document line --max-samples 20 --on-error skip --workers 1"
+    code, out, _ = data(*sources.split(), "--english-weight", "0.4", *others.split())  # 0.4 is the default
+    assert (code, out) == (130, f"\n$ tonsai prepare {sources} {others} --output-dir data/documents\n")
+
+
+def stopped(words: Sequence[str]) -> None:
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize(
     ("words", "repeated"),
     [
@@ -142,10 +156,6 @@ def test_a_command_that_was_stopped_goes_on_after_its_last_finished_step(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.rmtree(folder / "data")
-
-    def stopped(words: Sequence[str]) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
         patch.setattr(train_tokenizer, "main", stopped)
         assert data()[0] == 130

@@ -4,19 +4,16 @@ A finished step is not repeated unless its input or its settings have changed; t
 """
 
 import argparse
-import itertools
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
 
 from tonsai_jax.commands import prepare, tokenize, train_tokenizer
 from tonsai_jax.commands.parser import CommandParser
 from tonsai_jax.config import ROWS_DIR
 from tonsai_jax.corpus.pipeline import content_hash
 from tonsai_jax.corpus.recipe import Recipe
-from tonsai_jax.corpus.sources.lines import Boundary
 from tonsai_jax.data.manifest import FORMAT as ROWS_FORMAT
 from tonsai_jax.data.tokenize import check_val_ratio
 from tonsai_jax.errors import UserError
@@ -35,28 +32,12 @@ EXAMPLES = """examples:
 It writes DIR/documents, DIR/tokenizer and DIR/tokens, and prints the commands that it runs. Each of them has more flags than
 this command, and can be run alone. To repeat a step although nothing has changed, remove its folder.
 """
-PREPARE_FLAGS: dict[str, dict[str, Any]] = {
-    "khmer": {"help": "Khmer: a file, folder, 'glob' or Hugging Face id"},
-    "english": {"help": "English: the same"},
-    "khmer-weight": {"type": float, "help": "share of Khmer in training (default: 0.6)"},
-    "english-weight": {"type": float, "help": "share of English in training (default: 0.4)"},
-    "document": {
-        "choices": get_args(Boundary),
-        "help": "what a document of a .txt file is (default: line, or as the YAML says; in hard-wrapped files paragraph)",
-    },
-    "max-samples": {"type": int, "help": "read at most this many documents per source, for a quick try"},
-    "on-error": {
-        "choices": ["stop", "skip"],
-        "help": "at input that cannot be read (default: stop, or as the YAML says)",
-    },
-    "workers": {"type": int, "help": "tasks that run at the same time (default: one per core)"},
-}
 
 
 def main() -> None:
-    args = _parse_args()
+    args, source_words = _parse_args()
     documents, tokenizer, tokens = (args.output_dir / name for name in ("documents", "tokenizer", "tokens"))
-    prepare_words = _prepare_words(args, documents)
+    prepare_words = [*source_words, "--output-dir", str(documents)]
     recipe = prepare.recipe_of(prepare.parse_args(prepare_words))
     # What the later steps would refuse: now, and not after the first one.
     check_vocabulary(args.vocab_size, args.model_type, SPECIAL_TOKENS)
@@ -94,12 +75,12 @@ def main() -> None:
         raise left_out
 
 
-def _parse_args() -> argparse.Namespace:
+def _parse_args() -> tuple[argparse.Namespace, list[str]]:
+    """The flags of this command, and the words that tell `tonsai prepare` which sources to read."""
     parser = CommandParser(description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
     add("sources", nargs="?", metavar="SOURCES.yaml", help="the sources (docs/data.md); or give --khmer and --english")
-    for name, option in PREPARE_FLAGS.items():
-        add(f"--{name}", metavar=None if "choices" in option else "X", **option)
+    source_flags = prepare.add_source_flags(parser)
     add("--vocab-size", type=int, required=True, metavar="N", help="number of token ids; 8000 for a first try")
     add("--model-type", default="bpe", metavar="bpe|unigram", help="kind of tokenizer (default: bpe)")
     add("--val-ratio", type=float, default=0.01, metavar="X", help="share kept for validation (default: 0.01)")
@@ -111,13 +92,9 @@ def _parse_args() -> argparse.Namespace:
         raise UserError(
             f"{args.sources}: not a sources file (.yaml); give a file of text as --khmer FILE or --english FILE"
         )
-    return args
-
-
-def _prepare_words(args: argparse.Namespace, documents: Path) -> list[str]:
-    given = {name: getattr(args, name.replace("-", "_")) for name in PREPARE_FLAGS} | {"config": args.sources}
-    words = [(f"--{name}", str(value)) for name, value in given.items() if value is not None]
-    return [*itertools.chain(*words), "--output-dir", str(documents)]
+    given = [(flag.option_strings[0], getattr(args, flag.dest), flag.default) for flag in source_flags]
+    words = [word for name, value, default in given if value != default for word in (name, str(value))]
+    return args, [*words, "--config", args.sources] if args.sources else words
 
 
 def _run(name: str, words: Sequence[object], run: Callable[[Sequence[str]], None]) -> None:
