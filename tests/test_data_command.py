@@ -1,5 +1,6 @@
 """`tonsai data`: from sources to token rows in one command, which repeats only what has to be repeated."""
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +10,11 @@ import pytest
 from tests.support.console import tonsai
 from tests.support.made_once import MadeOnce
 from tonsai_jax.commands import prepare, train_tokenizer
+from tonsai_jax.corpus.pipeline import content_hash
 from tonsai_jax.data.manifest import read_manifest
+from tonsai_jax.jobs.cache import content_key
 from tonsai_jax.samples.stories import stories
+from tonsai_jax.tokenizer.bpe import PATTERNS
 
 FLAGS = ("--vocab-size", "400", "--val-ratio", "0.1")
 
@@ -98,6 +102,8 @@ def stopped(words: Sequence[str]) -> None:
     [
         (("--val-ratio", "0.2"), ["tokenize"]),
         (("--vocab-size", "390"), ["train-tokenizer", "tokenize"]),
+        (("--pattern", "single-digits"), ["train-tokenizer", "tokenize"]),
+        (("--pattern", "grouped-digits"), []),
         (("--khmer-weight", "0.5"), ["prepare", "train-tokenizer", "tokenize"]),
         (("--workers", "1"), []),
     ],
@@ -107,6 +113,22 @@ def test_a_changed_setting_repeats_its_step_and_those_after_it(
 ) -> None:
     assert steps_of(*words) == repeated
     assert steps_of(*words) == []
+
+
+def test_the_tokenizer_has_the_pattern_that_was_asked_for(folder: Path) -> None:
+    code, out, _ = data("--pattern", "single-digits")
+    assert code == 0
+    assert " --model-type bpe --pattern single-digits --output-dir data/tokenizer\n" in out
+    saved = (folder / "data" / "tokens" / "tokenizer" / "tokenizer.json").read_text()
+    assert json.dumps(PATTERNS["single-digits"]) in saved
+    assert json.dumps(PATTERNS["grouped-digits"]) not in saved
+
+
+def test_data_that_were_made_before_the_pattern_could_be_chosen_are_kept(folder: Path) -> None:
+    """Their key has no pattern in it."""
+    steps = json.loads((folder / "data" / "steps.json").read_text())["steps"]
+    documents = content_hash(folder / "data" / "documents" / "manifest.json")
+    assert steps["tokenizer"]["key"] == content_key("tokenizer", documents, 400, "bpe")
 
 
 def test_a_changed_input_repeats_everything(folder: Path) -> None:
@@ -184,6 +206,14 @@ def test_sources_that_are_left_out_are_named_at_the_end_and_tried_again(folder: 
         (("--khmer", "khmer.txt", "--vocab-size", "10"), "vocab_size 10 is too small"),
         (("--khmer", "khmer.txt", "--val-ratio", "1"), "val_ratio 1.0 is not in [0, 1)"),
         (("--khmer", "khmer.txt", "--model-type", "words"), "model type 'words' is not known; use bpe or unigram"),
+        (
+            ("--khmer", "khmer.txt", "--model-type", "unigram", "--pattern", "single-digits"),
+            "pattern=single-digits is for model type bpe only, unigram has none; leave it out",
+        ),
+        (
+            ("--khmer", "khmer.txt", "--pattern", "digits"),
+            "pattern='digits' is not known; did you mean 'single-digits'?",
+        ),
         (("--khmer", "nothing.txt"), "nothing.txt: no such file or folder"),
         (
             ("--khmer", "khmer.txt", "--output-dir", "mine"),

@@ -22,8 +22,8 @@ from tonsai_jax.jobs.cache import content_key
 from tonsai_jax.jobs.executor import Executor
 from tonsai_jax.jobs.steps import Steps
 from tonsai_jax.tokenizer.special_tokens import SPECIAL_TOKENS
+from tonsai_jax.tokenizer.training import DEFAULT_PATTERN, check_pattern, check_vocabulary
 from tonsai_jax.tokenizer.training import FORMAT as TOKENIZER_FORMAT
-from tonsai_jax.tokenizer.training import check_vocabulary
 
 EXAMPLES = """examples:
   tonsai data --khmer khmer.txt --english english.txt --vocab-size 8000
@@ -40,6 +40,7 @@ def main() -> None:
     prepare_words = [*source_words, "--output-dir", str(documents)]
     recipe = prepare.recipe_of(prepare.parse_args(prepare_words))
     # What the later steps would refuse: now, and not after the first one.
+    check_pattern(args.pattern, args.model_type)
     check_vocabulary(args.vocab_size, args.model_type, SPECIAL_TOKENS)
     check_val_ratio(args.val_ratio)
     check_replaceable(tokenizer, manifest="report.json", format=TOKENIZER_FORMAT)
@@ -56,10 +57,12 @@ def main() -> None:
             left_out = error
     documents_hash = content_hash(documents / "manifest.json")
 
-    key = content_key("tokenizer", documents_hash, args.vocab_size, args.model_type)
+    # The default is not part of the key: a folder that was made without this flag is kept.
+    pattern = [] if args.pattern == DEFAULT_PATTERN else ["--pattern", args.pattern]
+    key = content_key("tokenizer", documents_hash, args.vocab_size, args.model_type, *pattern)
     if not _is_finished(steps, tokenizer, key):
         words = ["--dataset-dir", documents, "--vocab-size", args.vocab_size, "--model-type", args.model_type]
-        _run("train-tokenizer", [*words, "--output-dir", tokenizer], train_tokenizer.main)
+        _run("train-tokenizer", [*words, *pattern, "--output-dir", tokenizer], train_tokenizer.main)
         steps.finish(tokenizer, key)
 
     key = content_key("tokens", documents_hash, content_hash(tokenizer / "tokenizer.json"), args.val_ratio)
@@ -81,8 +84,7 @@ def _parse_args() -> tuple[argparse.Namespace, list[str]]:
     add = parser.add_argument
     add("sources", nargs="?", metavar="SOURCES.yaml", help="the sources (docs/data.md); or give --khmer and --english")
     source_flags = prepare.add_source_flags(parser)
-    add("--vocab-size", type=int, required=True, metavar="N", help="number of token ids; 8000 for a first try")
-    add("--model-type", default="bpe", metavar="bpe|unigram", help="kind of tokenizer (default: bpe)")
+    train_tokenizer.add_tokenizer_flags(parser)
     add("--val-ratio", type=float, default=0.01, metavar="X", help="share kept for validation (default: 0.01)")
     add("--output-dir", type=folder_to_write, default=Path("data"), metavar="DIR", help="folder of all (default: data)")
     args = parser.parse_args()
