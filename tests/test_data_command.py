@@ -1,8 +1,10 @@
 """`tonsai data`: from sources to token rows in one command, which repeats only what has to be repeated."""
 
 import json
+import runpy
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from tonsai_jax.jobs.cache import content_key
 from tonsai_jax.samples.stories import stories
 from tonsai_jax.tokenizer.bpe import PATTERNS
 
+SMALL = Path(__file__).parents[1] / "configs" / "small.py"
 FLAGS = ("--vocab-size", "400", "--val-ratio", "0.1")
 
 
@@ -81,6 +84,23 @@ def test_nothing_is_repeated_where_nothing_has_changed(folder: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (folder / "data").rglob("*")}
     assert steps_of() == []
     assert {path: path.stat().st_mtime_ns for path in (folder / "data").rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("size", "variant"), [(4_000_000, ""), (4_000_001, ":10mb"), (10_000_000, ":10mb"), (10_000_001, ":30mb")]
+)
+def test_it_names_the_variant_of_the_config_for_that_much_training_text(
+    made: Path, size: int, variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(made)
+    rows = read_manifest("data/tokens")
+    others = sum(source.splits["train"].bytes for source in rows.sources.values())
+    train = rows.sources["khmer"].splits["train"]
+    rows.sources["khmer"].splits["train"] = replace(train, bytes=train.bytes + size - others)
+    monkeypatch.setattr("tonsai_jax.commands.data.read_manifest", lambda tokens: rows)
+    code, out, _ = data()
+    assert (code, out.splitlines()[-1]) == (0, f"  tonsai train --config configs/small.py{variant} --workdir runs/mine")
+    assert variant.removeprefix(":") in runpy.run_path(str(SMALL))["EPOCHS"]
 
 
 def test_every_flag_of_the_sources_is_passed_on_if_it_is_not_the_default(

@@ -4,6 +4,7 @@ A finished step is not repeated unless its input or its settings have changed; t
 """
 
 import argparse
+import math
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from tonsai_jax.config import ROWS_DIR
 from tonsai_jax.corpus.pipeline import content_hash
 from tonsai_jax.corpus.recipe import Recipe
 from tonsai_jax.data.manifest import FORMAT as ROWS_FORMAT
+from tonsai_jax.data.manifest import read_manifest
 from tonsai_jax.data.tokenize import check_val_ratio
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import check_replaceable, folder_to_write
@@ -32,6 +34,8 @@ EXAMPLES = """examples:
 It writes DIR/documents, DIR/tokenizer and DIR/tokens, and prints the commands that it runs. Each of them has more flags than
 this command, and can be run alone. To repeat a step although nothing has changed, remove its folder.
 """
+# The variants of configs/small.py and the bytes of training text up to which each is meant, as its docstring says.
+CONFIGS = {"configs/small.py": 4e6, "configs/small.py:10mb": 10e6, "configs/small.py:30mb": math.inf}
 
 
 def main() -> None:
@@ -71,9 +75,11 @@ def main() -> None:
         _run("tokenize", [*words, "--output-dir", tokens], tokenize.main)
         steps.finish(tokens, key)
 
+    size = sum(source.splits["train"].bytes for source in read_manifest(tokens).sources.values())
+    config = next(name for name, most in CONFIGS.items() if size <= most)
     where = "" if tokens == Path(ROWS_DIR) else f" --config.data.dir={shlex.quote(str(tokens))}"
     print(f"\n{tokens}: token rows, ready to train on. Next, with this or another config of configs/:")
-    print(f"  tonsai train --config configs/small.py --workdir runs/mine{where}")
+    print(f"  tonsai train --config {config} --workdir runs/mine{where}")
     if left_out is not None:
         raise left_out
 
