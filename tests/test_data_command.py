@@ -12,9 +12,11 @@ import pytest
 from tests.support.console import tonsai
 from tests.support.made_once import MadeOnce
 from tonsai_jax.commands import prepare, train_tokenizer
+from tonsai_jax.corpus import pipeline
 from tonsai_jax.corpus.pipeline import content_hash
 from tonsai_jax.data.manifest import read_manifest
 from tonsai_jax.jobs.cache import content_key
+from tonsai_jax.reporting.progress_bar import Progress, progress_bar
 from tonsai_jax.samples.stories import stories
 from tonsai_jax.tokenizer.bpe import PATTERNS
 
@@ -217,6 +219,30 @@ def test_sources_that_are_left_out_are_named_at_the_end_and_tried_again(folder: 
         assert err.startswith("error: left out: bad (")
         assert "$ tonsai prepare --config sources.yaml --output-dir data/documents" in out
         assert list(read_manifest(folder / "data" / "tokens").sources) == ["good"]
+
+
+def test_a_source_with_a_file_that_cannot_be_read_is_left_out_too(folder: Path) -> None:
+    (folder / "km").mkdir()
+    shutil.copy("khmer.txt", folder / "km" / "a.txt")
+    (folder / "km" / "b.txt").symlink_to("nowhere.txt")
+    words = ("--khmer", "km", "--english", "english.txt")
+    code, _, err = data(*words)
+    assert (code, err) == (1, "error: km/b.txt: cannot be read (No such file or directory)\n")
+    code, _, err = data(*words, "--on-error", "skip")
+    assert (code, err) == (1, "error: left out: khmer (km/b.txt: cannot be read (No such file or directory))\n")
+    assert list(read_manifest("data/tokens").sources) == ["english"]
+
+
+def test_the_search_for_changes_in_the_input_shows_its_progress(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[float] = []
+
+    def bar(name: str, *, unit: str, total: float, wanted: bool) -> Progress:
+        shown.append(total * wanted)
+        return progress_bar(name, unit=unit, total=total, wanted=wanted)
+
+    monkeypatch.setattr(pipeline, "progress_bar", bar)
+    assert steps_of() == []
+    assert shown[-2:] == [Path(name).stat().st_size for name in ("khmer.txt", "english.txt")]
 
 
 @pytest.mark.parametrize(

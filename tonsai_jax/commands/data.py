@@ -13,7 +13,7 @@ from pathlib import Path
 from tonsai_jax.commands import prepare, tokenize, train_tokenizer
 from tonsai_jax.commands.parser import CommandParser
 from tonsai_jax.config import ROWS_DIR
-from tonsai_jax.corpus.pipeline import content_hash
+from tonsai_jax.corpus.pipeline import content_hash, content_hashes
 from tonsai_jax.corpus.recipe import Recipe
 from tonsai_jax.data.manifest import FORMAT as ROWS_FORMAT
 from tonsai_jax.data.manifest import read_manifest
@@ -120,13 +120,13 @@ def _is_finished(steps: Steps, folder: Path, key: str) -> bool:
 
 
 def _hashes(recipe: Recipe) -> dict[str, str]:
-    """{path: hash} of every file that the documents depend on."""
+    """{path: hash} of every file that the documents depend on, without the sources that `prepare` will leave out."""
     settings = recipe.settings
-    files: list[Path | str] = [*settings.quality.files(), *settings.decontaminate.paths()]
+    hashes = content_hashes([*settings.quality.files(), *settings.decontaminate.paths()], progress=True)
     for source in recipe.sources:
         try:
-            files += source.files()
+            hashes |= content_hashes(source.files(), progress=True)
         except UserError:
             if settings.on_error == "stop":
                 raise
-    return {str(file): content_hash(file) for file in files}
+    return hashes
