@@ -439,7 +439,7 @@ def test_a_hard_wrapped_file_is_read_by_paragraph_and_this_is_said(command):
     assert err == (
         "note: source 'english': 1 of 3 files are hard-wrapped, so each paragraph is one document with its lines joined "
         "(book.txt: lines of about 59 characters); to make each line a document, set `document: line` in the sources file "
-        "(or `tonsai prepare --document line`)\n"
+        "(or give `--document line`)\n"
     )
     assert "1 of 3 files are hard-wrapped" in out
     assert command("--english", "*.txt", "--document", "line", "--output-dir", "out")[2] == ""

@@ -37,7 +37,7 @@ def notes(source: Source, texts: Iterable[str]) -> Iterator[str]:
         yield (
             f"source {source.name!r}: {wrapping_in_words(spans)} ({Path(wrapped[0].path).name}: lines of about "
             f"{wrapped[0].wrapping.width} characters); to make each line a document, set `document: line` in the sources file "
-            "(or `tonsai prepare --document line`)"
+            "(or give `--document line`)"
         )
     samples = [
         (Path(piece.spans[0].path).name, _head(text for _, text in piece.documents(Faults("skip"))))
