@@ -446,6 +446,22 @@ def test_a_hard_wrapped_file_is_read_by_paragraph_and_this_is_said(command):
     assert read_documents_manifest("out")["sources"]["english"]["reading"] is None
 
 
+def test_json_files_that_are_not_read_are_noted_once(command):
+    Path("english").mkdir()
+    for name in ("a.txt", "b.txt", "stories.json", "more.json", ".hidden.json"):
+        Path("english", name).write_text('[{"text": "One."}]\n')
+    Path("english", "deep").mkdir()
+    Path("english", "deep", "most.json.gz").write_bytes(gzip.compress(b'[{"text": "One."}]'))
+    code, _, err = command("--english", "english", "--output-dir", "out")
+    assert (code, err) == (
+        0,
+        "note: source 'english': left out 3 .json files, because english has files of other formats too; if they hold text, "
+        "give them a source of their own\n",
+    )
+    for location in ("english/*.json", "english/*", "english/deep"):
+        assert command("--english", location, "--output-dir", "out")[2] == "", location
+
+
 def test_text_in_another_script_than_the_language_s_is_noted_once(command):
     Path("english").mkdir()
     for name in ("a", "b"):
