@@ -390,6 +390,16 @@ def test_what_a_failed_run_has_finished_is_used_by_the_next(command, second, mes
     assert not Path(".out.work").exists()
 
 
+def test_a_failed_run_next_to_results_of_an_earlier_version_ends_in_one_line(command):
+    """They do not say how many bytes they have read."""
+    Path(".out.work", "clean").mkdir(parents=True)
+    Path(".out.work", "clean", "0123.json").write_text('{"read": 1, "kept": 1}')
+    Path("broken.jsonl").write_text('{"text": "fine"}\n{"text": \n')
+    code, _, err = command("--english", "broken.jsonl", "--output-dir", "out")
+    assert (code, err.count("\n")) == (1, 1)
+    assert err.startswith("error: broken.jsonl: line 2 is not JSON")
+
+
 @pytest.mark.parametrize(
     ("keys", "source", "message"),
     [
