@@ -1,17 +1,26 @@
 """`tonsai data`: from sources to token rows in one command, which repeats only what has to be repeated."""
 
+import json
+import runpy
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.support.console import tonsai
 from tests.support.made_once import MadeOnce
-from tonsai_jax.commands import train_tokenizer
+from tonsai_jax.commands import prepare, train_tokenizer
+from tonsai_jax.corpus import pipeline
+from tonsai_jax.corpus.pipeline import content_hash
 from tonsai_jax.data.manifest import read_manifest
+from tonsai_jax.jobs.cache import content_key
+from tonsai_jax.reporting.progress_bar import Progress, progress_bar
 from tonsai_jax.samples.stories import stories
+from tonsai_jax.tokenizer.bpe import PATTERNS
 
+SMALL = Path(__file__).parents[1] / "configs" / "small.py"
 FLAGS = ("--vocab-size", "400", "--val-ratio", "0.1")
 
 
@@ -80,10 +89,43 @@ def test_nothing_is_repeated_where_nothing_has_changed(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("size", "variant"), [(4_000_000, ""), (4_000_001, ":10mb"), (10_000_000, ":10mb"), (10_000_001, ":30mb")]
+)
+def test_it_names_the_variant_of_the_config_for_that_much_training_text(
+    made: Path, size: int, variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(made)
+    rows = read_manifest("data/tokens")
+    others = sum(source.splits["train"].bytes for source in rows.sources.values())
+    train = rows.sources["khmer"].splits["train"]
+    rows.sources["khmer"].splits["train"] = replace(train, bytes=train.bytes + size - others)
+    monkeypatch.setattr("tonsai_jax.commands.data.read_manifest", lambda tokens: rows)
+    code, out, _ = data()
+    assert (code, out.splitlines()[-1]) == (0, f"  tonsai train --config configs/small.py{variant} --workdir runs/mine")
+    assert variant.removeprefix(":") in runpy.run_path(str(SMALL))["EPOCHS"]
+
+
+def test_every_flag_of_the_sources_is_passed_on_if_it_is_not_the_default(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "main", stopped)
+    sources = "--khmer khmer.txt --english english.txt --khmer-weight 0.7"
+    others = "--document line --max-samples 20 --on-error skip --workers 1"
+    code, out, _ = data(*sources.split(), "--english-weight", "0.4", *others.split())  # 0.4 is the default
+    assert (code, out) == (130, f"\n$ tonsai prepare {sources} {others} --output-dir data/documents\n")
+
+
+def stopped(words: Sequence[str]) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
     ("words", "repeated"),
     [
         (("--val-ratio", "0.2"), ["tokenize"]),
         (("--vocab-size", "390"), ["train-tokenizer", "tokenize"]),
+        (("--pattern", "single-digits"), ["train-tokenizer", "tokenize"]),
+        (("--pattern", "grouped-digits"), []),
         (("--khmer-weight", "0.5"), ["prepare", "train-tokenizer", "tokenize"]),
         (("--workers", "1"), []),
     ],
@@ -93,6 +135,22 @@ def test_a_changed_setting_repeats_its_step_and_those_after_it(
 ) -> None:
     assert steps_of(*words) == repeated
     assert steps_of(*words) == []
+
+
+def test_the_tokenizer_has_the_pattern_that_was_asked_for(folder: Path) -> None:
+    code, out, _ = data("--pattern", "single-digits")
+    assert code == 0
+    assert " --model-type bpe --pattern single-digits --output-dir data/tokenizer\n" in out
+    saved = (folder / "data" / "tokens" / "tokenizer" / "tokenizer.json").read_text()
+    assert json.dumps(PATTERNS["single-digits"]) in saved
+    assert json.dumps(PATTERNS["grouped-digits"]) not in saved
+
+
+def test_data_that_were_made_before_the_pattern_could_be_chosen_are_kept(folder: Path) -> None:
+    """Their key has no pattern in it."""
+    steps = json.loads((folder / "data" / "steps.json").read_text())["steps"]
+    documents = content_hash(folder / "data" / "documents" / "manifest.json")
+    assert steps["tokenizer"]["key"] == content_key("tokenizer", documents, 400, "bpe")
 
 
 def test_a_changed_input_repeats_everything(folder: Path) -> None:
@@ -142,10 +200,6 @@ def test_a_command_that_was_stopped_goes_on_after_its_last_finished_step(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.rmtree(folder / "data")
-
-    def stopped(words: Sequence[str]) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
         patch.setattr(train_tokenizer, "main", stopped)
         assert data()[0] == 130
@@ -167,6 +221,30 @@ def test_sources_that_are_left_out_are_named_at_the_end_and_tried_again(folder: 
         assert list(read_manifest(folder / "data" / "tokens").sources) == ["good"]
 
 
+def test_a_source_with_a_file_that_cannot_be_read_is_left_out_too(folder: Path) -> None:
+    (folder / "km").mkdir()
+    shutil.copy("khmer.txt", folder / "km" / "a.txt")
+    (folder / "km" / "b.txt").symlink_to("nowhere.txt")
+    words = ("--khmer", "km", "--english", "english.txt")
+    code, _, err = data(*words)
+    assert (code, err) == (1, "error: km/b.txt: cannot be read (No such file or directory)\n")
+    code, _, err = data(*words, "--on-error", "skip")
+    assert (code, err) == (1, "error: left out: khmer (km/b.txt: cannot be read (No such file or directory))\n")
+    assert list(read_manifest("data/tokens").sources) == ["english"]
+
+
+def test_the_search_for_changes_in_the_input_shows_its_progress(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[float] = []
+
+    def bar(name: str, *, unit: str, total: float, wanted: bool) -> Progress:
+        shown.append(total * wanted)
+        return progress_bar(name, unit=unit, total=total, wanted=wanted)
+
+    monkeypatch.setattr(pipeline, "progress_bar", bar)
+    assert steps_of() == []
+    assert shown[-2:] == [Path(name).stat().st_size for name in ("khmer.txt", "english.txt")]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -174,6 +252,14 @@ def test_sources_that_are_left_out_are_named_at_the_end_and_tried_again(folder: 
         (("--khmer", "khmer.txt", "--vocab-size", "10"), "vocab_size 10 is too small"),
         (("--khmer", "khmer.txt", "--val-ratio", "1"), "val_ratio 1.0 is not in [0, 1)"),
         (("--khmer", "khmer.txt", "--model-type", "words"), "model type 'words' is not known; use bpe or unigram"),
+        (
+            ("--khmer", "khmer.txt", "--model-type", "unigram", "--pattern", "single-digits"),
+            "pattern=single-digits is for model type bpe only, unigram has none; leave it out",
+        ),
+        (
+            ("--khmer", "khmer.txt", "--pattern", "digits"),
+            "pattern='digits' is not known; did you mean 'single-digits'?",
+        ),
         (("--khmer", "nothing.txt"), "nothing.txt: no such file or folder"),
         (
             ("--khmer", "khmer.txt", "--output-dir", "mine"),

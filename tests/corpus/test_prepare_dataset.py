@@ -390,6 +390,16 @@ def test_what_a_failed_run_has_finished_is_used_by_the_next(command, second, mes
     assert not Path(".out.work").exists()
 
 
+def test_a_failed_run_next_to_results_of_an_earlier_version_ends_in_one_line(command):
+    """They do not say how many bytes they have read."""
+    Path(".out.work", "clean").mkdir(parents=True)
+    Path(".out.work", "clean", "0123.json").write_text('{"read": 1, "kept": 1}')
+    Path("broken.jsonl").write_text('{"text": "fine"}\n{"text": \n')
+    code, _, err = command("--english", "broken.jsonl", "--output-dir", "out")
+    assert (code, err.count("\n")) == (1, 1)
+    assert err.startswith("error: broken.jsonl: line 2 is not JSON")
+
+
 @pytest.mark.parametrize(
     ("keys", "source", "message"),
     [
@@ -439,11 +449,27 @@ def test_a_hard_wrapped_file_is_read_by_paragraph_and_this_is_said(command):
     assert err == (
         "note: source 'english': 1 of 3 files are hard-wrapped, so each paragraph is one document with its lines joined "
         "(book.txt: lines of about 59 characters); to make each line a document, set `document: line` in the sources file "
-        "(or `tonsai prepare --document line`)\n"
+        "(or give `--document line`)\n"
     )
     assert "1 of 3 files are hard-wrapped" in out
     assert command("--english", "*.txt", "--document", "line", "--output-dir", "out")[2] == ""
     assert read_documents_manifest("out")["sources"]["english"]["reading"] is None
+
+
+def test_json_files_that_are_not_read_are_noted_once(command):
+    Path("english").mkdir()
+    for name in ("a.txt", "b.txt", "stories.json", "more.json", ".hidden.json"):
+        Path("english", name).write_text('[{"text": "One."}]\n')
+    Path("english", "deep").mkdir()
+    Path("english", "deep", "most.json.gz").write_bytes(gzip.compress(b'[{"text": "One."}]'))
+    code, _, err = command("--english", "english", "--output-dir", "out")
+    assert (code, err) == (
+        0,
+        "note: source 'english': left out 3 .json files, because english has files of other formats too; if they hold text, "
+        "give them a source of their own\n",
+    )
+    for location in ("english/*.json", "english/*", "english/deep"):
+        assert command("--english", location, "--output-dir", "out")[2] == "", location
 
 
 def test_text_in_another_script_than_the_language_s_is_noted_once(command):

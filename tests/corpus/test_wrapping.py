@@ -6,9 +6,12 @@ import random
 import re
 import textwrap
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
+from tonsai_jax.corpus.prepare import prepare
+from tonsai_jax.corpus.sources import wrapping as module
 from tonsai_jax.corpus.sources.faults import Faults
 from tonsai_jax.corpus.sources.lines import open_bytes
 from tonsai_jax.corpus.sources.source import Source
@@ -190,6 +193,19 @@ def test_the_documents_do_not_depend_on_how_a_file_is_cut(tmp_path, ending):
     expected = list(whole.documents(Faults()))
     assert list(itertools.chain.from_iterable(piece.documents(Faults()) for piece in pieces)) == expected
     assert [text.strip() for _, text in expected] == ["Title", *paragraphs(1500)]
+
+
+def test_prepare_judges_each_file_once_and_again_when_it_has_changed(tmp_path, monkeypatch):
+    judge = mock.Mock(wraps=wrapping_of)
+    monkeypatch.setattr(module, "wrapping_of", judge)
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("\n".join(f"line {number} of {name}" for number in range(20)))
+    source = Source("a", "en", path=str(tmp_path / "*.txt"))
+    prepare([source], tmp_path / "out", progress=False)
+    assert judge.call_count == 2
+    (tmp_path / "b.txt").write_text(wrapped_at_spaces(" ".join(paragraphs(9)), 60))
+    assert [piece.spans[0].boundary for piece in source.by_file()] == ["line", "file"]
+    assert judge.call_count == 3
 
 
 def test_a_file_that_cannot_be_read_is_not_judged(tmp_path):

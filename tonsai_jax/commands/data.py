@@ -4,20 +4,19 @@ A finished step is not repeated unless its input or its settings have changed; t
 """
 
 import argparse
-import itertools
+import math
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
 
 from tonsai_jax.commands import prepare, tokenize, train_tokenizer
 from tonsai_jax.commands.parser import CommandParser
 from tonsai_jax.config import ROWS_DIR
-from tonsai_jax.corpus.pipeline import content_hash
+from tonsai_jax.corpus.pipeline import content_hash, content_hashes
 from tonsai_jax.corpus.recipe import Recipe
-from tonsai_jax.corpus.sources.lines import Boundary
 from tonsai_jax.data.manifest import FORMAT as ROWS_FORMAT
+from tonsai_jax.data.manifest import read_manifest
 from tonsai_jax.data.tokenize import check_val_ratio
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import check_replaceable, folder_to_write
@@ -25,8 +24,8 @@ from tonsai_jax.jobs.cache import content_key
 from tonsai_jax.jobs.executor import Executor
 from tonsai_jax.jobs.steps import Steps
 from tonsai_jax.tokenizer.special_tokens import SPECIAL_TOKENS
+from tonsai_jax.tokenizer.training import DEFAULT_PATTERN, check_pattern, check_vocabulary
 from tonsai_jax.tokenizer.training import FORMAT as TOKENIZER_FORMAT
-from tonsai_jax.tokenizer.training import check_vocabulary
 
 EXAMPLES = """examples:
   tonsai data --khmer khmer.txt --english english.txt --vocab-size 8000
@@ -35,30 +34,17 @@ EXAMPLES = """examples:
 It writes DIR/documents, DIR/tokenizer and DIR/tokens, and prints the commands that it runs. Each of them has more flags than
 this command, and can be run alone. To repeat a step although nothing has changed, remove its folder.
 """
-PREPARE_FLAGS: dict[str, dict[str, Any]] = {
-    "khmer": {"help": "Khmer: a file, folder, 'glob' or Hugging Face id"},
-    "english": {"help": "English: the same"},
-    "khmer-weight": {"type": float, "help": "share of Khmer in training (default: 0.6)"},
-    "english-weight": {"type": float, "help": "share of English in training (default: 0.4)"},
-    "document": {
-        "choices": get_args(Boundary),
-        "help": "what a document of a .txt file is (default: line, or as the YAML says; in hard-wrapped files paragraph)",
-    },
-    "max-samples": {"type": int, "help": "read at most this many documents per source, for a quick try"},
-    "on-error": {
-        "choices": ["stop", "skip"],
-        "help": "at input that cannot be read (default: stop, or as the YAML says)",
-    },
-    "workers": {"type": int, "help": "tasks that run at the same time (default: one per core)"},
-}
+# The variants of configs/small.py and the bytes of training text up to which each is meant, as its docstring says.
+CONFIGS = {"configs/small.py": 4e6, "configs/small.py:10mb": 10e6, "configs/small.py:30mb": math.inf}
 
 
 def main() -> None:
-    args = _parse_args()
+    args, source_words = _parse_args()
     documents, tokenizer, tokens = (args.output_dir / name for name in ("documents", "tokenizer", "tokens"))
-    prepare_words = _prepare_words(args, documents)
+    prepare_words = [*source_words, "--output-dir", str(documents)]
     recipe = prepare.recipe_of(prepare.parse_args(prepare_words))
     # What the later steps would refuse: now, and not after the first one.
+    check_pattern(args.pattern, args.model_type)
     check_vocabulary(args.vocab_size, args.model_type, SPECIAL_TOKENS)
     check_val_ratio(args.val_ratio)
     check_replaceable(tokenizer, manifest="report.json", format=TOKENIZER_FORMAT)
@@ -75,10 +61,12 @@ def main() -> None:
             left_out = error
     documents_hash = content_hash(documents / "manifest.json")
 
-    key = content_key("tokenizer", documents_hash, args.vocab_size, args.model_type)
+    # The default is not part of the key: a folder that was made without this flag is kept.
+    pattern = [] if args.pattern == DEFAULT_PATTERN else ["--pattern", args.pattern]
+    key = content_key("tokenizer", documents_hash, args.vocab_size, args.model_type, *pattern)
     if not _is_finished(steps, tokenizer, key):
         words = ["--dataset-dir", documents, "--vocab-size", args.vocab_size, "--model-type", args.model_type]
-        _run("train-tokenizer", [*words, "--output-dir", tokenizer], train_tokenizer.main)
+        _run("train-tokenizer", [*words, *pattern, "--output-dir", tokenizer], train_tokenizer.main)
         steps.finish(tokenizer, key)
 
     key = content_key("tokens", documents_hash, content_hash(tokenizer / "tokenizer.json"), args.val_ratio)
@@ -87,21 +75,22 @@ def main() -> None:
         _run("tokenize", [*words, "--output-dir", tokens], tokenize.main)
         steps.finish(tokens, key)
 
+    size = sum(source.splits["train"].bytes for source in read_manifest(tokens).sources.values())
+    config = next(name for name, most in CONFIGS.items() if size <= most)
     where = "" if tokens == Path(ROWS_DIR) else f" --config.data.dir={shlex.quote(str(tokens))}"
     print(f"\n{tokens}: token rows, ready to train on. Next, with this or another config of configs/:")
-    print(f"  tonsai train --config configs/small.py --workdir runs/mine{where}")
+    print(f"  tonsai train --config {config} --workdir runs/mine{where}")
     if left_out is not None:
         raise left_out
 
 
-def _parse_args() -> argparse.Namespace:
+def _parse_args() -> tuple[argparse.Namespace, list[str]]:
+    """The flags of this command, and the words that tell `tonsai prepare` which sources to read."""
     parser = CommandParser(description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
     add("sources", nargs="?", metavar="SOURCES.yaml", help="the sources (docs/data.md); or give --khmer and --english")
-    for name, option in PREPARE_FLAGS.items():
-        add(f"--{name}", metavar=None if "choices" in option else "X", **option)
-    add("--vocab-size", type=int, required=True, metavar="N", help="number of token ids; 8000 for a first try")
-    add("--model-type", default="bpe", metavar="bpe|unigram", help="kind of tokenizer (default: bpe)")
+    source_flags = prepare.add_source_flags(parser)
+    train_tokenizer.add_tokenizer_flags(parser)
     add("--val-ratio", type=float, default=0.01, metavar="X", help="share kept for validation (default: 0.01)")
     add("--output-dir", type=folder_to_write, default=Path("data"), metavar="DIR", help="folder of all (default: data)")
     args = parser.parse_args()
@@ -111,13 +100,9 @@ def _parse_args() -> argparse.Namespace:
         raise UserError(
             f"{args.sources}: not a sources file (.yaml); give a file of text as --khmer FILE or --english FILE"
         )
-    return args
-
-
-def _prepare_words(args: argparse.Namespace, documents: Path) -> list[str]:
-    given = {name: getattr(args, name.replace("-", "_")) for name in PREPARE_FLAGS} | {"config": args.sources}
-    words = [(f"--{name}", str(value)) for name, value in given.items() if value is not None]
-    return [*itertools.chain(*words), "--output-dir", str(documents)]
+    given = [(flag.option_strings[0], getattr(args, flag.dest), flag.default) for flag in source_flags]
+    words = [word for name, value, default in given if value != default for word in (name, str(value))]
+    return args, [*words, "--config", args.sources] if args.sources else words
 
 
 def _run(name: str, words: Sequence[object], run: Callable[[Sequence[str]], None]) -> None:
@@ -135,13 +120,13 @@ def _is_finished(steps: Steps, folder: Path, key: str) -> bool:
 
 
 def _hashes(recipe: Recipe) -> dict[str, str]:
-    """{path: hash} of every file that the documents depend on."""
+    """{path: hash} of every file that the documents depend on, without the sources that `prepare` will leave out."""
     settings = recipe.settings
-    files: list[Path | str] = [*settings.quality.files(), *settings.decontaminate.paths()]
+    hashes = content_hashes([*settings.quality.files(), *settings.decontaminate.paths()], progress=True)
     for source in recipe.sources:
         try:
-            files += source.files()
+            hashes |= content_hashes(source.files(), progress=True)
         except UserError:
             if settings.on_error == "stop":
                 raise
-    return {str(file): content_hash(file) for file in files}
+    return hashes

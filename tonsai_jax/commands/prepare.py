@@ -36,30 +36,49 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = CommandParser(description=__doc__, epilog=EXAMPLES)
     option = parser.add_argument
     option("--config", type=Path, help="YAML file that lists the sources")
-    option("--khmer", metavar="PATH_OR_HF_ID", help="Khmer: a file, folder, 'glob' or Hugging Face id")
-    option("--english", metavar="PATH_OR_HF_ID", help="English: the same")
-    option("--khmer-weight", type=float, default=0.6, help="share in training (default: %(default)s)")
-    option("--english-weight", type=float, default=0.4, help="share in training (default: %(default)s)")
+    add_source_flags(parser)
     option("--output-dir", type=folder_to_replace, required=True, help="folder for the documents and their manifest")
-    option(
-        "--document",
-        choices=get_args(Boundary),
-        help="what a document of a .txt file is (default: line, or as the YAML says; in hard-wrapped files paragraph)",
-    )
-    option("--max-samples", type=int, help="read at most this many documents per source, for a quick try")
-    option(
-        "--on-error", choices=["stop", "skip"], help="at input that cannot be read (default: stop, or as the YAML says)"
-    )
     option("--keep-dropped", action="store_true", help="also write dropped documents, with the rule, to dropped/")
     option(
         "--executor",
         choices=["local", "ray", "slurm"],
         help="where the tasks run (default: local, or as the YAML says)",
     )
-    option("--workers", type=int, help="tasks that run at the same time (default: one per core; on a cluster no limit)")
     option("--tokens", type=float, metavar="N", help="tokens of a planned run; the report shows its epochs")
     parser.add_json()
     return parser.parse_args(words)
+
+
+def add_source_flags(parser: CommandParser) -> list[argparse.Action]:
+    """Adds the flags that say which text is read and how, and returns them; `tonsai data` has them too."""
+    option = parser.add_argument
+    return [
+        option("--khmer", metavar="PATH_OR_HF_ID", help="Khmer: a file, folder, 'glob' or Hugging Face id"),
+        option("--english", metavar="PATH_OR_HF_ID", help="English: the same"),
+        option("--khmer-weight", type=float, default=0.6, metavar="X", help="share in training (default: %(default)s)"),
+        option(
+            "--english-weight", type=float, default=0.4, metavar="X", help="share in training (default: %(default)s)"
+        ),
+        option(
+            "--document",
+            choices=get_args(Boundary),
+            help="what a document of a .txt file is (default: line, or as the YAML says; in hard-wrapped files paragraph)",
+        ),
+        option(
+            "--max-samples", type=int, metavar="N", help="read at most this many documents per source, for a quick try"
+        ),
+        option(
+            "--on-error",
+            choices=["stop", "skip"],
+            help="at input that cannot be read (default: stop, or as the YAML says)",
+        ),
+        option(
+            "--workers",
+            type=int,
+            metavar="N",
+            help="tasks that run at the same time (default: one per core; on a cluster no limit)",
+        ),
+    ]
 
 
 class SourcesLeftOutError(UserError):

@@ -55,19 +55,11 @@ def main(words: Sequence[str] | None = None) -> None:
         metavar="km=0.5,en=0.5",
         help="share of each language in the training bytes (default: the weights of --dataset-dir; all of --input)",
     )
-    add("--model-type", default="bpe", help="kind of tokenizer: bpe or unigram (default: bpe)")
+    add_tokenizer_flags(parser)
     add(
         "--input-sentence-size", type=int, default=0, metavar="N", help="train Unigram on N random lines (default: all)"
     )
-    add(
-        "--pattern",
-        default=DEFAULT_PATTERN,
-        metavar="NAME",
-        help="digits in a token of BPE: grouped-digits, up to three, or single-digits, with exactly the same ids in llama.cpp "
-        f"(default: {DEFAULT_PATTERN})",
-    )
     add("--special-tokens", metavar="FILE", help="YAML list; they get the ids from 0 (default: see docs/tokenizer.md)")
-    add("--vocab-size", type=int, required=True, metavar="N", help="number of token ids wanted")
     add("--output-dir", type=folder_to_replace, required=True, metavar="DIR", help="folder for the tokenizer")
     parser.add_json()
     args = parser.parse_args(words)
@@ -116,3 +108,17 @@ def main(words: Sequence[str] | None = None) -> None:
     print(f"{args.output_dir}: {size:,} token ids, trained in {seconds:.1f} s; see report.html in it")
     if args.json:
         write_json(args.json, report)
+
+
+def add_tokenizer_flags(parser: CommandParser) -> None:
+    """Adds the flags that say which tokenizer is trained; `tonsai data` has them too."""
+    add = parser.add_argument
+    add("--vocab-size", type=int, required=True, metavar="N", help="number of token ids wanted; 8000 for a first try")
+    add("--model-type", default="bpe", metavar="NAME", help="kind of tokenizer: bpe or unigram (default: bpe)")
+    add(
+        "--pattern",
+        default=DEFAULT_PATTERN,
+        metavar="NAME",
+        help="digits in a token of BPE: grouped-digits, up to three, or single-digits, with exactly the same ids in llama.cpp "
+        f"(default: {DEFAULT_PATTERN})",
+    )

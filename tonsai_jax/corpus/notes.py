@@ -1,11 +1,13 @@
-"""What a person should know about a source before hours are spent on it: hard-wrapped files, and text in another script."""
+"""What a person should know about a source before hours are spent on it: files left out, hard-wrapped files, another script."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tonsai_jax.corpus.sources.faults import Faults
+from tonsai_jax.corpus.sources.formats import unread_json_files
 from tonsai_jax.corpus.sources.pieces import Span
 from tonsai_jax.corpus.sources.source import Source
+from tonsai_jax.reporting.numbers import count_of
 from tonsai_jax.text.scripts import SCRIPT_RANGES, script_share
 
 _MOST_FILES = 100  # of a source, whose script is looked at
@@ -30,6 +32,12 @@ def notes(source: Source, texts: Iterable[str]) -> Iterator[str]:
     """Gives lines to show about a source. `texts` are its texts from the first one on; they are used for a dataset on the Hub."""
     if source.documents is not None:
         return
+    unread = len(unread_json_files(source.path)) if source.path else 0
+    if unread:
+        yield (
+            f"source {source.name!r}: left out {count_of(unread, '.json file')}, because {source.path} has files of other "
+            "formats too; if they hold text, give them a source of their own"
+        )
     files = source.by_file()
     spans = [span for piece in files for span in piece.spans]
     wrapped = [span for span in spans if span.wrapping]
@@ -37,7 +45,7 @@ def notes(source: Source, texts: Iterable[str]) -> Iterator[str]:
         yield (
             f"source {source.name!r}: {wrapping_in_words(spans)} ({Path(wrapped[0].path).name}: lines of about "
             f"{wrapped[0].wrapping.width} characters); to make each line a document, set `document: line` in the sources file "
-            "(or `tonsai prepare --document line`)"
+            "(or give `--document line`)"
         )
     samples = [
         (Path(piece.spans[0].path).name, _head(text for _, text in piece.documents(Faults("skip"))))

@@ -91,13 +91,7 @@ class Pipeline:
     def piece_keys(self, clean: Clean, pieces: Sequence[Piece]) -> list[str]:
         """The key of the cleaned form of each piece."""
         paths = sorted({span.path for piece in pieces for span in piece.spans})
-        hashes = {}
-        with progress_bar(
-            "looking for changes in the input", unit="B", total=sum(map(file_size, paths)), wanted=self._progress
-        ) as bar:
-            for path in paths:
-                hashes[path] = content_hash(path)
-                bar.update(file_size(path))
+        hashes = content_hashes(paths, progress=self._progress)
         lists = [content_hash(path) for path in clean.quality.files()]
         return [self.key("clean", clean, clean, lists, identity(piece, hashes)) for piece in pieces]
 
@@ -179,6 +173,21 @@ class Pipeline:
         """Runs `task` for each (key, payload). `name` is what the progress calls the stage; `stop`: an error ends the stage."""
         progress = name if self._progress else None
         return self._engine.run(self.work / stage, task, tasks, stop_at_errors=stop, progress=progress, sizes=sizes)
+
+
+def content_hashes(paths: Sequence[Path | str], *, progress: bool) -> dict[str, str]:
+    """{path: `content_hash`} of input files. Raises `UserError` at the first that cannot be read.
+
+    Args:
+      progress: show the progress on stderr.
+    """
+    hashes = {}
+    total = sum(map(file_size, paths))
+    with progress_bar("looking for changes in the input", unit="B", total=total, wanted=progress) as bar:
+        for path in paths:
+            hashes[str(path)] = content_hash(path)
+            bar.update(file_size(path))
+    return hashes
 
 
 def content_hash(path: Path | str) -> str:

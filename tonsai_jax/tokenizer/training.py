@@ -73,10 +73,7 @@ def train_tokenizer(
       UserError: the model type or the pattern is not known, the vocabulary is smaller than the bytes need, there is no text,
         `output_dir` is not ours to replace, or the disk is full.
     """
-    if pattern not in bpe.PATTERNS:
-        raise unknown_name("pattern", pattern, bpe.PATTERNS)
-    if pattern != DEFAULT_PATTERN and model_type != "bpe":
-        raise UserError(f"pattern={pattern} is for model type bpe only, {model_type} has none; leave it out")
+    check_pattern(pattern, model_type)
     special_tokens = check_special_tokens(special_tokens)
     check_vocabulary(vocab_size, model_type, special_tokens)
     if sentences and (model_type != "unigram" or sentences <= 100):
@@ -118,6 +115,14 @@ def train_tokenizer(
             documents=text.documents,
         )
     return report
+
+
+def check_pattern(pattern: str, model_type: str) -> None:
+    """Raises `UserError` for a pattern that is not known, and for one that the model type cannot use."""
+    if pattern not in bpe.PATTERNS:
+        raise unknown_name("pattern", pattern, bpe.PATTERNS)
+    if pattern != DEFAULT_PATTERN and model_type != "bpe":
+        raise UserError(f"pattern={pattern} is for model type bpe only, {model_type} has none; leave it out")
 
 
 def check_vocabulary(vocab_size: int, model_type: str, special_tokens: Sequence[str]) -> None:

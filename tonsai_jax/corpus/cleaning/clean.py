@@ -104,9 +104,9 @@ class Clean:
 
 
 def cleaned_bytes(folder: Path) -> int:
-    """The UTF-8 bytes of text that were read for the results of `Clean` in a folder."""
+    """The UTF-8 bytes of text that were read for the results of `Clean` in a folder, as far as they say it."""
     results = [read_json(path) for path in folder.glob("*.json") if not path.name.endswith(".error.json")]
-    return sum(result["bytes"] for result in results)
+    return sum(result.get("bytes", 0) for result in results)
 
 
 @functools.lru_cache(maxsize=1)

@@ -20,10 +20,8 @@ def find_files(location: str) -> list[Path]:
     """
     path = Path(location).expanduser()
     if path.is_dir():
-        found = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
-        visible = [file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts)]
-        known = [file for file in visible if file_format(file)]
-        files = [file for file in known if file_format(file) != ".json"] or known
+        known = _known_files(path)
+        files = [file for file in known if not _is_json(file)] or known
         if not files:
             raise UserError(f"{location}: this folder has no file that can be read; known formats: {FORMATS_IN_WORDS}")
     elif path.exists():
@@ -38,6 +36,25 @@ def find_files(location: str) -> list[Path]:
         if not file_format(file):
             raise UserError(f"{file}: unknown file format; known formats: {FORMATS_IN_WORDS}")
     return sorted(files)
+
+
+def unread_json_files(location: str) -> list[Path]:
+    """The .json files at a path that `find_files` leaves out."""
+    path = Path(location).expanduser()
+    known = _known_files(path) if path.is_dir() else []
+    json_files = [file for file in known if _is_json(file)]
+    return json_files if len(json_files) < len(known) else []
+
+
+def _known_files(folder: Path) -> list[Path]:
+    """The files of a known format in a folder and in all folders in it, without the hidden ones."""
+    found = [Path(place, name) for place, _, names in os.walk(folder) for name in names]
+    visible = [file for file in found if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
+    return [file for file in visible if file_format(file)]
+
+
+def _is_json(path: Path) -> bool:
+    return file_format(path) == ".json"
 
 
 def file_format(path: Path) -> str | None:

@@ -5,6 +5,7 @@ every part of it, on every machine and in every run.
 """
 
 import contextlib
+import functools
 import itertools
 import re
 from collections import Counter
@@ -72,9 +73,17 @@ class Wrapping:
 
 def find_wrapping(path: Path) -> Wrapping | None:
     """How a text file is wrapped; None if it is not, or cannot be read: reading it will report why."""
-    with contextlib.suppress(OSError, pa.ArrowException), open_bytes(path) as stream:
-        return wrapping_of(stream.read(PREFIX_BYTES))
+    with contextlib.suppress(OSError, pa.ArrowException):
+        status = path.stat()
+        return _wrapping_in(path.absolute(), status.st_size, status.st_mtime_ns)
     return None
+
+
+@functools.cache  # `prepare` asks several times for each file
+def _wrapping_in(path: Path, size: int, mtime_ns: int) -> Wrapping | None:
+    """How a text file is wrapped. `size` and `mtime_ns` are not used here: a file that has changed is looked at again."""
+    with open_bytes(path) as stream:
+        return wrapping_of(stream.read(PREFIX_BYTES))
 
 
 def wrapping_of(prefix: bytes) -> Wrapping | None:
