@@ -72,7 +72,7 @@ def main(words: Sequence[str] | None = None) -> None:
         if args.val_ratio and line["split"] == "validation" and not line["documents"]:
             print(
                 f"note: {line['source']} is one document, so no text of it is left for validation and a run has no score for it; "
-                "`tonsai prepare --document paragraph` cuts a .txt file into more"
+                "a .txt file that is prepared with `--document paragraph` has more"
             )
     megabytes = sum(line["bytes"] for line in lines) / 1e6
     print(f"{args.output_dir}: {megabytes:,.1f} MB in {seconds:.1f} s, {megabytes / seconds:.1f} MB/s")
