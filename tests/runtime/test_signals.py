@@ -24,15 +24,18 @@ def stop_request(lines: list[str]) -> Iterator[StopRequest]:
         yield request
 
 
-@pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")])
+@pytest.mark.parametrize(
+    ("number", "name", "way_out"),
+    [(signal.SIGTERM, "SIGTERM", "Ctrl-C ends it now"), (signal.SIGINT, "Ctrl-C", "Ctrl-C again ends it now")],
+)
 def test_the_first_signal_is_noted_and_confirmed(
-    stop_request: StopRequest, lines: list[str], number: signal.Signals, name: str
+    stop_request: StopRequest, lines: list[str], number: signal.Signals, name: str, way_out: str
 ) -> None:
     assert stop_request.name is None
     signal.raise_signal(number)
     assert stop_request.name == name
     wait_for(lambda: bool(lines))
-    assert lines == [f"{name}: saving after this step, then the run ends; Ctrl-C again ends it now"]
+    assert lines == [f"{name}: saving after this step, then the run ends; {way_out}"]
 
 
 def test_a_second_sigterm_changes_nothing(stop_request: StopRequest, lines: list[str]) -> None:

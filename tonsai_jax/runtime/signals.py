@@ -87,13 +87,14 @@ class StopRequest:
                     time.sleep(GRACE_SECONDS)
                     self._end(number)  # the main thread is still busy
                 if is_first and self._phase == "training":
-                    self._say(f"{_name(number)}: saving after this step, then the run ends; Ctrl-C again ends it now")
+                    again = " again" if number == signal.SIGINT else ""
+                    self._say(f"{_name(number)}: saving after this step, then the run ends; Ctrl-C{again} ends it now")
                 is_first = False
 
     def _end(self, number: int) -> None:
         """Ends the process. What has its final name on disk is whole at every moment."""
         try:
-            self._say(f"stopped by {_name(number)}; what was saved before is whole")
+            self._say(f"stopped by {_name(number)}; earlier checkpoints are complete")
             sys.stdout.flush()
         finally:
             os._exit(128 + number)
