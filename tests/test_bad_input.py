@@ -1,20 +1,18 @@
 """Bad input to the train command: one line that names the thing and the way out, an exit code, nothing half-written."""
 
-import json
+import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.support.made_once import MadeOnce
 from tests.support.tiny_run import TinyRun, environment, make_rows, train_in_this_process
 from tonsai_jax.errors import run_command
-from tonsai_jax.runtime.lock import LOCK_FILE, _host
+from tonsai_jax.runtime.lock import LOCK_FILE, workdir_lock
 
 Spoil = Callable[[Path], object]
 
@@ -196,14 +194,10 @@ def test_a_file_where_the_workdir_should_be(
 
 
 def test_a_workdir_in_which_another_trainer_works(run: TinyRun, error_of: Callable[..., str]) -> None:
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"]) as other:
-        started = psutil.Process(other.pid).create_time()
-        owner = {"host": _host(), "pid": other.pid, "started": started, "since": "today", "beat": 0}
-        run.workdir.mkdir()
-        (run.workdir / LOCK_FILE).write_text(json.dumps(owner))
-        assert f"{run.workdir}: another trainer works here (process {other.pid} on " in error_of(run.command())
-        other.kill()
-    assert "taken over" in run.train(steps_today=1)
+    with workdir_lock(run.workdir, print):
+        assert f"{run.workdir}: another trainer works here (process {os.getpid()} on " in error_of(run.command())
+        assert list(contents(run.workdir)) == [run.workdir / LOCK_FILE]
+    run.train(steps_today=1)
 
 
 @pytest.mark.parametrize(

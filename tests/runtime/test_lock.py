@@ -1,47 +1,69 @@
 """One trainer per workdir: a living one is respected, a dead one's lock is taken over."""
 
-import json
+import errno
 import os
 import re
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tonsai_jax.errors import UserError
+from tonsai_jax.files import write_json
 from tonsai_jax.runtime import lock
 from tonsai_jax.runtime.lock import LOCK_FILE, workdir_lock
 
+TRAINER = """
+import sys, time
+from pathlib import Path
+from tonsai_jax.runtime.lock import workdir_lock
+with workdir_lock(Path(sys.argv[1]), print):
+    print("holds it", flush=True)
+    time.sleep(60)
+"""
 
-@pytest.fixture
-def neighbour() -> Iterator[int]:
-    """The id of another living process."""
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
-        yield process.pid
-        process.kill()
+
+@contextmanager
+def trainer(workdir: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process, which holds the lock."""
+    with subprocess.Popen([sys.executable, "-c", TRAINER, workdir], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "holds it\n"
+            yield process
+        finally:
+            process.kill()
 
 
 def leave_lock(workdir: Path, **content: object) -> None:
-    workdir.mkdir(parents=True, exist_ok=True)
-    full = {
-        "host": lock._host(),
-        "pid": 1,
-        "started": 0.0,
-        "since": "2026-01-01 10:00:00",
-        "beat": 1.0,
-    } | content
-    (workdir / LOCK_FILE).write_text(json.dumps(full))
+    full = {"host": socket.gethostname(), "pid": 1, "since": "2026-01-01 10:00:00", "beat": 1.0}
+    write_json(workdir / LOCK_FILE, full | content)
 
 
 def taken_over(workdir: Path) -> list[str]:
     lines: list[str] = []
     with workdir_lock(workdir, lines.append):
-        assert json.loads((workdir / LOCK_FILE).read_text())["pid"] == os.getpid()
+        assert read_lock(workdir)["pid"] == os.getpid()
     assert not (workdir / LOCK_FILE).exists()
     return lines
+
+
+def read_lock(workdir: Path) -> dict[str, object]:
+    held = lock._read(workdir / LOCK_FILE)
+    assert isinstance(held, dict)
+    return held
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(lock, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(lock, "SILENT_SECONDS", 0.1)
 
 
 def test_nothing_is_left_of_a_run_that_wrote_nothing(tmp_path: Path) -> None:
@@ -55,66 +77,82 @@ def test_a_folder_that_was_there_stays(tmp_path: Path) -> None:
     assert tmp_path.is_dir()
 
 
-def test_a_second_trainer_is_refused_with_the_first_ones_process_and_time(tmp_path: Path, neighbour: int) -> None:
-    leave_lock(tmp_path, pid=neighbour, started=psutil.Process(neighbour).create_time())
-    message = (
-        rf"process {neighbour} on {re.escape(lock._host())}, since 2026-01-01 10:00:00\); stop it, or give another"
-    )
-    with pytest.raises(UserError, match=message), workdir_lock(tmp_path, print):
-        pass
-    assert (tmp_path / LOCK_FILE).exists()
-
-
-def test_a_zombie_is_not_alive(tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        started = psutil.Process(process.pid).create_time()
-        while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
+def test_a_second_trainer_is_refused_with_the_first_ones_process_and_time(tmp_path: Path) -> None:
+    with trainer(tmp_path) as first:
+        since = read_lock(tmp_path)["since"]
+        owner = re.escape(f"(process {first.pid} on {socket.gethostname()}, since {since})")
+        with pytest.raises(UserError, match=f"{owner}; stop it, or give another"), workdir_lock(tmp_path, print):
             pass
-        leave_lock(tmp_path, pid=process.pid, started=started)
-        assert "taken over" in taken_over(tmp_path)[0]
+        assert read_lock(tmp_path)["pid"] == first.pid
 
 
-def test_the_lock_that_another_process_has_just_taken_over_is_not_removed(tmp_path: Path) -> None:
-    leave_lock(tmp_path, pid=2**22 + 1)
-    stale = json.loads((tmp_path / LOCK_FILE).read_text())
-    leave_lock(tmp_path, pid=os.getppid(), since="now")
-    assert not lock._remove(tmp_path / LOCK_FILE, stale)
-    assert json.loads((tmp_path / LOCK_FILE).read_text())["since"] == "now"
+def test_the_lock_of_a_killed_trainer_is_taken_over_at_once_and_that_is_said(tmp_path: Path) -> None:
+    """Also while the process that started it has not noticed its end."""
+    with trainer(tmp_path) as first:
+        first.kill()
+        os.waitid(os.P_PID, first.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
+        [line] = taken_over(tmp_path)
+    assert f"trainer.lock: taken over; the trainer that left it (process {first.pid} on " in line
+    assert "has ended" in line
 
 
-def test_a_trainer_that_lost_its_lock_leaves_the_file_of_the_other(tmp_path: Path) -> None:
-    with workdir_lock(tmp_path, print):
-        leave_lock(tmp_path, pid=os.getppid())
-    assert (tmp_path / LOCK_FILE).exists()
+def test_the_number_of_a_dead_trainer_may_be_that_of_a_living_process(tmp_path: Path) -> None:
+    for pid in (os.getpid(), os.getppid()):
+        leave_lock(tmp_path, pid=pid)
+        assert "has ended" in taken_over(tmp_path)[0]
 
 
-@pytest.mark.parametrize("content", [{"pid": 2**22 + 1}, {"pid": 1, "started": 5.0}, {"pid": os.getpid()}])
-def test_the_lock_of_a_killed_trainer_is_taken_over_and_that_is_said(
-    tmp_path: Path, content: dict[str, object]
-) -> None:
-    """Its process has gone, or another one has its number now."""
-    leave_lock(tmp_path, **content)
-    [line] = taken_over(tmp_path)
-    assert "trainer.lock: taken over" in line
-
-
-@pytest.mark.parametrize("content", ['{"host": ', '{"host": "x"}'])
-def test_a_half_written_lock_is_taken_over(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize("content", ["", '{"host": ', '{"host": "x"}'])
+def test_a_half_written_lock_is_taken_over(tmp_path: Path, quick: None, content: str) -> None:
     (tmp_path / LOCK_FILE).write_text(content)
     assert "taken over" in taken_over(tmp_path)[0]
 
 
-def test_another_host_is_waited_for_until_it_is_silent_for_a_while(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lock, "SILENT_SECONDS", 0.5)
+HAND_OVER = """
+import sys
+from pathlib import Path
+from tonsai_jax.errors import UserError
+from tonsai_jax.runtime import lock
+lock.POLL_SECONDS = 0
+workdir, left = Path(sys.argv[1]), 200
+print("ready", flush=True)
+sys.stdin.readline()
+while left:
+    try:
+        with lock.workdir_lock(workdir, lambda line: None):
+            (workdir / "busy").open("x").close()  # fails where the other is here too
+            (workdir / "busy").unlink()
+            left -= 1
+    except UserError:
+        pass
+"""
+
+
+def test_of_two_processes_that_want_it_at_the_same_moment_one_gets_it(tmp_path: Path) -> None:
+    """A few hundred times, as each takes it, leaves it and takes it again."""
+    leave_lock(tmp_path)
+    command = [sys.executable, "-c", HAND_OVER, str(tmp_path)]
+    both = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in both:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in both:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in both:
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+
+
+def test_another_host_is_waited_for_until_it_is_silent_for_a_while(tmp_path: Path, quick: None) -> None:
     leave_lock(tmp_path, host="node-7")
     waiting, took = taken_over(tmp_path)
-    assert "held by process 1 on node-7; waiting up to" in waiting
-    assert "taken over" in took
+    assert "of its trainer (process 1 on node-7, since" in waiting
+    assert "has been silent for" in took
 
 
-def test_a_trainer_of_another_host_that_gives_signs_of_life_is_respected(tmp_path: Path) -> None:
+def test_a_trainer_of_another_host_that_gives_signs_of_life_is_respected(tmp_path: Path, quick: None) -> None:
     leave_lock(tmp_path, host="node-7")
 
     def say(line: str) -> None:
@@ -124,12 +162,64 @@ def test_a_trainer_of_another_host_that_gives_signs_of_life_is_respected(tmp_pat
         pass
 
 
-def test_a_living_trainer_gives_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.01)
+def test_a_trainer_of_another_host_that_ends_meanwhile_is_not_waited_for_further(tmp_path: Path, quick: None) -> None:
+    leave_lock(tmp_path, host="node-7")
+    lines: list[str] = []
+
+    def say(line: str) -> None:
+        lines.append(line)
+        (tmp_path / LOCK_FILE).unlink()
+
+    with workdir_lock(tmp_path, say):
+        assert read_lock(tmp_path)["pid"] == os.getpid()
+    assert len(lines) == 1
+
+
+def test_of_two_hosts_that_take_a_lock_over_the_last_one_to_write_has_it(
+    tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_lock(tmp_path, host="node-7")
+    monkeypatch.setattr(lock, "_write", lambda file, own: leave_lock(tmp_path, host="node-8"))
+    with pytest.raises(UserError, match="process 1 on node-8"), workdir_lock(tmp_path, print):
+        pass
+
+
+def test_where_the_file_system_has_no_locks_the_trainer_of_this_host_is_waited_for_too(
+    tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, "not supported")
+
+    monkeypatch.setattr(lock.fcntl, "flock", refuse)
+    monkeypatch.setattr(lock, "SILENT_SECONDS", 10)  # a sign of life ends the wait
+    with (
+        workdir_lock(tmp_path, print),
+        pytest.raises(UserError, match="another trainer"),
+        workdir_lock(tmp_path, print),
+    ):
+        pass
+    monkeypatch.setattr(lock, "SILENT_SECONDS", 0.1)
+    leave_lock(tmp_path)
+    assert "has been silent for" in taken_over(tmp_path)[1]
+
+
+def test_a_trainer_that_lost_its_lock_says_so_and_leaves_the_file_of_the_other(tmp_path: Path, quick: None) -> None:
+    lines: list[str] = []
+    with workdir_lock(tmp_path, lines.append):
+        leave_lock(tmp_path, host="node-7")
+        wait_until(lambda: bool(lines))
+    assert read_lock(tmp_path)["host"] == "node-7"
+    assert "lost to another trainer (process 1 on node-7" in lines[0]
+
+
+def test_a_living_trainer_gives_signs_of_life(tmp_path: Path, quick: None) -> None:
     with workdir_lock(tmp_path, print):
-        first = beat = json.loads((tmp_path / LOCK_FILE).read_text())["beat"]
-        for _ in range(500):
-            if beat != first:
-                break
-            beat = json.loads((tmp_path / LOCK_FILE).read_text())["beat"]
-        assert beat != first
+        first = read_lock(tmp_path)["beat"]
+        wait_until(lambda: read_lock(tmp_path)["beat"] != first)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

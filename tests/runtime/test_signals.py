@@ -1,51 +1,60 @@
 """A signal is a request first; a second Ctrl-C ends the process within seconds, also while it computes without Python."""
 
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
+from tonsai_jax.runtime import signals
 from tonsai_jax.runtime.signals import StopRequest
 
 
-@pytest.fixture
-def lines() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def stop_request(lines: list[str]) -> Iterator[StopRequest]:
+@contextmanager
+def signals_heard() -> Iterator[tuple[StopRequest, list[str]]]:
+    """A request and the lines it says; after the block, all of them are there."""
+    lines: list[str] = []
     with StopRequest(lines.append) as request:
+        [watcher] = [thread for thread in threading.enumerate() if thread.name == "signals"]
+        yield request, lines
+    watcher.join(timeout=10)
+    assert not watcher.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "way_out"),
+    [(signal.SIGTERM, "SIGTERM", "Ctrl-C ends it now"), (signal.SIGINT, "Ctrl-C", "Ctrl-C again ends it now")],
+)
+def test_the_first_signal_is_noted_and_confirmed(number: signal.Signals, name: str, way_out: str) -> None:
+    with signals_heard() as (request, lines):
         request.saves_first()
-        yield request
+        assert request.name is None
+        signal.raise_signal(number)
+        assert request.name == name
+    assert lines == [f"{name}: saving after this step, then the run ends; {way_out}"]
 
 
-@pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")])
-def test_the_first_signal_is_noted_and_confirmed(
-    stop_request: StopRequest, lines: list[str], number: signal.Signals, name: str
-) -> None:
-    assert stop_request.name is None
-    signal.raise_signal(number)
-    assert stop_request.name == name
-    wait_for(lambda: bool(lines))
-    assert lines == [f"{name}: saving after this step, then the run ends; Ctrl-C again ends it now"]
+def test_a_second_sigterm_changes_nothing() -> None:
+    with signals_heard() as (request, lines):
+        request.saves_first()
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+    assert (request.name, len(lines)) == ("SIGTERM", 1)
 
 
-def test_a_second_sigterm_changes_nothing(stop_request: StopRequest, lines: list[str]) -> None:
-    signal.raise_signal(signal.SIGTERM)
-    signal.raise_signal(signal.SIGTERM)
-    wait_for(lambda: bool(lines))
-    assert (stop_request.name, len(lines)) == ("SIGTERM", 1)
-
-
-def test_when_all_is_saved_sigterm_is_ignored(stop_request: StopRequest) -> None:
-    stop_request.all_is_saved()
-    signal.raise_signal(signal.SIGTERM)  # would raise
-    assert stop_request.name == "SIGTERM"
+def test_when_all_is_saved_sigterm_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    monkeypatch.setattr(signals, "GRACE_SECONDS", 0)
+    with signals_heard() as (request, lines):
+        request.all_is_saved()
+        signal.raise_signal(signal.SIGTERM)  # would raise
+    assert (request.name, lines, ended) == ("SIGTERM", [], [])
 
 
 def test_afterwards_the_handlers_are_those_of_before() -> None:
@@ -99,7 +108,24 @@ def test_where_nothing_is_to_be_saved_the_first_signal_ends_it(phase: str, numbe
         assert process.wait(timeout=5) == 128 + number
 
 
-def wait_for(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
-    while not holds() and time.monotonic() < deadline:
-        time.sleep(0.01)
+BLOCKED = """
+from tonsai_jax.runtime.signals import StopRequest
+with StopRequest(lambda line: print(line, flush=True)) as request:
+    request.saves_first()
+    print("x" * 10**6, flush=True)  # more than a pipe takes
+"""
+
+
+def test_a_second_ctrl_c_ends_what_waits_for_a_reader_of_its_output() -> None:
+    """As in `| less`: neither the main thread nor the confirmation can print."""
+    with subprocess.Popen([sys.executable, "-c", BLOCKED], stdout=subprocess.PIPE, bufsize=0) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.read(1)  # the pipe is being filled
+            time.sleep(0.5)
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.5)  # two that arrive together are one
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=8) == 130
+        finally:
+            process.kill()

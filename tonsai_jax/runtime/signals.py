@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from types import FrameType
 from typing import Literal
 
 GRACE_SECONDS = 2.0  # between the end that a second signal asks for and the end that it gets
+SPEAK_SECONDS = 1.0  # for which a line is waited for
 
 
 class StopRequest:
@@ -25,7 +25,7 @@ class StopRequest:
     After `all_is_saved()` Ctrl-C does; SIGTERM is ignored, since what is left may fit into the time that a job system gives.
 
     Args:
-      say: prints a line; called in another thread.
+      say: prints a line and flushes it; called in another thread.
 
     Attributes:
       name: "SIGTERM" or "Ctrl-C"; None while no signal came.
@@ -87,16 +87,24 @@ class StopRequest:
                     time.sleep(GRACE_SECONDS)
                     self._end(number)  # the main thread is still busy
                 if is_first and self._phase == "training":
-                    self._say(f"{_name(number)}: saving after this step, then the run ends; Ctrl-C again ends it now")
+                    again = " again" if number == signal.SIGINT else ""
+                    self._speak(
+                        f"{_name(number)}: saving after this step, then the run ends; Ctrl-C{again} ends it now"
+                    )
                 is_first = False
 
     def _end(self, number: int) -> None:
         """Ends the process. What has its final name on disk is whole at every moment."""
         try:
-            self._say(f"stopped by {_name(number)}; what was saved before is whole")
-            sys.stdout.flush()
+            self._speak(f"stopped by {_name(number)}; earlier checkpoints are complete")
         finally:
             os._exit(128 + number)
+
+    def _speak(self, line: str) -> None:
+        """Prints a line, but waits for it only a moment: where nobody reads a full pipe (`| less`), printing never ends."""
+        speaker = threading.Thread(target=self._say, args=(line,), daemon=True)
+        speaker.start()
+        speaker.join(SPEAK_SECONDS)
 
 
 def _name(number: int) -> str:
