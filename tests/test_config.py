@@ -279,5 +279,5 @@ def test_weights_and_biases_must_be_there_before_anything_begins() -> None:
         pytest.skip("Weights & Biases is installed")
     config = default_config()
     config.wandb.project = "khmer"
-    with pytest.raises(UserError, match=re.escape("wandb.project='khmer' needs Weights & Biases: pip install")):
+    with pytest.raises(UserError, match=re.escape("wandb.project='khmer' needs Weights & Biases: uv sync")):
         validate(config)
