@@ -321,15 +321,31 @@ def finished_parts(folder, stage="*"):
     return parts
 
 
+def add_a_line(folder):
+    with (folder / "en1.txt").open("a") as file:
+        file.write("\none more")
+
+
+@pytest.fixture
+def never_killed(made_once):
+    """The dataset of these sources with the line added, made by one run."""
+
+    def make(folder):
+        folder.mkdir()
+        write_sources(folder)
+        add_a_line(folder)
+        assert start(["--config", "recipe.yaml", "--output-dir", "out"], folder).wait(timeout=120) == 0
+
+    return made_once("never-killed", make) / "out"
+
+
 @pytest.mark.full
 @pytest.mark.parametrize(
     "stage",
     ["clean", "matched", "written"],
 )
-def test_a_killed_run_goes_on_and_gives_the_same_bytes(tmp_path, stage):
+def test_a_killed_run_goes_on_and_gives_the_same_bytes(never_killed, tmp_path, stage):
     write_sources(tmp_path)
-    arguments = ["--config", "recipe.yaml", "--output-dir"]
-    assert start([*arguments, "whole"], tmp_path).wait(timeout=120) == 0
     small_parts = f"""
 import runpy, sys
 import tonsai_jax.corpus.prepare as prepare
@@ -347,9 +363,7 @@ runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
     first.wait()
     before = finished_parts(tmp_path)
     assert not (tmp_path / "out").exists()
-    with (tmp_path / "en1.txt").open("a") as file:
-        file.write("\none more")
-    assert start([*arguments, "whole"], tmp_path).wait(timeout=120) == 0
+    add_a_line(tmp_path)
 
     second = subprocess.Popen([sys.executable, "-c", small_parts], cwd=tmp_path, start_new_session=True)
     while second.poll() is None:
@@ -357,7 +371,7 @@ runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
         assert all(before[name] == time_ns for name, time_ns in kept.items()), "a finished part was made again"
         time.sleep(0.01)
     assert second.returncode == 0
-    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+    assert tree(tmp_path / "out") == tree(never_killed)
     assert texts(tmp_path / "out", "english")[-1] == "one more", "the input that changed was read again"
     assert not (tmp_path / ".out.work").exists()
 
