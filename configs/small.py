@@ -8,10 +8,10 @@ little text is soon read again). More text takes a variant, so that the run stil
 `configs/small.py:10mb` has 3 epochs (4 to 10 MB), `configs/small.py:30mb` has 1 (10 to 30 MB). The run evaluates, writes
 samples, and exports the model at its end.
 
-Hardware: 2 CPU cores. Time: 7 m 45 s for 2 MB of Khmer Wikipedia and English speeches. The variants were stopped early: `:30mb`
-with 29 MB, nearly all English, did 1,720 of its 3,595 steps in 10 minutes, so it takes about 21; `:10mb` with 10 MB has 2,893
-steps of the same size, about 17 minutes. Khmer has half as many tokens per byte as English.
-Score: 0.944 bits per byte of the Khmer held out of these 2 MB, 1.617 of the English. Memory: 1.3 GB.
+Hardware: 2 CPU cores. Time: 7 m 42 s for 2 MB of Khmer Wikipedia and English speeches. No variant was run to its end: `:30mb` did
+1,720 of its 3,595 steps on 29 MB, 25 of them English, in 11 m 11 s, so the whole takes about 23 minutes; `:10mb` has 2,893 steps
+of the same size for 10 MB, about 19 minutes.
+Score: 0.944 bits per byte of the Khmer held out of these 2 MB, 1.617 of the English. Memory: 1.4 GiB.
 
 `configs/small.py:gpu` is for one GPU with 8 GB or more: 8 layers, width 512, context 512; 29.6 M parameters, 4 epochs. On a GPU
 without bfloat16 (T4, V100) add --config.model.dtype=float32. Time and score on a GPU: not measured yet.

@@ -73,10 +73,8 @@ class Evaluation:
 
     def table(self) -> str:
         """The scores as a table for the terminal: a line for each source and for each language."""
-        from tonsai_jax.reporting.tables import (  # imported here: it loads a library that training does without
-            Table,
-            as_text,
-        )
+        # Imported here: it loads a library that training does without.
+        from tonsai_jax.reporting.tables import Table, as_text
 
         rows = [
             [
