@@ -2,7 +2,6 @@
 
 import functools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,49 +9,18 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from tests.support.families import SIZES, VARIANTS, config_of
 from tests.support.tiny_model import random_params
 from tonsai_jax.errors import UserError
-from tonsai_jax.huggingface.names import config_json, family_of, flat, tensors
+from tonsai_jax.huggingface.config_json import config_json
+from tonsai_jax.huggingface.names import family_of, flat, tensors
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.model.presets import PRESETS, preset
 from tonsai_jax.model.transformer import KVCache, output_table
 from tonsai_jax.training.loss import cross_entropy
 from tonsai_jax.training.state import init_params, model_graph
 
-SIZES: dict[str, Any] = {
-    "vocab_size": 300,
-    "context_length": 64,
-    "num_layers": 2,
-    "num_heads": 4,
-    "d_model": 32,
-    "d_ff": 48,
-    "dtype": "float32",
-}
 TOKENS = np.random.default_rng(0).integers(1, 300, (2, 64), dtype=np.int32)
-GQA = {"num_kv_heads": 2}
-STRETCHED = {"rope_factor": 4.0, "rope_original_context": 16}
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "gpt2": ("gpt2", {}),
-    "gpt2, odd sizes": ("gpt2", {"num_heads": 2, "d_model": 24, "d_ff": 70, "num_layers": 3, "scan_layers": False}),
-    "llama": ("llama", {}),
-    "llama, GQA, tied": ("llama", GQA | {"tie_embeddings": True, "rope_theta": 500.0}),
-    "llama, one kv head, own head size": ("llama", {"num_kv_heads": 1, "head_size": 6}),
-    "llama, linear": ("llama", STRETCHED | {"rope_scaling": "linear"}),
-    "llama, yarn": ("llama", STRETCHED | {"rope_scaling": "yarn", "head_size": 16}),
-    "llama, llama3": ("llama", STRETCHED | {"rope_scaling": "llama3", "head_size": 16}),
-    "qwen3": ("qwen3", GQA | {"head_size": 12}),
-    "qwen3, tied": ("qwen3", {"tie_embeddings": True}),
-    "mixtral, top-2": ("mixtral", GQA | {"num_experts": 4, "rope_scaling": "yarn", **STRETCHED}),
-    "mixtral, top-1": ("mixtral", {"num_experts": 3, "experts_per_token": 1, "tie_embeddings": True}),
-    "mixtral, temperature": ("mixtral", {"num_experts": 4, "experts_per_token": 3, "router_temperature": 1.7}),
-}
-
-
-def config_of(variant) -> ModelConfig:
-    family, changes = VARIANTS[variant]
-    return ModelConfig(**(SIZES | preset(family) | changes))
-
-
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 

@@ -1,4 +1,4 @@
-"""Maps our parameters to the tensors of a Hugging Face model, and our `ModelConfig` to its `config.json`, one table per family.
+"""Maps our parameters to the tensors of a Hugging Face model, one table per family.
 
 Our parameters are stacked along a leading layer axis; a Hugging Face model has one tensor per layer, and per expert. Its GPT-2
 uses `Conv1D`, whose weights are [in, out] like ours; the weights of the other families are [out, in]. A parameter that we store
@@ -12,7 +12,6 @@ from typing import Any
 from tonsai_jax.errors import UserError
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.model.presets import PRESETS
-from tonsai_jax.model.rope import LLAMA3_FAST, LLAMA3_SLOW
 from tonsai_jax.tokenizer.loading import Tokenizer
 
 ARCHITECTURES = {
@@ -170,84 +169,3 @@ def _llama(model_config: ModelConfig) -> Iterator[Tensor]:
     yield Tensor("model.norm.weight", "final_norm.scale")
     if not model_config.tie_embeddings:
         yield Tensor("lm_head.weight", "head", rows=model_config.vocab_size)
-
-
-def config_json(model_config: ModelConfig, *, end_of_text_id: int, pad_id: int, dtype: str) -> dict[str, Any]:
-    """The content of `config.json` for the model's family.
-
-    Args:
-      model_config: of the model.
-      end_of_text_id: the id that starts and ends a text.
-      pad_id: the id for padding.
-      dtype: of the weights, "float32" or "bfloat16".
-
-    Returns values for JSON. The vocabulary is the tokenizer's, without the padding of our table.
-    Raises `UserError` if no family fits the model.
-    """
-    family = family_of(model_config)
-    common = {
-        "architectures": [ARCHITECTURES[family]],
-        "model_type": family,
-        "dtype": dtype,
-        "vocab_size": model_config.vocab_size,
-        "tie_word_embeddings": model_config.tie_embeddings,
-        "initializer_range": 0.02,
-        "bos_token_id": end_of_text_id,
-        "eos_token_id": end_of_text_id,
-        "pad_token_id": pad_id,
-        "use_cache": True,
-    }
-    return common | (_gpt2_config(model_config) if family == "gpt2" else _llama_config(model_config))
-
-
-def _gpt2_config(model_config: ModelConfig) -> dict[str, Any]:
-    return {
-        "n_positions": model_config.context_length,
-        "n_ctx": model_config.context_length,  # GPT-2's older name for it, which llama.cpp's converter reads
-        "n_embd": model_config.d_model,
-        "n_layer": model_config.num_layers,
-        "n_head": model_config.num_heads,
-        "n_inner": model_config.d_ff,
-        "activation_function": "gelu_new",
-        "layer_norm_epsilon": model_config.norm_epsilon,
-        "scale_attn_weights": True,
-        "resid_pdrop": model_config.dropout,
-        "embd_pdrop": model_config.dropout,
-        "attn_pdrop": model_config.attention_dropout,
-    }
-
-
-def _llama_config(model_config: ModelConfig) -> dict[str, Any]:
-    values: dict[str, Any] = {
-        "max_position_embeddings": model_config.context_length,
-        "hidden_size": model_config.d_model,
-        "intermediate_size": model_config.d_ff,
-        "num_hidden_layers": model_config.num_layers,
-        "num_attention_heads": model_config.num_heads,
-        "num_key_value_heads": model_config.kv_heads,
-        "head_dim": model_config.head_dim,
-        "hidden_act": "silu",
-        "rms_norm_eps": model_config.norm_epsilon,
-        "attention_bias": False,
-        "mlp_bias": False,
-        "attention_dropout": model_config.attention_dropout,
-        "rope_theta": model_config.rope_theta,
-        "rope_scaling": None,
-        "sliding_window": None,
-    }
-    if model_config.rope_scaling != "none":
-        values["rope_scaling"] = {
-            "rope_type": model_config.rope_scaling,
-            "factor": model_config.rope_factor,
-        }
-    if model_config.rope_scaling in ("yarn", "llama3"):
-        values["rope_scaling"]["original_max_position_embeddings"] = model_config.original_context
-    if model_config.rope_scaling == "llama3":
-        values["rope_scaling"] |= {"low_freq_factor": float(LLAMA3_SLOW), "high_freq_factor": float(LLAMA3_FAST)}
-    if model_config.num_experts:
-        values |= {
-            "num_local_experts": model_config.num_experts,
-            "num_experts_per_tok": model_config.experts_per_token,
-            "output_router_logits": False,
-        }
-    return values

@@ -23,6 +23,7 @@ def key(
     choices: tuple[str, ...] = (),
     at_least: float | None = None,
     changes_arrays: bool = False,
+    chosen_by_run: bool = False,
     effective: str = "",
 ) -> T:
     """A field of `ModelConfig`.
@@ -34,10 +35,13 @@ def key(
       at_least: the smallest allowed number.
       changes_arrays: whether another value gives the arrays of a checkpoint another shape or meaning. A run cannot resume with
         another value then.
+      chosen_by_run: whether it says how the model is computed, and not what it is; a run that continues from another model
+        chooses only these keys.
       effective: the property with the value in effect, where that is not always the value of the key itself.
     """
     rules = {"choices": choices, "at_least": at_least, "changes_arrays": changes_arrays, "effective": effective}
-    return dataclasses.field(default=default, metadata={"meaning": meaning, **rules})
+    metadata = {"meaning": meaning, "chosen_by_run": chosen_by_run, **rules}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,27 +98,31 @@ class ModelConfig:
     router_temperature: float = key(1.0, "divides the logits of the router")
     capacity_factor: float = key(
         1.25, "capacity slots of an expert in training, as a multiple of its even share; 0 drops nothing, slowly",
-        at_least=0,
+        at_least=0, chosen_by_run=True,
     )  # fmt: skip
 
     # How it is computed.
-    dropout: float = key(0.0, "share of the embeddings and residual branches that is dropped")
-    attention_dropout: float = key(0.0, "share of the attention probabilities that is dropped")
+    dropout: float = key(0.0, "share of the embeddings and residual branches that is dropped", chosen_by_run=True)
+    attention_dropout: float = key(0.0, "share of the attention probabilities that is dropped", chosen_by_run=True)
     dtype: str = key(
         "bfloat16",
         "activations and matrix products; parameters and moments are float32",
         choices=("float32", "bfloat16"),
+        chosen_by_run=True,
     )
     attention: str = key(
         "auto",
         "attention backend; auto is cudnn where it can run; the run prints which",
         choices=("auto", "xla", "cudnn"),
+        chosen_by_run=True,
     )
-    document_mask: bool = key(False, "a token attends only to tokens of its own document")
-    scan_layers: bool = key(True, "compile one layer and loop over it; False unrolls: compiles slower, runs faster")
+    document_mask: bool = key(False, "a token attends only to tokens of its own document", chosen_by_run=True)
+    scan_layers: bool = key(
+        True, "compile one layer and loop over it; False unrolls: compiles slower, runs faster", chosen_by_run=True
+    )
     remat: str = key(
         "none", "what the backward pass keeps of a layer: none keeps all, full nothing, offload as qkv_mlp on the host",
-        choices=("none", "qkv_mlp", "offload", "full"),
+        choices=("none", "qkv_mlp", "offload", "full"), chosen_by_run=True,
     )  # fmt: skip
 
     @classmethod

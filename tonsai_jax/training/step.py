@@ -1,7 +1,7 @@
 """One training step and one evaluation step: pure functions of state and batch, compiled once per batch shape."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from tonsai_jax.runtime.xla import compiler_options
 from tonsai_jax.stages import MicroBatch
 from tonsai_jax.training.loss import chunk_length, cross_entropy
 from tonsai_jax.training.mesh import BATCH_AXES, shardings
-from tonsai_jax.training.optimizer import Schedule
+from tonsai_jax.training.optimizer import Schedule, named
 from tonsai_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -76,6 +76,8 @@ def make_train_step(
     dropout_key: jax.Array,
     clip_norm: float,
     micro_batch: MicroBatch = WHOLE_SHARE,
+    frozen_steps: int = 0,
+    frozen_except: Sequence[str] = (),
 ) -> TrainStep:
     """The compiled step: (state, batch) -> (new state, metrics). It reuses the memory of the old state, which is gone then.
 
@@ -86,6 +88,7 @@ def make_train_step(
       clip_norm: gradients with a larger norm are scaled down to it; 0 never scales.
       micro_batch: the most that a device processes at once; the gradients of the micro-batches add up to those of the
         whole batch.
+      frozen_steps, frozen_except: in the first `frozen_steps` steps only the parameters with these names change, see `named`.
 
     A batch has tokens [B, T + 1], valid int32 [B] (how many of the T targets are real) and stop int32 [B]. A step whose
     loss or gradient is not finite leaves parameters and moments unchanged. Metrics are scalars on the device: loss and
@@ -140,6 +143,13 @@ def make_train_step(
             scale = jnp.minimum(1.0, clip_norm / (grad_norm + 1e-6))
             gradients = jax.tree.map(lambda gradient: gradient * scale, gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        if frozen_steps:
+            thawed = (state.step >= frozen_steps).astype(jnp.float32)
+            updates = jax.tree.map(
+                lambda update, moves: update if moves else update * thawed,
+                updates,
+                named(state.params, frozen_except),
+            )
         learning_rate = schedule(state.step)
         params = jax.tree.map(lambda param, update: param - learning_rate * update, state.params, updates)
 
