@@ -119,7 +119,11 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
         say(f"weights: new, drawn from seed {config.seed}")
         state = init_state(setup.model_config, setup.optimizer, setup.mesh, config.seed)
     train_step, eval_step = make_steps(
-        config, setup, end_of_text_id=manifest.end_of_text_id, token_bytes=tokenizer.token_bytes()
+        config,
+        setup,
+        end_of_text_id=manifest.end_of_text_id,
+        token_bytes=tokenizer.token_bytes(),
+        prefix_bytes=len(tokenizer.prefix),
     )
     writer = MetricsWriter(
         workdir,

@@ -67,13 +67,14 @@ def check_run(config: ConfigDict, stages: Sequence[Stage], vocab_size: int) -> S
 
 
 def make_steps(
-    config: ConfigDict, setup: Setup, *, end_of_text_id: int, token_bytes: np.ndarray
+    config: ConfigDict, setup: Setup, *, end_of_text_id: int, token_bytes: np.ndarray, prefix_bytes: int = 0
 ) -> tuple[TrainStep, Callable[..., Any]]:
     """The training step and the evaluation step of a run, compiled when they are first called.
 
     Args:
       end_of_text_id: of the token rows.
       token_bytes: int32 [vocab_size], UTF-8 bytes of each id.
+      prefix_bytes: bytes that the tokenizer puts before every text.
     """
     graph = model_graph(setup.model_config, setup.attention_backend, setup.mesh)
     loss = LossSettings(**config.loss)
@@ -99,6 +100,11 @@ def make_steps(
         frozen_except=config.optimizer.frozen_except,
     )
     eval_step = make_eval_step(
-        graph, setup.mesh, loss=loss, end_of_text_id=end_of_text_id, token_bytes=jnp.asarray(token_bytes)
+        graph,
+        setup.mesh,
+        loss=loss,
+        end_of_text_id=end_of_text_id,
+        token_bytes=jnp.asarray(token_bytes),
+        prefix_bytes=prefix_bytes,
     )
     return train_step, eval_step

@@ -174,7 +174,13 @@ def make_train_step(
 
 
 def make_eval_step(
-    graph: nnx.GraphDef, mesh: Mesh, *, loss: LossSettings, end_of_text_id: int, token_bytes: jax.Array
+    graph: nnx.GraphDef,
+    mesh: Mesh,
+    *,
+    loss: LossSettings,
+    end_of_text_id: int,
+    token_bytes: jax.Array,
+    prefix_bytes: int = 0,
 ) -> Callable[[Any, Batch], dict[str, jax.Array]]:
     """The compiled evaluation: (params, batch) -> sums of nats, tokens and UTF-8 bytes over the batch.
 
@@ -182,6 +188,8 @@ def make_eval_step(
 
     Args:
       token_bytes: int32 [vocab_size], UTF-8 bytes of each id.
+      prefix_bytes: how many bytes the tokenizer puts before every text (`Tokenizer.prefix`): the first token of a document
+        has them, but the text does not.
     """
 
     @partial(jax.jit, compiler_options=compiler_options())
@@ -191,7 +199,8 @@ def make_eval_step(
         model = nnx.merge(graph, params)
         x_BxTxD, _ = model(inputs_BxT, end_of_text_id=end_of_text_id)
         _, nll = _summed_loss(model, params, x_BxTxD, targets_BxT, real_BxT.astype(jnp.float32), loss, mesh)
-        return {"nats": nll, "tokens": jnp.sum(real_BxT), "bytes": jnp.sum(token_bytes[targets_BxT] * real_BxT)}
+        bytes_BxT = token_bytes[targets_BxT] - prefix_bytes * (inputs_BxT == end_of_text_id)
+        return {"nats": nll, "tokens": jnp.sum(real_BxT), "bytes": jnp.sum(bytes_BxT * real_BxT)}
 
     return eval_step
 
