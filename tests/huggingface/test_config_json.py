@@ -1,5 +1,7 @@
 """A `config.json` is read as `transformers` reads it, or refused with the key that our model cannot follow."""
 
+from typing import Any
+
 import pytest
 
 from tests.support.families import VARIANTS, config_of
@@ -7,7 +9,7 @@ from tonsai_jax.errors import UserError
 from tonsai_jax.huggingface.config_json import MODEL_TYPES, config_json, model_config_of
 from tonsai_jax.model.rope import frequencies
 
-IDS = {"end_of_text_id": 0, "pad_id": 0, "dtype": "float32"}
+IDS: dict[str, Any] = {"end_of_text_id": 0, "pad_id": 0, "dtype": "float32"}
 LLAMA3 = {
     "rope_type": "llama3",
     "factor": 8.0,
