@@ -14,11 +14,13 @@ from ml_collections import ConfigDict
 
 from tests.support.tiny_model import CONFIG, ENGLISH, KHMER, config_with, random_params, tiny_tokenizer
 from tonsai_jax.errors import UserError
-from tonsai_jax.inference import generate
+from tonsai_jax.inference import decoding, generate
 from tonsai_jax.inference import load as load_module
-from tonsai_jax.inference.generate import Sampling, generate_ids, generate_texts, sample, stream_texts
+from tonsai_jax.inference.decoding import Decoder, sample
+from tonsai_jax.inference.generate import Generator
 from tonsai_jax.inference.load import Run
 from tonsai_jax.reporting.samples import sample_text
+from tonsai_jax.sampling import Sampling
 from tonsai_jax.training.state import model_graph
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "generate.py"
@@ -27,7 +29,6 @@ PARAMS = random_params(CONFIG)
 PARAMS["token_embedding"] = PARAMS["token_embedding"].at[0].set(0.0)  # end of text is never the likeliest
 KHMER = KHMER[:11]  # room for more in the context
 PROMPTS = [[5, 17, 100], [9], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20]]
-NO_END = -1  # an end-of-text id that never comes
 
 
 @pytest.fixture(scope="module")
@@ -35,37 +36,20 @@ def tokenizer(tmp_path_factory):
     return tiny_tokenizer(tmp_path_factory.mktemp("tokenizer") / "tiny")
 
 
-def rows(prompts, *, params=PARAMS, config=CONFIG, end=NO_END, new=12, sampling=GREEDY, seed=0, num_ids=300):
+def rows(prompts, *, params=PARAMS, config=CONFIG, ends=(), new=12, sampling=GREEDY, seed=0, num_ids=300):
     """The ids of each sequence."""
     given: list[list[int]] = [[] for _ in prompts]
-    for step in generate_ids(
-        config,
-        params,
-        prompts,
-        end_of_text_id=end,
-        num_ids=num_ids,
-        max_new_tokens=new,
-        sampling=sampling,
-        seed=seed,
-    ):
+    decoder = Decoder(config, params, num_ids)
+    for step in decoder.generate(prompts, end_ids=ends, max_new_tokens=new, sampling=sampling, seed=seed):
         for row, id in zip(given, step, strict=True):
             if id is not None:
                 row.append(id)
     return given
 
 
-def texts(tokenizer, prompts, new=12, temperature=1.0, top_k=0, top_p=1.0, seed=0):
-    return generate_texts(
-        CONFIG,
-        PARAMS,
-        tokenizer,
-        prompts,
-        max_new_tokens=new,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-    )
+def texts(tokenizer, prompts, new=12, seed=0, **settings):
+    sampling = Sampling(**{"temperature": 1.0, "top_k": 0} | settings)
+    return Generator(CONFIG, PARAMS, tokenizer).texts(prompts, max_new_tokens=new, sampling=sampling, seed=seed)
 
 
 def draws(probabilities, count=4000, **settings):
@@ -116,7 +100,7 @@ def test_a_sequence_stops_before_end_of_text_and_the_others_continue(new):
     free = rows(PROMPTS, new=new)
     end = free[0][new // 2]
     cut = [row[: row.index(end)] if end in row else row for row in free]
-    assert rows(PROMPTS, new=new, end=end) == cut
+    assert rows(PROMPTS, new=new, ends=(end,)) == cut
 
 
 def test_generation_ends_where_the_context_is_full():
@@ -141,7 +125,7 @@ def test_ids_that_the_tokenizer_does_not_have_are_never_drawn():
 
 
 def compiled_programs() -> list[int]:
-    return [step._cache_size() for step in (generate._prefill, generate._step)]  # type: ignore[attr-defined]  # nnx.jit's
+    return [step._cache_size() for step in (decoding._prefill, decoding._step)]  # type: ignore[attr-defined]  # nnx.jit's
 
 
 def test_few_shapes_are_compiled():
@@ -196,11 +180,15 @@ def test_settings_out_of_range_are_refused_by_name(settings, message):
         Sampling(**settings)
 
 
+def pieces_of(tokenizer, ids, monkeypatch, stop=()):
+    """The pieces of a stream whose model gives these ids."""
+    monkeypatch.setattr(Decoder, "generate", lambda *_, **__: ([id] for id in ids))
+    sampling = Sampling(temperature=0, stop=stop)
+    return list(Generator(CONFIG, PARAMS, tokenizer).stream([""], max_new_tokens=99, sampling=sampling, seed=0))
+
+
 def stream_of(tokenizer, ids, monkeypatch):
-    monkeypatch.setattr(generate, "generate_ids", lambda *_, **__: ([id] for id in ids))
-    return [
-        piece for _, piece in stream_texts(CONFIG, PARAMS, tokenizer, [""], max_new_tokens=99, sampling=GREEDY, seed=0)
-    ]
+    return [piece.text for piece in pieces_of(tokenizer, ids, monkeypatch)]
 
 
 def test_streamed_pieces_are_whole_characters_and_join_to_the_text(tokenizer, monkeypatch):
@@ -225,8 +213,9 @@ def test_a_character_cut_off_at_the_end_is_left_out_and_wrong_bytes_are_shown(to
 def test_streamed_text_is_the_text_of_a_batch(tokenizer):
     whole = texts(tokenizer, [KHMER, "", ENGLISH[:9]], temperature=1.0)
     streamed = ["", "", ""]
-    for number, piece in stream_texts(
-        CONFIG, PARAMS, tokenizer, [KHMER, "", ENGLISH[:9]], max_new_tokens=12, sampling=Sampling(1.0, 0), seed=0
+    generator = Generator(CONFIG, PARAMS, tokenizer)
+    for number, piece, _ in generator.stream(
+        [KHMER, "", ENGLISH[:9]], max_new_tokens=12, sampling=Sampling(1.0, 0), seed=0
     ):
         streamed[number] += piece
     assert streamed == whole
@@ -234,7 +223,7 @@ def test_streamed_text_is_the_text_of_a_batch(tokenizer):
 
 def test_a_prompt_is_the_start_of_a_document(tokenizer):
     with_start = [[tokenizer.end_of_text_id, *tokenizer.encode(ENGLISH[:9])], [tokenizer.end_of_text_id]]
-    ids = rows(with_start, end=tokenizer.end_of_text_id, num_ids=tokenizer.vocab_size)
+    ids = rows(with_start, ends=tokenizer.end_ids, num_ids=tokenizer.vocab_size)
     expected = [tokenizer.decode(row).removesuffix("\ufffd") for row in ids]
     assert texts(tokenizer, [ENGLISH[:9], ""], temperature=0) == expected
 
@@ -284,7 +273,7 @@ def test_the_command_takes_many_prompts_and_writes_json(tokenizer, monkeypatch, 
 
 @pytest.mark.parametrize("prompts", [["one"], ["one", "two"]])
 def test_the_command_says_that_the_model_ended_a_text_at_once(tokenizer, monkeypatch, capsys, prompts):
-    monkeypatch.setattr(generate, "stream_texts", lambda *_, **__: iter(()))
+    monkeypatch.setattr(Generator, "stream", lambda *_, **__: iter(()))
     code, out, err = run_script(monkeypatch, capsys, tokenizer, *(f"--prompt={prompt}" for prompt in prompts))
     assert code == 0
     assert out == "\n\n".join(f"{prompt} → (the model ended the text)" for prompt in prompts) + "\n"

@@ -95,6 +95,11 @@ class Tokenizer:
         """Number of ids, special tokens included; the ids are 0 to vocab_size - 1."""
         return self._inner.get_vocab_size()
 
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Every id that ends a generated text."""
+        return (self.end_of_text_id,)
+
     @cached_property
     def hash(self) -> str:
         """SHA-256 of tokenizer.json, in hex."""
