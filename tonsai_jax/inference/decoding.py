@@ -30,15 +30,28 @@ SHORTEST_BUCKET = 16  # lengths are rounded up to powers of two, at least this o
 def sample(
     logits_BxV: jax.Array, key_B: jax.Array, sampling: Sampling, seen_BxV: jax.Array | None = None
 ) -> jax.Array:
-    """Draws one id per sequence: repetition penalty, temperature, top-k, top-p, min-p, in this order.
+    """Draws one id per sequence, int32 [B]; see `scores` for the arguments. `key_B` is a random key per sequence."""
+    score_BxK, id_BxK = scores(logits_BxV, sampling, seen_BxV)
+    if sampling.temperature == 0:
+        return jnp.argmax(score_BxK, axis=-1).astype(jnp.int32)
+    choice_B = jax.vmap(jax.random.categorical)(key_B, score_BxK)
+    if id_BxK is not None:
+        choice_B = jnp.take_along_axis(id_BxK, choice_B[:, None], axis=-1)[:, 0]
+    return choice_B.astype(jnp.int32)
+
+
+def scores(
+    logits_BxV: jax.Array, sampling: Sampling, seen_BxV: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array | None]:
+    """The logits after repetition penalty, temperature, top-k, top-p and min-p, in this order.
 
     Args:
       logits_BxV: float [B, V].
-      key_B: a random key per sequence, [B].
-      sampling: the settings.
+      sampling: the settings. Greedy decoding takes the best logit after the repetition penalty.
       seen_BxV: bool [B, V], the ids that a sequence already has; only a repetition penalty needs them.
 
-    Returns int32 [B].
+    Returns:
+      (scores [B, K], -inf where an id is not drawn; the ids that they belong to, int [B, K], or None where K is V).
     """
     if sampling.repetition_penalty != 1:
         assert seen_BxV is not None
@@ -46,25 +59,19 @@ def sample(
         lowered_BxV = jnp.where(logits_BxV > 0, logits_BxV / penalty, logits_BxV * penalty)
         logits_BxV = jnp.where(seen_BxV, lowered_BxV, logits_BxV)
     if sampling.temperature == 0:
-        return jnp.argmax(logits_BxV, axis=-1).astype(jnp.int32)
-    draw = jax.vmap(jax.random.categorical)
-    scaled_BxV = logits_BxV / sampling.temperature
-    vocab_size = logits_BxV.shape[-1]
+        return logits_BxV, None
+    score_BxK, id_BxK = logits_BxV / sampling.temperature, None
     if sampling.top_k or sampling.top_p < 1:
-        scaled_BxK, id_BxK = jax.lax.top_k(scaled_BxV, min(sampling.top_k or vocab_size, vocab_size))
-    else:
-        scaled_BxK, id_BxK = scaled_BxV, None
+        vocab_size = logits_BxV.shape[-1]
+        score_BxK, id_BxK = jax.lax.top_k(score_BxK, min(sampling.top_k or vocab_size, vocab_size))
     if sampling.top_p < 1:
-        probability_BxK = jax.nn.softmax(scaled_BxK, axis=-1)
+        probability_BxK = jax.nn.softmax(score_BxK, axis=-1)
         likelier_BxK = jnp.cumsum(probability_BxK, axis=-1) - probability_BxK
-        scaled_BxK = jnp.where(likelier_BxK < sampling.top_p, scaled_BxK, -jnp.inf)
+        score_BxK = jnp.where(likelier_BxK < sampling.top_p, score_BxK, -jnp.inf)
     if sampling.min_p > 0:
-        least_Bx1 = scaled_BxK.max(axis=-1, keepdims=True) + math.log(sampling.min_p)
-        scaled_BxK = jnp.where(scaled_BxK >= least_Bx1, scaled_BxK, -jnp.inf)
-    choice_B = draw(key_B, scaled_BxK)
-    if id_BxK is not None:
-        choice_B = jnp.take_along_axis(id_BxK, choice_B[:, None], axis=-1)[:, 0]
-    return choice_B.astype(jnp.int32)
+        least_Bx1 = score_BxK.max(axis=-1, keepdims=True) + math.log(sampling.min_p)
+        score_BxK = jnp.where(score_BxK >= least_Bx1, score_BxK, -jnp.inf)
+    return score_BxK, id_BxK
 
 
 class Decoder:
