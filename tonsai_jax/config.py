@@ -31,6 +31,10 @@ def default_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0  # of initial weights, data order and dropout
 
+    # A model to continue from: "hf:ORG/NAME" on the Hugging Face Hub, the folder of a model in its format, or the workdir of
+    # another run; empty starts from scratch. What the model is comes from there, and config.model only says how it is computed.
+    config.init_from = ""
+
     # The length of the run: exactly one of steps, tokens and epochs is above 0. Set steps = 0 to give one of the others.
     config.steps = 1000  # optimizer steps
     config.tokens = 0.0  # tokens in all batches together, rounded up to whole steps
@@ -78,6 +82,9 @@ def default_config() -> ConfigDict:
     config.optimizer.mu_dtype = "float32"  # dtype of the stored first moment: float32, or bfloat16 for half the memory
     config.optimizer.weight_decay = 0.1  # on matrices and embeddings only; not on biases and norms
     config.optimizer.cautious_weight_decay = False  # True: decay only weights that the update also moves towards 0
+    # In the first steps only the parameters change whose paths have one of these names, such as rows for new tokens.
+    config.optimizer.frozen_steps = 0
+    config.optimizer.frozen_except = ("token_embedding", "head")
     config.optimizer.clip_norm = 1.0  # gradients are scaled down to this norm; 0 is no clipping
     config.optimizer.max_skipped_steps = 10  # stop the run after this many non-finite steps in a row
 
@@ -207,6 +214,22 @@ def model_config(config: ConfigDict, tokenizer_vocab_size: int) -> ModelConfig:
     return ModelConfig(**values)
 
 
+def set_model(config: ConfigDict, model: ModelConfig) -> list[str]:
+    """Sets the keys of `config.model` that say what a model is to those of `model`; the run keeps the others.
+
+    Returns the keys that the config had set to something else, as "d_model=512".
+    """
+    replaced = []
+    for field in dataclasses.fields(model):
+        value, own = getattr(model, field.name), config.model[field.name]
+        if field.metadata["chosen_by_run"] or own == value:
+            continue
+        if own != field.default:
+            replaced.append(f"{field.name}={own!r}")
+        config.model[field.name] = value
+    return replaced
+
+
 def optimizer_settings(config: ConfigDict) -> dict[str, Any]:
     """The arguments of `make_optimizer`; the keys of the learning rate, clipping and skipping are not among them."""
     names = "name beta1 beta2 epsilon momentum mu_dtype weight_decay cautious_weight_decay rate_of"
@@ -252,7 +275,8 @@ def validate(config: ConfigDict) -> None:
         "eval.max_batches": 0, "sample.every": 0, "sample.max_new_tokens": 1,
         "loss.z_loss": 0, "loss.load_balance": 0, "loss.router_z": 0, "data.max_epochs": 0,
         "optimizer.warmup_steps": 0, "optimizer.decay_steps": 0,
-        "optimizer.weight_decay": 0, "optimizer.clip_norm": 0, "optimizer.max_skipped_steps": 1, "mesh.fsdp": 1, "mesh.expert": 1,
+        "optimizer.weight_decay": 0, "optimizer.clip_norm": 0, "optimizer.max_skipped_steps": 1,
+        "optimizer.frozen_steps": 0, "mesh.fsdp": 1, "mesh.expert": 1,
         "seed": 0, "profile.steps": 0, "profile.start": 0,
     }  # fmt: skip
     for key, least in at_least.items():

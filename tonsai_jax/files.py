@@ -166,7 +166,10 @@ def write_array(path: Path, array: np.ndarray) -> None:
 def read_json(path: Path) -> Any:
     """Reads JSON; raises `UserError` where the file is missing or is not JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if text.startswith("version https://git-lfs"):
+            raise UserError(f"{path}: only a Git-LFS pointer, not the file itself; run `git lfs pull` in its folder")
+        return json.loads(text)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

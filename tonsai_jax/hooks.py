@@ -44,7 +44,7 @@ class Hooks:
 
     def evaluate(self, step: int, params: Any) -> Evaluation | None:
         """Prints and writes bits per byte after `step` steps; None where it failed or there is no validation text."""
-        stage = stage_at(self.stages, step - 1)
+        stage = stage_at(self.stages, max(0, step - 1))
         accumulation = micro_batch(self.config).accumulation_steps(
             self.mesh.size, stage.global_batch_size, stage.seq_len
         )
@@ -119,8 +119,13 @@ def complete_run(workdir: Path, config: ConfigDict, evaluation: Evaluation | Non
 
         details = details_of_run(run.workdir, run.config, run.step, run.rows)
         export(run.model_config, run.params, run.tokenizer, workdir / "export", details=details)
+    from tonsai_jax.reporting.metrics_file import metrics_rows
+
+    # Written by a run that continues from another model, before its first step.
+    before = [row for row in metrics_rows(workdir / "metrics.jsonl") if row["step"] == 0]
     record = {
         "step": run.step,
+        "before": before[0] if before else {},
         "scores": evaluation.scalars() if evaluation else {},
         "samples": [{"prompt": prompt, "continuation": text} for prompt, text in continuations],
         "exported": run.config.export,
@@ -156,8 +161,11 @@ def describe_complete_run(workdir: Path, step: int, say: Callable[[str], None], 
     say(f"\nThe run in {workdir} is complete: {count_of(step, 'step')}.")
     if has_changes:
         say("  It was trained before the changes above; to train with them, give another --workdir.")
+    before = language_scores(record.get("before", {}))
     for language, score in language_scores(record["scores"]).items():
-        say(f"  {language}: {score:.4f} bits per byte on held-out text")
+        was = before.get(language)
+        change = f" ({was:.4f} before the first step, {score / was - 1:+.1%})" if was else ""
+        say(f"  {language}: {score:.4f} bits per byte on held-out text{change}")
     for sample in record["samples"]:
         say(f"  {sample_text(sample['prompt'], sample['continuation'])}")
     say(f"  curves of the run: {workdir / 'curves.html'}; or: tensorboard --logdir {workdir / 'tensorboard'}")

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -20,12 +21,13 @@ from jax.experimental.multihost_utils import sync_global_devices
 from ml_collections import ConfigDict
 
 from tonsai_jax.cli import parse_flags
-from tonsai_jax.config import stages_of, to_json, validate
+from tonsai_jax.config import set_model, stages_of, to_json, validate
 from tonsai_jax.data.loader import Loader
 from tonsai_jax.data.manifest import RowsManifest, read_manifest
 from tonsai_jax.data.order import DataOrder
 from tonsai_jax.errors import UserError, run_command
 from tonsai_jax.hooks import Hooks, complete_run, describe_complete_run, draw_curves
+from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.planning.advice import explain_out_of_memory, warnings_before
 from tonsai_jax.reporting.numbers import count_of, format_count
 from tonsai_jax.runtime.hardware import total_peak_flops
@@ -44,7 +46,10 @@ from tonsai_jax.training.mesh import put_batch
 from tonsai_jax.training.metrics import MetricsWriter
 from tonsai_jax.training.run import changes_length, changes_since, changes_training, open_workdir, resume_metadata
 from tonsai_jax.training.setup import Setup, check_run, make_steps
-from tonsai_jax.training.state import init_state
+from tonsai_jax.training.state import init_state, state_of
+
+if TYPE_CHECKING:
+    from tonsai_jax.huggingface.pretrained import Pretrained
 
 
 def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_today: int | None = None) -> None:
@@ -53,19 +58,23 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
     Raises `UserError` for anything that the user can correct; what was saved before stays whole.
     """
     # Everything that can refuse the run comes first: until then nothing is written to the workdir.
+    keep = KeepPolicy(config.checkpoint.keep_last, config.checkpoint.keep_every, config.checkpoint.keep_best)
+    checkpoints = Checkpoints(workdir, keep)
+    start_step = checkpoints.latest_step() or 0
+    saved = checkpoints.resume_metadata(start_step) if start_step else None
+    pretrained = _open_pretrained(config, saved)
     validate(config)
     manifest = _open_rows(config)
     tokenizer = Tokenizer.from_folder(manifest.directory / "tokenizer")
     stages = stages_of(config, manifest.train_sizes())
+    if pretrained is not None:
+        pretrained.check_tokenizer(tokenizer)
     setup = check_run(config, stages, tokenizer.vocab_size)
     if config.export:
         from tonsai_jax.huggingface.names import family_of
 
         family_of(setup.model_config)  # raises for a model that no Hugging Face family describes
-    keep = KeepPolicy(config.checkpoint.keep_last, config.checkpoint.keep_every, config.checkpoint.keep_best)
-    checkpoints = Checkpoints(workdir, keep)
-    start_step, last_step = checkpoints.latest_step() or 0, total_steps(stages)
-    saved = checkpoints.resume_metadata(start_step) if start_step else None
+    last_step = total_steps(stages)
     changes = changes_since(saved, workdir, config, setup.model_config, manifest) if saved else []
     for change in changes:
         say(f"changed since step {start_step}: {change}")
@@ -87,7 +96,7 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
     epochs = order.epochs()
     _describe(setup, manifest, epochs, start_step, end_step, sampling=config.sample.every > 0)
     for line in warnings_before(
-        config, setup, tokenizer_vocab_size=tokenizer.vocab_size, epochs=epochs, is_new=start_step == 0
+        config, setup, tokenizer_vocab_size=tokenizer.vocab_size, epochs=epochs, is_new=start_step == 0 and pretrained is None
     ):
         say(line)
 
@@ -98,13 +107,23 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
         say(no_cache)
     # Where the weights come from, in this order:
     #   1. the newest checkpoint of this run;
-    #   2. scratch: drawn from config.seed.
+    #   2. config.init_from: a model of the Hub, a folder in its format, or the newest checkpoint of another run;
+    #   3. scratch: drawn from config.seed.
     if start_step:
+        say(f"weights: the checkpoint of this run at step {start_step}")
         state = checkpoints.restore_state(start_step, setup.abstract_state)
+    elif pretrained is not None:
+        say(f"weights: {config.init_from} ({pretrained.dtype} in {pretrained.folder})")
+        state = state_of(pretrained.params, setup.optimizer, setup.abstract_state)
     else:
+        say(f"weights: new, drawn from seed {config.seed}")
         state = init_state(setup.model_config, setup.optimizer, setup.mesh, config.seed)
     train_step, eval_step = make_steps(
-        config, setup, end_of_text_id=manifest.end_of_text_id, token_bytes=tokenizer.token_bytes()
+        config,
+        setup,
+        end_of_text_id=manifest.end_of_text_id,
+        token_bytes=tokenizer.token_bytes(),
+        prefix_bytes=len(tokenizer.prefix),
     )
     writer = MetricsWriter(
         workdir,
@@ -133,6 +152,8 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
         say=say,
     )
     hooks = Hooks(config, workdir, stages, setup.model_config, manifest, tokenizer, setup.mesh, eval_step, writer, say)
+    if pretrained is not None and config.eval.every:
+        hooks.evaluate(0, state.params)  # the end of the run compares with it
 
     for step, batch in enumerate(loader.batches(start_step), start_step):
         stop_marks = np.full(len(batch["valid"]), stop_request.name is not None, np.int32)
@@ -191,6 +212,26 @@ def say(line: str) -> None:
             print(line, flush=True)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _open_pretrained(config: ConfigDict, saved: Mapping[str, Any] | None) -> "Pretrained | None":
+    """Opens the model of `config.init_from`, unless this run has a checkpoint; `config.model` becomes that model.
+
+    Args:
+      saved: the resume metadata of the run's checkpoint, if it has one.
+    """
+    if not config.init_from:
+        return None
+    if saved is not None:
+        if saved["config"].get("init_from"):
+            set_model(config, ModelConfig.from_saved(saved["model"]))
+        return None
+    from tonsai_jax.huggingface.pretrained import open_pretrained  # imported here: most runs start from scratch
+
+    pretrained = open_pretrained(config.init_from)
+    if replaced := set_model(config, pretrained.model_config):
+        say(f"model: that of {config.init_from}; not used from the config: {', '.join(replaced)}")
+    return pretrained
 
 
 def _open_rows(config: ConfigDict) -> RowsManifest:

@@ -39,7 +39,9 @@ def main() -> None:
     add("--prompt-tokens", type=int, default=16, metavar="N", help="ids of each prompt (default: 16)")
     add("--new-tokens", type=int, default=64, metavar="N", help="ids that are generated (default: 64)")
     add("--rounds", type=int, default=5, metavar="N", help="turns of each (default: 5)")
-    add("--threads", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="of PyTorch (default: all cores)")
+    add(
+        "--threads", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="of PyTorch (default: all cores)"
+    )
     add("--no-torch", action="store_true", help="do not run transformers")
     add("--json", type=Path, metavar="FILE", help="also write the figures here")
     args = parser.parse_args()
@@ -53,7 +55,9 @@ def main() -> None:
         for batch in args.batch:
             prompts = rng.integers(0, VOCAB_SIZE, (batch, args.prompt_tokens))
             print(f"{dtype}, batch {batch}, load {os.getloadavg()[0]:.1f}")
-            figures.append({"dtype": dtype, "batch": batch} | compare(contestants, prompts, args.new_tokens, args.rounds))
+            figures.append(
+                {"dtype": dtype, "batch": batch} | compare(contestants, prompts, args.new_tokens, args.rounds)
+            )
     if args.json:
         args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
@@ -78,7 +82,9 @@ def compare(contestants: dict[str, Generate], prompts: np.ndarray, new_tokens: i
     ours, theirs = rates.values()
     best = min(seconds["transformers"]) / min(seconds["ours"])
     same = float(np.mean(np.equal(*given.values())))
-    print(f"  ratio {ours / theirs:.2f} of the medians, {best:.2f} of the fastest turns; {same:.1%} of the ids are equal")
+    print(
+        f"  ratio {ours / theirs:.2f} of the medians, {best:.2f} of the fastest turns; {same:.1%} of the ids are equal"
+    )
     return rates | {"ratio": ours / theirs, "ratio_of_fastest": best, "equal_ids": same}
 
 

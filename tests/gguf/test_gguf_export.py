@@ -39,8 +39,8 @@ from tonsai_jax.inference.load import Run  # noqa: E402
 from tonsai_jax.model.config import ModelConfig  # noqa: E402
 from tonsai_jax.model.presets import preset  # noqa: E402
 from tonsai_jax.model.rope import frequencies  # noqa: E402
-from tonsai_jax.sampling import Sampling  # noqa: E402
 from tonsai_jax.samples.stories import stories  # noqa: E402
+from tonsai_jax.sampling import Sampling  # noqa: E402
 from tonsai_jax.tokenizer.examples import Example  # noqa: E402
 from tonsai_jax.tokenizer.loading import Tokenizer  # noqa: E402
 from tonsai_jax.tokenizer.training import train_tokenizer  # noqa: E402

@@ -8,7 +8,6 @@ import shutil
 import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +29,8 @@ from tonsai_jax.inference.load import Run
 from tonsai_jax.model.presets import preset
 from tonsai_jax.model.rope import frequencies
 from tonsai_jax.samples.stories import stories
-from tonsai_jax.tokenizer.examples import Example
 from tonsai_jax.sampling import Sampling
+from tonsai_jax.tokenizer.examples import Example
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.tokenizer.training import train_tokenizer
 from tonsai_jax.training.state import model_graph

@@ -16,7 +16,7 @@ from tests.support.tiny_model import CONFIG, ENGLISH, KHMER, config_with, random
 from tonsai_jax.errors import UserError
 from tonsai_jax.inference import decoding, generate
 from tonsai_jax.inference import load as load_module
-from tonsai_jax.inference.decoding import Decoder, sample
+from tonsai_jax.inference.decoding import Decoder
 from tonsai_jax.inference.generate import Generator
 from tonsai_jax.inference.load import Run
 from tonsai_jax.reporting.samples import sample_text

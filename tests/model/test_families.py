@@ -2,7 +2,6 @@
 
 import functools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,49 +9,18 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from tests.support.families import SIZES, VARIANTS, config_of
 from tests.support.tiny_model import random_params
 from tonsai_jax.errors import UserError
-from tonsai_jax.huggingface.names import config_json, family_of, flat, tensors
+from tonsai_jax.huggingface.config_json import config_json
+from tonsai_jax.huggingface.names import family_of, flat, tensors
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.model.presets import PRESETS, preset
 from tonsai_jax.model.transformer import KVCache, output_table
 from tonsai_jax.training.loss import cross_entropy
 from tonsai_jax.training.state import init_params, model_graph
 
-SIZES: dict[str, Any] = {
-    "vocab_size": 300,
-    "context_length": 64,
-    "num_layers": 2,
-    "num_heads": 4,
-    "d_model": 32,
-    "d_ff": 48,
-    "dtype": "float32",
-}
 TOKENS = np.random.default_rng(0).integers(1, 300, (2, 64), dtype=np.int32)
-GQA = {"num_kv_heads": 2}
-STRETCHED = {"rope_factor": 4.0, "rope_original_context": 16}
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "gpt2": ("gpt2", {}),
-    "gpt2, odd sizes": ("gpt2", {"num_heads": 2, "d_model": 24, "d_ff": 70, "num_layers": 3, "scan_layers": False}),
-    "llama": ("llama", {}),
-    "llama, GQA, tied": ("llama", GQA | {"tie_embeddings": True, "rope_theta": 500.0}),
-    "llama, one kv head, own head size": ("llama", {"num_kv_heads": 1, "head_size": 6}),
-    "llama, linear": ("llama", STRETCHED | {"rope_scaling": "linear"}),
-    "llama, yarn": ("llama", STRETCHED | {"rope_scaling": "yarn", "head_size": 16}),
-    "llama, llama3": ("llama", STRETCHED | {"rope_scaling": "llama3", "head_size": 16}),
-    "qwen3": ("qwen3", GQA | {"head_size": 12}),
-    "qwen3, tied": ("qwen3", {"tie_embeddings": True}),
-    "mixtral, top-2": ("mixtral", GQA | {"num_experts": 4, "rope_scaling": "yarn", **STRETCHED}),
-    "mixtral, top-1": ("mixtral", {"num_experts": 3, "experts_per_token": 1, "tie_embeddings": True}),
-    "mixtral, temperature": ("mixtral", {"num_experts": 4, "experts_per_token": 3, "router_temperature": 1.7}),
-}
-
-
-def config_of(variant) -> ModelConfig:
-    family, changes = VARIANTS[variant]
-    return ModelConfig(**(SIZES | preset(family) | changes))
-
-
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
@@ -132,8 +100,12 @@ def test_the_counts_are_those_of_the_parameters_and_of_the_products(variant):
     assert config.num_active_parameters == config.num_parameters - asleep * expert
     matrices = sum(leaf.size for path, leaf in shapes.items() if path.endswith("kernel")) - asleep * expert
     head = config.padded_vocab_size * config.d_model
-    attention = config.num_layers * 10 * config.num_heads * config.head_dim
-    assert config.flops_per_token(10) == 6 * (matrices + head + attention)
+    attended = 2 * config.num_layers * 10 / 2  # half of the square of 10 x 10 pairs, for two products
+    if 0 < config.sliding_window < 10:
+        sliding_layers = config.num_layers - config.num_layers // config.global_every
+        attended -= 2 * sliding_layers * (10 - config.sliding_window) ** 2 / 2 / 10
+    attention = attended * config.num_heads * config.head_dim
+    assert config.flops_per_token(10) == pytest.approx(6 * (matrices + head + attention), rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -141,6 +113,7 @@ def test_the_counts_are_those_of_the_parameters_and_of_the_products(variant):
     [
         pytest.param("llama, yarn", marks=pytest.mark.full),
         "qwen3",
+        "gemma3",
         pytest.param("mixtral, top-2", marks=pytest.mark.full),
     ],
 )
@@ -156,6 +129,7 @@ def test_a_cache_filled_in_parts_gives_what_one_pass_gives(variant):
         return model.logits(x_BxTxD), cache
 
     first, cache = decode(params, TOKENS[:, :20], KVCache.empty(config, batch_size=2, max_length=64))
+    assert len(cache.kv_BxKxSxDh) == config.num_layers
     assert cache.kv_BxKxSxDh[0][0].shape == (2, config.kv_heads, 64, config.head_dim)
     np.testing.assert_allclose(first, whole[:, :20], atol=1e-4)
     for step in range(20, 24):
@@ -179,6 +153,10 @@ def test_every_preset_is_its_own_family():
             "no Hugging Face family has model.norm=rmsnorm, model.position=rope, .*model.bias=True",
         ),
         ("mixtral", {"qk_norm": True}, "no Hugging Face family has .*model.qk_norm=True, model.num_experts=8"),
+        ("gemma3", {"scale_embedding": False}, "no Hugging Face family has .*model.scale_embedding=False"),
+        ("gemma3", {"d_model": 30, "head_size": 8}, "cannot load a gemma3 whose model.d_model=30 is not a multiple"),
+        ("qwen3", {"sliding_window": 8}, "Hugging Face's qwen3 has no model.sliding_window=8; the gemma3 preset has"),
+        ("llama", {"query_scalar": 9}, "Hugging Face's llama has no model.query_scalar=9; the gemma3 preset has"),
         ("gpt2", {"tie_embeddings": False}, "Hugging Face's gpt2 has no model.tie_embeddings=False"),
         ("gpt2", {"num_kv_heads": 2}, "Hugging Face's gpt2 has no model.num_kv_heads=2"),
         ("gpt2", {"head_size": 16}, "Hugging Face's gpt2 has no model.head_size=16"),
@@ -217,6 +195,11 @@ def test_a_model_without_a_family_is_refused_by_name(family, change, message):
             {"num_experts": 4, "experts_per_token": 5},
             "model.experts_per_token=5 must lie between 1 and .*num_experts=4",
         ),
+        ({"num_experts": 4, "mlp": "geglu"}, "model.mlp='geglu' does not work with experts"),
+        ({"sliding_window": 8, "global_every": 1}, "model.global_every=1 must be at least 2"),
+        ({"sliding_window": 8, "local_rope_theta": 1.0}, "model.local_rope_theta=1.0 must be a number above 1"),
+        ({"global_every": 2}, "model.global_every=2 has no effect with model.sliding_window=0; set sliding_window, or"),
+        ({"local_rope_theta": 500.0}, "model.local_rope_theta=500.0 has no effect with model.sliding_window=0"),
         ({"norm": "layer_norm"}, "model.norm='layer_norm' is not known; did you mean 'layernorm'"),
     ],
 )

@@ -59,3 +59,8 @@ def test_names_are_escaped_and_colors_past_the_last_are_dashed() -> None:
 
 def test_a_plot_without_points_says_so() -> None:
     assert line_plot([Line("a", 0, [])], x_label="x", y_label="y") == "<p>There is nothing to plot yet.</p>"
+
+
+def test_a_line_with_only_its_start_is_plotted() -> None:
+    """A run that continues from another model is evaluated before its first step."""
+    assert "<svg" in line_plot([Line("km", 0, [(0, 2.5)])], x_label="steps", y_label="bits per byte")

@@ -1,5 +1,7 @@
 """From sources to token rows in one command: runs prepare, train-tokenizer and tokenize, one after the other.
 
+With --tokenizer-dir it trains no tokenizer but takes that one, such as the tokenizer of the model that a run continues from.
+
 A finished step is not repeated unless its input or its settings have changed; then it and what depends on it run again.
 """
 
@@ -20,9 +22,11 @@ from tonsai_jax.data.manifest import read_manifest
 from tonsai_jax.data.tokenize import check_val_ratio
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import check_replaceable, folder_to_write
+from tonsai_jax.huggingface.download import tokenizer_folder
 from tonsai_jax.jobs.cache import content_key
 from tonsai_jax.jobs.executor import Executor
 from tonsai_jax.jobs.steps import Steps
+from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.tokenizer.special_tokens import SPECIAL_TOKENS
 from tonsai_jax.tokenizer.training import DEFAULT_PATTERN, check_pattern, check_vocabulary
 from tonsai_jax.tokenizer.training import FORMAT as TOKENIZER_FORMAT
@@ -30,6 +34,7 @@ from tonsai_jax.tokenizer.training import FORMAT as TOKENIZER_FORMAT
 EXAMPLES = """examples:
   tonsai data --khmer khmer.txt --english english.txt --vocab-size 8000
   tonsai data sources.yaml --vocab-size 32000 --output-dir data/mine
+  tonsai data --khmer khmer.txt --english english.txt --tokenizer-dir hf:HuggingFaceTB/SmolLM2-135M
 
 It writes DIR/documents, DIR/tokenizer and DIR/tokens, and prints the commands that it runs. Each of them has more flags than
 this command, and can be run alone. To repeat a step although nothing has changed, remove its folder.
@@ -44,10 +49,14 @@ def main() -> None:
     prepare_words = [*source_words, "--output-dir", str(documents)]
     recipe = prepare.recipe_of(prepare.parse_args(prepare_words))
     # What the later steps would refuse: now, and not after the first one.
-    check_pattern(args.pattern, args.model_type)
-    check_vocabulary(args.vocab_size, args.model_type, SPECIAL_TOKENS)
+    if args.tokenizer_dir:
+        tokenizer = Path(tokenizer_folder(args.tokenizer_dir))
+        Tokenizer.from_folder(tokenizer)
+    else:
+        check_pattern(args.pattern, args.model_type)
+        check_vocabulary(args.vocab_size, args.model_type, SPECIAL_TOKENS)
+        check_replaceable(tokenizer, manifest="report.json", format=TOKENIZER_FORMAT)
     check_val_ratio(args.val_ratio)
-    check_replaceable(tokenizer, manifest="report.json", format=TOKENIZER_FORMAT)
     check_replaceable(tokens, manifest="manifest.json", format=ROWS_FORMAT)
     steps = Steps(args.output_dir / "steps.json")
 
@@ -61,13 +70,14 @@ def main() -> None:
             left_out = error
     documents_hash = content_hash(documents / "manifest.json")
 
-    # The default is not part of the key: a folder that was made without this flag is kept.
-    pattern = [] if args.pattern == DEFAULT_PATTERN else ["--pattern", args.pattern]
-    key = content_key("tokenizer", documents_hash, args.vocab_size, args.model_type, *pattern)
-    if not _is_finished(steps, tokenizer, key):
-        words = ["--dataset-dir", documents, "--vocab-size", args.vocab_size, "--model-type", args.model_type]
-        _run("train-tokenizer", [*words, *pattern, "--output-dir", tokenizer], train_tokenizer.main)
-        steps.finish(tokenizer, key)
+    if not args.tokenizer_dir:
+        # The default is not part of the key: a folder that was made without this flag is kept.
+        pattern = [] if args.pattern == DEFAULT_PATTERN else ["--pattern", args.pattern]
+        key = content_key("tokenizer", documents_hash, args.vocab_size, args.model_type, *pattern)
+        if not _is_finished(steps, tokenizer, key):
+            words = ["--dataset-dir", documents, "--vocab-size", args.vocab_size, "--model-type", args.model_type]
+            _run("train-tokenizer", [*words, *pattern, "--output-dir", tokenizer], train_tokenizer.main)
+            steps.finish(tokenizer, key)
 
     key = content_key("tokens", documents_hash, content_hash(tokenizer / "tokenizer.json"), args.val_ratio)
     if not _is_finished(steps, tokens, key):
@@ -79,6 +89,8 @@ def main() -> None:
     config = next(name for name, most in CONFIGS.items() if size <= most)
     where = "" if tokens == Path(ROWS_DIR) else f" --config.data.dir={shlex.quote(str(tokens))}"
     print(f"\n{tokens}: token rows, ready to train on. Next, with this or another config of configs/:")
+    if args.tokenizer_dir:
+        config = f"configs/continue_from_hf.py --config.init_from={shlex.quote(args.tokenizer_dir)}"
     print(f"  tonsai train --config {config} --workdir runs/mine{where}")
     if left_out is not None:
         raise left_out
@@ -90,12 +102,17 @@ def _parse_args() -> tuple[argparse.Namespace, list[str]]:
     add = parser.add_argument
     add("sources", nargs="?", metavar="SOURCES.yaml", help="the sources (docs/data.md); or give --khmer and --english")
     source_flags = prepare.add_source_flags(parser)
-    train_tokenizer.add_tokenizer_flags(parser)
+    train_tokenizer.add_tokenizer_flags(parser, required=False)
+    add("--tokenizer-dir", metavar="DIR", help="take this tokenizer: its folder, that of a model, or hf:ORG/NAME")
     add("--val-ratio", type=float, default=0.01, metavar="X", help="share kept for validation (default: 0.01)")
     add("--output-dir", type=folder_to_write, default=Path("data"), metavar="DIR", help="folder of all (default: data)")
     args = parser.parse_args()
     if bool(args.sources) == bool(args.khmer or args.english):
         raise UserError("give either SOURCES.yaml, or --khmer and/or --english")
+    if (args.vocab_size is None) == (args.tokenizer_dir is None):
+        raise UserError(
+            "give either --vocab-size N, to train a tokenizer (8000 for a first try), or --tokenizer-dir DIR"
+        )
     if args.sources and not args.sources.endswith((".yaml", ".yml")):
         raise UserError(
             f"{args.sources}: not a sources file (.yaml); give a file of text as --khmer FILE or --english FILE"

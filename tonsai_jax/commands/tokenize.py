@@ -9,6 +9,7 @@ from tonsai_jax.commands.parser import CommandParser
 from tonsai_jax.data.flat_files import FILE_FORMATS
 from tonsai_jax.data.tokenize import figures, tokenize_dataset, tokenize_to_flat_files
 from tonsai_jax.files import folder_to_replace, write_json
+from tonsai_jax.huggingface.download import tokenizer_folder
 from tonsai_jax.reporting.tables import Table, as_text
 
 EXAMPLE = """example:
@@ -21,7 +22,12 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = CommandParser(description=__doc__, epilog=EXAMPLE)
     add = parser.add_argument
     add("--dataset-dir", required=True, metavar="DIR", help="documents from tonsai prepare")
-    add("--tokenizer-dir", required=True, metavar="DIR", help="tokenizer from tonsai train-tokenizer")
+    add(
+        "--tokenizer-dir",
+        required=True,
+        metavar="DIR",
+        help="tokenizer from tonsai train-tokenizer, or that of an open model: its folder, or hf:ORG/NAME",
+    )
     add(
         "--val-ratio",
         type=float,
@@ -47,7 +53,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # exit, so that half-written files are removed
     start = time.monotonic()
-    folders = (args.dataset_dir, args.tokenizer_dir, args.output_dir)
+    folders = (args.dataset_dir, tokenizer_folder(args.tokenizer_dir), args.output_dir)
     settings = {"val_ratio": args.val_ratio, "seed": args.seed}
     if args.format == "arrayrecord":
         sources = tokenize_dataset(*folders, **settings, row_tokens=args.row_tokens).sources

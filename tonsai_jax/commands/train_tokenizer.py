@@ -110,10 +110,16 @@ def main(words: Sequence[str] | None = None) -> None:
         write_json(args.json, report)
 
 
-def add_tokenizer_flags(parser: CommandParser) -> None:
-    """Adds the flags that say which tokenizer is trained; `tonsai data` has them too."""
+def add_tokenizer_flags(parser: CommandParser, *, required: bool = True) -> None:
+    """Adds the flags that say which tokenizer is trained; `tonsai data` has them too, where none need be trained."""
     add = parser.add_argument
-    add("--vocab-size", type=int, required=True, metavar="N", help="number of token ids wanted; 8000 for a first try")
+    add(
+        "--vocab-size",
+        type=int,
+        required=required,
+        metavar="N",
+        help="number of token ids wanted; 8000 for a first try",
+    )
     add("--model-type", default="bpe", metavar="NAME", help="kind of tokenizer: bpe or unigram (default: bpe)")
     add(
         "--pattern",

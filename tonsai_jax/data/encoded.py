@@ -161,4 +161,4 @@ def _opened(folder: str, tokenizer_hash: str) -> Tokenizer:
 
 def _tokenizer_hashes(tokenizer: Tokenizer) -> list[str]:
     model = tokenizer.folder / "spm.model"
-    return [tokenizer.hash, sha256_file(model) if model.exists() else ""]
+    return [tokenizer.hash, sha256_file(model) if model.exists() else "", str(tokenizer.end_of_text_id)]

@@ -32,14 +32,6 @@ from tonsai_jax.reporting.progress_bar import Progress, progress_bar
 from tonsai_jax.tokenizer.loading import Tokenizer
 
 _TOKENIZER_FOLDER = "tokenizer"
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "report.json",
-    "chat_template.jinja",
-    "spm.model",
-)
 # When the command fails with at least this many bytes of ids encoded, they are kept for the next try.
 _KEPT_BYTES = 4 * 2**20
 
@@ -242,7 +234,7 @@ def _encoded(
         total = sum(source["bytes"] for source in sources.values())
         with progress_bar("writing rows", unit="B", total=total, wanted=progress) as bar:
             yield _EncodedDataset(tokenizer, dtype, sources, pieces, validation, bar), folder
-        _copy_tokenizer(tokenizer.folder, folder / _TOKENIZER_FOLDER)
+        _copy_tokenizer(tokenizer, folder / _TOKENIZER_FOLDER)
 
 
 @contextmanager
@@ -294,9 +286,7 @@ def _choose_validation(count: int, val_ratio: float, seed: str) -> Iterator[bool
         yield is_chosen
 
 
-def _copy_tokenizer(source: Path, target: Path) -> None:
+def _copy_tokenizer(tokenizer: Tokenizer, target: Path) -> None:
     target.mkdir()
-    for path in sorted(source.iterdir()):
-        # The folder may be an exported model: its weights are not copied.
-        if path.name in _TOKENIZER_FILES:
-            shutil.copyfile(path, target / path.name)
+    for path in tokenizer.files:  # the folder may be a model: its weights are not copied
+        shutil.copyfile(path, target / path.name)

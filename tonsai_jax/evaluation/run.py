@@ -49,6 +49,7 @@ def evaluate_run(
         loss=LossSettings(run.config.loss.chunk_tokens, 0.0),
         end_of_text_id=manifest.end_of_text_id,
         token_bytes=jnp.asarray(run.tokenizer.token_bytes()),
+        prefix_bytes=len(run.tokenizer.prefix),
     )
     evaluation = evaluate(
         eval_step,

@@ -13,7 +13,8 @@ from typing import Any
 
 from tonsai_jax.errors import UserError
 from tonsai_jax.tokenizer.bpe import PATTERNS
-from tonsai_jax.tokenizer.loading import SPACE, Tokenizer
+from tonsai_jax.tokenizer.encoding import SPACE
+from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.tokenizer.special_tokens import UNKNOWN
 from tonsai_jax.tokenizer.unigram import SCORE_STEP
 

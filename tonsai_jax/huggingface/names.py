@@ -1,4 +1,4 @@
-"""Maps our parameters to the tensors of a Hugging Face model, and our `ModelConfig` to its `config.json`, one table per family.
+"""Maps our parameters to the tensors of a Hugging Face model, one table per family.
 
 Our parameters are stacked along a leading layer axis; a Hugging Face model has one tensor per layer, and per expert. Its GPT-2
 uses `Conv1D`, whose weights are [in, out] like ours; the weights of the other families are [out, in]. A parameter that we store
@@ -12,7 +12,6 @@ from typing import Any
 from tonsai_jax.errors import UserError
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.model.presets import PRESETS
-from tonsai_jax.model.rope import LLAMA3_FAST, LLAMA3_SLOW
 from tonsai_jax.tokenizer.loading import Tokenizer
 
 ARCHITECTURES = {
@@ -20,9 +19,10 @@ ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
     "mixtral": "MixtralForCausalLM",
+    "gemma3": "Gemma3ForCausalLM",
 }
 # The keys of a preset that define its family; the other keys can differ.
-_SWITCHES = ("norm", "position", "mlp", "bias", "qk_norm")
+_SWITCHES = ("norm", "position", "mlp", "bias", "sandwich_norms", "scale_embedding", "qk_norm")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,9 +69,16 @@ def family_of(model_config: ModelConfig) -> str:
         raise UserError(
             f"no Hugging Face family has {found}; see tonsai_jax/model/presets.py for the values of each family"
         )
-    if families == ["llama"] and model_config.d_model % model_config.num_heads:
+    if families[0] != "gemma3":
+        for name, own in (("sliding_window", 0), ("query_scalar", model_config.head_dim)):
+            if getattr(model_config, name) not in (0, own):
+                raise UserError(
+                    f"Hugging Face's {families[0]} has no model.{name}={getattr(model_config, name)}; "
+                    f"the gemma3 preset has"
+                )
+    if families[0] in ("llama", "gemma3") and model_config.d_model % model_config.num_heads:
         raise UserError(
-            f"transformers cannot load a llama whose model.d_model={model_config.d_model} is not a multiple of "
+            f"transformers cannot load a {families[0]} whose model.d_model={model_config.d_model} is not a multiple of "
             f"model.num_heads={model_config.num_heads}, even with model.head_size; change one, or use the qwen3 preset"
         )
     if families == ["gpt2"]:
@@ -134,12 +141,20 @@ def _gpt2(model_config: ModelConfig) -> Iterator[Tensor]:
 
 
 def _llama(model_config: ModelConfig) -> Iterator[Tensor]:
-    """Llama, Qwen3 and Mixtral: the tensors that they share have the same names."""
+    """Llama, Qwen3, Mixtral and Gemma 3: the tensors that they share have the same names, except for the norms."""
     F, q, kv = (
         model_config.d_ff,
         model_config.num_heads * model_config.head_dim,
         model_config.kv_heads * model_config.head_dim,
     )
+    # Without norms after attention, the name "post_attention" is that of the norm before the feed-forward network.
+    middle_norms = {"post_attention_layernorm": "mlp_norm"}
+    if model_config.sandwich_norms:
+        middle_norms = {
+            "post_attention_layernorm": "post_attention_norm",
+            "pre_feedforward_layernorm": "mlp_norm",
+            "post_feedforward_layernorm": "post_mlp_norm",
+        }
     gate, values = slice(0, F), slice(F, 2 * F)
     yield Tensor("model.embed_tokens.weight", "token_embedding", rows=model_config.vocab_size)
     for layer in range(model_config.num_layers):
@@ -152,7 +167,8 @@ def _llama(model_config: ModelConfig) -> Iterator[Tensor]:
             for name in ("q_norm", "k_norm"):
                 yield Tensor(f"{prefix}.self_attn.{name}.weight", f"blocks.{name}.scale", at)
         yield Tensor(f"{prefix}.self_attn.o_proj.weight", "blocks.attention_out.kernel", at, is_transposed=True)
-        yield Tensor(f"{prefix}.post_attention_layernorm.weight", "blocks.mlp_norm.scale", at)
+        for theirs, ours in middle_norms.items():
+            yield Tensor(f"{prefix}.{theirs}.weight", f"blocks.{ours}.scale", at)
         if model_config.num_experts:
             experts = f"{prefix}.block_sparse_moe"
             # Mixtral has no router temperature, so the weights are divided by it.
@@ -170,84 +186,3 @@ def _llama(model_config: ModelConfig) -> Iterator[Tensor]:
     yield Tensor("model.norm.weight", "final_norm.scale")
     if not model_config.tie_embeddings:
         yield Tensor("lm_head.weight", "head", rows=model_config.vocab_size)
-
-
-def config_json(model_config: ModelConfig, *, end_of_text_id: int, pad_id: int, dtype: str) -> dict[str, Any]:
-    """The content of `config.json` for the model's family.
-
-    Args:
-      model_config: of the model.
-      end_of_text_id: the id that starts and ends a text.
-      pad_id: the id for padding.
-      dtype: of the weights, "float32" or "bfloat16".
-
-    Returns values for JSON. The vocabulary is the tokenizer's, without the padding of our table.
-    Raises `UserError` if no family fits the model.
-    """
-    family = family_of(model_config)
-    common = {
-        "architectures": [ARCHITECTURES[family]],
-        "model_type": family,
-        "dtype": dtype,
-        "vocab_size": model_config.vocab_size,
-        "tie_word_embeddings": model_config.tie_embeddings,
-        "initializer_range": 0.02,
-        "bos_token_id": end_of_text_id,
-        "eos_token_id": end_of_text_id,
-        "pad_token_id": pad_id,
-        "use_cache": True,
-    }
-    return common | (_gpt2_config(model_config) if family == "gpt2" else _llama_config(model_config))
-
-
-def _gpt2_config(model_config: ModelConfig) -> dict[str, Any]:
-    return {
-        "n_positions": model_config.context_length,
-        "n_ctx": model_config.context_length,  # GPT-2's older name for it, which llama.cpp's converter reads
-        "n_embd": model_config.d_model,
-        "n_layer": model_config.num_layers,
-        "n_head": model_config.num_heads,
-        "n_inner": model_config.d_ff,
-        "activation_function": "gelu_new",
-        "layer_norm_epsilon": model_config.norm_epsilon,
-        "scale_attn_weights": True,
-        "resid_pdrop": model_config.dropout,
-        "embd_pdrop": model_config.dropout,
-        "attn_pdrop": model_config.attention_dropout,
-    }
-
-
-def _llama_config(model_config: ModelConfig) -> dict[str, Any]:
-    values: dict[str, Any] = {
-        "max_position_embeddings": model_config.context_length,
-        "hidden_size": model_config.d_model,
-        "intermediate_size": model_config.d_ff,
-        "num_hidden_layers": model_config.num_layers,
-        "num_attention_heads": model_config.num_heads,
-        "num_key_value_heads": model_config.kv_heads,
-        "head_dim": model_config.head_dim,
-        "hidden_act": "silu",
-        "rms_norm_eps": model_config.norm_epsilon,
-        "attention_bias": False,
-        "mlp_bias": False,
-        "attention_dropout": model_config.attention_dropout,
-        "rope_theta": model_config.rope_theta,
-        "rope_scaling": None,
-        "sliding_window": None,
-    }
-    if model_config.rope_scaling != "none":
-        values["rope_scaling"] = {
-            "rope_type": model_config.rope_scaling,
-            "factor": model_config.rope_factor,
-        }
-    if model_config.rope_scaling in ("yarn", "llama3"):
-        values["rope_scaling"]["original_max_position_embeddings"] = model_config.original_context
-    if model_config.rope_scaling == "llama3":
-        values["rope_scaling"] |= {"low_freq_factor": float(LLAMA3_SLOW), "high_freq_factor": float(LLAMA3_FAST)}
-    if model_config.num_experts:
-        values |= {
-            "num_local_experts": model_config.num_experts,
-            "num_experts_per_tok": model_config.experts_per_token,
-            "output_router_logits": False,
-        }
-    return values

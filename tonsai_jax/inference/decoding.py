@@ -27,9 +27,7 @@ from tonsai_jax.training.state import model_graph
 SHORTEST_BUCKET = 16  # lengths are rounded up to powers of two, at least this one, so that few shapes are compiled
 
 
-def sample(
-    logits_BxV: jax.Array, key_B: jax.Array, sampling: Sampling, seen_BxV: jax.Array | None = None
-) -> jax.Array:
+def sample(logits_BxV: jax.Array, key_B: jax.Array, sampling: Sampling, seen_BxV: jax.Array | None = None) -> jax.Array:
     """Draws one id per sequence, int32 [B]; see `scores` for the arguments. `key_B` is a random key per sequence."""
     score_BxK, id_BxK = scores(logits_BxV, sampling, seen_BxV)
     if sampling.temperature == 0:

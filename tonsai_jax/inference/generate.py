@@ -47,9 +47,7 @@ class Generator:
             texts[piece.prompt] += piece.text
         return texts
 
-    def stream(
-        self, prompts: Sequence[str], *, max_new_tokens: int, sampling: Sampling, seed: int
-    ) -> Iterator[Piece]:
+    def stream(self, prompts: Sequence[str], *, max_new_tokens: int, sampling: Sampling, seed: int) -> Iterator[Piece]:
         """Continues each prompt as the beginning of a document; yields a piece for every new token, and one at each end.
 
         Prompts and stop texts are normalized like the tokenizer's training text. A piece holds no half character and no half
@@ -74,7 +72,8 @@ class Generator:
         normalize = self._tokenizer.normalize_prompt
         # In training, documents follow an end-of-text token: after one, the model reads a prompt as the start of a document.
         prompt_ids = [
-            [self._tokenizer.end_of_text_id, *ids] for ids in self._tokenizer.encode_batch(list(map(normalize, prompts)))
+            [self._tokenizer.end_of_text_id, *ids]
+            for ids in self._tokenizer.encode_batch(list(map(normalize, prompts)))
         ]
         stop = [normalize(text) or text for text in sampling.stop]
         for start in range(0, len(prompts), BATCH_SIZE):

@@ -31,7 +31,33 @@ class Run:
     rows: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-def load_run(workdir: str | Path, step: int | None = None) -> Run:
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint of a run, without its arrays.
+
+    Attributes:
+      saved: its resume metadata, see `training.run.resume_metadata`.
+    """
+
+    workdir: Path
+    step: int
+    saved: Mapping[str, Any]
+    model_config: ModelConfig
+    checkpoints: Checkpoints
+
+    def params(self, shardings: Any = None) -> dict[str, Any]:
+        """The parameters, float32, placed as `shardings` says (a tree like them); None is the default device."""
+        shapes = jax.eval_shape(lambda: init_params(self.model_config, 0))
+        if shardings is None:
+            one_device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+            shardings = jax.tree.map(lambda _: one_device, shapes)
+        abstract = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings
+        )
+        return self.checkpoints.restore_params(self.step, abstract)
+
+
+def open_checkpoint(workdir: str | Path, step: int | None = None) -> Checkpoint:
     """Opens the checkpoint of `step`, or the newest one.
 
     Raises `UserError` where there is no run (an export is none), no checkpoint, or no checkpoint at that step.
@@ -49,18 +75,18 @@ def load_run(workdir: str | Path, step: int | None = None) -> Run:
     if step is None:
         raise UserError(f"{workdir}: this run has no checkpoint yet; wait for the first one, or train some steps")
     saved = checkpoints.resume_metadata(step)
-    model_config = ModelConfig.from_saved(saved["model"])
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        jax.eval_shape(lambda: init_params(model_config, 0)),
-    )
+    return Checkpoint(workdir, step, saved, ModelConfig.from_saved(saved["model"]), checkpoints)
+
+
+def load_run(workdir: str | Path, step: int | None = None) -> Run:
+    """Opens the checkpoint of `step`, or the newest one, with its parameters; raises the errors of `open_checkpoint`."""
+    checkpoint = open_checkpoint(workdir, step)
     return Run(
-        workdir=workdir,
-        config=from_json(read_json(workdir / "config.json")),
-        model_config=model_config,
-        params=checkpoints.restore_params(step, abstract),
-        tokenizer=Tokenizer.from_folder(workdir / "tokenizer"),
-        step=step,
-        rows=saved["data"]["rows"],
+        workdir=checkpoint.workdir,
+        config=from_json(read_json(checkpoint.workdir / "config.json")),
+        model_config=checkpoint.model_config,
+        params=checkpoint.params(),
+        tokenizer=Tokenizer.from_folder(checkpoint.workdir / "tokenizer"),
+        step=checkpoint.step,
+        rows=checkpoint.saved["data"]["rows"],
     )

@@ -76,4 +76,6 @@ class TextStream:
 
 def _start_of_beginning(text: str, stop: str) -> int:
     """Where the longest end of `text` begins that is a beginning of `stop`; the length of `text` where there is none."""
-    return next(start for start in range(max(0, len(text) - len(stop) + 1), len(text) + 1) if stop.startswith(text[start:]))
+    return next(
+        start for start in range(max(0, len(text) - len(stop) + 1), len(text) + 1) if stop.startswith(text[start:])
+    )

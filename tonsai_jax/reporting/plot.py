@@ -37,7 +37,7 @@ def line_plot(lines: Sequence[Line], *, x_label: str, y_label: str) -> Markup:
     if not points:
         return Markup("<p>There is nothing to plot yet.</p>")
     x_end = max(x for x, _ in points) or 1.0
-    shown = [y for x, y in points if x >= x_end / 20]
+    shown = [y for x, y in points if x >= x_end / 20] or [y for _, y in points]
     y_ticks = ticks(min(shown), max(shown))
     bottom, top = y_ticks[0], y_ticks[-1]
 

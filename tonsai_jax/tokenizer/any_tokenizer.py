@@ -1,9 +1,8 @@
 """Inspects a tokenizer, ours or another: what text each of its ids stands for, and how it splits texts into ids."""
 
 import json
-import re
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 from unicodedata import category
 
 import tokenizers
@@ -11,8 +10,7 @@ import tokenizers
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json
 from tonsai_jax.text.scripts import SCRIPT_RANGES
-from tonsai_jax.tokenizer.encoding import BYTE_OF_LETTER
-from tonsai_jax.tokenizer.loading import SPACE
+from tonsai_jax.tokenizer.encoding import BYTE_PIECE, is_byte_level, step_types, token_pieces, unknown_id
 
 KHMER, LATIN, OTHER, SIGNS, BYTES, SPECIAL = KINDS = (
     "Khmer",
@@ -24,8 +22,6 @@ KHMER, LATIN, OTHER, SIGNS, BYTES, SPECIAL = KINDS = (
 )
 """The kinds of tokens. Tokens with letters are named by the script of the first one; "digits and signs" have no letter; "bytes"
 are parts of characters; "special" tokens stand for no text."""
-
-_BYTE_PIECE = re.compile("<0x([0-9A-F]{2})>")
 
 
 class AnyTokenizer:
@@ -44,7 +40,8 @@ class AnyTokenizer:
         """Raises `ValueError` for a tokenizer of another kind."""
         described = tokenizer.to_str()
         content = json.loads(described)
-        spelling = _types(content["decoder"]) | _types(content["pre_tokenizer"])
+        spelling = step_types(content["decoder"]) | step_types(content["pre_tokenizer"])
+        byte_level = is_byte_level(content)
         if not spelling & {"ByteLevel", "Metaspace", "ByteFallback", "Replace"}:
             raise ValueError("its tokens are neither byte-level nor pieces that write the space as U+2581")
         self._inner = tokenizers.Tokenizer.from_str(described)  # a copy: the caller's tokenizer is not changed
@@ -53,24 +50,16 @@ class AnyTokenizer:
         self._inner.encode_special_tokens = True  # special tokens that are spelled out in a text are encoded as text
 
         vocabulary = self._inner.get_vocab(with_added_tokens=True)
-        model = content["model"]
-        unknown_id = model.get("unk_id")
-        self.unknown_id = unknown_id if unknown_id is not None else vocabulary.get(model.get("unk_token"))
+        self.unknown_id = unknown_id(content["model"], vocabulary)
         self.ids = len(vocabulary)
-        self.pieces = [b""] * (max(vocabulary.values()) + 1)
+        self.pieces = token_pieces(self._inner, content)
         self.kinds = [""] * len(self.pieces)
         added = self._inner.get_added_tokens_decoder()
         for token, id in vocabulary.items():
             if id == self.unknown_id or (id in added and added[id].special):
                 self.kinds[id] = SPECIAL
                 continue
-            if id in added:
-                self.pieces[id] = token.encode()
-            elif "ByteLevel" in spelling:
-                self.pieces[id] = _of_letters(token)
-            else:
-                self.pieces[id] = _of_piece(token)
-            is_byte = "ByteLevel" not in spelling and _BYTE_PIECE.fullmatch(token)
+            is_byte = not byte_level and BYTE_PIECE.fullmatch(token)
             self.kinds[id] = BYTES if is_byte else _kind(self.pieces[id])
 
     @classmethod
@@ -106,26 +95,6 @@ def is_text(piece: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _types(step: dict[str, Any] | None) -> set[str]:
-    """The type of a decoder or pre-tokenizer; for a sequence, also the types of its parts."""
-    if step is None:
-        return set()
-    parts = step.get("decoders") or step.get("pretokenizers") or []
-    return {step["type"]}.union(*map(_types, parts))
-
-
-def _of_letters(token: str) -> bytes:
-    try:
-        return bytes(map(BYTE_OF_LETTER.__getitem__, token))
-    except KeyError:  # not spelled with one letter per byte
-        return token.encode()
-
-
-def _of_piece(token: str) -> bytes:
-    byte = _BYTE_PIECE.fullmatch(token)
-    return bytes([int(byte[1], 16)]) if byte else token.replace(SPACE, " ").encode()
 
 
 def _kind(piece: bytes) -> str:

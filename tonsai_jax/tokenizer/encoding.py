@@ -1,4 +1,4 @@
-"""The fastest encoder for a tokenizer, with exactly the ids of its `tokenizer.json`.
+"""The fastest encoder for a tokenizer, with exactly the ids of its `tokenizer.json`, and the bytes that each id stands for.
 
 tokenizer.json defines a tokenizer: the `tokenizers` library and Hugging Face read it. But tiktoken, given the same merges and
 pattern, encodes byte-level BPE five times faster, and SentencePiece, given the model that tokenizer.json was made from, encodes
@@ -26,10 +26,17 @@ _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
 LETTER_OF_BYTE = {byte: chr(byte) for byte in _PRINTABLE} | {byte: chr(0x100 + n) for n, byte in enumerate(_OTHERS)}
 BYTE_OF_LETTER = {letter: byte for byte, letter in LETTER_OF_BYTE.items()}
+SPACE = "\u2581"  # written for a space in the pieces of SentencePiece
+BYTE_PIECE = re.compile("<0x([0-9A-F]{2})>")
 _LONG_SPACE = 1000
 _TWO_SPACES = re.compile(r"\s(?=\s)")
-_WORD_END = re.compile(r"(?<=\S)(?= \S)|(?<=\n)(?=\S)")
+SPACE_AFTER_WORD = re.compile(r"(?<=\S)(?= \S)")
+WORD_END = re.compile(rf"{SPACE_AFTER_WORD.pattern}|(?<=\n)(?=\S)")
 _SYLLABLE_START = re.compile("[^\u17b4-\u17d3\u17dd\u0300-\u036f\u200b-\u200d\ufe00-\ufe0f](?<!\u17d2.)")
+
+# A tokenizer that can be used gives this back: Khmer with subscripts and a zero-width space, digits, an emoji of several code
+# points, runs of space, NUL.
+PROBE = "ខ្ញុំ\u200bស្រឡាញ់ភាសាខ្មែរ ១២៣៤  It's 2026!\r\n\n\t👩🏽‍🚀 é\u0000<|endoftext|> "
 
 
 def encoder_for(folder: Path, inner: tokenizers.Tokenizer) -> Encode:
@@ -45,16 +52,82 @@ def encoder_for(folder: Path, inner: tokenizers.Tokenizer) -> Encode:
     return lambda text: inner.encode(text, add_special_tokens=False).ids
 
 
-def cut_where_words_end(text: str, length: int) -> Iterator[str]:
+def inner_tokenizer(path: Path, content: dict[str, Any]) -> tokenizers.Tokenizer:
+    """The tokenizer of this content; raises `UserError` if it is damaged. `path` is for the message."""
+    try:
+        return tokenizers.Tokenizer.from_str(json.dumps(content))
+    except Exception as error:  # the Rust library raises plain `Exception`
+        raise UserError(
+            f"{path}: cannot be read as a tokenizer ({error}); train one with `tonsai train-tokenizer`"
+        ) from None
+
+
+def is_byte_level(content: dict[str, Any]) -> bool:
+    """Whether the tokens spell each byte as one letter, by the content of tokenizer.json; others write characters."""
+    return "ByteLevel" in step_types(content.get("decoder")) | step_types(content.get("pre_tokenizer"))
+
+
+def step_types(step: dict[str, Any] | None) -> set[str]:
+    """The type of a normalizer, pre-tokenizer or decoder; for a sequence, also the types of its parts."""
+    if step is None:
+        return set()
+    parts = step.get("decoders") or step.get("pretokenizers") or step.get("normalizers") or []
+    return {step["type"]}.union(*map(step_types, parts))
+
+
+def token_pieces(inner: tokenizers.Tokenizer, content: dict[str, Any]) -> list[bytes]:
+    """By id, the bytes that it stands for; empty for special tokens, the unknown token and ids that have no token.
+
+    Args:
+      inner: the tokenizer.
+      content: of its tokenizer.json.
+    """
+    byte_level = is_byte_level(content)
+    vocabulary = inner.get_vocab(with_added_tokens=True)
+    pieces = [b""] * (max(vocabulary.values()) + 1)
+    for token, id in vocabulary.items():
+        pieces[id] = token_bytes(token) if byte_level else piece_bytes(token)
+    for id, added in inner.get_added_tokens_decoder().items():
+        if added.special:
+            pieces[id] = b""
+        elif byte_level:
+            pieces[id] = added.content.encode()  # it is found in the text before bytes become letters
+    unknown = unknown_id(content["model"], vocabulary)
+    if unknown is not None:
+        pieces[unknown] = b""
+    return pieces
+
+
+def unknown_id(model: dict[str, Any], vocabulary: dict[str, int]) -> int | None:
+    """The id for text that a tokenizer cannot represent; None if it has no such id."""
+    id = model.get("unk_id")
+    return id if id is not None else vocabulary.get(model.get("unk_token") or "")
+
+
+def token_bytes(token: str) -> bytes:
+    """The bytes of a token that is spelled with one letter for each."""
+    try:
+        return bytes(map(BYTE_OF_LETTER.__getitem__, token))
+    except KeyError:  # an added token
+        return token.encode()
+
+
+def piece_bytes(piece: str) -> bytes:
+    """The bytes of a piece of SentencePiece: <0x41> is one byte, and U+2581 is a space."""
+    byte = BYTE_PIECE.fullmatch(piece)
+    return bytes([int(byte[1], 16)]) if byte else piece.replace(SPACE, " ").encode()
+
+
+def cut_where_words_end(text: str, length: int, word_end: re.Pattern[str] = WORD_END) -> Iterator[str]:
     """Splits a text into parts of at least `length` characters whose ids, put together, are those of the whole text.
 
-    The cuts are where no token of ours crosses: before a single space between two other characters, and after a newline. If
-    there is no such place in the next `length` characters, the cut is before the first character after them that starts an
-    orthographic syllable, or at the end of the text. At such a cut the ids can differ.
+    The cuts are where no token crosses. For ours that is before a single space between two other characters, and after a
+    newline. If there is no such place in the next `length` characters, the cut is before the first character after them that
+    starts an orthographic syllable, or at the end of the text. At such a cut the ids can differ.
     """
     start = 0
     while len(text) - start > 2 * length:
-        place = _WORD_END.search(text, start + length, start + 2 * length)
+        place = word_end.search(text, start + length, start + 2 * length)
         if place is None:
             place = _SYLLABLE_START.search(text, start + 2 * length)
         end = place.start() if place else len(text)
@@ -75,6 +148,7 @@ def _is_our_bpe(content: dict[str, Any]) -> bool:
         and "Regex" in steps[0]["pattern"]
         and not steps[1]["add_prefix_space"]
         and not steps[1]["use_regex"]
+        and all(token["special"] for token in content["added_tokens"])  # the others are found in the text first
         and _has_all_merges(content["model"], {token["content"] for token in content["added_tokens"]})
     )
 

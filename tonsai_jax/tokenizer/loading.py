@@ -1,5 +1,6 @@
 """Loads and checks a tokenizer's folder; encodes text to ids and decodes ids to exactly the same text."""
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -16,49 +17,92 @@ from tokenizers import models, normalizers, pre_tokenizers
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json, sha256_file
 from tonsai_jax.text.normalize import Normalization, normalize_prompt
-from tonsai_jax.tokenizer.encoding import cut_where_words_end, encoder_for
-from tonsai_jax.tokenizer.special_tokens import UNKNOWN
+from tonsai_jax.tokenizer.encoding import (
+    PROBE,
+    SPACE,
+    SPACE_AFTER_WORD,
+    WORD_END,
+    Encode,
+    cut_where_words_end,
+    encoder_for,
+    inner_tokenizer,
+    token_pieces,
+)
+from tonsai_jax.tokenizer.special_tokens import END_OF_TEXT, END_OF_TURN, SpecialIds, token_named
 
 NORMALIZATION = "tonsai_normalization"  # key of tokenizer_config.json: the normalization of the training text
-SPACE = "\u2581"  # written for a space in the pieces of Unigram
 _CORES = os.cpu_count() or 1
 _PART_CHARACTERS = 1_000_000  # of a long text, encoded at once
-_BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")
-
-# Khmer with subscripts and a zero-width space, digits, an emoji of several code points, runs of space, NUL.
-_PROBE = "ខ្ញុំ\u200bស្រឡាញ់ភាសាខ្មែរ ១២៣៤  It's 2026!\r\n\n\t👩🏽‍🚀 é\u0000<|endoftext|> "
+_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "report.json",
+    "chat_template.jinja",
+    "spm.model",
+)
+_FILES_OF_OPEN_MODELS = (
+    *_FILES,
+    "added_tokens.json",
+    "chat_template.json",
+    "config.json",
+    "generation_config.json",
+    "merges.txt",
+    "tokenizer.model",
+    "vocab.json",
+)
 
 
 class Tokenizer:
-    """A byte-level BPE or Unigram tokenizer, with `decode(encode(text)) == text` for any text (one exception: `unigram.py`).
+    """A byte-level BPE, or a BPE or Unigram with byte fallback: ours, or one of an open model.
+
+    It never loses a byte: `decode(encode(text)) == prefix + text`, where `prefix` is empty for ours, and for most others. A
+    tokenizer that works on Unicode NFC gives back the NFC of the text. One exception: the pieces of SentencePiece write the
+    space as U+2581, so that character becomes a space.
 
     Text never becomes a special token: a document that spells out "<|endoftext|>" gets the ids of those letters, not the
     end-of-text id. Code that needs a special token inserts its id.
 
     Attributes:
       folder: the tokenizer's folder.
+      is_ours: whether `tonsai train-tokenizer` made it.
       normalization: what the training text went through; None if it is not known.
-      end_of_text_id: the id that separates documents.
+      end_of_text_id: the id that separates documents, and that comes before a prompt.
+      end_ids: every id that ends a generated text.
+      bos_id, eos_id: of the tokenizer's own files; bos_id is None if they name none.
       pad_id: the id for padding; the end-of-text id if the tokenizer has no padding token.
+      prefix: what the tokenizer puts before every text: " " for Llama 2 and its relatives, else "".
+      pieces: by id, the bytes that it stands for; empty for special tokens and for ids that are not used.
     """
 
     def __init__(
         self,
         folder: Path,
         inner: tokenizers.Tokenizer,
-        end_of_text_id: int,
-        pad_id: int,
+        special: SpecialIds,
         normalization: Normalization | None,
+        *,
+        is_ours: bool = True,
+        prefix: str = "",
+        unwritable: str = "",
     ) -> None:
         self.folder = folder
+        self.is_ours = is_ours
         self.normalization = normalization
-        self.end_of_text_id = end_of_text_id
-        self.pad_id = pad_id
+        self.end_of_text_id, self.end_ids = special.end_of_text, special.ends
+        self.bos_id, self.eos_id = special.bos, special.eos
+        self.pad_id = special.end_of_text if special.pad is None else special.pad
+        self.prefix = prefix
         self._inner = inner
         inner.no_truncation()
         inner.no_padding()
         inner.encode_special_tokens = True  # special tokens that are spelled out in a text are encoded as text
         self._encode = encoder_for(folder, inner)
+        if unwritable:
+            self._encode = _refusing(self._encode, re.compile(f"[{unwritable}]"), folder)
+        self.pieces = token_pieces(inner, json.loads(inner.to_str()))
+        # What `decode` writes for each id: a special token by its name.
+        self._written = [piece or (inner.id_to_token(id) or "").encode() for id, piece in enumerate(self.pieces)]
         self._pool = ThreadPoolExecutor(_CORES)
 
     @classmethod
@@ -67,38 +111,55 @@ class Tokenizer:
         folder = Path(path).absolute()
         if not folder.is_dir():
             raise UserError(f"{folder}: no such tokenizer folder; train one with `tonsai train-tokenizer`")
+        content = read_tokenizer_json(folder / "tokenizer.json")
         config = read_json(folder / "tokenizer_config.json")
-        inner = _read_tokenizer_json(folder / "tokenizer.json")
-        end_of_text, pad = _named(config, "eos_token"), _named(config, "pad_token")
+        config = config if isinstance(config, dict) else {}
+        normalization = _normalization(folder, config)
+        if NORMALIZATION in config and _added_ids(content).get(END_OF_TEXT) == 0:
+            return cls._ours(folder, content, config, normalization)
+        from tonsai_jax.tokenizer.open_model import open_model_tokenizer  # only now: no run with our tokenizer needs it
+
+        inner, special, prefix, unwritable = open_model_tokenizer(folder, content, config)
+        return cls(folder, inner, special, normalization, is_ours=False, prefix=prefix, unwritable=unwritable)
+
+    @classmethod
+    def _ours(
+        cls, folder: Path, content: dict[str, Any], config: dict[str, Any], normalization: Normalization | None
+    ) -> Self:
+        inner = _checked(folder / "tokenizer.json", content)
+        end_of_text, pad = token_named(config, "eos_token"), token_named(config, "pad_token")
         special = {token.content: id for id, token in inner.get_added_tokens_decoder().items() if token.special}
         if end_of_text not in special:
             raise UserError(
                 f"{folder}: eos_token in tokenizer_config.json is {end_of_text!r}, which is not one of the "
                 f"special tokens in tokenizer.json ({', '.join(special) or 'none'}); train the tokenizer again"
             )
-        end_of_text_id = special[end_of_text]
-        pad_id = special.get(pad or "", end_of_text_id)
-        normalization = _normalization(folder, config)
-        if normalization is not None and isinstance(inner.normalizer, normalizers.Sequence):
+        if isinstance(inner.normalizer, normalizers.Sequence):
             # An export's tokenizer.json normalizes. Here ids must give back the text, and callers have normalized it before.
             inner.normalizer = normalizers.Replace(" ", SPACE) if isinstance(inner.model, models.Unigram) else None
-        tokenizer = cls(folder, inner, end_of_text_id, pad_id, normalization)
-        if tokenizer.decode(tokenizer.encode(_PROBE)) != _PROBE:
+        end = special[end_of_text]
+        ends = [end]
+        if END_OF_TURN in special and (folder / "chat_template.jinja").exists():
+            ends.append(special[END_OF_TURN])
+        ids = SpecialIds(end, eos=end, bos=end, pad=special.get(pad or ""), ends=tuple(ends))
+        tokenizer = cls(folder, inner, ids, normalization)
+        if tokenizer.decode(tokenizer.encode(PROBE)) != PROBE:
             raise UserError(
-                f"{folder / 'tokenizer.json'}: decoding does not give back the encoded text, so it is damaged or "
-                "of a kind that cannot be used here; train one with `tonsai train-tokenizer`"
+                f"{folder / 'tokenizer.json'}: decoding does not give back the encoded text, so it is damaged; "
+                "train the tokenizer again"
             )
         return tokenizer
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids, special tokens included; the ids are 0 to vocab_size - 1."""
-        return self._inner.get_vocab_size()
+        """The largest id + 1; ours use every id below it, the tokenizers of open models can have gaps."""
+        return len(self.pieces)
 
     @property
-    def end_ids(self) -> tuple[int, ...]:
-        """Every id that ends a generated text."""
-        return (self.end_of_text_id,)
+    def files(self) -> list[Path]:
+        """The files of the folder that belong to the tokenizer; a folder with only these is the same tokenizer."""
+        names = _FILES if self.is_ours else _FILES_OF_OPEN_MODELS
+        return [path for name in sorted(names) if (path := self.folder / name).is_file()]
 
     @cached_property
     def hash(self) -> str:
@@ -119,8 +180,8 @@ class Tokenizer:
         return normalize_prompt(text, self.normalization)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`, without special tokens."""
-        return self._encode(text)
+        """The ids of `prefix + text`, without special tokens; none for an empty text."""
+        return self._encode(self.prefix + text if text else text)
 
     def encode_in_parts(self, text: str) -> Iterator[list[int]]:
         """The ids of a text of any length, in parts of a million characters or more; put together, they are those of `encode`.
@@ -128,40 +189,52 @@ class Tokenizer:
         They can differ only where a text has no space and no newline for a million characters: it is cut between two
         orthographic syllables there.
         """
-        yield from map(self._encode, cut_where_words_end(text, _PART_CHARACTERS))
+        if self._word_end is None:
+            yield self.encode(text)
+            return
+        first, *others = cut_where_words_end(text, _PART_CHARACTERS, self._word_end)
+        yield self.encode(first)
+        yield from map(self._encode, others)
+
+    @cached_property
+    def _word_end(self) -> re.Pattern[str] | None:
+        """Where no token crosses; None if there is no such place, since some tokens are of several words."""
+        if self.is_ours:
+            return WORD_END
+        # After a newline would be wrong: GPT-2 makes one token of two newlines, but only at the end of a text.
+        spans = re.compile(r"\S ")
+        return None if any(spans.search(piece.decode(errors="replace")) for piece in self.pieces) else SPACE_AFTER_WORD
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """The ids of each text, as `encode` gives them, computed on all cores."""
         size = -(-len(texts) // (4 * _CORES)) or 1  # several parts per core, because texts differ in length
         parts = [texts[start : start + size] for start in range(0, len(texts), size)]
-        return list(chain.from_iterable(self._pool.map(lambda part: list(map(self._encode, part)), parts)))
+        return list(chain.from_iterable(self._pool.map(lambda part: list(map(self.encode, part)), parts)))
 
     def decode(self, ids: list[int]) -> str:
         """The text of `ids`; special tokens are written by name, and bytes that are not UTF-8 (a cut character) as U+FFFD."""
-        return self._inner.decode(ids, skip_special_tokens=False)
+        return b"".join(map(self._written.__getitem__, ids)).decode(errors="replace")
 
     def token_bytes(self) -> np.ndarray:
         """The number of UTF-8 bytes that each id stands for: int32 (vocab_size,), 0 for special tokens."""
-        sizes = np.zeros(self.vocab_size, np.int32)
-        for token, id in self._inner.get_vocab(with_added_tokens=True).items():
-            if not self._is_unigram:
-                sizes[id] = len(token)  # spelled with one printable character for each byte
-            elif token != UNKNOWN:
-                sizes[id] = 1 if _BYTE_PIECE.fullmatch(token) else len(token.replace(SPACE, " ").encode())
-        for id, added in self._inner.get_added_tokens_decoder().items():
-            sizes[id] = 0 if added.special else len(added.content.encode())
-        return sizes
-
-    @property
-    def _is_unigram(self) -> bool:
-        return isinstance(self._inner.model, models.Unigram)
+        return np.fromiter(map(len, self.pieces), np.int32, len(self.pieces))
 
 
-def _named(config: Any, key: str) -> str | None:
-    token = config.get(key) if isinstance(config, dict) else None
-    # transformers can write a token as a dict with its properties
-    token = token.get("content") if isinstance(token, dict) else token
-    return token if isinstance(token, str) else None
+def _refusing(encode: Encode, unwritable: re.Pattern[str], folder: Path) -> Encode:
+    """`encode`, but an error for a text with a character that the tokenizer would drop."""
+
+    def checked(text: str) -> list[int]:
+        if found := unwritable.search(text):
+            raise UserError(
+                f"{folder}: this tokenizer has no token for the character U+{ord(found[0]):04X}; remove it from the text"
+            )
+        return encode(text)
+
+    return checked
+
+
+def _added_ids(content: dict[str, Any]) -> dict[str, int]:
+    return {token["content"]: token["id"] for token in content.get("added_tokens") or ()}
 
 
 def _normalization(folder: Path, config: dict[str, Any]) -> Normalization | None:
@@ -174,19 +247,30 @@ def _normalization(folder: Path, config: dict[str, Any]) -> Normalization | None
         ) from None
 
 
-def _read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
-    value = read_json(path)
-    try:
-        inner = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the Rust library raises plain `Exception`
+def read_tokenizer_json(path: Path) -> dict[str, Any]:
+    """The content of tokenizer.json; raises `UserError` if it is missing, and says how to make one."""
+    others = [name for name in ("tokenizer.model", "vocab.json", "vocab.txt") if path.with_name(name).exists()]
+    if others and not path.exists():
         raise UserError(
-            f"{path}: cannot be read as a tokenizer ({error}); train one with `tonsai train-tokenizer`"
-        ) from None
+            f"{path.parent}: has {others[0]} but no tokenizer.json, which is needed; write one with transformers: "
+            f"AutoTokenizer.from_pretrained({str(path.parent)!r}).save_pretrained({str(path.parent)!r})"
+        )
+    content = read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        raise UserError(
+            f'{path}: cannot be read as a tokenizer (it has no "model"); train one with `tonsai train-tokenizer`'
+        )
+    return content
+
+
+def _checked(path: Path, content: dict[str, Any]) -> tokenizers.Tokenizer:
+    """Our tokenizer; raises `UserError` if it is damaged."""
+    inner = inner_tokenizer(path, content)
     vocabulary = inner.get_vocab(with_added_tokens=True)
     if isinstance(inner.model, models.Unigram):
         alphabet = [f"<0x{byte:02X}>" for byte in range(256)]
     else:
-        decoder: Any = value.get("decoder")
+        decoder: Any = content.get("decoder")
         if not isinstance(decoder, dict) or decoder.get("type") != "ByteLevel":
             raise UserError(
                 f"{path}: only byte-level BPE and Unigram with byte fallback can be used; "

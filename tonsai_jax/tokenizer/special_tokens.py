@@ -6,7 +6,9 @@ them. Special tokens cannot be added to a tokenizer later, so some are reserved.
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -55,6 +57,33 @@ CHAT_TEMPLATE = """\
 {{- '<|assistant|>' -}}
 {%- endif -%}
 """
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """The ids of a tokenizer that stand for no text.
+
+    Attributes:
+      end_of_text: separates documents.
+      eos: ends a text, by the tokenizer's own files.
+      bos: begins a text, by the tokenizer's own files; None if there is none.
+      pad: for padding; None if there is none.
+      ends: every id that ends a generated text.
+    """
+
+    end_of_text: int
+    eos: int
+    bos: int | None
+    pad: int | None
+    ends: tuple[int, ...]
+
+
+def token_named(config: Any, key: str) -> str | None:
+    """A token of tokenizer_config.json; None if it has no such key, or something else there."""
+    token = config.get(key) if isinstance(config, dict) else None
+    # transformers can write a token as a dict with its properties
+    token = token.get("content") if isinstance(token, dict) else token
+    return token if isinstance(token, str) else None
 
 
 def read_special_tokens(path: str | Path) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from tonsai_jax.errors import UserError
-from tonsai_jax.tokenizer.loading import SPACE
+from tonsai_jax.tokenizer.encoding import SPACE
 from tonsai_jax.tokenizer.special_tokens import UNKNOWN
 
 SMALLEST_VOCABULARY = 510  # bytes, ASCII, the unknown piece and some letters

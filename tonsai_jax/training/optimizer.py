@@ -3,7 +3,7 @@
 The updates of an optimizer here do not contain the learning rate. The step applies it: param - learning_rate * update.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -132,15 +132,37 @@ def rate_factors(params: Any, rate_of: Mapping[str, float]) -> Any:
 
     Raises `UserError` for a name that no parameter has.
     """
-    paths = [
-        jax.tree_util.keystr(path, simple=True, separator="/")
-        for path, _ in jax.tree_util.tree_leaves_with_path(params)
-    ]
+    paths = _paths(params)
     factors = dict.fromkeys(paths, 1.0)
     for name, factor in rate_of.items():
-        named = [path for path in paths if f"/{name}/" in f"/{path}/"]
+        named = [path for path in paths if _has_name(path, name)]
         if not named:
             raise UserError(f"optimizer.rate_of={name!r}: no parameter has this name; there are {', '.join(paths)}")
         for path in named:
             factors[path] *= factor
     return jax.tree.unflatten(jax.tree.structure(params), factors.values())
+
+
+def named(params: Any, names: Sequence[str]) -> Any:
+    """A tree like `params`: True for a parameter whose path has one of `names`, which are written as in `rate_factors`.
+
+    Raises `UserError` where no parameter has any of them.
+    """
+    paths = _paths(params)
+    found = [any(_has_name(path, name) for name in names) for path in paths]
+    if not any(found):
+        raise UserError(
+            f"optimizer.frozen_except={tuple(names)!r}: no parameter has one of these names; there are {', '.join(paths)}"
+        )
+    return jax.tree.unflatten(jax.tree.structure(params), found)
+
+
+def _paths(params: Any) -> list[str]:
+    return [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, _ in jax.tree_util.tree_leaves_with_path(params)
+    ]
+
+
+def _has_name(path: str, name: str) -> bool:
+    return f"/{name}/" in f"/{path}/"

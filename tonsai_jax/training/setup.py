@@ -17,7 +17,7 @@ from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.runtime.hardware import check_dtype
 from tonsai_jax.stages import Stage, total_steps
 from tonsai_jax.training.mesh import make_mesh
-from tonsai_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from tonsai_jax.training.optimizer import learning_rate_schedule, make_optimizer, named
 from tonsai_jax.training.state import TrainState, abstract_state, model_graph
 from tonsai_jax.training.step import LossSettings, TrainStep, make_eval_step, make_train_step
 
@@ -48,7 +48,7 @@ def check_run(config: ConfigDict, stages: Sequence[Stage], vocab_size: int) -> S
 
     Raises `UserError` for everything that would fail later: a schedule longer than the run, axes of the mesh and batches
     that do not divide, a vocabulary that is too small, an attention backend or a dtype
-    that the devices do not have, a parameter that `optimizer.rate_of` names and the model lacks.
+    that the devices do not have, a parameter that `optimizer.rate_of` or `optimizer.frozen_except` names and the model lacks.
     """
     check_schedule(config, total_steps(stages))
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.expert, num_experts=config.model.num_experts)
@@ -60,19 +60,21 @@ def check_run(config: ConfigDict, stages: Sequence[Stage], vocab_size: int) -> S
     seq_lens = [stage.seq_len for stage in stages]
     attention_backend, attention_reason = choose_attention_backend(model, jax.default_backend(), seq_lens)
     optimizer = make_optimizer(**optimizer_settings(config))
-    return Setup(
-        stages, mesh, model, attention_backend, attention_reason, optimizer, abstract_state(model, optimizer, mesh)
-    )
+    state = abstract_state(model, optimizer, mesh)
+    if config.optimizer.frozen_steps:
+        named(state.params, config.optimizer.frozen_except)  # only for its error
+    return Setup(stages, mesh, model, attention_backend, attention_reason, optimizer, state)
 
 
 def make_steps(
-    config: ConfigDict, setup: Setup, *, end_of_text_id: int, token_bytes: np.ndarray
+    config: ConfigDict, setup: Setup, *, end_of_text_id: int, token_bytes: np.ndarray, prefix_bytes: int = 0
 ) -> tuple[TrainStep, Callable[..., Any]]:
     """The training step and the evaluation step of a run, compiled when they are first called.
 
     Args:
       end_of_text_id: of the token rows.
       token_bytes: int32 [vocab_size], UTF-8 bytes of each id.
+      prefix_bytes: bytes that the tokenizer puts before every text.
     """
     graph = model_graph(setup.model_config, setup.attention_backend, setup.mesh)
     loss = LossSettings(**config.loss)
@@ -94,8 +96,15 @@ def make_steps(
         dropout_key=jax.random.key(config.seed + 1),
         clip_norm=config.optimizer.clip_norm,
         micro_batch=micro_batch(config),
+        frozen_steps=config.optimizer.frozen_steps,
+        frozen_except=config.optimizer.frozen_except,
     )
     eval_step = make_eval_step(
-        graph, setup.mesh, loss=loss, end_of_text_id=end_of_text_id, token_bytes=jnp.asarray(token_bytes)
+        graph,
+        setup.mesh,
+        loss=loss,
+        end_of_text_id=end_of_text_id,
+        token_bytes=jnp.asarray(token_bytes),
+        prefix_bytes=prefix_bytes,
     )
     return train_step, eval_step

@@ -1,6 +1,7 @@
 """The state of a run on the devices: parameters, optimizer moments, step. Each device makes its own part of it."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -64,6 +65,21 @@ def init_state(model_config: ModelConfig, optimizer: optax.GradientTransformatio
     """The state before the first step; each device makes only the part that it keeps."""
     placement = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(model_config, optimizer, mesh))
     return jax.jit(lambda: _init(model_config, optimizer, seed), out_shardings=placement)()
+
+
+def state_of(
+    read_params: Callable[[Any], Any], optimizer: optax.GradientTransformation, abstract: TrainState
+) -> TrainState:
+    """The state before the first step of a run that continues from another model.
+
+    Args:
+      read_params: reads the parameters; it is given a tree of their shardings.
+      abstract: from `abstract_state`.
+    """
+    placement = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    params = read_params(placement.params)
+    opt_state = jax.jit(optimizer.init, out_shardings=placement.opt_state)(params)
+    return TrainState(step=jax.device_put(jnp.int32(0), placement.step), params=params, opt_state=opt_state)
 
 
 def _init(model_config: ModelConfig, optimizer: optax.GradientTransformation, seed: int) -> TrainState:

@@ -1,7 +1,7 @@
 """One training step and one evaluation step: pure functions of state and batch, compiled once per batch shape."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from tonsai_jax.runtime.xla import compiler_options
 from tonsai_jax.stages import MicroBatch
 from tonsai_jax.training.loss import chunk_length, cross_entropy
 from tonsai_jax.training.mesh import BATCH_AXES, shardings
-from tonsai_jax.training.optimizer import Schedule
+from tonsai_jax.training.optimizer import Schedule, named
 from tonsai_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -76,6 +76,8 @@ def make_train_step(
     dropout_key: jax.Array,
     clip_norm: float,
     micro_batch: MicroBatch = WHOLE_SHARE,
+    frozen_steps: int = 0,
+    frozen_except: Sequence[str] = (),
 ) -> TrainStep:
     """The compiled step: (state, batch) -> (new state, metrics). It reuses the memory of the old state, which is gone then.
 
@@ -86,6 +88,7 @@ def make_train_step(
       clip_norm: gradients with a larger norm are scaled down to it; 0 never scales.
       micro_batch: the most that a device processes at once; the gradients of the micro-batches add up to those of the
         whole batch.
+      frozen_steps, frozen_except: in the first `frozen_steps` steps only the parameters with these names change, see `named`.
 
     A batch has tokens [B, T + 1], valid int32 [B] (how many of the T targets are real) and stop int32 [B]. A step whose
     loss or gradient is not finite leaves parameters and moments unchanged. Metrics are scalars on the device: loss and
@@ -140,6 +143,13 @@ def make_train_step(
             scale = jnp.minimum(1.0, clip_norm / (grad_norm + 1e-6))
             gradients = jax.tree.map(lambda gradient: gradient * scale, gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        if frozen_steps:
+            thawed = (state.step >= frozen_steps).astype(jnp.float32)
+            updates = jax.tree.map(
+                lambda update, moves: update if moves else update * thawed,
+                updates,
+                named(state.params, frozen_except),
+            )
         learning_rate = schedule(state.step)
         params = jax.tree.map(lambda param, update: param - learning_rate * update, state.params, updates)
 
@@ -164,7 +174,13 @@ def make_train_step(
 
 
 def make_eval_step(
-    graph: nnx.GraphDef, mesh: Mesh, *, loss: LossSettings, end_of_text_id: int, token_bytes: jax.Array
+    graph: nnx.GraphDef,
+    mesh: Mesh,
+    *,
+    loss: LossSettings,
+    end_of_text_id: int,
+    token_bytes: jax.Array,
+    prefix_bytes: int = 0,
 ) -> Callable[[Any, Batch], dict[str, jax.Array]]:
     """The compiled evaluation: (params, batch) -> sums of nats, tokens and UTF-8 bytes over the batch.
 
@@ -172,6 +188,8 @@ def make_eval_step(
 
     Args:
       token_bytes: int32 [vocab_size], UTF-8 bytes of each id.
+      prefix_bytes: how many bytes the tokenizer puts before every text (`Tokenizer.prefix`): the first token of a document
+        has them, but the text does not.
     """
 
     @partial(jax.jit, compiler_options=compiler_options())
@@ -181,7 +199,8 @@ def make_eval_step(
         model = nnx.merge(graph, params)
         x_BxTxD, _ = model(inputs_BxT, end_of_text_id=end_of_text_id)
         _, nll = _summed_loss(model, params, x_BxTxD, targets_BxT, real_BxT.astype(jnp.float32), loss, mesh)
-        return {"nats": nll, "tokens": jnp.sum(real_BxT), "bytes": jnp.sum(token_bytes[targets_BxT] * real_BxT)}
+        bytes_BxT = token_bytes[targets_BxT] - prefix_bytes * (inputs_BxT == end_of_text_id)
+        return {"nats": nll, "tokens": jnp.sum(real_BxT), "bytes": jnp.sum(bytes_BxT * real_BxT)}
 
     return eval_step
 

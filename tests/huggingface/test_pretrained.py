@@ -1,0 +1,364 @@
+"""Continuing from another model: its weights arrive unchanged, however they are stored, and what cannot be used is refused."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from tests.support.eight_devices import run_on_eight_devices
+from tests.support.families import VARIANTS, config_of
+from tests.support.tiny_model import random_params, tiny_tokenizer
+from tests.support.tiny_run import TinyRun
+from tonsai_jax.config import default_config, set_model
+from tonsai_jax.errors import UserError
+from tonsai_jax.files import read_json, write_json
+from tonsai_jax.huggingface.export import export
+from tonsai_jax.huggingface.names import flat
+from tonsai_jax.huggingface.pretrained import open_pretrained
+from tonsai_jax.inference.load import load_run
+from tonsai_jax.tokenizer.loading import Tokenizer
+from tonsai_jax.training.mesh import make_mesh, shardings
+from tonsai_jax.training.state import model_graph
+
+every_variant = pytest.mark.parametrize("variant", VARIANTS)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    return tiny_tokenizer(tmp_path_factory.mktemp("tokenizer") / "tiny")
+
+
+def exported(variant: str, tokenizer: Tokenizer, folder: Path, **settings: Any) -> tuple[Path, dict[str, Any]]:
+    """A folder of the variant, and the parameters in it; rows that pad its vocabulary are 0."""
+    config = config_of(variant)
+    params = random_params(config)
+    for table in {"token_embedding", "head"} & params.keys():
+        params[table] = params[table].at[config.vocab_size :].set(0)
+    return export(config, params, tokenizer, folder, **settings), params
+
+
+def tensors_in(folder: Path) -> dict[str, np.ndarray]:
+    return {name: array for file in folder.glob("*.safetensors") for name, array in load_file(file).items()}
+
+
+@every_variant
+def test_what_the_export_wrote_is_read_bit_for_bit(variant: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    folder, params = exported(variant, tokenizer, tmp_path / "model", max_shard_bytes=20_000)
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    read = open_pretrained(str(folder))
+    temperature = config_of(variant).router_temperature
+    for path, array in flat(read.params()).items():
+        expected = flat(params)[path] / (temperature if path == "blocks.router.kernel" else 1)
+        np.testing.assert_allclose(array, expected, rtol=3e-7 if temperature != 1 else 0, err_msg=path)
+    assert read.tokenizer().encode("ខ្មែរ") == tokenizer.encode("ខ្មែរ")
+    read.check_tokenizer(tokenizer)
+
+
+@pytest.mark.parametrize("variant", ["gpt2, odd sizes", "llama, GQA, tied", "mixtral, top-2"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_import_and_export_give_the_same_bits(variant: str, dtype: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    first, _ = exported(variant, tokenizer, tmp_path / "first", dtype=dtype)
+    read = open_pretrained(str(first))
+    assert read.dtype == dtype
+    second = export(read.model_config, read.params(), read.tokenizer(), tmp_path / "second", dtype=dtype)
+    before, after = tensors_in(first), tensors_in(second)
+    assert before.keys() == after.keys()
+    for name, array in before.items():
+        assert array.dtype == after[name].dtype
+        assert array.tobytes() == after[name].tobytes(), name
+    assert read_json(first / "config.json") == read_json(second / "config.json")
+
+
+def sharded_as_in_training() -> None:
+    """Runs on eight devices."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as place:
+        tokenizer = tiny_tokenizer(Path(place) / "tokenizer")
+        for variant in ("mixtral, top-2", "gpt2"):
+            folder, params = exported(variant, tokenizer, Path(place) / variant, dtype="bfloat16")
+            expert = 2 if "mixtral" in variant else 1
+            mesh = make_mesh(2, 4 // expert, expert, num_experts=4 if expert > 1 else 0)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("tonsai_jax.training.mesh.REPLICATED_BELOW", 0)
+                wanted = shardings(params, mesh)
+                read = open_pretrained(str(folder)).params(wanted)
+            for (path, array), sharding in zip(flat(read).items(), flat(wanted).values(), strict=True):
+                assert array.sharding == sharding, path
+                stored = np.asarray(flat(params)[path]).astype(jax.numpy.bfloat16).astype(np.float32)
+                np.testing.assert_array_equal(np.asarray(array), stored, err_msg=path)
+            assert not read["blocks"]["qkv"]["kernel"].sharding.is_fully_replicated
+
+
+def test_each_device_gets_only_its_own_part() -> None:
+    run_on_eight_devices(sharded_as_in_training)
+
+
+# Models that transformers wrote
+
+
+@pytest.fixture(scope="module")
+def hf() -> Any:
+    """torch and transformers."""
+    reason = "PyTorch and transformers are not installed; `uv sync --extra hf` brings them"
+    torch = pytest.importorskip("torch", reason=reason)
+    transformers = pytest.importorskip("transformers", reason=reason)
+    transformers.utils.logging.disable_progress_bar()
+    return torch, transformers
+
+
+LLAMA = {
+    "vocab_size": 301,
+    "hidden_size": 32,
+    "intermediate_size": 52,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
+THEIRS: dict[str, dict[str, Any]] = {
+    "gpt2": {"vocab_size": 301, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4},
+    "llama": LLAMA | {"tie_word_embeddings": True},
+    "qwen3": LLAMA | {"head_dim": 12},
+    "mixtral": LLAMA | {"num_local_experts": 3},
+}
+
+
+def their_model(family: str, hf: Any) -> Any:
+    """A model of transformers, made from its own config class, in which every parameter is random."""
+    torch, transformers = hf
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(
+        transformers.AutoConfig.for_model(family, **THEIRS[family]), attn_implementation="eager"
+    )
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, mean=parameter.mean().item(), std=0.1)
+    return model.eval()
+
+
+@pytest.mark.parametrize("family", [*THEIRS])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_of_transformers_gives_its_logits(family: str, dtype: str, hf: Any, tmp_path: Path) -> None:
+    torch, transformers = hf
+    their_model(family, hf).to(getattr(torch, dtype)).save_pretrained(tmp_path, max_shard_size="10KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    read = open_pretrained(str(tmp_path))
+    assert read.dtype == dtype
+    ids = np.random.default_rng(0).integers(0, 301, (2, 50))
+    graph = model_graph(dataclasses.replace(read.model_config, dtype="float32"), "xla")
+    ours = nnx.merge(graph, read.params())
+    logits = jax.jit(lambda ids: ours.logits(ours(ids)[0]))(ids)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    with torch.no_grad():
+        expected = theirs(torch.tensor(ids)).logits.numpy()
+    np.testing.assert_allclose(logits, expected, atol=1e-4, rtol=0)
+
+
+def test_gpt2_is_read_with_and_without_its_prefix_and_with_its_masks(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """openai-community/gpt2 has neither the prefix nor only parameters."""
+    folder, params = exported("gpt2", tokenizer, tmp_path / "model")
+    arrays = {name.removeprefix("transformer."): array for name, array in tensors_in(folder).items()}
+    arrays |= {f"h.{layer}.attn.bias": np.ones((1, 1, 64, 64), np.float32) for layer in range(2)}
+    save_file(arrays, folder / "model.safetensors")
+    np.testing.assert_array_equal(
+        open_pretrained(str(folder)).params()["position_embedding"], params["position_embedding"]
+    )
+
+
+# What cannot be used
+
+
+def remove(file: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / file).unlink()
+
+
+def change_config(**values: Any) -> Callable[[Path], None]:
+    return lambda folder: write_json(folder / "config.json", read_json(folder / "config.json") | values)
+
+
+def change_tensors(change: Callable[[dict[str, np.ndarray]], object]) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        arrays = tensors_in(folder)
+        change(arrays)
+        for file in folder.glob("*.safetensors*"):
+            file.unlink()
+        save_file(arrays, folder / "model.safetensors")
+
+    return spoil
+
+
+def only_pickles(folder: Path) -> None:
+    for file in folder.glob("*.safetensors*"):
+        file.unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"PK")
+
+
+def cut(folder: Path) -> None:
+    file = folder / "model-00002-of-00004.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+
+
+def pointer(name: str) -> Callable[[Path], object]:
+    text = "version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n"
+    return lambda folder: (folder / name).write_text(text)
+
+
+NORM = "model.layers.0.input_layernorm.weight"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            remove("model-00002-of-00004.safetensors"),
+            "00002-of-00004.safetensors: this file of the model is missing (1 of 4",
+        ),
+        (cut, "model-00002-of-00004.safetensors: not a whole safetensors file"),
+        (
+            pointer("model-00002-of-00004.safetensors"),
+            "is a pointer of Git LFS, not the file itself; run `git lfs pull`",
+        ),
+        (pointer("config.json"), "config.json: is a pointer of Git LFS"),
+        (remove("config.json"), "no model here (no config.json, and no checkpoints of a run)"),
+        (only_pickles, "pytorch_model.bin: weights in this format can run programs"),
+        (change_config(model_type="phi3"), "model_type='phi3' is not supported; supported are gpt2, llama,"),
+        (
+            change_config(intermediate_size=40),
+            "is [48, 32], but config.json makes it [40, 32]; the two files do not belong",
+        ),
+        (change_tensors(lambda arrays: arrays.pop(NORM)), f"has no tensor {NORM}"),
+        (
+            change_tensors(
+                lambda arrays: arrays.update({"model.layers.0.self_attn.q_proj.bias": np.ones(32, np.float32)})
+            ),
+            "tensor model.layers.0.self_attn.q_proj.bias has no place in the model that config.json describes (1 such",
+        ),
+        (
+            change_tensors(lambda arrays: arrays.update({NORM: arrays[NORM].astype(np.int8)})),
+            f"tensor {NORM} is stored as I8; quantized weights cannot be trained",
+        ),
+    ],
+)
+def test_a_folder_that_is_no_whole_model_is_refused_in_one_line(
+    spoil: Callable[[Path], object], message: str, llama: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(llama, tmp_path / "model"))
+    spoil(folder)
+    with pytest.raises(UserError) as raised:
+        open_pretrained(str(folder)).params()
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.fixture(scope="module")
+def llama(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama in four files."""
+    folder, _ = exported("llama", tokenizer, tmp_path_factory.mktemp("llama") / "model", max_shard_bytes=50_000)
+    assert len(list(folder.glob("*.safetensors"))) == 4
+    return folder
+
+
+def test_a_folder_that_is_absent_is_refused_and_the_hub_is_named() -> None:
+    with pytest.raises(
+        UserError, match="init_from=org/model: no such folder; for a model of the Hub write hf:org/model"
+    ):
+        open_pretrained("org/model")
+
+
+def test_a_model_in_the_cache_of_the_hub_needs_no_network(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "0" * 40
+    repository = tmp_path / "hub" / "models--org--model"
+    shutil.copytree(llama, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    read = open_pretrained("hf:org/model")
+    np.testing.assert_array_equal(read.params()["head"], open_pretrained(str(llama)).params()["head"])
+
+
+# Runs
+
+
+def test_the_model_comes_from_there_and_the_way_of_computing_from_the_config() -> None:
+    config = default_config()
+    config.model.d_model, config.model.remat, config.model.dropout = 999, "full", 0.1
+    model = config_of("qwen3")
+    assert set_model(config, model) == ["d_model=999"]
+    assert (config.model.d_model, config.model.qk_norm, config.model.vocab_size) == (32, True, 300)
+    assert (config.model.remat, config.model.dropout, config.model.dtype) == ("full", 0.1, "bfloat16")
+
+
+@pytest.fixture(scope="module")
+def base(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama in Hugging Face format with the tokenizer of the rows."""
+    tokenizer = Tokenizer.from_folder(rows / "tokenizer")
+    config = dataclasses.replace(config_of("llama"), vocab_size=tokenizer.vocab_size + 5)
+    return export(config, random_params(config), tokenizer, tmp_path_factory.mktemp("base") / "model", dtype="bfloat16")
+
+
+def test_a_run_continues_from_a_folder_then_from_its_own_checkpoint_and_another_from_the_run(
+    run: TinyRun, base: Path, rows: Path
+) -> None:
+    keys = (
+        f"init_from={base}",
+        "eval.every=100",
+        "export=True",
+        "steps=10",
+        "checkpoint.every=5",
+        "model.dtype=float32",
+    )
+    printed = run.train(*keys, steps_today=5)
+    assert f"weights: {base} (bfloat16 in {base})" in printed
+    assert "not used from the config: num_heads=2, d_model=64, d_ff=256" in printed
+    rest = run.train(*keys)
+    assert "weights: the checkpoint of this run at step 5" in rest
+    record = json.loads((run.workdir / "complete.json").read_text())
+    before, after = (record[name]["eval/bits_per_byte/km"] for name in ("before", "scores"))
+    assert after < before
+    assert f"km: {after:.4f} bits per byte on held-out text ({before:.4f} before the first step, " in rest
+
+    config = read_json(run.workdir / "export" / "config.json")
+    assert (config["model_type"], config["vocab_size"]) == ("llama", read_json(base / "config.json")["vocab_size"])
+    with safe_open(run.workdir / "export" / "model.safetensors", "numpy") as file:
+        assert set(file.keys()) == tensors_in(base).keys()
+    assert open_pretrained(str(run.workdir / "export")).model_config == open_pretrained(str(base)).model_config
+
+    other = TinyRun(rows, run.workdir.parent / "other", ("eval.every=100", "steps=5", "model.dtype=float32"))
+    printed = other.train(f"init_from={run.workdir}")
+    assert f"weights: {run.workdir}" in printed
+    record = json.loads((other.workdir / "complete.json").read_text())
+    assert record["before"]["eval/bits_per_byte/km"] == pytest.approx(after, rel=1e-6)
+
+
+def test_rows_of_another_tokenizer_are_refused(run: TinyRun, llama: Path) -> None:
+    with pytest.raises(UserError, match="these token rows were made with another tokenizer than that of "):
+        run.train(f"init_from={llama}")
+    assert not run.workdir.exists()
+
+
+def test_in_the_first_steps_only_the_named_parameters_change(run: TinyRun, base: Path) -> None:
+    keys = (
+        f"init_from={base}",
+        "steps=4",
+        "optimizer.frozen_steps=2",
+        "optimizer.warmup_steps=0",
+        "checkpoint.every=2",
+    )
+    run.train(*keys, "checkpoint.keep_last=3", "model.dtype=float32", "optimizer.weight_decay=0.5")
+    start = open_pretrained(str(base)).params()
+    for step, frozen in ((2, True), (4, False)):
+        after = load_run(run.workdir, step).params
+        same = {path: np.array_equal(array, flat(after)[path]) for path, array in flat(start).items()}
+        assert same == {path: frozen and path not in ("token_embedding", "head") for path in same}, step

@@ -1,0 +1,115 @@
+"""Opens a model to continue from: one of the Hugging Face Hub, a folder in its format, or the folder of a run."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tonsai_jax.errors import UserError
+from tonsai_jax.files import read_json
+from tonsai_jax.huggingface.config_json import model_config_of
+from tonsai_jax.huggingface.download import HUB, download
+from tonsai_jax.huggingface.weights import Weights, is_lfs_pointer
+from tonsai_jax.inference.load import open_checkpoint
+from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.tokenizer.loading import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A model to continue from.
+
+    Attributes:
+      where: how it was named.
+      folder: the folder that it was read from; for a model of the Hub the folder in the cache.
+      tokenizer_folder: the folder of its tokenizer; None if the model came without one.
+      model_config: what the model is, with the defaults for how it is computed.
+      dtype: in which its weights are stored: "float32", "bfloat16" or "float16".
+      params: called with a tree of shardings (None: the default device) it reads the parameters, a nested dict of float32
+        arrays. Raises `UserError` for weights that do not fit `model_config`.
+    """
+
+    where: str
+    folder: Path
+    tokenizer_folder: Path | None
+    model_config: ModelConfig
+    dtype: str
+    params: Callable[..., dict[str, Any]]
+
+    def tokenizer(self) -> Tokenizer:
+        """Raises `UserError` if the model came without a tokenizer, or with one that cannot be used."""
+        if self.tokenizer_folder is None:
+            raise UserError(f"{self.where}: has no tokenizer.json; put the files of the model's tokenizer next to it")
+        return Tokenizer.from_folder(self.tokenizer_folder)
+
+    def check_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """Raises `UserError` unless `tokenizer` gives every text the ids that this model has learned."""
+        if self.tokenizer_folder is None:
+            return  # nothing to compare with; `model_config` in config.py compares the sizes
+        if _vocabulary(self.tokenizer()) != _vocabulary(tokenizer):
+            raise UserError(
+                f"{tokenizer.folder}: these token rows were made with another tokenizer than that of {self.where}. Make them "
+                f"with `tonsai tokenize --tokenizer-dir {self.tokenizer_folder}`, or give the model the new vocabulary "
+                "with `tonsai new-vocabulary`"
+            )
+
+
+def open_pretrained(where: str) -> Pretrained:
+    """Opens a model, without its weights.
+
+    Args:
+      where: "hf:ORG/NAME" or "hf:ORG/NAME@REVISION", which is downloaded into the cache of the Hub if it is not there; the
+        folder of a model in Hugging Face format; or the workdir of a run.
+
+    Raises `UserError` where there is no such model, or one that is not supported.
+    """
+    if where.startswith(HUB):
+        return _open_folder(where, download(where.removeprefix(HUB)))
+    folder = Path(where).expanduser().absolute()
+    if not folder.is_dir():
+        hint = f"; for a model of the Hub write {HUB}{where}" if re.fullmatch(r"[\w.-]+/[\w.-]+", where) else ""
+        raise UserError(f"init_from={where}: no such folder{hint}")
+    if (folder / "checkpoints").is_dir():
+        return _open_run(where, folder)
+    return _open_folder(where, folder)
+
+
+def _open_run(where: str, workdir: Path) -> Pretrained:
+    checkpoint = open_checkpoint(workdir)
+    return Pretrained(where, workdir, workdir / "tokenizer", checkpoint.model_config, "float32", checkpoint.params)
+
+
+def _open_folder(where: str, folder: Path) -> Pretrained:
+    file = folder / "config.json"
+    if not file.is_file():
+        raise UserError(f"{folder}: {_what_else(folder)}")
+    if is_lfs_pointer(file):
+        raise UserError(f"{file}: is a pointer of Git LFS, not the file itself; run `git lfs pull` there")
+    try:
+        model_config = model_config_of(read_json(file))
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from None
+    weights = Weights(folder)
+
+    def params(shardings: Any = None) -> dict[str, Any]:
+        return weights.params(model_config, shardings)
+
+    tokenizer = folder if (folder / "tokenizer.json").is_file() else None
+    return Pretrained(where, folder, tokenizer, model_config, weights.dtype, params)
+
+
+def _what_else(folder: Path) -> str:
+    """What a folder without config.json is, and what to do."""
+    if (folder / "adapter_config.json").is_file():
+        return "is an adapter, not a model; merge it into its model first (merge_and_unload of peft)"
+    if list(folder.glob("*.gguf")):
+        return "holds a model of llama.cpp; give the Hugging Face model that it was made from"
+    return "no model here (no config.json, and no checkpoints of a run)"
+
+
+def _vocabulary(tokenizer: Tokenizer) -> Any:
+    """What decides the ids of a text, except for the normalizer, which an export adds to."""
+    content = json.loads(tokenizer.to_json())
+    return content["model"], [(token["id"], token["content"]) for token in content["added_tokens"]]
