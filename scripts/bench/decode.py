@@ -123,11 +123,12 @@ def theirs(config: ModelConfig, params: dict[str, Any], threads: int) -> Generat
         raise UserError(
             f"no {error.name}; it comes with the `hf` extra (uv sync --extra hf), or add --no-torch to measure ours alone"
         ) from None
-    from tonsai_jax.huggingface.names import config_json, flat, tensors
+    from tonsai_jax.huggingface.config_json import config_json
+    from tonsai_jax.huggingface.names import flat, tensors
 
     torch.set_num_threads(threads)
     described = config_json(config, end_of_text_id=0, pad_id=0, dtype=config.dtype)
-    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**described))
+    model: Any = transformers.GPT2LMHeadModel(transformers.GPT2Config(**described))
     leaves = {path: np.asarray(leaf) for path, leaf in flat(params).items()}
     weights = {each.name: torch.tensor(each.of(leaves[each.path])) for each in tensors(config)}
     model.load_state_dict(weights, strict=False)  # strict would also ask for the head, which is tied

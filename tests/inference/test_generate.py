@@ -159,7 +159,12 @@ def test_a_second_model_of_the_same_shape_and_a_second_batch_compile_nothing():
 def test_weights_are_made_ready_once(tokenizer, monkeypatch):
     """Not for each batch, and not for each call: they are most of the memory that decoding reads."""
     ready, calls = decoding._decoding_params, []
-    monkeypatch.setattr(decoding, "_decoding_params", lambda *args: calls.append(args) or ready(*args))
+
+    def counted(*args):
+        calls.append(args)
+        return ready(*args)
+
+    monkeypatch.setattr(decoding, "_decoding_params", counted)
     monkeypatch.setattr(generate, "BATCH_SIZE", 1)
     generator = Generator(CONFIG, PARAMS, tokenizer)
     for _ in range(2):

@@ -2,6 +2,7 @@
 
 import re
 from itertools import product
+from typing import Any
 
 import pytest
 
@@ -25,8 +26,9 @@ class Letters:
         return "".join(map(chr, ids))
 
 
-def pieces(text, stop=(), tokenizer=None):
-    stream = TextStream(tokenizer or Letters(), stop)
+def pieces(text, stop=(), tokenizer: Any = None):
+    decoder: Any = tokenizer or Letters()
+    stream = TextStream(decoder, stop)
     ids = tokenizer.encode(text) if tokenizer else map(ord, text)
     return [*map(stream.add, ids), stream.finish()]
 
@@ -74,6 +76,7 @@ def test_a_stop_text_ends_the_text_before_it_and_nothing_of_it_is_shown():
 def test_of_several_stop_texts_the_one_that_is_complete_first_counts():
     assert "".join(pieces("xabcd", ["abcd", "bc"])) == "xa"
     assert "".join(pieces("xabcd", ["abc", "bc"])) == "x"
+    assert "".join(pieces("xabcd", ["bc", "abc"])) == "x"  # both at once: the longer one
     assert "".join(pieces("xabcd", ["cd", "d"])) == "xab"
 
 
