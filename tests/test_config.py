@@ -67,7 +67,7 @@ def test_every_key_has_its_meaning_next_to_it() -> None:
     flat = [path for path, _ in _leaves(default_config()) if not path.startswith("model.")]
     assert len(keys) == len(flat)
     speak_for_themselves = {
-        "optimizer.beta1", "optimizer.beta2", "optimizer.epsilon", "sample.prompts", "sample.max_new_tokens", "sample.top_p",
+        "optimizer.beta1", "optimizer.beta2", "optimizer.epsilon", "sample.prompts", "sample.max_new_tokens",
     }  # fmt: skip
     for number in keys:
         key = lines[number].split(" = ")[0].strip().removeprefix("config.")
@@ -200,8 +200,11 @@ def test_stages_that_cannot_be_are_refused(values: dict[str, object], message: s
         ({"checkpoint__every": 0}, "checkpoint.every=0 must be at least 1"),
         ({"checkpoint__keep_last": 0}, "checkpoint.keep_last=0 must be at least 1"),
         ({"eval__every": -1}, "eval.every=-1 must be at least 0"),
-        ({"sample__top_p": 0.0}, r"sample.top_p=0.0 must lie in (0, 1]"),
-        ({"sample__top_p": 1.5}, r"sample.top_p=1.5 must lie in (0, 1]"),
+        ({"sample__top_p": 0.0}, r"sample.top_p=0.0 must be in (0, 1]"),
+        ({"sample__top_p": 1.5}, r"sample.top_p=1.5 must be in (0, 1]"),
+        ({"sample__min_p": 1.5}, "sample.min_p=1.5 must be in [0, 1]"),
+        ({"sample__repetition_penalty": 0.0}, "sample.repetition_penalty=0.0 must be above 0"),
+        ({"sample__stop": ("",)}, "sample.stop=('',) must be texts of at least one character"),
         ({"sample__temperature": -1.0}, "sample.temperature=-1.0 must be at least 0"),
         ({"mesh__data": 0}, "mesh.data=0 must be -1 (what the others leave) or at least 1"),
         ({"mesh__fsdp": 0}, "mesh.fsdp=0 must be at least 1"),

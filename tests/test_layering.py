@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "tonsai_jax"
 # From the ground up. A module imports those of the levels below its own, and its own folder's.
 LEVELS = (
     ("choices", "errors"),
-    ("files", "stages"),
+    ("files", "sampling", "stages"),
     ("reporting", "text"),
     ("jobs",),
     ("corpus",),
@@ -42,7 +42,7 @@ ONLY = {
     "jobs": {"errors", "files", "reporting"},
     "corpus": {"errors", "files", "jobs", "reporting", "text"},
     "model": {"errors"},
-    "config": {"choices", "errors", "stages", "model"},
+    "config": {"choices", "errors", "sampling", "stages", "model"},
     "runtime": {"errors", "files"},
     "planning": {"errors", "files", "reporting", "stages", "data", "model", "config", "runtime", "training"},
     "training": {
@@ -178,5 +178,5 @@ def test_the_trainer_loads_little() -> None:
     """What a reader of the train command must know; files without a line of code do not count."""
     ours = [file for name, file in loaded_by_the_trainer().items() if name.partition(".")[0] == "tonsai_jax" and file]
     lines = [len(Path(file).read_text(encoding="utf-8").splitlines()) for file in ours]
-    assert sum(count > 0 for count in lines) <= 50
+    assert sum(count > 0 for count in lines) <= 51
     assert sum(lines) <= 7000

@@ -17,6 +17,7 @@ from ml_collections.config_dict import placeholder
 from tonsai_jax.choices import MU_DTYPES, OPTIMIZATION_LEVELS, OPTIMIZERS, SCHEDULES
 from tonsai_jax.errors import UserError, did_you_mean, unknown_name
 from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.sampling import Sampling
 from tonsai_jax.stages import Length, MicroBatch, SourceSize, Stage, total_steps
 
 LENGTH_KEYS = ("steps", "tokens", "epochs")
@@ -118,9 +119,13 @@ def default_config() -> ConfigDict:
     config.sample.every = 0  # steps between written samples; 0 never samples
     config.sample.prompts = ("ប្រទេសកម្ពុជា", "Once upon a time")
     config.sample.max_new_tokens = 64
+    # How they are drawn; `Sampling` describes these keys.
     config.sample.temperature = 0.8  # 0 is greedy
     config.sample.top_k = 50  # 0 is no limit
-    config.sample.top_p = 1.0
+    config.sample.top_p = 1.0  # 1 is no limit
+    config.sample.min_p = 0.0  # 0 is no limit
+    config.sample.repetition_penalty = 1.0  # 1 is no penalty
+    config.sample.stop = ()  # texts that end a sample
 
     config.wandb = ConfigDict()
     config.wandb.project = ""  # Weights & Biases project; empty is off
@@ -231,6 +236,14 @@ def optimizer_settings(config: ConfigDict) -> dict[str, Any]:
     return {name: config.optimizer[name] for name in names.split()}
 
 
+def sampling(config: ConfigDict) -> Sampling:
+    """How the samples of a run are drawn; raises `UserError` for a value out of range."""
+    try:
+        return Sampling(**{field.name: config.sample[field.name] for field in dataclasses.fields(Sampling)})
+    except UserError as error:
+        raise UserError(f"sample.{error}") from None
+
+
 def micro_batch(config: ConfigDict) -> MicroBatch:
     """The most that a device processes at once."""
     return MicroBatch(config.micro_batch_size, config.seq_len)
@@ -259,7 +272,7 @@ def validate(config: ConfigDict) -> None:
     at_least = {
         "micro_batch_size": 0, "loss.chunk_tokens": 1, "log_every": 1, "checkpoint.every": 1,
         "checkpoint.keep_last": 1, "checkpoint.keep_every": 0, "checkpoint.keep_best": 0, "eval.every": 0,
-        "eval.max_batches": 0, "sample.every": 0, "sample.max_new_tokens": 1, "sample.temperature": 0, "sample.top_k": 0,
+        "eval.max_batches": 0, "sample.every": 0, "sample.max_new_tokens": 1,
         "loss.z_loss": 0, "loss.load_balance": 0, "loss.router_z": 0, "data.max_epochs": 0,
         "optimizer.warmup_steps": 0, "optimizer.decay_steps": 0,
         "optimizer.weight_decay": 0, "optimizer.clip_norm": 0, "optimizer.max_skipped_steps": 1,
@@ -278,7 +291,7 @@ def validate(config: ConfigDict) -> None:
     for key in ("beta1", "beta2", "momentum"):
         require(0 <= optimizer[key] < 1, f"optimizer.{key}", "must lie in [0, 1)")
     require(0 <= optimizer.final_ratio <= 1, "optimizer.final_ratio", "must lie in [0, 1]")
-    require(0 < config.sample.top_p <= 1, "sample.top_p", "must lie in (0, 1]")
+    sampling(config)
     for section, key, known in (
         ("optimizer", "name", OPTIMIZERS),
         ("optimizer", "schedule", SCHEDULES),

@@ -13,7 +13,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from tonsai_jax.config import micro_batch
+from tonsai_jax.config import micro_batch, sampling
 from tonsai_jax.data.manifest import RowsManifest
 from tonsai_jax.errors import UserError
 from tonsai_jax.evaluation.bits_per_byte import Evaluation, evaluate
@@ -187,18 +187,10 @@ def _continuations(
     config: ConfigDict, model_config: ModelConfig, params: Any, tokenizer: Tokenizer
 ) -> list[tuple[str, str]]:
     """Every prompt of `config.sample` with its continuation; raises `UserError` for a prompt longer than the context."""
-    from tonsai_jax.inference.generate import generate_texts  # imported here: most runs sample only at their end
+    from tonsai_jax.inference.generate import Generator  # imported here: most runs sample only at their end
 
-    sampling = config.sample
-    texts = generate_texts(
-        model_config,
-        params,
-        tokenizer,
-        list(sampling.prompts),
-        max_new_tokens=sampling.max_new_tokens,
-        temperature=sampling.temperature,
-        top_k=sampling.top_k,
-        top_p=sampling.top_p,
-        seed=config.seed,
+    prompts = list(config.sample.prompts)
+    texts = Generator(model_config, params, tokenizer).texts(
+        prompts, max_new_tokens=config.sample.max_new_tokens, sampling=sampling(config), seed=config.seed
     )
-    return list(zip(sampling.prompts, texts, strict=True))
+    return list(zip(prompts, texts, strict=True))

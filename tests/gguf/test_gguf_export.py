@@ -34,12 +34,13 @@ from tonsai_jax.huggingface.card import CardDetails, SourceDetails  # noqa: E402
 from tonsai_jax.huggingface.export import export  # noqa: E402
 from tonsai_jax.huggingface.names import flat, tensors  # noqa: E402
 from tonsai_jax.inference import load as load_module  # noqa: E402
-from tonsai_jax.inference.generate import Sampling, generate_ids  # noqa: E402
+from tonsai_jax.inference.decoding import Decoder  # noqa: E402
 from tonsai_jax.inference.load import Run  # noqa: E402
 from tonsai_jax.model.config import ModelConfig  # noqa: E402
 from tonsai_jax.model.presets import preset  # noqa: E402
 from tonsai_jax.model.rope import frequencies  # noqa: E402
 from tonsai_jax.samples.stories import stories  # noqa: E402
+from tonsai_jax.sampling import Sampling  # noqa: E402
 from tonsai_jax.tokenizer.examples import Example  # noqa: E402
 from tonsai_jax.tokenizer.loading import Tokenizer  # noqa: E402
 from tonsai_jax.tokenizer.training import train_tokenizer  # noqa: E402
@@ -491,16 +492,8 @@ def test_llama_cpp_continues_greedily_as_we_do(family, tokenizer, tmp_path, llam
     config = config_with(**FAMILIES[family])
     params = lively_params(config)
     prompts = [[tokenizer.end_of_text_id, *tokenizer.encode(text)] for text in (KHMER[:11], ENGLISH[:9], "")]
-    steps = generate_ids(
-        config,
-        params,
-        prompts,
-        end_of_text_id=-1,
-        num_ids=tokenizer.vocab_size,
-        max_new_tokens=64,
-        sampling=Sampling(0.0, 0, 1.0),
-        seed=0,
-    )
+    decoder = Decoder(config, params, tokenizer.vocab_size)
+    steps = decoder.generate(prompts, end_ids=(), max_new_tokens=64, sampling=Sampling(temperature=0), seed=0)
     ours = np.array(list(steps)).T
     assert ours.shape == (3, 64)
     assert len(np.unique(ours)) > 15

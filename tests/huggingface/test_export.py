@@ -8,7 +8,6 @@ import shutil
 import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,11 +24,12 @@ from tonsai_jax.huggingface.card import CardDetails, SourceDetails, details_of_r
 from tonsai_jax.huggingface.export import export
 from tonsai_jax.huggingface.hub import push_to_hub
 from tonsai_jax.inference import load as load_module
-from tonsai_jax.inference.generate import generate_texts
+from tonsai_jax.inference.generate import Generator
 from tonsai_jax.inference.load import Run
 from tonsai_jax.model.presets import preset
 from tonsai_jax.model.rope import frequencies
 from tonsai_jax.samples.stories import stories
+from tonsai_jax.sampling import Sampling
 from tonsai_jax.tokenizer.examples import Example
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.tokenizer.training import train_tokenizer
@@ -89,11 +89,11 @@ def test_transformers_gives_our_logits_and_our_greedy_continuation(scan_layers, 
             expected = theirs(torch.tensor(ids)).logits.numpy()
         np.testing.assert_allclose(our_logits(config, PARAMS, ids), expected, atol=1e-4, rtol=0)
 
-    settings: dict[str, Any] = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "seed": 0}
+    generator = Generator(config, PARAMS, tokenizer)
     for prompt in (KHMER[:11], ENGLISH[:9]):
         inputs = their_tokenizer(prompt, return_tensors="pt")
         given = theirs.generate(**inputs, max_new_tokens=30, do_sample=False)[0, inputs["input_ids"].shape[1] :]
-        ours = generate_texts(config, PARAMS, tokenizer, [prompt], max_new_tokens=30, **settings)[0]
+        ours = generator.texts([prompt], max_new_tokens=30, sampling=Sampling(temperature=0), seed=0)[0]
         assert ours == their_tokenizer.decode(given).removesuffix("\ufffd")
 
 

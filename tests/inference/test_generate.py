@@ -14,11 +14,13 @@ from ml_collections import ConfigDict
 
 from tests.support.tiny_model import CONFIG, ENGLISH, KHMER, config_with, random_params, tiny_tokenizer
 from tonsai_jax.errors import UserError
-from tonsai_jax.inference import generate
+from tonsai_jax.inference import decoding, generate
 from tonsai_jax.inference import load as load_module
-from tonsai_jax.inference.generate import Sampling, generate_ids, generate_texts, sample, stream_texts
+from tonsai_jax.inference.decoding import Decoder
+from tonsai_jax.inference.generate import Generator
 from tonsai_jax.inference.load import Run
 from tonsai_jax.reporting.samples import sample_text
+from tonsai_jax.sampling import Sampling
 from tonsai_jax.training.state import model_graph
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "generate.py"
@@ -27,7 +29,6 @@ PARAMS = random_params(CONFIG)
 PARAMS["token_embedding"] = PARAMS["token_embedding"].at[0].set(0.0)  # end of text is never the likeliest
 KHMER = KHMER[:11]  # room for more in the context
 PROMPTS = [[5, 17, 100], [9], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20]]
-NO_END = -1  # an end-of-text id that never comes
 
 
 @pytest.fixture(scope="module")
@@ -35,44 +36,20 @@ def tokenizer(tmp_path_factory):
     return tiny_tokenizer(tmp_path_factory.mktemp("tokenizer") / "tiny")
 
 
-def rows(prompts, *, params=PARAMS, config=CONFIG, end=NO_END, new=12, sampling=GREEDY, seed=0, num_ids=300):
+def rows(prompts, *, params=PARAMS, config=CONFIG, ends=(), new=12, sampling=GREEDY, seed=0, num_ids=300):
     """The ids of each sequence."""
     given: list[list[int]] = [[] for _ in prompts]
-    for step in generate_ids(
-        config,
-        params,
-        prompts,
-        end_of_text_id=end,
-        num_ids=num_ids,
-        max_new_tokens=new,
-        sampling=sampling,
-        seed=seed,
-    ):
+    decoder = Decoder(config, params, num_ids)
+    for step in decoder.generate(prompts, end_ids=ends, max_new_tokens=new, sampling=sampling, seed=seed):
         for row, id in zip(given, step, strict=True):
             if id is not None:
                 row.append(id)
     return given
 
 
-def texts(tokenizer, prompts, new=12, temperature=1.0, top_k=0, top_p=1.0, seed=0):
-    return generate_texts(
-        CONFIG,
-        PARAMS,
-        tokenizer,
-        prompts,
-        max_new_tokens=new,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-    )
-
-
-def draws(probabilities, count=4000, **settings):
-    """How often each id is drawn."""
-    logits = jnp.log(jnp.tile(jnp.asarray(probabilities), (count, 1)))
-    ids = sample(logits, jax.random.split(jax.random.key(0), count), Sampling(**settings))
-    return np.bincount(ids, minlength=len(probabilities)) / count
+def texts(tokenizer, prompts, new=12, seed=0, **settings):
+    sampling = Sampling(**{"temperature": 1.0, "top_k": 0} | settings)
+    return Generator(CONFIG, PARAMS, tokenizer).texts(prompts, max_new_tokens=new, sampling=sampling, seed=seed)
 
 
 def test_greedy_takes_the_most_likely_token_of_a_forward_pass_over_the_whole_text():
@@ -116,7 +93,27 @@ def test_a_sequence_stops_before_end_of_text_and_the_others_continue(new):
     free = rows(PROMPTS, new=new)
     end = free[0][new // 2]
     cut = [row[: row.index(end)] if end in row else row for row in free]
-    assert rows(PROMPTS, new=new, end=end) == cut
+    assert rows(PROMPTS, new=new, ends=(end,)) == cut
+
+
+def test_each_of_several_end_ids_ends_a_sequence():
+    free = rows(PROMPTS)
+    ends = (free[0][5], free[1][3])
+    cut = [row[: next((at for at, id in enumerate(row) if id in ends), len(row))] for row in free]
+    assert rows(PROMPTS, ends=ends) == cut
+    assert len(cut[0]) <= 5
+    assert len(cut[1]) <= 3
+
+
+def test_a_repetition_penalty_counts_the_ids_of_prompt_and_continuation_but_not_the_padding():
+    sampling = Sampling(temperature=0, repetition_penalty=1e6)  # no id comes twice while others have positive logits
+    together = rows(PROMPTS, sampling=sampling)
+    assert together == [rows([prompt], sampling=sampling)[0] for prompt in PROMPTS]
+    for prompt, row in zip(PROMPTS, together, strict=True):
+        assert len({*prompt, *row}) == len(prompt) + len(row)
+    assert 0 not in {id for prompt in PROMPTS for id in prompt}  # the padding
+    params = PARAMS | {"token_embedding": PARAMS["token_embedding"].at[0].set(PARAMS["token_embedding"][7] * 9)}
+    assert any(0 in row for row in rows(PROMPTS, params=params, sampling=sampling))
 
 
 def test_generation_ends_where_the_context_is_full():
@@ -141,7 +138,7 @@ def test_ids_that_the_tokenizer_does_not_have_are_never_drawn():
 
 
 def compiled_programs() -> list[int]:
-    return [step._cache_size() for step in (generate._prefill, generate._step)]  # type: ignore[attr-defined]  # nnx.jit's
+    return [step._cache_size() for step in (decoding._prefill, decoding._step)]  # type: ignore[attr-defined]  # nnx.jit's
 
 
 def test_few_shapes_are_compiled():
@@ -152,62 +149,50 @@ def test_few_shapes_are_compiled():
     assert compiled_programs() == compiled
 
 
+def test_a_second_model_of_the_same_shape_and_a_second_batch_compile_nothing():
+    rows([[5] * 3, [6] * 3], new=4)
+    compiled = compiled_programs()
+    rows([[5] * 7, [6] * 12], new=4, params=random_params(CONFIG, seed=1))
+    assert compiled_programs() == compiled
+
+
+def test_weights_are_made_ready_once(tokenizer, monkeypatch):
+    """Not for each batch, and not for each call: they are most of the memory that decoding reads."""
+    ready, calls = decoding._decoding_params, []
+
+    def counted(*args):
+        calls.append(args)
+        return ready(*args)
+
+    monkeypatch.setattr(decoding, "_decoding_params", counted)
+    monkeypatch.setattr(generate, "BATCH_SIZE", 1)
+    generator = Generator(CONFIG, PARAMS, tokenizer)
+    for _ in range(2):
+        generator.texts(["a", "b"], max_new_tokens=2, sampling=GREEDY, seed=0)
+    assert len(calls) == 1
+
+
 def test_bfloat16_generation_uses_the_dtype_of_the_model():
     half = rows(PROMPTS, config=config_with(dtype="bfloat16"))
     assert [len(row) for row in half] == [12] * 3
 
 
-def test_sampling_follows_the_probabilities_and_the_temperature():
-    probabilities = np.array([0.5, 0.3, 0.15, 0.05])
-    np.testing.assert_allclose(draws(probabilities, temperature=1.0, top_k=0), probabilities, atol=0.03)
-    squared = probabilities**2 / (probabilities**2).sum()
-    np.testing.assert_allclose(draws(probabilities, temperature=0.5, top_k=0), squared, atol=0.03)
-    assert draws(probabilities, temperature=0)[0] == 1
-
-
-def test_top_k_keeps_the_most_likely_in_proportion():
-    np.testing.assert_allclose(draws([0.1, 0.5, 0.1, 0.3], temperature=1.0, top_k=2), [0, 5 / 8, 0, 3 / 8], atol=0.03)
-    assert draws([0.1, 0.5, 0.1, 0.3], temperature=1.0, top_k=1)[1] == 1
-    assert (draws([0.1, 0.5, 0.1, 0.3], temperature=1.0, top_k=99) > 0).all()  # more than there are
-
-
-def test_top_p_keeps_the_fewest_that_reach_it():
-    probabilities = [0.1, 0.5, 0.05, 0.35]
-    np.testing.assert_allclose(
-        draws(probabilities, temperature=1.0, top_k=0, top_p=0.8), [0, 10 / 17, 0, 7 / 17], atol=0.03
-    )
-    np.testing.assert_allclose(draws(probabilities, temperature=1.0, top_k=0, top_p=0.4), [0, 1, 0, 0])
-    # After top-k, shares are of what top-k left: 0.5 / 0.85 = 0.59 alone reaches 0.55.
-    np.testing.assert_allclose(draws(probabilities, temperature=1.0, top_k=2, top_p=0.55), [0, 1, 0, 0])
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"temperature": -1.0}, "temperature=-1.0 must be at least 0"),
-        ({"temperature": float("nan")}, "temperature=nan must be at least 0"),
-        ({"top_k": -1}, "top_k=-1 must be at least 0"),
-        ({"top_p": 0.0}, r"top_p=0.0 must be in \(0, 1\]"),
-        ({"top_p": 1.5}, r"top_p=1.5 must be in \(0, 1\]"),
-    ],
-)
-def test_settings_out_of_range_are_refused_by_name(settings, message):
-    with pytest.raises(UserError, match=message):
-        Sampling(**settings)
+def pieces_of(tokenizer, ids, monkeypatch, stop=()):
+    """The pieces of a stream whose model gives these ids."""
+    monkeypatch.setattr(Decoder, "generate", lambda *_, **__: ([id] for id in ids))
+    sampling = Sampling(temperature=0, stop=stop)
+    return list(Generator(CONFIG, PARAMS, tokenizer).stream([""], max_new_tokens=99, sampling=sampling, seed=0))
 
 
 def stream_of(tokenizer, ids, monkeypatch):
-    monkeypatch.setattr(generate, "generate_ids", lambda *_, **__: ([id] for id in ids))
-    return [
-        piece for _, piece in stream_texts(CONFIG, PARAMS, tokenizer, [""], max_new_tokens=99, sampling=GREEDY, seed=0)
-    ]
+    return [piece.text for piece in pieces_of(tokenizer, ids, monkeypatch)]
 
 
 def test_streamed_pieces_are_whole_characters_and_join_to_the_text(tokenizer, monkeypatch):
     text = KHMER + " 👩🏽‍🚀 " + ENGLISH
     ids = tokenizer.encode(text)
     pieces = stream_of(tokenizer, ids, monkeypatch)
-    assert len(pieces) == len(ids)
+    assert len(pieces) == len(ids)  # nothing was held back until the end, after a full stop
     assert "" in pieces  # some characters need several tokens
     assert "".join(pieces) == text
     assert not any("\ufffd" in piece for piece in pieces)
@@ -225,16 +210,55 @@ def test_a_character_cut_off_at_the_end_is_left_out_and_wrong_bytes_are_shown(to
 def test_streamed_text_is_the_text_of_a_batch(tokenizer):
     whole = texts(tokenizer, [KHMER, "", ENGLISH[:9]], temperature=1.0)
     streamed = ["", "", ""]
-    for number, piece in stream_texts(
-        CONFIG, PARAMS, tokenizer, [KHMER, "", ENGLISH[:9]], max_new_tokens=12, sampling=Sampling(1.0, 0), seed=0
+    generator = Generator(CONFIG, PARAMS, tokenizer)
+    for number, piece, _ in generator.stream(
+        [KHMER, "", ENGLISH[:9]], max_new_tokens=12, sampling=Sampling(1.0, 0), seed=0
     ):
         streamed[number] += piece
     assert streamed == whole
 
 
+def test_a_stop_text_ends_its_own_continuation_and_no_token_follows(tokenizer):
+    prompts = [KHMER, ENGLISH[:9], ENGLISH[:20]]
+    free = texts(tokenizer, prompts, new=24, temperature=0)
+    stop = free[1][3:6]
+    assert len(stop) == 3
+    cut = [text.partition(stop)[0] for text in free]
+    assert texts(tokenizer, prompts, new=24, temperature=0, stop=(stop,)) == cut
+    sampling = Sampling(temperature=0, stop=(stop,))
+    pieces = list(
+        Generator(CONFIG, PARAMS, tokenizer).stream([prompts[1]], max_new_tokens=24, sampling=sampling, seed=0)
+    )
+    assert sum(piece.new_tokens for piece in pieces) < 24
+
+
+def test_a_batch_ends_with_its_last_continuation(tokenizer, monkeypatch):
+    """The model is not asked for more tokens after the stop text of every continuation."""
+    asked = []
+
+    def steps(*_, **__):
+        for id in tokenizer.encode("one two three"):
+            asked.append(id)
+            yield [id]
+
+    monkeypatch.setattr(Decoder, "generate", steps)
+    sampling = Sampling(temperature=0, stop=("two",))
+    pieces = list(Generator(CONFIG, PARAMS, tokenizer).stream([""], max_new_tokens=99, sampling=sampling, seed=0))
+    assert "".join(piece.text for piece in pieces) == "one "
+    assert tokenizer.decode(asked).startswith("one two")
+    assert "three" not in tokenizer.decode(asked)
+
+
+def test_a_stop_text_is_normalized_like_the_training_text(tokenizer, monkeypatch):
+    monkeypatch.setattr(type(tokenizer), "normalize_prompt", lambda self, text: text.replace("Z", "z").replace("!", ""))
+    ids = tokenizer.encode("a!z b")
+    assert "".join(piece.text for piece in pieces_of(tokenizer, ids, monkeypatch, stop=("Z",))) == "a!"
+    assert "".join(piece.text for piece in pieces_of(tokenizer, ids, monkeypatch, stop=("!",))) == "a"
+
+
 def test_a_prompt_is_the_start_of_a_document(tokenizer):
     with_start = [[tokenizer.end_of_text_id, *tokenizer.encode(ENGLISH[:9])], [tokenizer.end_of_text_id]]
-    ids = rows(with_start, end=tokenizer.end_of_text_id, num_ids=tokenizer.vocab_size)
+    ids = rows(with_start, ends=tokenizer.end_ids, num_ids=tokenizer.vocab_size)
     expected = [tokenizer.decode(row).removesuffix("\ufffd") for row in ids]
     assert texts(tokenizer, [ENGLISH[:9], ""], temperature=0) == expected
 
@@ -282,9 +306,18 @@ def test_the_command_takes_many_prompts_and_writes_json(tokenizer, monkeypatch, 
     assert out == "\n\n".join(f"{sample['prompt']} → {sample['text']}" for sample in expected) + "\n"
 
 
+def test_the_command_ends_at_stop_texts_and_counts_tokens(tokenizer, monkeypatch, capsys):
+    ids = tokenizer.encode("abcdefgh")
+    monkeypatch.setattr(Decoder, "generate", lambda *_, **__: ([id] for id in ids))
+    code, out, err = run_script(monkeypatch, capsys, tokenizer, "--prompt", "one", "--stop", "no", "--stop", "de")
+    assert code == 0
+    assert out == "one → abc\n"
+    assert "5 tokens" in err  # those up to the end of the stop text
+
+
 @pytest.mark.parametrize("prompts", [["one"], ["one", "two"]])
 def test_the_command_says_that_the_model_ended_a_text_at_once(tokenizer, monkeypatch, capsys, prompts):
-    monkeypatch.setattr(generate, "stream_texts", lambda *_, **__: iter(()))
+    monkeypatch.setattr(Generator, "stream", lambda *_, **__: iter(()))
     code, out, err = run_script(monkeypatch, capsys, tokenizer, *(f"--prompt={prompt}" for prompt in prompts))
     assert code == 0
     assert out == "\n\n".join(f"{prompt} → (the model ended the text)" for prompt in prompts) + "\n"
@@ -316,6 +349,9 @@ def test_the_command_says_when_the_context_ended_a_text(tokenizer, monkeypatch, 
         (["--prompts-file", str(SCRIPT.parents[1] / "docs")], "docs: cannot be read (Is a directory); check the path"),
         (["--prompts-file", "absent.txt"], "absent.txt: cannot be read"),
         (["--prompt", "a", "--top-p", "2"], "top_p=2.0 must be in"),
+        (["--prompt", "a", "--min-p", "-1"], "min_p=-1.0 must be in"),
+        (["--prompt", "a", "--repetition-penalty", "0"], "repetition_penalty=0.0 must be above 0"),
+        (["--prompt", "a", "--stop", ""], "stop=('',) must be texts of at least one character"),
         (
             ["--prompt", "a", "--prompt", "\udcff"],
             "b'\\xff' is not UTF-8 text; set the terminal to UTF-8, or rename the file",

@@ -129,7 +129,8 @@ def test_a_cache_filled_in_parts_gives_what_one_pass_gives(variant):
         return model.logits(x_BxTxD), cache
 
     first, cache = decode(params, TOKENS[:, :20], KVCache.empty(config, batch_size=2, max_length=64))
-    assert cache.k_LxBxSxKxDh.shape == (config.num_layers, 2, 64, config.kv_heads, config.head_dim)
+    assert len(cache.kv_BxKxSxDh) == config.num_layers
+    assert cache.kv_BxKxSxDh[0][0].shape == (2, config.kv_heads, 64, config.head_dim)
     np.testing.assert_allclose(first, whole[:, :20], atol=1e-4)
     for step in range(20, 24):
         one, cache = decode(params, TOKENS[:, step : step + 1], cache)

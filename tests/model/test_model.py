@@ -193,7 +193,7 @@ def test_a_cache_filled_in_parts_gives_what_one_pass_gives(scan_layers):
     x, cache = decode(params, prompts, KVCache.empty(config, batch_size=2, max_length=32))
     for row, length in enumerate(lengths):
         np.testing.assert_allclose(x[row, :length], whole[row, :length], atol=1e-5)
-    cache = KVCache(cache.k_LxBxSxKxDh, cache.v_LxBxSxKxDh, jnp.asarray(lengths, jnp.int32))
+    cache = KVCache(cache.kv_BxKxSxDh, jnp.asarray(lengths, jnp.int32))
     for step in range(12):
         at = lengths + step
         x, cache = decode(params, TOKENS[np.arange(2), at][:, None], cache)

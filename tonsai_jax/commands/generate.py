@@ -11,10 +11,12 @@ from tonsai_jax.files import file_to_write, write_json
 from tonsai_jax.reporting.numbers import count_of
 from tonsai_jax.reporting.samples import ARROW, ENDED, sample_text
 from tonsai_jax.runtime.libraries import quiet_libraries
+from tonsai_jax.sampling import Sampling
 
 EXAMPLES = """examples:
   tonsai generate --workdir runs/gpt2 --prompt "ប្រទេសកម្ពុជា"
   tonsai generate --workdir runs/gpt2 --prompt "Once upon a time" --num-samples 4 --temperature 1.0
+  tonsai generate --workdir runs/gpt2 --prompt "Question: who are you?" --repetition-penalty 1.1 --stop "Question:"
   tonsai generate --workdir runs/gpt2 --prompts-file prompts.txt --temperature 0 --json samples.json
 """
 
@@ -27,16 +29,27 @@ def main() -> None:
     add("--prompts-file", type=Path, metavar="FILE", help="UTF-8 file with one prompt per line")
     add("--num-samples", type=int, default=1, metavar="N", help="continuations of each prompt (default: 1)")
     add("--max-new-tokens", type=int, default=128, metavar="N", help="most tokens per continuation (default: 128)")
-    add("--temperature", type=float, default=0.8, metavar="X", help="0 for greedy decoding (default: 0.8)")
+    for name, meaning in (
+        ("temperature", "0 for greedy decoding"),
+        ("top_k", "draw from the N most likely tokens, 0 for all"),
+        ("top_p", "draw from the top tokens of this probability, 1 for all"),
+        ("min_p", "draw from tokens of at least this share of the top token's probability, 0 for all"),
+        ("repetition_penalty", "above 1, tokens that the text already has become less likely"),
+    ):
+        default = getattr(Sampling, name)
+        add(
+            f"--{name.replace('_', '-')}",
+            type=type(default),
+            default=default,
+            metavar="N" if isinstance(default, int) else "X",
+            help=f"{meaning} (default: {default:g})",
+        )
     add(
-        "--top-k", type=int, default=50, metavar="N", help="draw from the N most likely tokens, 0 for all (default: 50)"
-    )
-    add(
-        "--top-p",
-        type=float,
-        default=1.0,
-        metavar="X",
-        help="draw from the top tokens of this probability, 1 for all (default: 1)",
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="end a continuation before this text; can be given several times",
     )
     add("--seed", type=int, default=0, metavar="N", help="the same seed gives the same text (default: 0)")
     add("--json", type=file_to_write, metavar="FILE", help="also write prompts, continuations and speed to this file")
@@ -45,31 +58,33 @@ def main() -> None:
     if not prompts or args.max_new_tokens < 1:
         raise UserError("nothing to generate: give --prompt or --prompts-file, and counts of at least 1")
 
+    sampling = Sampling(
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        min_p=args.min_p,
+        repetition_penalty=args.repetition_penalty,
+        stop=tuple(args.stop),
+    )
     quiet_libraries()
-    from tonsai_jax.inference.generate import Sampling, stream_texts
+    from tonsai_jax.inference.generate import Generator
     from tonsai_jax.inference.load import load_run
 
-    sampling = Sampling(args.temperature, args.top_k, args.top_p)
     run = load_run(args.workdir, args.step)
     texts, counts, started = [""] * len(prompts), [0] * len(prompts), 0.0
     if len(prompts) == 1:
         print(prompts[0], end=ARROW, flush=True)
-    for number, piece in stream_texts(
-        run.model_config,
-        run.params,
-        run.tokenizer,
-        prompts,
-        max_new_tokens=args.max_new_tokens,
-        sampling=sampling,
-        seed=args.seed,
+    generator = Generator(run.model_config, run.params, run.tokenizer)
+    for number, piece, new_tokens in generator.stream(
+        prompts, max_new_tokens=args.max_new_tokens, sampling=sampling, seed=args.seed
     ):
         started = started or time.monotonic()  # at the first token, so that compiling is not counted
         texts[number] += piece
-        counts[number] += 1
+        counts[number] += new_tokens
         if len(prompts) == 1:
             print(piece, end="", flush=True)
     if len(prompts) == 1:
-        print("" if counts[0] else ENDED)
+        print("" if texts[0] else ENDED)
     else:
         print("\n\n".join(map(sample_text, prompts, texts)))
     tokens = sum(counts)

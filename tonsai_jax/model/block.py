@@ -118,7 +118,7 @@ class Block(nnx.Module):
           rotation: cosines and sines from `rope.rotation`; None without RoPE.
           dropout_key: key of this layer and step; None drops nothing.
           dropless: see `mixture_of_experts`.
-          cached_kv: keys and values of earlier tokens, [B, S, K, Dh] each, into which those of these tokens are written at
+          cached_kv: keys and values of earlier tokens, [B, K, S, Dh] each, into which those of these tokens are written at
             `positions_BxT`; None where there is no cache.
 
         Returns:
@@ -157,9 +157,11 @@ class Block(nnx.Module):
             k_BxSxKxDh, v_BxSxKxDh = k_BxTxKxDh, v_BxTxKxDh
         else:
             rows = jnp.arange(B)[:, None]
-            k_BxSxKxDh = cached_kv[0].at[rows, positions_BxT].set(k_BxTxKxDh)
-            v_BxSxKxDh = cached_kv[1].at[rows, positions_BxT].set(v_BxTxKxDh)
-            cached_kv = (k_BxSxKxDh, v_BxSxKxDh)
+            cached_kv = (
+                cached_kv[0].at[rows, :, positions_BxT].set(k_BxTxKxDh),
+                cached_kv[1].at[rows, :, positions_BxT].set(v_BxTxKxDh),
+            )
+            k_BxSxKxDh, v_BxSxKxDh = (each.transpose(0, 2, 1, 3) for each in cached_kv)
         heads_BxTxHxDh = attention(
             q_BxTxHxDh,
             k_BxSxKxDh,

@@ -7,6 +7,7 @@ values, Dh head size, V vocabulary, L layers.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -30,25 +31,30 @@ class KVCache:
     """Keys and values of the tokens so far.
 
     Attributes:
-      k_LxBxSxKxDh, v_LxBxSxKxDh: in the compute dtype; S is the longest sequence that fits.
+      kv_BxKxSxDh: keys and values of each layer, in the compute dtype; S is the longest sequence that fits. Every layer has
+        arrays of its own: in a stack of them, each step would copy all of it.
       length_B: int32, how many slots each sequence has filled.
     """
 
-    k_LxBxSxKxDh: jax.Array
-    v_LxBxSxKxDh: jax.Array
+    kv_BxKxSxDh: tuple[tuple[jax.Array, jax.Array], ...]
     length_B: jax.Array
 
     @classmethod
     def empty(cls, config: ModelConfig, batch_size: int, max_length: int) -> "KVCache":
         """A cache without tokens for `batch_size` sequences of at most `max_length` tokens."""
-        shape = (config.num_layers, batch_size, max_length, config.kv_heads, config.head_dim)
-        zeros = jnp.zeros(shape, dtype=config.dtype)
-        return cls(zeros, zeros, jnp.zeros(batch_size, dtype=jnp.int32))
+        zeros = jnp.zeros((batch_size, config.kv_heads, max_length, config.head_dim), dtype=config.dtype)
+        return cls(((zeros, zeros),) * config.num_layers, jnp.zeros(batch_size, dtype=jnp.int32))
 
 
 def output_table(params: dict[str, Any]) -> jax.Array:
     """The table that makes logits, float32 [V, D], among a model's parameters: the token embedding where both are tied."""
     return params.get("head", params["token_embedding"])
+
+
+def split_layers(stacked_blocks: Any) -> list[Any]:
+    """The parameters of each layer as arrays of their own, out of those of all layers, stacked on the first axis."""
+    num_layers = jax.tree.leaves(stacked_blocks)[0].shape[0]
+    return [jax.tree.map(lambda leaf: leaf[number], stacked_blocks) for number in range(num_layers)]  # noqa: B023
 
 
 class Transformer(nnx.Module):
@@ -110,18 +116,25 @@ class Transformer(nnx.Module):
         )
         return x_BxTxD, routing
 
-    def decode(self, tokens_BxT: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
+    def decode(
+        self, tokens_BxT: jax.Array, cache: KVCache, layers: Sequence[Any] | None = None
+    ) -> tuple[jax.Array, KVCache]:
         """Hidden states of the tokens that follow those in the cache, [B, T, D], and the cache with these tokens added.
 
         `length_B` grows by T in every sequence. Where the last tokens of a sequence are padding, the caller must set it back to
         the true length.
+
+        Args:
+          layers: the parameters of each layer, from `split_layers`. Without them each call takes them out of the stack, which
+            copies them.
         """
-        S = cache.k_LxBxSxKxDh.shape[2]
+        S = cache.kv_BxKxSxDh[0][0].shape[2]
         positions_BxT = cache.length_B[:, None] + jnp.arange(tokens_BxT.shape[1])
         mask_Bx1xTxS = (jnp.arange(S) <= positions_BxT[:, :, None])[:, None]
-        cached_kv = (cache.k_LxBxSxKxDh, cache.v_LxBxSxKxDh)
-        x_BxTxD, ((k, v), _) = self._layers(tokens_BxT, positions_BxT, mask=mask_Bx1xTxS, cached_kv=cached_kv)
-        return x_BxTxD, KVCache(k, v, cache.length_B + tokens_BxT.shape[1])
+        x_BxTxD, (kv_BxKxSxDh, _) = self._layers(
+            tokens_BxT, positions_BxT, mask=mask_Bx1xTxS, cached_kv=cache.kv_BxKxSxDh, layers=layers
+        )
+        return x_BxTxD, KVCache(kv_BxKxSxDh, cache.length_B + tokens_BxT.shape[1])
 
     def logits(self, x_BxTxD: jax.Array) -> jax.Array:
         """Scores over the vocabulary, float32 [B, T, vocab_size], without the padding rows of the table."""
@@ -137,7 +150,8 @@ class Transformer(nnx.Module):
         mask: jax.Array | None,
         dropout_key: jax.Array | None = None,
         dropless: bool = True,
-        cached_kv: tuple[jax.Array, jax.Array] | None = None,
+        cached_kv: Sequence[tuple[jax.Array, jax.Array]] | None = None,
+        layers: Sequence[Any] | None = None,
     ) -> tuple[jax.Array, tuple[Any, Routing | None]]:
         config = self.config
         # Look up in float32, then cast. Casting the table first would make its gradient a bfloat16 scatter-add.
@@ -181,12 +195,19 @@ class Transformer(nnx.Module):
                 positions_BxT=positions,
             )
 
+        if cached_kv is not None:
+            updated = []
+            for number, params in enumerate(layers or split_layers(stacked_params)):
+                is_global = None if is_global_L is None else is_global_L[number]
+                x_BxTxD, (kv_BxKxSxDh, _) = layer(x_BxTxD, (params, None, cached_kv[number], is_global))
+                updated.append(kv_BxKxSxDh)
+            return self.final_norm(x_BxTxD), (tuple(updated), None)
         if config.remat != "none":
             layer = jax.checkpoint(layer, policy=remat_policy(config.remat), prevent_cse=not config.scan_layers)
         x_BxTxD, by_layer = jax.lax.scan(
             layer,
             x_BxTxD,
-            (stacked_params, layer_keys, cached_kv, is_global_L),
+            (stacked_params, layer_keys, None, is_global_L),
             unroll=1 if config.scan_layers else config.num_layers,
         )
         return self.final_norm(x_BxTxD), by_layer

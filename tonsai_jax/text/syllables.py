@@ -15,5 +15,7 @@ _MARKS = "\u17b6-\u17d1\u17d3\u17dd"
 WELL_FORMED = re.compile(f"[{BASES}](?:{COENG}[{COENG}{ATTHACAN}]*[{SUBSCRIPTS}]|[{_MARKS}{ZWNJ}])*")
 # A coeng without a consonant is a typing error. It stays with the syllable before it.
 SYLLABLE = re.compile(f"{WELL_FORMED.pattern}{COENG}*")
+# The end of a text that may go on as the same syllable. Its base can be missing, where a text begins inside a syllable.
+OPEN_SYLLABLE = f"[{BASES}]?(?:{COENG}[{COENG}{ATTHACAN}]*[{SUBSCRIPTS}]|[{COENG}{_MARKS}{ZWNJ}])*"
 # The parts of a syllable: the base, each coeng with its consonant, each mark. Of other text: each character.
 SYLLABLE_PART = re.compile(f"{COENG}[{COENG}{ATTHACAN}]*[{SUBSCRIPTS}]?|.", re.DOTALL)
