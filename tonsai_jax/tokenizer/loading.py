@@ -22,7 +22,6 @@ from tonsai_jax.tokenizer.encoding import (
     SPACE,
     SPACE_AFTER_WORD,
     WORD_END,
-    Encode,
     cut_where_words_end,
     encoder_for,
     inner_tokenizer,
@@ -84,7 +83,6 @@ class Tokenizer:
         *,
         is_ours: bool = True,
         prefix: str = "",
-        unwritable: str = "",
     ) -> None:
         self.folder = folder
         self.is_ours = is_ours
@@ -98,8 +96,6 @@ class Tokenizer:
         inner.no_padding()
         inner.encode_special_tokens = True  # special tokens that are spelled out in a text are encoded as text
         self._encode = encoder_for(folder, inner)
-        if unwritable:
-            self._encode = _refusing(self._encode, re.compile(f"[{unwritable}]"), folder)
         self.pieces = token_pieces(inner, json.loads(inner.to_str()))
         # What `decode` writes for each id: a special token by its name.
         self._written = [piece or (inner.id_to_token(id) or "").encode() for id, piece in enumerate(self.pieces)]
@@ -117,10 +113,12 @@ class Tokenizer:
         normalization = _normalization(folder, config)
         if NORMALIZATION in config and _added_ids(content).get(END_OF_TEXT) == 0:
             return cls._ours(folder, content, config, normalization)
-        from tonsai_jax.tokenizer.open_model import open_model_tokenizer  # only now: no run with our tokenizer needs it
+        from tonsai_jax.tokenizer.open_model import open_model_tokenizer, refusing  # no run with our tokenizer needs it
 
         inner, special, prefix, unwritable = open_model_tokenizer(folder, content, config)
-        return cls(folder, inner, special, normalization, is_ours=False, prefix=prefix, unwritable=unwritable)
+        tokenizer = cls(folder, inner, special, normalization, is_ours=False, prefix=prefix)
+        tokenizer._encode = refusing(tokenizer._encode, unwritable, folder)
+        return tokenizer
 
     @classmethod
     def _ours(
@@ -218,19 +216,6 @@ class Tokenizer:
     def token_bytes(self) -> np.ndarray:
         """The number of UTF-8 bytes that each id stands for: int32 (vocab_size,), 0 for special tokens."""
         return np.fromiter(map(len, self.pieces), np.int32, len(self.pieces))
-
-
-def _refusing(encode: Encode, unwritable: re.Pattern[str], folder: Path) -> Encode:
-    """`encode`, but an error for a text with a character that the tokenizer would drop."""
-
-    def checked(text: str) -> list[int]:
-        if found := unwritable.search(text):
-            raise UserError(
-                f"{folder}: this tokenizer has no token for the character U+{ord(found[0]):04X}; remove it from the text"
-            )
-        return encode(text)
-
-    return checked
 
 
 def _added_ids(content: dict[str, Any]) -> dict[str, int]:

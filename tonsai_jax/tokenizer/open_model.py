@@ -22,6 +22,7 @@ from tonsai_jax.tokenizer.encoding import (
     LETTER_OF_BYTE,
     PROBE,
     SPACE,
+    Encode,
     inner_tokenizer,
     is_byte_level,
     token_pieces,
@@ -65,6 +66,22 @@ def open_model_tokenizer(
     unwritable = _check_bytes(path, changed, inner)
     _check_exact(path, changed, inner, prefix, unwritable)
     return inner, special, prefix, unwritable
+
+
+def refusing(encode: Encode, unwritable: str, folder: Path) -> Encode:
+    """`encode`, but an error for a text with a character of `unwritable`, which the tokenizer would drop."""
+    if not unwritable:
+        return encode
+    pattern = re.compile(f"[{unwritable}]")
+
+    def checked(text: str) -> list[int]:
+        if found := pattern.search(text):
+            raise UserError(
+                f"{folder}: this tokenizer has no token for the character U+{ord(found[0]):04X}; remove it from the text"
+            )
+        return encode(text)
+
+    return checked
 
 
 def _special_ids(
