@@ -4,8 +4,7 @@ import pytest
 
 from tests.support.families import VARIANTS, config_of
 from tonsai_jax.errors import UserError
-from tonsai_jax.huggingface.config_json import config_json, model_config_of
-from tonsai_jax.huggingface.names import ARCHITECTURES
+from tonsai_jax.huggingface.config_json import MODEL_TYPES, config_json, model_config_of
 from tonsai_jax.model.rope import frequencies
 
 IDS = {"end_of_text_id": 0, "pad_id": 0, "dtype": "float32"}
@@ -34,10 +33,40 @@ def test_a_config_that_is_written_and_read_is_the_same_model(variant):
     assert model_config_of(theirs(written)) == model_config_of(written)
 
 
-@pytest.mark.parametrize("model_type", ARCHITECTURES)
+@pytest.mark.parametrize("model_type", MODEL_TYPES.values())
 def test_a_key_that_is_absent_has_the_default_of_transformers(model_type):
     complete = theirs({"model_type": model_type})
     assert model_config_of({"model_type": model_type}) == model_config_of(complete)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        # As published with 4 B parameters, inside `text_config`, and as transformers 5 writes it
+        {"num_hidden_layers": 34, "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024},
+        {"sliding_window": 512, "sliding_window_pattern": 3, "rope_theta": 5e5, "rope_local_base_freq": 2e4},
+        {
+            "num_hidden_layers": 4,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 2e4},
+            },
+        },
+        {"num_hidden_layers": 4},  # all of them slide
+        {"num_hidden_layers": 2, "layer_types": ["full_attention"] * 2},
+    ],
+)
+def test_the_layers_of_a_gemma_3_are_read_as_transformers_reads_them(fields):
+    fields = {"model_type": "gemma3_text"} | fields
+    ours, complete = model_config_of(fields), theirs(fields)
+    assert model_config_of(complete) == ours == model_config_of({"model_type": "gemma3", "text_config": fields})
+    sliding = [bool(ours.sliding_window) and number % ours.global_every > 0 for number in range(1, ours.num_layers + 1)]
+    assert sliding == [kind == "sliding_attention" for kind in complete["layer_types"]]
+    everywhere, local = (complete["rope_parameters"][kind] for kind in ("full_attention", "sliding_attention"))
+    assert (ours.rope_theta, ours.rope_factor) == (everywhere["rope_theta"], everywhere.get("factor", 1.0))
+    if any(sliding):
+        assert (ours.sliding_window, ours.local_rope_theta) == (complete["sliding_window"], local["rope_theta"])
 
 
 def test_null_takes_the_value_that_transformers_computes():
@@ -132,6 +161,29 @@ def test_a_rope_scaling_is_read_as_transformers_reads_it(scaling):
             {"model_type": "qwen3", "layer_types": ["full_attention", "sliding_attention"]},
             "a qwen3 with layer_types=.* supported is full_attention in every layer",
         ),
+        ({"model_type": "gemma3_text", "attention_bias": True}, "a gemma3_text with attention_bias=True"),
+        ({"model_type": "gemma3_text", "hidden_activation": "silu"}, "a gemma3_text with hidden_activation='silu'"),
+        ({"model_type": "gemma3_text", "final_logit_softcapping": 30.0}, "final_logit_softcapping=30.0"),
+        ({"model_type": "gemma3_text", "attn_logit_softcapping": 50.0}, "attn_logit_softcapping=50.0"),
+        ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "use_bidirectional_attention=True"),
+        (
+            {
+                "model_type": "gemma3_text",
+                "num_hidden_layers": 3,
+                "layer_types": ["full_attention", "sliding_attention"],
+            },
+            "a gemma3_text with layer_types=.* supported is full_attention in every N-th layer, sliding_attention else",
+        ),
+        (
+            {
+                "model_type": "gemma3_text",
+                "rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2}},
+            },
+            "a gemma3_text with rope_type of sliding_attention='linear' is not supported; supported is default",
+        ),
+        ({"model_type": "gemma3_text", "sliding_window": None}, "sliding_window=None must be a number"),
+        ({"model_type": "gemma3", "text_config": {"attention_bias": True}}, "a gemma3_text with attention_bias=True"),
+        ({"model_type": "gemma2"}, "model_type='gemma2' is not supported; supported are .*gemma3_text"),
         (
             {"model_type": "mixtral", "sliding_window": 4096, "max_position_embeddings": 32768},
             "a mixtral with sliding_window=4096 is not supported; supported is null, or at least max_position_embeddings",

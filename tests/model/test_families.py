@@ -100,8 +100,12 @@ def test_the_counts_are_those_of_the_parameters_and_of_the_products(variant):
     assert config.num_active_parameters == config.num_parameters - asleep * expert
     matrices = sum(leaf.size for path, leaf in shapes.items() if path.endswith("kernel")) - asleep * expert
     head = config.padded_vocab_size * config.d_model
-    attention = config.num_layers * 10 * config.num_heads * config.head_dim
-    assert config.flops_per_token(10) == 6 * (matrices + head + attention)
+    attended = 2 * config.num_layers * 10 / 2  # half of the square of 10 x 10 pairs, for two products
+    if 0 < config.sliding_window < 10:
+        sliding_layers = config.num_layers - config.num_layers // config.global_every
+        attended -= 2 * sliding_layers * (10 - config.sliding_window) ** 2 / 2 / 10
+    attention = attended * config.num_heads * config.head_dim
+    assert config.flops_per_token(10) == pytest.approx(6 * (matrices + head + attention), rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -109,6 +113,7 @@ def test_the_counts_are_those_of_the_parameters_and_of_the_products(variant):
     [
         pytest.param("llama, yarn", marks=pytest.mark.full),
         "qwen3",
+        "gemma3",
         pytest.param("mixtral, top-2", marks=pytest.mark.full),
     ],
 )
@@ -124,7 +129,7 @@ def test_a_cache_filled_in_parts_gives_what_one_pass_gives(variant):
         return model.logits(x_BxTxD), cache
 
     first, cache = decode(params, TOKENS[:, :20], KVCache.empty(config, batch_size=2, max_length=64))
-    assert cache.k_LxBxSxKxDh.shape == (2, 2, 64, config.kv_heads, config.head_dim)
+    assert cache.k_LxBxSxKxDh.shape == (config.num_layers, 2, 64, config.kv_heads, config.head_dim)
     np.testing.assert_allclose(first, whole[:, :20], atol=1e-4)
     for step in range(20, 24):
         one, cache = decode(params, TOKENS[:, step : step + 1], cache)
@@ -147,6 +152,10 @@ def test_every_preset_is_its_own_family():
             "no Hugging Face family has model.norm=rmsnorm, model.position=rope, .*model.bias=True",
         ),
         ("mixtral", {"qk_norm": True}, "no Hugging Face family has .*model.qk_norm=True, model.num_experts=8"),
+        ("gemma3", {"scale_embedding": False}, "no Hugging Face family has .*model.scale_embedding=False"),
+        ("gemma3", {"d_model": 30, "head_size": 8}, "cannot load a gemma3 whose model.d_model=30 is not a multiple"),
+        ("qwen3", {"sliding_window": 8}, "Hugging Face's qwen3 has no model.sliding_window=8; the gemma3 preset has"),
+        ("llama", {"query_scalar": 9}, "Hugging Face's llama has no model.query_scalar=9; the gemma3 preset has"),
         ("gpt2", {"tie_embeddings": False}, "Hugging Face's gpt2 has no model.tie_embeddings=False"),
         ("gpt2", {"num_kv_heads": 2}, "Hugging Face's gpt2 has no model.num_kv_heads=2"),
         ("gpt2", {"head_size": 16}, "Hugging Face's gpt2 has no model.head_size=16"),
@@ -185,6 +194,11 @@ def test_a_model_without_a_family_is_refused_by_name(family, change, message):
             {"num_experts": 4, "experts_per_token": 5},
             "model.experts_per_token=5 must lie between 1 and .*num_experts=4",
         ),
+        ({"num_experts": 4, "mlp": "geglu"}, "model.mlp='geglu' does not work with experts"),
+        ({"sliding_window": 8, "global_every": 1}, "model.global_every=1 must be at least 2"),
+        ({"sliding_window": 8, "local_rope_theta": 1.0}, "model.local_rope_theta=1.0 must be a number above 1"),
+        ({"global_every": 2}, "model.global_every=2 has no effect with model.sliding_window=0; set sliding_window, or"),
+        ({"local_rope_theta": 500.0}, "model.local_rope_theta=500.0 has no effect with model.sliding_window=0"),
         ({"norm": "layer_norm"}, "model.norm='layer_norm' is not known; did you mean 'layernorm'"),
     ],
 )

@@ -101,6 +101,47 @@ def test_with_the_document_mask_no_token_sees_another_document(scan_layers):
     assert not changed[16:].any()
 
 
+ALL_SLIDING = {"sliding_window": 4, "global_every": 3}  # of two layers
+
+
+@pytest.mark.parametrize("scan_layers", [True, False])
+def test_a_sliding_layer_sees_its_window_and_no_further(scan_layers):
+    """Through two layers with a window of 4, information moves at most 2 * 3 positions."""
+    config = config_with(**ALL_SLIDING, scan_layers=scan_layers)
+    params = random_params(config)
+    other = TOKENS.copy()
+    other[:, 5] = 1 + other[:, 5] % (CONFIG.vocab_size - 1)
+
+    def changed(config):
+        before, after = (hidden(config, params, tokens) for tokens in (TOKENS, other))
+        return (np.abs(before - after).max(axis=2) > 0).tolist()
+
+    assert changed(config) == [[5 <= position <= 11 for position in range(24)]] * 2
+    second_is_global = config_with(**ALL_SLIDING | {"global_every": 2}, scan_layers=scan_layers)
+    assert changed(second_is_global) == [[position >= 5 for position in range(24)]] * 2
+
+
+def test_a_window_stays_within_the_document():
+    """With RoPE only distances matter: a document in a row is computed as if it were alone."""
+    config = config_with(position="rope", bias=False, document_mask=True, sliding_window=4, global_every=2)
+    params = random_params(config)
+    tokens = TOKENS.copy()
+    tokens[:, 9] = END
+    row = hidden(config, params, tokens, end_of_text_id=END)
+    alone = hidden(config, params, tokens[:, 9:], end_of_text_id=END)
+    np.testing.assert_allclose(row[:, 9:], alone, atol=1e-5)
+    unmasked = hidden(config, params, tokens)
+    assert not np.allclose(unmasked[:, 9:], alone, atol=1e-2)
+
+
+def test_a_window_that_no_token_leaves_costs_nothing():
+    def flops(window):
+        config = config_with(sliding_window=window)
+        return hidden.lower(config, random_params(config), TOKENS).cost_analysis()["flops"]
+
+    assert flops(0) == flops(24) < flops(23)
+
+
 def test_padding_rows_of_the_vocabulary_never_win():
     config = CONFIG
     assert config.padded_vocab_size == 384

@@ -27,6 +27,17 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, llama3": ("llama", STRETCHED | {"rope_scaling": "llama3", "head_size": 16}),
     "qwen3": ("qwen3", GQA | {"head_size": 12}),
     "qwen3, tied": ("qwen3", {"tie_embeddings": True}),
+    "gemma3": (
+        "gemma3",
+        GQA | {"num_layers": 5, "global_every": 3, "sliding_window": 7, "head_size": 12, "query_scalar": 20},
+    ),
+    "gemma3, stretched, unrolled": (
+        "gemma3",
+        STRETCHED
+        | {"rope_scaling": "linear", "global_every": 2, "sliding_window": 16, "num_kv_heads": 1, "scan_layers": False},
+    ),
+    "gemma3, wide window": ("gemma3", {"sliding_window": 64, "global_every": 2, "tie_embeddings": False}),
+    "gemma3, no window": ("gemma3", {"sliding_window": 0}),
     "mixtral, top-2": ("mixtral", GQA | {"num_experts": 4, "rope_scaling": "yarn", **STRETCHED}),
     "mixtral, top-1": ("mixtral", {"num_experts": 3, "experts_per_token": 1, "tie_embeddings": True}),
     "mixtral, temperature": ("mixtral", {"num_experts": 4, "experts_per_token": 3, "router_temperature": 1.7}),

@@ -61,6 +61,8 @@ def export_gguf(
     # llama.cpp wants a token for each row of the table; a model may have rows that its tokenizer never uses.
     model_config = replace(model_config, vocab_size=tokenizer.vocab_size)
     family = family_of(model_config)
+    if family not in ARCHITECTURES:
+        raise UserError(f"a {family} cannot be written as GGUF yet; use `tonsai export` and llama.cpp's own converter")
     if family == "qwen3" and model_config.rope_scaling == "llama3":
         raise UserError("llama.cpp's qwen3 has no model.rope_scaling=llama3; it has linear and yarn")
     by_path = flat(params)

@@ -17,7 +17,7 @@ from tonsai_jax.reporting.metrics_file import metrics_rows, scores_of
 from tonsai_jax.reporting.numbers import count_of
 from tonsai_jax.text.normalize import Normalization
 
-FAMILY_NAMES = {"gpt2": "GPT-2", "llama": "Llama", "qwen3": "Qwen3", "mixtral": "Mixtral"}
+FAMILY_NAMES = {"gpt2": "GPT-2", "llama": "Llama", "qwen3": "Qwen3", "mixtral": "Mixtral", "gemma3": "Gemma 3"}
 LANGUAGE_NAMES = {"km": "Khmer", "en": "English"}
 
 

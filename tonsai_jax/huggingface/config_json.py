@@ -14,6 +14,7 @@ from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.model.presets import preset
 from tonsai_jax.model.rope import LLAMA3_FAST, LLAMA3_SLOW, YARN_FAST, YARN_SLOW
 
+MODEL_TYPES = {family: family for family in ARCHITECTURES} | {"gemma3": "gemma3_text"}
 # What transformers 5.23 takes for a key that config.json does not have, and null where it computes the value.
 _LLAMA_DEFAULTS: dict[str, Any] = {
     "vocab_size": 32_000,
@@ -57,10 +58,28 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "num_local_experts": 8,
         "num_experts_per_tok": 2,
     },
+    "gemma3": _LLAMA_DEFAULTS
+    | {
+        "vocab_size": 262_208,
+        "max_position_embeddings": 131_072,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "tie_word_embeddings": True,
+        "rope_theta": 1_000_000.0,
+        "rope_local_base_freq": 10_000.0,
+        "query_pre_attn_scalar": 256,
+        "sliding_window": 4096,
+        "sliding_window_pattern": 6,
+        "layer_types": None,
+    },
 }
 # Keys with the only values that our model computes, the default first; anything else is another model.
 _SILU = ("silu", "swish")
-_TANH_GELU = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")  # three names of one function
+_TANH_GELU = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast")  # three names of one function
 _ONLY: dict[str, dict[str, tuple[Any, ...]]] = {
     "gpt2": {
         "activation_function": _TANH_GELU,
@@ -72,6 +91,13 @@ _ONLY: dict[str, dict[str, tuple[Any, ...]]] = {
     "llama": {"hidden_act": _SILU, "attention_bias": (False,), "mlp_bias": (False,)},
     "qwen3": {"hidden_act": _SILU, "attention_bias": (False,)},
     "mixtral": {"hidden_act": _SILU},
+    "gemma3": {
+        "hidden_activation": _TANH_GELU,
+        "attention_bias": (False,),
+        "attn_logit_softcapping": (None,),
+        "final_logit_softcapping": (None,),
+        "use_bidirectional_attention": (False, None),
+    },
 }
 
 
@@ -90,7 +116,7 @@ def config_json(model_config: ModelConfig, *, end_of_text_id: int, pad_id: int, 
     family = family_of(model_config)
     common = {
         "architectures": [ARCHITECTURES[family]],
-        "model_type": family,
+        "model_type": MODEL_TYPES[family],
         "dtype": dtype,
         "vocab_size": model_config.vocab_size,
         "tie_word_embeddings": model_config.tie_embeddings,
@@ -153,7 +179,26 @@ def _llama_config(model_config: ModelConfig) -> dict[str, Any]:
             "num_experts_per_tok": model_config.experts_per_token,
             "output_router_logits": False,
         }
+    if family_of(model_config) == "gemma3":
+        values |= _gemma3_config(model_config)
     return values
+
+
+def _gemma3_config(model_config: ModelConfig) -> dict[str, Any]:
+    """`layer_types` and `sliding_window_pattern` say the same; versions of transformers before 4.53 read only the second."""
+    every = model_config.global_every if model_config.sliding_window else 1
+    numbers = range(1, model_config.num_layers + 1)
+    return {
+        "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": model_config.query_scalar or model_config.head_dim,
+        # transformers wants a number even where no layer slides
+        "sliding_window": model_config.sliding_window or model_config.context_length,
+        "sliding_window_pattern": every,
+        "layer_types": ["sliding_attention" if number % every else "full_attention" for number in numbers],
+        "rope_local_base_freq": model_config.local_rope_theta,
+        "attn_logit_softcapping": None,
+        "final_logit_softcapping": None,
+    }
 
 
 def model_config_of(config: Mapping[str, Any]) -> ModelConfig:
@@ -166,20 +211,23 @@ def model_config_of(config: Mapping[str, Any]) -> ModelConfig:
 
     Raises `UserError` for a family that is not supported, for what our model cannot compute, and for a value that is no number.
     """
-    family = config.get("model_type")
-    if family not in ARCHITECTURES:
-        raise UserError(
-            f"config.json: model_type={family!r} is not supported; supported are {', '.join(ARCHITECTURES)}"
-        )
+    model_type = config.get("model_type")
+    if model_type == "gemma3" and isinstance(config.get("text_config"), Mapping):
+        return model_config_of({"model_type": MODEL_TYPES["gemma3"]} | dict(config["text_config"]))
+    families = {name: family for family, name in MODEL_TYPES.items()}
+    if model_type not in families:
+        raise UserError(f"config.json: model_type={model_type!r} is not supported; supported are {', '.join(families)}")
+    family = families[model_type]
+    config = _DEFAULTS[family] | dict(config)
     if config.get("quantization_config"):
         raise UserError(
             "config.json: the weights are quantized (quantization_config); take the model before quantization"
         )
     for key, supported in _ONLY[family].items():
         if config.get(key, supported[0]) not in supported:
-            raise _unsupported(family, key, config[key], f"{key}={supported[0]}")
-    config = _DEFAULTS[family] | dict(config)
-    model_config = ModelConfig(**preset(family) | (_from_gpt2(config) if family == "gpt2" else _from_llama(config)))
+            raise _unsupported(config, key, config[key], f"{key}={supported[0]}")
+    values = _from_gpt2(config) if family == "gpt2" else _from_llama(config)
+    model_config = ModelConfig(**preset(family) | values)
     family_of(model_config)
     return model_config
 
@@ -198,14 +246,14 @@ def _from_gpt2(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _from_llama(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Llama, Qwen3 and Mixtral."""
-    family, context_length = config["model_type"], _whole(config, "max_position_embeddings")
-    if family == "mixtral" or config.get("use_sliding_window"):
+    """Llama, Qwen3, Mixtral and Gemma 3."""
+    model_type, context_length = config["model_type"], _whole(config, "max_position_embeddings")
+    if model_type == "mixtral" or config.get("use_sliding_window"):
         window = config.get("sliding_window")
         if window is not None and _whole(config, "sliding_window") < context_length:
-            raise _unsupported(family, "sliding_window", window, "null, or at least max_position_embeddings")
-    if family == "qwen3" and set(config.get("layer_types") or ()) - {"full_attention"}:
-        raise _unsupported(family, "layer_types", config["layer_types"], "full_attention in every layer")
+            raise _unsupported(config, "sliding_window", window, "null, or at least max_position_embeddings")
+    if model_type == "qwen3" and set(config.get("layer_types") or ()) - {"full_attention"}:
+        raise _unsupported(config, "layer_types", config["layer_types"], "full_attention in every layer")
     width, num_heads = _whole(config, "hidden_size"), _whole(config, "num_attention_heads")
     values = {
         "vocab_size": _whole(config, "vocab_size"),
@@ -219,11 +267,41 @@ def _from_llama(config: Mapping[str, Any]) -> dict[str, Any]:
         "norm_epsilon": _number(config, "rms_norm_eps"),
         "tie_embeddings": bool(config["tie_word_embeddings"]),
     }
-    if family == "mixtral":
+    if model_type == "mixtral":
         values["num_experts"] = _whole(config, "num_local_experts")
         values["experts_per_token"] = _whole(config, "num_experts_per_tok")
+    if model_type == MODEL_TYPES["gemma3"]:
+        return values | _from_gemma3(config)
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
     return values | _rope(config, rope, config["rope_theta"])
+
+
+def _from_gemma3(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that only Gemma 3 has, and RoPE, which its two kinds of layers have each on their own."""
+    by_layer_type = config.get("rope_parameters") or {}
+    everywhere = dict(by_layer_type.get("full_attention") or {}) | dict(config.get("rope_scaling") or {})
+    local = _rope(config, by_layer_type.get("sliding_attention") or {}, config["rope_local_base_freq"])
+    if "rope_scaling" in local:
+        raise _unsupported(config, "rope_type of sliding_attention", local["rope_scaling"], "default")
+    values = _rope(config, everywhere, config["rope_theta"]) | {"query_scalar": _whole(config, "query_pre_attn_scalar")}
+    num_layers, types = _whole(config, "num_hidden_layers"), config["layer_types"]
+    every = min(
+        _whole(config, "sliding_window_pattern"), num_layers + 1
+    )  # the same for every pattern without such a layer
+    if types is not None:
+        every = types.index("full_attention") + 1 if "full_attention" in types else num_layers + 1
+    regular = ["sliding_attention" if number % every else "full_attention" for number in range(1, num_layers + 1)]
+    if types not in (None, regular):
+        raise _unsupported(
+            config, "layer_types", types, "full_attention in every N-th layer, sliding_attention elsewhere"
+        )
+    if every == 1:
+        return values | {"sliding_window": 0}
+    return values | {
+        "sliding_window": _whole(config, "sliding_window"),
+        "global_every": every,
+        "local_rope_theta": local["rope_theta"],
+    }
 
 
 def _rope(config: Mapping[str, Any], rope: Mapping[str, Any], theta: float) -> dict[str, Any]:
@@ -235,15 +313,15 @@ def _rope(config: Mapping[str, Any], rope: Mapping[str, Any], theta: float) -> d
       theta: the base where `rope` has none, as in `rope_scaling`.
     """
     rope = dict(rope)
-    family, scaling = config["model_type"], rope.get("rope_type", rope.get("type", "default"))
+    scaling = rope.get("rope_type", rope.get("type", "default"))
     partial = rope.get("partial_rotary_factor", config.get("partial_rotary_factor"))
     if partial not in (None, 1):
-        raise _unsupported(family, "partial_rotary_factor", partial, "1")
+        raise _unsupported(config, "partial_rotary_factor", partial, "1")
     values = {"rope_theta": _number({"rope_theta": theta} | rope, "rope_theta")}
     if scaling == "default":
         return values
     if scaling not in ("linear", "yarn", "llama3"):
-        raise _unsupported(family, "rope_type", scaling, "default, linear, yarn and llama3")
+        raise _unsupported(config, "rope_type", scaling, "default, linear, yarn and llama3")
     values["rope_scaling"] = scaling
     if scaling == "linear":
         return values | {"rope_factor": _number(rope, "factor")}
@@ -255,22 +333,22 @@ def _rope(config: Mapping[str, Any], rope: Mapping[str, Any], theta: float) -> d
         rope = rope | {"factor": config["max_position_embeddings"] / values["rope_original_context"]}
     values["rope_factor"] = factor = _number(rope, "factor")
     if scaling == "llama3":
-        _check_rope(family, rope, {"low_freq_factor": LLAMA3_SLOW, "high_freq_factor": LLAMA3_FAST})
+        _check_rope(config, rope, {"low_freq_factor": LLAMA3_SLOW, "high_freq_factor": LLAMA3_FAST})
     else:
         magnitude = _magnitude(factor)
         if rope.get("mscale") and rope.get("mscale_all_dim"):
             magnitude = _magnitude(factor, rope["mscale"]) / _magnitude(factor, rope["mscale_all_dim"])
         defaults = {"beta_fast": YARN_FAST, "beta_slow": YARN_SLOW, "truncate": True, "attention_factor": magnitude}
         given = {key: value for key, value in rope.items() if value is not None}
-        _check_rope(family, defaults | given, defaults | {"attention_factor": _magnitude(factor)})
+        _check_rope(config, defaults | given, defaults | {"attention_factor": _magnitude(factor)})
     return values
 
 
-def _check_rope(family: str, rope: Mapping[str, Any], ours: Mapping[str, float]) -> None:
+def _check_rope(config: Mapping[str, Any], rope: Mapping[str, Any], ours: Mapping[str, float]) -> None:
     for key, supported in ours.items():
         value = rope.get(key)
         if not isinstance(value, int | float) or not math.isclose(value, supported):
-            raise _unsupported(family, f"{key} of rope_scaling", value, f"{supported}")
+            raise _unsupported(config, f"{key} of rope_scaling", value, f"{supported}")
 
 
 def _magnitude(factor: float, mscale: float = 1.0) -> float:
@@ -292,5 +370,7 @@ def _whole(values: Mapping[str, Any], key: str) -> int:
     return int(number)
 
 
-def _unsupported(family: str, key: str, value: object, supported: str) -> UserError:
-    return UserError(f"config.json: a {family} with {key}={value!r} is not supported; supported is {supported}")
+def _unsupported(config: Mapping[str, Any], key: str, value: object, supported: str) -> UserError:
+    return UserError(
+        f"config.json: a {config['model_type']} with {key}={value!r} is not supported; supported is {supported}"
+    )

@@ -19,9 +19,10 @@ ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
     "mixtral": "MixtralForCausalLM",
+    "gemma3": "Gemma3ForCausalLM",
 }
 # The keys of a preset that define its family; the other keys can differ.
-_SWITCHES = ("norm", "position", "mlp", "bias", "qk_norm")
+_SWITCHES = ("norm", "position", "mlp", "bias", "sandwich_norms", "scale_embedding", "qk_norm")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +69,16 @@ def family_of(model_config: ModelConfig) -> str:
         raise UserError(
             f"no Hugging Face family has {found}; see tonsai_jax/model/presets.py for the values of each family"
         )
-    if families == ["llama"] and model_config.d_model % model_config.num_heads:
+    if families[0] != "gemma3":
+        for name, own in (("sliding_window", 0), ("query_scalar", model_config.head_dim)):
+            if getattr(model_config, name) not in (0, own):
+                raise UserError(
+                    f"Hugging Face's {families[0]} has no model.{name}={getattr(model_config, name)}; "
+                    f"the gemma3 preset has"
+                )
+    if families[0] in ("llama", "gemma3") and model_config.d_model % model_config.num_heads:
         raise UserError(
-            f"transformers cannot load a llama whose model.d_model={model_config.d_model} is not a multiple of "
+            f"transformers cannot load a {families[0]} whose model.d_model={model_config.d_model} is not a multiple of "
             f"model.num_heads={model_config.num_heads}, even with model.head_size; change one, or use the qwen3 preset"
         )
     if families == ["gpt2"]:
@@ -133,12 +141,20 @@ def _gpt2(model_config: ModelConfig) -> Iterator[Tensor]:
 
 
 def _llama(model_config: ModelConfig) -> Iterator[Tensor]:
-    """Llama, Qwen3 and Mixtral: the tensors that they share have the same names."""
+    """Llama, Qwen3, Mixtral and Gemma 3: the tensors that they share have the same names, except for the norms."""
     F, q, kv = (
         model_config.d_ff,
         model_config.num_heads * model_config.head_dim,
         model_config.kv_heads * model_config.head_dim,
     )
+    # Without norms after attention, the name "post_attention" is that of the norm before the feed-forward network.
+    middle_norms = {"post_attention_layernorm": "mlp_norm"}
+    if model_config.sandwich_norms:
+        middle_norms = {
+            "post_attention_layernorm": "post_attention_norm",
+            "pre_feedforward_layernorm": "mlp_norm",
+            "post_feedforward_layernorm": "post_mlp_norm",
+        }
     gate, values = slice(0, F), slice(F, 2 * F)
     yield Tensor("model.embed_tokens.weight", "token_embedding", rows=model_config.vocab_size)
     for layer in range(model_config.num_layers):
@@ -151,7 +167,8 @@ def _llama(model_config: ModelConfig) -> Iterator[Tensor]:
             for name in ("q_norm", "k_norm"):
                 yield Tensor(f"{prefix}.self_attn.{name}.weight", f"blocks.{name}.scale", at)
         yield Tensor(f"{prefix}.self_attn.o_proj.weight", "blocks.attention_out.kernel", at, is_transposed=True)
-        yield Tensor(f"{prefix}.post_attention_layernorm.weight", "blocks.mlp_norm.scale", at)
+        for theirs, ours in middle_norms.items():
+            yield Tensor(f"{prefix}.{theirs}.weight", f"blocks.{ours}.scale", at)
         if model_config.num_experts:
             experts = f"{prefix}.block_sparse_moe"
             # Mixtral has no router temperature, so the weights are divided by it.

@@ -86,7 +86,7 @@ class Weights:
                 start=tensor.columns.start if tensor.columns else 0,
                 is_transposed=tensor.is_transposed,
                 factor=tensor.factor,
-            )
+            ).block_until_ready()  # else the host reads on, and holds many tensors
         return _nested(arrays)
 
     def _matched(self, model_config: ModelConfig, shapes: Mapping[str, Any]) -> list[tuple[Tensor, str]]:

@@ -1,6 +1,5 @@
 """Softmax attention behind one function. Its backend is chosen once, printed, and never replaced silently."""
 
-import math
 from collections.abc import Sequence
 
 import jax
@@ -52,16 +51,18 @@ def attention(
     v_BxSxKxDh: jax.Array,
     *,
     attention_backend: str,
+    scale: float,
     mask: jax.Array | None = None,
     dropout: float = 0.0,
     dropout_key: jax.Array | None = None,
 ) -> jax.Array:
-    """Softmax attention scaled by 1/sqrt(Dh): [B, T, H, Dh] in the dtype of `v`.
+    """Softmax attention: [B, T, H, Dh] in the dtype of `v`.
 
     Each head of keys and values serves H / K consecutive heads of queries (grouped-query attention, arXiv:2305.13245).
 
     Args:
       attention_backend: "xla" or "cudnn", from `choose_attention_backend`.
+      scale: what scores are multiplied by, such as 1/sqrt(Dh).
       mask: boolean [B or 1, 1, T, S], True where a query attends to a key; None is causal, with T == S.
       dropout: rate for the attention probabilities; without `dropout_key` nothing is dropped.
 
@@ -69,13 +70,19 @@ def attention(
     """
     if attention_backend == "cudnn":
         return jax.nn.dot_product_attention(
-            q_BxTxHxDh, k_BxSxKxDh, v_BxSxKxDh, mask=mask, is_causal=mask is None, implementation="cudnn"
+            q_BxTxHxDh,
+            k_BxSxKxDh,
+            v_BxSxKxDh,
+            mask=mask,
+            scale=scale,
+            is_causal=mask is None,
+            implementation="cudnn",
         )
     if attention_backend != "xla":
         raise unknown_name("attention backend", attention_backend, ATTENTION_BACKENDS)
     B, T, H, Dh = q_BxTxHxDh.shape
     K = k_BxSxKxDh.shape[2]
-    q_BxKxGxTxDh = q_BxTxHxDh.reshape(B, T, K, H // K, Dh).transpose(0, 2, 3, 1, 4) * (1.0 / math.sqrt(Dh))
+    q_BxKxGxTxDh = q_BxTxHxDh.reshape(B, T, K, H // K, Dh).transpose(0, 2, 3, 1, 4) * scale
     k_BxKxSxDh, v_BxKxSxDh = k_BxSxKxDh.transpose(0, 2, 1, 3), v_BxSxKxDh.transpose(0, 2, 1, 3)
     if mask is not None:
         out_BxKxGxTxDh = _masked_attention(q_BxKxGxTxDh, k_BxKxSxDh, v_BxKxSxDh, mask[:, :, None], dropout, dropout_key)
@@ -124,6 +131,24 @@ def document_mask(is_end_BxT: jax.Array) -> jax.Array:
         is predicted from it, and generation begins a document with it.
     """
     segment_ids_BxT = jnp.cumsum(is_end_BxT.astype(jnp.int32), axis=1)
-    T = is_end_BxT.shape[1]
     same_document = segment_ids_BxT[:, None, :, None] == segment_ids_BxT[:, None, None, :]
-    return same_document & jnp.tril(jnp.ones((T, T), dtype=bool))
+    return same_document & causal_mask(is_end_BxT.shape[1])
+
+
+def causal_mask(T: int) -> jax.Array:
+    """Boolean [T, T], True where a token attends to itself and those before it."""
+    return jnp.tril(jnp.ones((T, T), dtype=bool))
+
+
+def window_mask(positions: jax.Array, num_keys: int, window: int) -> jax.Array:
+    """Boolean [B or 1, 1, T, S], True for keys after the first position of the window that ends with the query.
+
+    It does not hide the keys after the query: combine it with a causal mask.
+
+    Args:
+      positions: of the queries, [T] or [B, T].
+      num_keys: S; the keys are at the positions 0 to S - 1.
+      window: tokens in the window of a query, itself included.
+    """
+    mask = jnp.arange(num_keys) > positions[..., None] - window
+    return mask.reshape(-1, 1, *mask.shape[-2:])

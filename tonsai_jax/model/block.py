@@ -1,5 +1,7 @@
 """One layer of the decoder: x + attention(norm(x)), then x + feed_forward(norm(x)).
 
+With `sandwich_norms` each branch has a norm at its end as well.
+
 Array names carry their shape: B batch, T sequence, S cache slots, D model width, H query heads, K heads of keys and values,
 Dh head size, F inner width.
 """
@@ -18,6 +20,7 @@ from tonsai_jax.model.attention import attention
 from tonsai_jax.model.config import ModelConfig, choices_of
 from tonsai_jax.model.experts import Routing, mixture_of_experts
 from tonsai_jax.model.linear import Kernel, Linear
+from tonsai_jax.model.norm import make_norm
 from tonsai_jax.model.rope import rotate
 
 INIT_STD = 0.02
@@ -28,18 +31,6 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     if rate == 0.0 or key is None:
         return x
     return jnp.where(jax.random.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), 0).astype(x.dtype)
-
-
-def make_norm(config: ModelConfig, size: int, rngs: nnx.Rngs) -> nnx.LayerNorm | nnx.RMSNorm:
-    """LayerNorm or RMSNorm over the last axis, of `size` elements: statistics in float32, output in the compute dtype.
-
-    Raises `UserError` for another `config.norm`.
-    """
-    norms = {"layernorm": nnx.LayerNorm, "rmsnorm": nnx.RMSNorm}
-    if config.norm not in norms:
-        raise unknown_name("model.norm", config.norm, norms)
-    dtype = jnp.dtype(config.dtype)
-    return norms[config.norm](size, epsilon=config.norm_epsilon, dtype=dtype, use_fast_variance=False, rngs=rngs)
 
 
 class Block(nnx.Module):
@@ -57,7 +48,7 @@ class Block(nnx.Module):
         residual_std = INIT_STD / math.sqrt(2 * config.num_layers)  # GPT-2: the residual stream keeps its variance
         linear = partial(Linear, bias=config.bias, rngs=rngs)
         D, H, K, Dh = config.d_model, config.num_heads, config.kv_heads, config.head_dim
-        up_columns = 2 * config.d_ff if config.mlp == "swiglu" else config.d_ff
+        up_columns = config.d_ff if config.mlp == "gelu" else 2 * config.d_ff
         self.config = config
         self.attention_backend = attention_backend
         self.mesh = mesh
@@ -75,6 +66,8 @@ class Block(nnx.Module):
         else:
             self.mlp_up = linear(D, up_columns, std=INIT_STD)
             self.mlp_down = linear(config.d_ff, D, std=residual_std)
+        if config.sandwich_norms:
+            self.post_attention_norm, self.post_mlp_norm = make_norm(config, D, rngs), make_norm(config, D, rngs)
 
     def __call__(
         self,
@@ -104,8 +97,12 @@ class Block(nnx.Module):
         attention_BxTxD, cached_kv = self._attention(
             self.attention_norm(x_BxTxD), mask, rotation, keys[0], cached_kv, positions_BxT
         )
+        if self.config.sandwich_norms:
+            attention_BxTxD = self.post_attention_norm(attention_BxTxD)
         x_BxTxD += dropout(attention_BxTxD, self.config.dropout, keys[1])
         feed_forward_BxTxD, routing = self._feed_forward(self.mlp_norm(x_BxTxD), dropless)
+        if self.config.sandwich_norms:
+            feed_forward_BxTxD = self.post_mlp_norm(feed_forward_BxTxD)
         return x_BxTxD + dropout(feed_forward_BxTxD, self.config.dropout, keys[2]), (cached_kv, routing)
 
     def _attention(
@@ -137,6 +134,7 @@ class Block(nnx.Module):
             k_BxSxKxDh,
             v_BxSxKxDh,
             attention_backend=self.attention_backend,
+            scale=self.config.attention_scale,
             mask=mask,
             dropout=self.config.attention_dropout,
             dropout_key=dropout_key,
@@ -161,6 +159,9 @@ class Block(nnx.Module):
         elif config.mlp == "swiglu":
             gate_BxTxF, values_BxTxF = jnp.split(hidden_BxTxF, 2, axis=-1)
             hidden_BxTxF = jax.nn.silu(gate_BxTxF) * values_BxTxF
+        elif config.mlp == "geglu":
+            gate_BxTxF, values_BxTxF = jnp.split(hidden_BxTxF, 2, axis=-1)
+            hidden_BxTxF = jax.nn.gelu(gate_BxTxF, approximate=True) * values_BxTxF
         else:
             raise unknown_name("model.mlp", config.mlp, choices_of("mlp"))
         return self.mlp_down(hidden_BxTxF), None

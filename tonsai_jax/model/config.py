@@ -64,8 +64,17 @@ class ModelConfig:
     d_ff: int = key(3072, "inner width of the feed-forward network, or of each expert", at_least=1, changes_arrays=True)
 
     # Which family of decoder; config.model.update(preset("llama")) sets these together.
-    norm: str = key("layernorm", "normalization", choices=("layernorm", "rmsnorm"), changes_arrays=True)
+    norm: str = key(
+        "layernorm",
+        "normalization; zero_centered_rmsnorm is an RMSNorm with weights 1 + w, and w starts at 0",
+        choices=("layernorm", "rmsnorm", "zero_centered_rmsnorm"),
+        changes_arrays=True,
+    )
     norm_epsilon: float = key(1e-5, "added to the variance in a norm")
+    sandwich_norms: bool = key(
+        False, "a norm after attention and after the feed-forward network as well", changes_arrays=True
+    )
+    scale_embedding: bool = key(False, "multiplies token embeddings by sqrt(d_model)")
     position: str = key("learned", "how positions enter the model", choices=("learned", "rope"), changes_arrays=True)
     rope_theta: float = key(10_000.0, "base of the wavelengths of RoPE")
     rope_scaling: str = key(
@@ -77,8 +86,8 @@ class ModelConfig:
     )
     mlp: str = key(
         "gelu",
-        "feed-forward network: gelu has two matrices, swiglu three",
-        choices=("gelu", "swiglu"),
+        "feed-forward network: gelu has two matrices, swiglu and geglu three",
+        choices=("gelu", "swiglu", "geglu"),
         changes_arrays=True,
     )
     num_kv_heads: int = key(
@@ -88,7 +97,15 @@ class ModelConfig:
     head_size: int = key(
         0, "width of an attention head; 0 is d_model / num_heads", at_least=0, changes_arrays=True, effective="head_dim"
     )
-    qk_norm: bool = key(False, "RMSNorm over the queries and keys of each head", changes_arrays=True)
+    query_scalar: int = key(0, "attention scores are divided by its square root; 0 is the head size", at_least=0)
+    sliding_window: int = key(
+        0, "tokens that a token of a sliding layer attends to, itself included; 0 has no sliding layers", at_least=0
+    )
+    global_every: int = key(
+        6, "with a sliding_window, every N-th layer attends to the whole context instead", at_least=2
+    )
+    local_rope_theta: float = key(10_000.0, "base of RoPE in sliding layers, which rope_scaling leaves as they are")
+    qk_norm: bool = key(False, "norm over the queries and keys of each head", changes_arrays=True)
     bias: bool = key(True, "biases in the linear layers", changes_arrays=True)
     tie_embeddings: bool = key(True, "one table for the input embedding and the output", changes_arrays=True)
 
@@ -163,7 +180,13 @@ class ModelConfig:
             self._require(
                 self.head_dim % 2 == 0, "position", f"needs an even head size, not {self.head_dim}; set model.head_size"
             )
-            self._require(1 < self.rope_theta < math.inf, "rope_theta", "must be a number above 1")
+            for field in ("rope_theta", "local_rope_theta"):
+                self._require(1 < getattr(self, field) < math.inf, field, "must be a number above 1")
+        if not self.sliding_window:
+            for field in ("global_every", "local_rope_theta"):
+                default = self.__dataclass_fields__[field].default
+                rule = f"has no effect with model.sliding_window=0; set sliding_window, or this key to {default}"
+                self._require(getattr(self, field) == default, field, rule)
         if self.rope_scaling == "none":
             rule = (
                 "has no effect with model.rope_scaling=none; set rope_scaling to linear, yarn or llama3, or this key to"
@@ -202,6 +225,16 @@ class ModelConfig:
         return self.num_kv_heads or self.num_heads
 
     @property
+    def attention_scale(self) -> float:
+        """What attention scores are multiplied by."""
+        return 1.0 / math.sqrt(self.query_scalar or self.head_dim)
+
+    @property
+    def num_sliding_layers(self) -> int:
+        """Layers in which a token attends to at most `sliding_window` tokens; layer 0 is the first."""
+        return self.num_layers - self.num_layers // self.global_every if self.sliding_window else 0
+
+    @property
     def original_context(self) -> int:
         """The context length from which RoPE is stretched by `rope_factor`."""
         return self.rope_original_context or round(self.context_length / self.rope_factor)
@@ -220,8 +253,9 @@ class ModelConfig:
     def num_parameters(self) -> int:
         """Trainable parameters as exported: without the padding rows, and a tied embedding counts once."""
         d, dh, q = self.d_model, self.head_dim, self.num_heads * self.head_dim
-        norm = d if self.norm == "rmsnorm" else 2 * d
-        layer = self._layer_weights(self.num_experts or 1) + 2 * norm + (2 * dh if self.qk_norm else 0)
+        norm = 2 * d if self.norm == "layernorm" else d
+        norms = 4 if self.sandwich_norms else 2
+        layer = self._layer_weights(self.num_experts or 1) + norms * norm + (2 * dh if self.qk_norm else 0)
         if self.bias:
             layer += q + 2 * self.kv_heads * dh + d  # attention
             if not self.num_experts:
@@ -242,16 +276,19 @@ class ModelConfig:
 
         6 for each weight that multiplies the token (the output head counts, embedding lookups and biases do not), plus
         6 * seq_len * num_heads * head_dim in each layer for the two attention products over the causal half. This is the
-        count of PaLM (arXiv:2204.02311, appendix B), halved for causality. Recomputation is not counted.
+        count of PaLM (arXiv:2204.02311, appendix B), halved for causality. In a sliding layer only the pairs of tokens within
+        the window count. Recomputation is not counted.
         """
         layer = self._layer_weights(self.experts_per_token if self.num_experts else 1)
         weights = self.num_layers * layer + self.padded_vocab_size * self.d_model
-        return 6.0 * weights + 6.0 * self.num_layers * seq_len * self.num_heads * self.head_dim
+        beyond = max(0, seq_len - self.sliding_window)  # in a sliding layer these are not attended to by the last token
+        outside = self.num_sliding_layers * beyond**2 / max(seq_len, 1)
+        return 6.0 * weights + 6.0 * (self.num_layers * seq_len - outside) * self.num_heads * self.head_dim
 
     @property
     def _up_width(self) -> int:
-        """Columns of the first feed-forward matrix; SwiGLU's holds the gate and the values."""
-        return self.d_ff * (2 if self.mlp == "swiglu" else 1)
+        """Columns of the first feed-forward matrix; those of SwiGLU and GeGLU hold the gate and the values."""
+        return self.d_ff * (1 if self.mlp == "gelu" else 2)
 
     @property
     def _expert_weights(self) -> int:

@@ -4,6 +4,7 @@ A head of size Dh has Dh / 2 rotated pairs (P in array names). As in Hugging Fac
 first coordinates of the pairs and the second half their second coordinates.
 """
 
+import dataclasses
 import math
 
 import jax
@@ -54,6 +55,13 @@ def _pair_with_turns(turns: float, config: ModelConfig) -> float:
     """The number of the pair, as a real number, that makes this many turns over the original context."""
     return (
         config.head_dim * math.log(config.original_context / (turns * 2 * math.pi)) / (2 * math.log(config.rope_theta))
+    )
+
+
+def local_rope(config: ModelConfig) -> ModelConfig:
+    """The config with the RoPE of the sliding layers as its RoPE: a base of their own, and no `rope_scaling`."""
+    return dataclasses.replace(
+        config, rope_theta=config.local_rope_theta, rope_scaling="none", rope_factor=1.0, rope_original_context=0
     )
 
 

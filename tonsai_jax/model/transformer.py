@@ -1,4 +1,4 @@
-"""The decoder. `ModelConfig` makes it a GPT-2, Llama, Qwen3 or Mixtral as Hugging Face defines them (`presets.py`).
+"""The decoder. `ModelConfig` makes it a GPT-2, Llama, Qwen3, Mixtral or Gemma 3 as Hugging Face defines them (`presets.py`).
 
 The parameters of all layers are stacked along a leading axis, whether layers are scanned or unrolled, so a checkpoint does not
 depend on `scan_layers`. Array names carry their shape: B batch, T sequence, S cache slots, D model width, K heads of keys and
@@ -6,6 +6,8 @@ values, Dh head size, V vocabulary, L layers.
 """
 
 import dataclasses
+import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,12 +16,13 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from tonsai_jax.errors import unknown_name
-from tonsai_jax.model.attention import document_mask
-from tonsai_jax.model.block import INIT_STD, Block, dropout, make_norm
+from tonsai_jax.model.attention import causal_mask, document_mask, window_mask
+from tonsai_jax.model.block import INIT_STD, Block, dropout
 from tonsai_jax.model.config import ModelConfig, choices_of
 from tonsai_jax.model.experts import Routing
+from tonsai_jax.model.norm import make_norm
 from tonsai_jax.model.remat import remat_policy
-from tonsai_jax.model.rope import rotation
+from tonsai_jax.model.rope import local_rope, rotation
 
 
 @jax.tree_util.register_dataclass
@@ -99,7 +102,10 @@ class Transformer(nnx.Module):
         mask = None
         if self.config.document_mask and end_of_text_id is not None:
             mask = document_mask(tokens_BxT == end_of_text_id)
-        positions_T = jnp.arange(tokens_BxT.shape[1])
+        T = tokens_BxT.shape[1]
+        if 0 < self.config.sliding_window < T and mask is None:
+            mask = causal_mask(T)[None, None]  # a layer of a scan can leave out its mask only where all layers do
+        positions_T = jnp.arange(T)
         x_BxTxD, (_, routing) = self._layers(
             tokens_BxT, positions_T, mask=mask, dropout_key=dropout_key, dropless=dropless
         )
@@ -137,11 +143,14 @@ class Transformer(nnx.Module):
         config = self.config
         # Look up in float32, then cast. Casting the table first would make its gradient a bfloat16 scatter-add.
         x_BxTxD = self.token_embedding[tokens_BxT]
-        cos_sin = None
+        if config.scale_embedding:  # by a factor in the compute dtype, as published models are trained
+            x_BxTxD = x_BxTxD * jnp.asarray(math.sqrt(config.d_model), config.dtype)
+        cos_sin = local_cos_sin = None
         if config.position == "learned":
             x_BxTxD = x_BxTxD + self.position_embedding[positions]
         elif config.position == "rope":
             cos_sin = rotation(positions, config)
+            local_cos_sin = rotation(positions, local_rope(config)) if config.sliding_window else None
         else:
             raise unknown_name("model.position", config.position, choices_of("position"))
         x_BxTxD = x_BxTxD.astype(config.dtype)
@@ -150,14 +159,23 @@ class Transformer(nnx.Module):
             embedding_key, blocks_key = jax.random.split(dropout_key)
             x_BxTxD = dropout(x_BxTxD, config.dropout, embedding_key)
             layer_keys = jax.random.split(blocks_key, config.num_layers)
+        is_global_L, local_mask = None, mask
+        if config.sliding_window:
+            is_global_L = (jnp.arange(config.num_layers) + 1) % config.global_every == 0
+            if mask is not None and config.sliding_window < mask.shape[-1]:
+                local_mask = mask & window_mask(positions, mask.shape[-1], config.sliding_window)
         graphdef, stacked_params = nnx.split(self.blocks)
 
-        def layer(x_BxTxD: jax.Array, inputs: tuple[Any, Any, Any]) -> tuple[jax.Array, Any]:
-            params, layer_key, cached_kv = inputs
+        def layer(x_BxTxD: jax.Array, inputs: tuple[Any, Any, Any, Any]) -> tuple[jax.Array, Any]:
+            params, layer_key, cached_kv, is_global = inputs
+            mask_and_rotation = (mask, cos_sin)
+            if is_global is not None:
+                choose = partial(jnp.where, is_global)
+                mask_and_rotation = jax.tree.map(choose, mask_and_rotation, (local_mask, local_cos_sin))
             return nnx.merge(graphdef, params)(
                 x_BxTxD,
-                mask=mask,
-                rotation=cos_sin,
+                mask=mask_and_rotation[0],
+                rotation=mask_and_rotation[1],
                 dropout_key=layer_key,
                 dropless=dropless,
                 cached_kv=cached_kv,
@@ -169,7 +187,7 @@ class Transformer(nnx.Module):
         x_BxTxD, by_layer = jax.lax.scan(
             layer,
             x_BxTxD,
-            (stacked_params, layer_keys, cached_kv),
+            (stacked_params, layer_keys, cached_kv, is_global_L),
             unroll=1 if config.scan_layers else config.num_layers,
         )
         return self.final_norm(x_BxTxD), by_layer
