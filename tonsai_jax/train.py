@@ -96,7 +96,11 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
     epochs = order.epochs()
     _describe(setup, manifest, epochs, start_step, end_step, sampling=config.sample.every > 0)
     for line in warnings_before(
-        config, setup, tokenizer_vocab_size=tokenizer.vocab_size, epochs=epochs, is_new=start_step == 0 and pretrained is None
+        config,
+        setup,
+        tokenizer_vocab_size=tokenizer.vocab_size,
+        epochs=epochs,
+        is_new=start_step == 0 and pretrained is None,
     ):
         say(line)
 

@@ -68,8 +68,8 @@ class Tokenizer:
       normalization: what the training text went through; None if it is not known.
       end_of_text_id: the id that separates documents, and that comes before a prompt.
       end_ids: every id that ends a generated text.
-      bos_id, eos_id: of the tokenizer's own files; bos_id is None if they name none.
       pad_id: the id for padding; the end-of-text id if the tokenizer has no padding token.
+      special_ids: these ids, and those of the tokenizer's own files.
       prefix: what the tokenizer puts before every text: " " for Llama 2 and its relatives, else "".
       pieces: by id, the bytes that it stands for; empty for special tokens and for ids that are not used.
     """
@@ -88,7 +88,7 @@ class Tokenizer:
         self.is_ours = is_ours
         self.normalization = normalization
         self.end_of_text_id, self.end_ids = special.end_of_text, special.ends
-        self.bos_id, self.eos_id = special.bos, special.eos
+        self.special_ids = special
         self.pad_id = special.end_of_text if special.pad is None else special.pad
         self.prefix = prefix
         self._inner = inner

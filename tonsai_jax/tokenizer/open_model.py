@@ -117,13 +117,12 @@ def _special_ids(
         first = bos
     elif wanted is False:
         first = None
-    if first is None and bos in eos_ids:
-        first = bos  # of Qwen3: eos_token of a chat model ends a turn, and this one separates documents
-    end_of_text = eos if first is None else first
+    # A token that begins and ends texts separates documents. The eos_token of Qwen3's chat models only ends a turn.
+    end_of_text = first if first is not None else bos if bos in eos_ids else eos
     template = _chat_template(folder, config)
     turns = [id for name in _ENDS_OF_TURN if name in template and (id := inner.token_to_id(name)) is not None]
     ends = tuple(dict.fromkeys([end_of_text, *eos_ids, *turns]))
-    return SpecialIds(end_of_text, eos, bos, pad_ids[0] if pad_ids else None, ends)
+    return SpecialIds(end_of_text, eos, bos, pad_ids[0] if pad_ids else None, ends, first)
 
 
 def _put_before_text(inner: tokenizers.Tokenizer) -> int | None:
