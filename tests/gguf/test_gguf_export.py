@@ -280,6 +280,10 @@ def test_what_llama_cpp_cannot_represent_is_refused(tokenizer, tmp_path):
         exported(config_with(**SMALL | preset("qwen3") | LLAMA3))
     with pytest.raises(UserError, match=r"no Hugging Face family has model\.norm=rmsnorm"):
         exported(config_with(norm="rmsnorm"))
+    with pytest.raises(
+        UserError, match="a gemma3 model cannot be written as GGUF yet, only gpt2, llama, qwen3, mixtral"
+    ):
+        exported(config_with(**SMALL | preset("gemma3")))
     with pytest.raises(UserError, match="this tokenizer has 288 ids, but the model has only 200"):
         exported(config_with(vocab_size=200))
     with pytest.raises(UserError, match="dtype='int8' is not known; use float32, bfloat16, float16"):

@@ -1,5 +1,7 @@
 """A `config.json` is read as `transformers` reads it, or refused with the key that our model cannot follow."""
 
+from typing import Any
+
 import pytest
 
 from tests.support.families import VARIANTS, config_of
@@ -7,7 +9,7 @@ from tonsai_jax.errors import UserError
 from tonsai_jax.huggingface.config_json import MODEL_TYPES, config_json, model_config_of
 from tonsai_jax.model.rope import frequencies
 
-IDS = {"end_of_text_id": 0, "pad_id": 0, "dtype": "float32"}
+IDS: dict[str, Any] = {"end_of_text_id": 0, "pad_id": 0, "dtype": "float32"}
 LLAMA3 = {
     "rope_type": "llama3",
     "factor": 8.0,
@@ -203,6 +205,8 @@ def test_what_our_model_cannot_compute_is_refused_by_name(config, message):
             "rope_type='dynamic' is not supported; supported is default, linear, yarn and",
         ),
         ({"rope_type": "linear"}, "factor=None must be a number"),
+        ("linear", "rope_scaling='linear' is not supported; supported is one set of values for all layers"),
+        ({"full_attention": {"rope_type": "default"}}, "rope_scaling={'full_attention': .* one set of values"),
         (LLAMA3 | {"low_freq_factor": 2.0}, "low_freq_factor of rope_scaling=2.0 is not supported; supported is 1"),
         (LLAMA3 | {"high_freq_factor": 8}, "high_freq_factor of rope_scaling=8 is not supported; supported is 4"),
         (YARN | {"beta_fast": 16}, "beta_fast of rope_scaling=16 is not supported; supported is 32"),

@@ -88,6 +88,17 @@ def test_flops_of_the_forward_pass_are_those_that_xla_counts() -> None:
     assert counted == pytest.approx(tokens * model_config.flops_per_token(64) / 3, rel=0.06)
 
 
+def test_a_sliding_window_multiplies_all_pairs_of_tokens_though_fewer_count() -> None:
+    """For one query at the end of 64: 8 keys in a sliding layer, 64 in a global one, and 64 products in each."""
+    plain = replace(MODEL, num_layers=2)
+    sliding = replace(plain, sliding_window=8, global_every=2)
+    causal, parts = flops_by_part(plain, 64), flops_by_part(sliding, 64)
+    assert causal["outside_window"] == flops_by_part(replace(sliding, sliding_window=64), 64)["outside_window"] == 0
+    assert parts["attention"] + parts["outside_window"] == 2 * causal["attention"]
+    attended_in_half_the_layers = 1 - (1 - 8 / 64) ** 2
+    assert parts["attention"] / causal["attention"] == pytest.approx((1 + attended_in_half_the_layers) / 2)
+
+
 @pytest.mark.parametrize("remat", ["none", "qkv_mlp", "full"])
 def test_what_is_done_again_is_at_most_the_forward_pass(remat: str) -> None:
     parts = flops_by_part(replace(MODEL, remat=remat), 64)

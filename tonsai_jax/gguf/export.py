@@ -62,7 +62,10 @@ def export_gguf(
     model_config = replace(model_config, vocab_size=tokenizer.vocab_size)
     family = family_of(model_config)
     if family not in ARCHITECTURES:
-        raise UserError(f"a {family} cannot be written as GGUF yet; use `tonsai export` and llama.cpp's own converter")
+        raise UserError(
+            f"a {family} model cannot be written as GGUF yet, only {', '.join(ARCHITECTURES)}; tonsai export writes it for "
+            f"transformers"
+        )
     if family == "qwen3" and model_config.rope_scaling == "llama3":
         raise UserError("llama.cpp's qwen3 has no model.rope_scaling=llama3; it has linear and yarn")
     by_path = flat(params)

@@ -312,6 +312,8 @@ def _rope(config: Mapping[str, Any], rope: Mapping[str, Any], theta: float) -> d
       rope: its `rope_scaling`, or what is called `rope_parameters` since transformers 5.
       theta: the base where `rope` has none, as in `rope_scaling`.
     """
+    if not isinstance(rope, Mapping) or any(isinstance(value, Mapping) for value in rope.values()):
+        raise _unsupported(config, "rope_scaling", rope, "one set of values for all layers")
     rope = dict(rope)
     scaling = rope.get("rope_type", rope.get("type", "default"))
     partial = rope.get("partial_rotary_factor", config.get("partial_rotary_factor"))

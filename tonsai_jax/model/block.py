@@ -20,7 +20,6 @@ from tonsai_jax.model.attention import attention
 from tonsai_jax.model.config import ModelConfig, choices_of
 from tonsai_jax.model.experts import Routing, mixture_of_experts
 from tonsai_jax.model.linear import Kernel, Linear
-from tonsai_jax.model.norm import make_norm
 from tonsai_jax.model.rope import rotate
 
 INIT_STD = 0.02
@@ -31,6 +30,38 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     if rate == 0.0 or key is None:
         return x
     return jnp.where(jax.random.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), 0).astype(x.dtype)
+
+
+class ZeroCenteredRMSNorm(nnx.Module):
+    """RMSNorm that multiplies by 1 + w, where the parameter w starts at 0; float32 inside, output in `dtype`.
+
+    The sum is computed in float32, because bfloat16 would lose most of a small w next to the 1.
+    """
+
+    def __init__(self, size: int, *, epsilon: float, dtype: jnp.dtype):
+        self.epsilon = epsilon
+        self.dtype = dtype
+        self.scale = nnx.Param(jnp.zeros(size))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x_float32 = x.astype(jnp.float32)
+        variance = jnp.mean(jnp.square(x_float32), axis=-1, keepdims=True)
+        normalized = x_float32 * jax.lax.rsqrt(variance + self.epsilon)
+        return (normalized * (1.0 + self.scale[...])).astype(self.dtype)
+
+
+def make_norm(config: ModelConfig, size: int, rngs: nnx.Rngs) -> nnx.LayerNorm | nnx.RMSNorm | ZeroCenteredRMSNorm:
+    """The norm of `config.norm` for `size` elements: statistics in float32, output in the compute dtype.
+
+    Raises `UserError` for another `config.norm`.
+    """
+    dtype = jnp.dtype(config.dtype)
+    if config.norm == "zero_centered_rmsnorm":
+        return ZeroCenteredRMSNorm(size, epsilon=config.norm_epsilon, dtype=dtype)
+    norms = {"layernorm": nnx.LayerNorm, "rmsnorm": nnx.RMSNorm}
+    if config.norm not in norms:
+        raise unknown_name("model.norm", config.norm, (*norms, "zero_centered_rmsnorm"))
+    return norms[config.norm](size, epsilon=config.norm_epsilon, dtype=dtype, use_fast_variance=False, rngs=rngs)
 
 
 class Block(nnx.Module):

@@ -17,10 +17,9 @@ from jax.sharding import Mesh
 
 from tonsai_jax.errors import unknown_name
 from tonsai_jax.model.attention import causal_mask, document_mask, window_mask
-from tonsai_jax.model.block import INIT_STD, Block, dropout
+from tonsai_jax.model.block import INIT_STD, Block, dropout, make_norm
 from tonsai_jax.model.config import ModelConfig, choices_of
 from tonsai_jax.model.experts import Routing
-from tonsai_jax.model.norm import make_norm
 from tonsai_jax.model.remat import remat_policy
 from tonsai_jax.model.rope import local_rope, rotation
 

@@ -25,6 +25,8 @@ def _head(figures: dict[str, Any]) -> Table:
     extra = f"{flops['recomputed'] / 1e9:.3f} G recomputed"
     if flops["unused_slots"]:
         extra += f", {flops['unused_slots'] / 1e9:.3f} G in unused capacity slots of experts"
+    if flops["outside_window"]:
+        extra += f", {flops['outside_window'] / 1e9:.3f} G outside the sliding window"
     rows = [
         ["GPUs", f"{figures['num_gpus']} x {figures['gpu']['name']}, mesh {figures['mesh']}"],
         ["parameters", f"{figures['parameters'] / 1e6:,.1f} M, {figures['active_parameters'] / 1e6:,.1f} M active"],

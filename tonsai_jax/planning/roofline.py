@@ -20,8 +20,9 @@ def flops_by_part(model_config: ModelConfig, seq_len: int) -> dict[str, float]:
 
     Returns:
       gemm (matrix products of the layers), head and attention: their sum is `ModelConfig.flops_per_token`; unused_slots: what
-      experts compute in capacity slots beyond the choices of the tokens, since an expert computes all of its slots; recomputed:
-      what the remat policy computes again.
+      experts compute in capacity slots beyond the choices of the tokens, since an expert computes all of its slots;
+      outside_window: pairs of tokens that attention multiplies and then masks, since with a sliding window it multiplies all
+      pairs; recomputed: what the remat policy computes again.
     """
     head = 6.0 * model_config.padded_vocab_size * model_config.d_model
     gemm = model_config.flops_per_token(0) - head
@@ -36,12 +37,23 @@ def flops_by_part(model_config: ModelConfig, seq_len: int) -> dict[str, float]:
             model_config.num_parameters - model_config.num_active_parameters
         ) / inactive_experts  # weights, in all layers
         spare = 6.0 * one_expert * max(0.0, slots_per_token - model_config.experts_per_token)
+    outside_window = 0.0
+    if 0 < model_config.sliding_window < seq_len:
+        all_pairs = 12.0 * model_config.num_layers * seq_len * model_config.num_heads * model_config.head_dim
+        outside_window = all_pairs - attention
     # The forward pass of the layers is a third of their training FLOPs. "full" computes all of it again, "qkv_mlp" only the
     # output projection of attention.
     projection = 2.0 * model_config.num_layers * model_config.d_model * model_config.num_heads * model_config.head_dim
-    forward = (gemm + spare + attention) / 3
+    forward = (gemm + spare + attention + outside_window) / 3
     recomputed = {"none": 0.0, "qkv_mlp": projection, "offload": projection, "full": forward}[model_config.remat]
-    return {"gemm": gemm, "head": head, "attention": attention, "unused_slots": spare, "recomputed": recomputed}
+    return {
+        "gemm": gemm,
+        "head": head,
+        "attention": attention,
+        "unused_slots": spare,
+        "outside_window": outside_window,
+        "recomputed": recomputed,
+    }
 
 
 def seconds_by_part(
@@ -61,7 +73,7 @@ def seconds_by_part(
     width = jnp.dtype(model_config.dtype).itemsize
     # Elements per token that norms, residual sums, the activation and the reordering of heads read and write in the forward
     # pass of a layer. The backward pass has twice as many, and recomputation has them once more.
-    elements = 16 * model_config.d_model + 2 * model_config.d_ff * (
+    elements = (20 if model_config.sandwich_norms else 16) * model_config.d_model + 2 * model_config.d_ff * (
         model_config.experts_per_token if model_config.num_experts else 1
     )
     passes = 3 if model_config.remat == "none" else 4
@@ -72,6 +84,7 @@ def seconds_by_part(
         "head": tokens * flops["head"] / matmul,
         "attention": tokens * flops["attention"] / fused,
         "unused_slots": tokens * flops["unused_slots"] / matmul,
+        "outside_window": tokens * flops["outside_window"] / fused,
         "recomputed": tokens * flops["recomputed"] / matmul,
         "elementwise": tokens * passes * model_config.num_layers * elements * width / bandwidth,
         "optimizer": optimizer_bytes / bandwidth,

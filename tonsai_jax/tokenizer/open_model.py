@@ -132,9 +132,12 @@ def _put_before_text(inner: tokenizers.Tokenizer) -> int | None:
 
 
 def _numbers(value: Any, inner: tokenizers.Tokenizer) -> list[int]:
-    """The ids in a value of generation_config.json, which is a number, a list or null."""
+    """The ids in a value of generation_config.json, which is a number, a list or null.
+
+    Only those of added tokens: a config can also have the numbers of another tokenizer, left from its defaults.
+    """
     numbers = value if isinstance(value, list) else [value]
-    return [id for id in numbers if isinstance(id, int) and inner.id_to_token(id) is not None]
+    return [id for id in numbers if id in inner.get_added_tokens_decoder()]
 
 
 def _optional_json(path: Path) -> dict[str, Any]:
