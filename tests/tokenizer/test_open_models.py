@@ -201,6 +201,12 @@ def without(name: str, *others: str) -> Callable[[Path], None]:
     return change
 
 
+def without_end_of_text(folder: Path) -> None:
+    for name in ("special_tokens_map.json", "generation_config.json"):
+        (folder / name).unlink()
+    edit(folder / "tokenizer_config.json", lambda value: value.pop("eos_token"))
+
+
 def lfs_pointer(folder: Path) -> None:
     (folder / "tokenizer.json").write_text(
         "version https://git-lfs.github.com/spec/v1\noid sha256:4e9a\nsize 33384568\n"
@@ -248,13 +254,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], Callable[[Path], None], str]] =
     ),
     "no end of text": (
         smollm2,
-        lambda folder: (
-            [
-                edit(folder / name, lambda value: value.clear())
-                for name in ("special_tokens_map.json", "generation_config.json")
-            ]
-            and edit(folder / "tokenizer_config.json", lambda value: value.pop("eos_token"))
-        ),
+        without_end_of_text,
         "no end-of-text token is named here; set eos_token in tokenizer_config.json",
     ),
     "end of text of another model": (
