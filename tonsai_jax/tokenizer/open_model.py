@@ -220,7 +220,7 @@ def _protect_special_tokens(content: dict[str, Any], special: SpecialIds, inner:
     A special token must be marked so, or the library finds it in the text. And no merge may make one: SentencePiece never
     does, but the merges in a converted tokenizer.json can put "</s>" or "<0x41>" together from their letters.
     """
-    wanted = {special.end_of_text, special.eos, special.bos, special.pad, *special.ends} - {None}
+    wanted = {id for id in (special.bos, special.pad, *special.ends) if id is not None}
     for token in content.setdefault("added_tokens", []):
         token["special"] = token["special"] or token["id"] in wanted
         wanted.discard(token["id"])
