@@ -294,7 +294,7 @@ BAD_VALUES = {
     "no row_tokens": (("--row-tokens", "0"), "row_tokens 0"),
     "no documents": (("--dataset-dir", "nowhere"), "nowhere: no such folder"),
     "no tokenizer": (("--tokenizer-dir", "nowhere"), "no such tokenizer folder"),
-    "documents for tokenizer": (("--tokenizer-dir", "docs"), "tokenizer_config.json: no such file"),
+    "documents for tokenizer": (("--tokenizer-dir", "docs"), "tokenizer.json: no such file"),
     "not ours to replace": (("--output-dir", "mine"), "was not made by this command"),
     "documents are not rows": (("--output-dir", "docs"), "was not made by this command"),
 }

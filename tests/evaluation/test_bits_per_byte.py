@@ -125,6 +125,20 @@ def test_every_target_counts_once_whatever_the_batch(eval_step, manifest, batch_
     assert evaluation.bits_per_byte == pytest.approx(alone.bits_per_byte, rel=1e-6)
 
 
+def test_what_the_tokenizer_puts_before_a_text_is_no_byte_of_it(manifest) -> None:
+    step = make_eval_step(
+        model_graph(CONFIG, "xla"),
+        mesh(),
+        loss=LossSettings(chunk_tokens=16, z_loss=0.0),
+        end_of_text_id=END,
+        token_bytes=jnp.asarray(TOKEN_BYTES),
+        prefix_bytes=1,
+    )
+    ids = stream("wiki")
+    begins = np.sum((ids[:-1] == END) & (ids[1:] != END))
+    assert scored(step, manifest, ZERO).sources["wiki"].bytes == TOKEN_BYTES[targets("wiki")].sum() - begins
+
+
 def test_a_long_evaluation_shows_how_far_it_is(eval_step, manifest, monkeypatch, capsys) -> None:
     monkeypatch.setattr(progress_bar, "SECONDS_BETWEEN_UPDATES", 0.001)
     scored(eval_step, manifest, ZERO, batch_size=3)

@@ -24,6 +24,7 @@ import pytest
 gguf = pytest.importorskip("gguf", reason="the package gguf is not installed; `uv sync --extra gguf` brings it")
 
 from tests.support.hard_strings import HARD_STRINGS  # noqa: E402  # these need gguf
+from tests.support.open_tokenizers import llama3  # noqa: E402
 from tests.support.tiny_model import CONFIG, ENGLISH, KHMER, config_with, random_params, tiny_tokenizer  # noqa: E402
 from tonsai_jax.config import default_config  # noqa: E402
 from tonsai_jax.errors import UserError  # noqa: E402
@@ -517,3 +518,11 @@ def test_a_prompt_follows_the_end_of_text_token_and_the_chat_template_works(mode
         asked = theirs.create_chat_completion([{"role": "user", "content": KHMER}], max_tokens=1)
         # <|endoftext|><|user|>...<|end|><|assistant|>, with its special tokens recognized
         assert asked["usage"]["prompt_tokens"] == 4 + len(tokenizer.encode(KHMER))
+
+
+def test_the_tokenizer_of_an_open_model_is_left_to_the_converter_of_llama_cpp(tmp_path):
+    opened = Tokenizer.from_folder(llama3(tmp_path / "model"))
+    with pytest.raises(
+        UserError, match=r"the tokenizer of an open model; .* run `tonsai export`, then convert_hf_to_gguf"
+    ):
+        vocabulary(opened)

@@ -16,6 +16,7 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file
 
+from tests.support.open_tokenizers import gemma3, llama3
 from tests.support.rows import write_rows
 from tests.support.tiny_model import CONFIG, ENGLISH, KHMER, config_with, random_params, tiny_tokenizer
 from tonsai_jax.config import default_config
@@ -151,6 +152,58 @@ def test_the_chat_template_and_the_pad_token_come_along(model_type, tmp_path, hf
     assert Tokenizer.from_folder(folder).encode(KHMER) == trained.encode(KHMER)
     ends = theirs.convert_tokens_to_ids(["<|endoftext|>", "<|end|>"])
     assert hf[1].GenerationConfig.from_pretrained(folder).eos_token_id == ends  # a turn ends a reply
+
+
+def test_the_tokenizer_of_an_open_model_is_copied_as_it_is(tmp_path, hf):
+    model = gemma3(tmp_path / "model")
+    (model / "tokenizer.model").write_bytes(b"sentencepiece")
+    (model / "config.json").write_text('{"model_type": "gemma3"}')
+    (model / "model.safetensors").write_bytes(b"weights")
+    opened = Tokenizer.from_folder(model)
+    config = config_with(**preset("llama"), vocab_size=opened.vocab_size + 5)
+    folder = export(config, random_params(config), opened, tmp_path / "out")
+    for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model"):
+        assert (folder / name).read_bytes() == (model / name).read_bytes()
+    read = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("config", "generation_config")}
+    assert read["config"]["model_type"] == "llama"
+    ids = ("bos_token_id", "eos_token_id", "pad_token_id")
+    assert [read["config"][key] for key in ids] == [2, 1, 0]
+    assert [read["generation_config"][key] for key in ids] == [2, [2, 1, 6], 0]
+    assert "khmer_normalizer.py" not in os.listdir(folder)
+    assert Tokenizer.from_folder(folder).end_ids == opened.end_ids
+    assert hf[1].AutoTokenizer.from_pretrained(folder)(ENGLISH)["input_ids"] == [2, *opened.encode(ENGLISH)]
+
+
+def test_a_model_without_a_token_for_padding_gets_none(tmp_path):
+    opened = Tokenizer.from_folder(llama3(tmp_path / "model"))
+    config = config_with(**preset("llama"), vocab_size=opened.vocab_size)
+    folder = export(config, random_params(config), opened, tmp_path / "out")
+    assert json.loads((folder / "config.json").read_text())["pad_token_id"] is None
+
+
+def test_the_card_says_what_the_model_continues_from(tokenizer, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"step": 0, "eval/bits_per_byte/en": 1.0, "eval/bits_per_byte/km": 2.5}\n'
+        '{"step": 9, "eval/bits_per_byte/en": 1.0125, "eval/bits_per_byte/km": 1.5}\n'
+    )
+    config = default_config()
+
+    def card(init_from):
+        config.init_from = init_from
+        details = details_of_run(tmp_path, config, 9)
+        return (export(CONFIG, PARAMS, tokenizer, tmp_path / "out", details=details) / "README.md").read_text()
+
+    hub = card("hf:HuggingFaceTB/SmolLM2-135M@main")
+    assert "\nbase_model: HuggingFaceTB/SmolLM2-135M\n" in hub
+    assert "It continues from [HuggingFaceTB/SmolLM2-135M](https://huggingface.co/HuggingFaceTB/SmolLM2-135M)." in hub
+    assert "| text | before | after |" in hub
+    assert "| km | 2.5000 | 1.5000 |" in hub
+    assert "The limits and the license of HuggingFaceTB/SmolLM2-135M hold for this model too" in hub
+    local = card("/home/sokha/models/mine")
+    assert "It continues from the model `mine`." in local
+    assert "base_model:" not in local
+    assert "/home/sokha" not in local
+    assert "before" not in card("").partition("## Scores")[2].partition("## Limits")[0]
 
 
 def test_the_padding_of_the_vocabulary_is_not_exported(folder):

@@ -8,12 +8,22 @@ from pathlib import Path
 from typing import Any
 from unicodedata import normalize
 
+import numpy as np
 import pytest
 import tokenizers
 
 from tests.support.open_tokenizers import KINDS, gemma3, gpt2, llama2, llama3, qwen3, smollm2
+from tests.support.tiny_model import config_with, random_params
 from tests.tokenizer.test_encoding import messy_texts
+from tonsai_jax.config import default_config
+from tonsai_jax.corpus.prepare import prepare
+from tonsai_jax.corpus.sources.source import Source
+from tonsai_jax.data.manifest import RowsManifest
+from tonsai_jax.data.rows import Rows
+from tonsai_jax.data.tokenize import tokenize_dataset
 from tonsai_jax.errors import UserError
+from tonsai_jax.evaluation.run import evaluate_run
+from tonsai_jax.inference.load import Run
 from tonsai_jax.samples.stories import stories
 from tonsai_jax.tokenizer import loading
 from tonsai_jax.tokenizer.encoding import LETTER_OF_BYTE
@@ -64,7 +74,8 @@ def test_transformers_gives_the_same_ids_and_special_ids(folder: Path, tokenizer
     transformers = pytest.importorskip("transformers", reason="needs transformers: uv sync --extra hf")
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     if folder.name != "gpt2":  # whose class knows the token, but whose files do not
-        assert (theirs.eos_token_id, theirs.bos_token_id or tokenizer.bos_id) == (tokenizer.eos_id, tokenizer.bos_id)
+        ids = tokenizer.special_ids
+        assert (theirs.eos_token_id, theirs.bos_token_id or ids.bos) == (ids.eos, ids.bos)
     for text in CLEAN[:10]:
         assert theirs(text, add_special_tokens=False)["input_ids"] == tokenizer.encode(text)
 
@@ -82,7 +93,7 @@ def test_text_never_becomes_a_special_token(folder: Path, tokenizer: Tokenizer) 
 
 
 def test_parts_of_a_long_text_are_the_whole(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = ["\n\n".join(CLEAN), " x".join(TEXTS * 9), "word  two \n\n three\n four \t five" * 90]
+    whole = ["\n\n".join(CLEAN), " x".join(TEXTS * 9), "word  two \n\n three\n four and \t five" * 90]
     expected = [tokenizer.encode(text) for text in whole]
     monkeypatch.setattr(loading, "_PART_CHARACTERS", 300)
     for text, ids in zip(whole, expected, strict=True):
@@ -190,6 +201,12 @@ def without(name: str, *others: str) -> Callable[[Path], None]:
     return change
 
 
+def without_end_of_text(folder: Path) -> None:
+    for name in ("special_tokens_map.json", "generation_config.json"):
+        (folder / name).unlink()
+    edit(folder / "tokenizer_config.json", lambda value: value.pop("eos_token"))
+
+
 def lfs_pointer(folder: Path) -> None:
     (folder / "tokenizer.json").write_text(
         "version https://git-lfs.github.com/spec/v1\noid sha256:4e9a\nsize 33384568\n"
@@ -237,13 +254,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], Callable[[Path], None], str]] =
     ),
     "no end of text": (
         smollm2,
-        lambda folder: (
-            [
-                edit(folder / name, lambda value: value.clear())
-                for name in ("special_tokens_map.json", "generation_config.json")
-            ]
-            and edit(folder / "tokenizer_config.json", lambda value: value.pop("eos_token"))
-        ),
+        without_end_of_text,
         "no end-of-text token is named here; set eos_token in tokenizer_config.json",
     ),
     "end of text of another model": (
@@ -284,3 +295,30 @@ def test_the_files_of_a_tokenizer_are_enough_and_leave_the_weights(folder: Path,
     assert ids_of(copied) == ids_of(tokenizer)
     text = random.Random(0).choice(CLEAN)
     assert copied.encode(text) == tokenizer.encode(text)
+
+
+@pytest.mark.parametrize("make", [llama2, pytest.param(gemma3, marks=pytest.mark.full)])
+def test_rows_keep_the_tokenizer_and_an_evaluation_counts_the_bytes_of_the_text(
+    make: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    """Also of the first word of a document, which for Llama 2 has a space more than the text."""
+    prepare([Source("a", "en", documents=CLEAN)], tmp_path / "docs", progress=False)
+    folder = make(tmp_path / "model")
+    settings: dict[str, Any] = {"val_ratio": 0.5, "seed": 0, "row_tokens": 64, "progress": False}
+    manifest = tokenize_dataset(tmp_path / "docs", folder, tmp_path / "rows", **settings)
+    tokenizer = Tokenizer.from_folder(tmp_path / "rows" / "tokenizer")
+    assert ids_of(tokenizer) == ids_of(Tokenizer.from_folder(folder))
+    config = config_with(vocab_size=tokenizer.vocab_size)
+    run = Run(tmp_path, default_config(), config, random_params(config), tokenizer, step=1)
+    score = evaluate_run(run, manifest, seq_len=64, batch_size=16, max_batches=0).sources["a"]
+    ids = row_ids(manifest)
+    documents = tokenizer.decode(ids[1:]).replace(tokenizer.decode([tokenizer.end_of_text_id]) + tokenizer.prefix, "")
+    assert score.bytes == len(documents.removesuffix(tokenizer.decode([tokenizer.end_of_text_id])).encode())
+
+
+def row_ids(manifest: RowsManifest) -> list[int]:
+    """All ids of the validation rows, up to the last end of text."""
+    rows = Rows(manifest.sources["a"].splits["validation"], row_tokens=manifest.row_tokens, dtype=manifest.dtype)
+    windows = [rows.window(row, 0, manifest.row_tokens) for row in range(len(rows))]
+    ids = [windows[0][:1], *(window[1:] for window in windows)]
+    return np.concatenate(ids)[: rows.split.tokens].tolist()

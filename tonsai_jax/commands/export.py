@@ -11,6 +11,7 @@ from tonsai_jax.runtime.libraries import quiet_libraries
 
 EXAMPLES = """examples:
   tonsai export --workdir runs/gpt2 --output-dir export/gpt2
+  tonsai export --workdir runs/gpt2 --output-dir export/gpt2 --verify  # needs transformers: uv sync --extra hf
   tonsai export --workdir runs/gpt2 --output-dir export/gpt2 --push-to-hub USER/NAME --private
   tonsai export --output-dir export/gpt2 --push-to-hub USER/NAME      # upload an earlier export as it is
 """
@@ -37,6 +38,11 @@ def main() -> None:
         action="store_true",
         help="the exported tokenizer leaves text as it is, instead of normalizing it like the training text",
     )
+    add(
+        "--verify",
+        action="store_true",
+        help="load the export with transformers and compare it with the run: token ids, logits, a greedy continuation",
+    )
     add("--push-to-hub", metavar="USER/NAME", help="also upload the export; run `hf auth login` once before")
     add("--private", action="store_true", help="with --push-to-hub: only you see the model")
     add(
@@ -49,7 +55,7 @@ def main() -> None:
     uploading = _given(args, "private", "revision", "commit_message")
     if uploading and not args.push_to_hub:
         raise UserError(f"{uploading[0]} has no effect without --push-to-hub USER/NAME; add that, or leave it out")
-    exporting = _given(args, "step", "dtype", "license", "no_normalizer")
+    exporting = _given(args, "step", "dtype", "license", "no_normalizer", "verify")
     if not args.workdir and (exporting or not args.push_to_hub):
         raise UserError(
             "--workdir is missing: the folder of the run to export. It may be left out only with --push-to-hub, to upload "
@@ -79,19 +85,25 @@ def _given(args: argparse.Namespace, *names: str) -> list[str]:
 def _export(args: argparse.Namespace) -> Path:
     from tonsai_jax.huggingface.card import details_of_run
     from tonsai_jax.huggingface.export import export
+    from tonsai_jax.huggingface.verify import check_libraries, verify
     from tonsai_jax.inference.load import load_run
 
+    if args.verify:
+        check_libraries()  # now, and not after the export
     run = load_run(args.workdir, args.step)
     details = dataclasses.replace(details_of_run(run.workdir, run.config, run.step, run.rows), license=args.license)
+    dtype = args.dtype or "float32"
     folder = export(
         run.model_config,
         run.params,
         run.tokenizer,
         args.output_dir,
         details=details,
-        dtype=args.dtype or "float32",
+        dtype=dtype,
         normalize=not args.no_normalizer,
     )
     size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
     print(f"{folder}: {run.model_config.num_parameters:,} parameters of step {run.step:,}, {size:,.1f} MB")
+    if args.verify:
+        print(f"verified: {verify(folder, run.model_config, run.params, run.tokenizer, dtype)}")
     return folder

@@ -70,6 +70,11 @@ class Vocabulary:
 def vocabulary(tokenizer: Tokenizer) -> Vocabulary:
     """The tokenizer for llama.cpp; raises `UserError` for one that llama.cpp cannot represent."""
     path = tokenizer.folder / "tokenizer.json"
+    if not tokenizer.is_ours:
+        raise UserError(
+            f"{path}: the tokenizer of an open model; llama.cpp itself knows those: run `tonsai export`, then "
+            "convert_hf_to_gguf.py of llama.cpp on that folder (docs/export.md)"
+        )
     content = json.loads(tokenizer.to_json())
     special = {token["content"] for token in content["added_tokens"] if token["special"]}
     if content["model"]["type"] == "Unigram":

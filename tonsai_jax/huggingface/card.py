@@ -19,6 +19,11 @@ from tonsai_jax.text.normalize import Normalization
 
 FAMILY_NAMES = {"gpt2": "GPT-2", "llama": "Llama", "qwen3": "Qwen3", "mixtral": "Mixtral", "gemma3": "Gemma 3"}
 LANGUAGE_NAMES = {"km": "Khmer", "en": "English"}
+_FIRST_TOKEN = {
+    True: "The tokenizer puts the end-of-text token before a prompt, because in training every document follows one.",
+    False: "In training an end-of-text token comes before every document. The tokenizer does not put it before a prompt:\n"
+    "for one that begins a document, put it there yourself.",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +46,8 @@ class CardDetails:
       step: number of optimizer steps.
       sources: the sources of training text.
       bits_per_byte: on held-out text, {"km": 1.2, "source/wiki": 1.3}, by language and by source.
+      before: the same of the model that the run continued from; empty if it was not measured.
+      base_model: that model: its name on the Hub, "ORG/NAME", or the name of a folder; None for a run from scratch.
       license: the Hub's name for the model's license, "apache-2.0"; if None, the card says that it follows from the text's.
 
     Raises `UserError` for a license that cannot be a name on the Hub.
@@ -50,6 +57,8 @@ class CardDetails:
     step: int | None = None
     sources: tuple[SourceDetails, ...] = ()
     bits_per_byte: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    before: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    base_model: str | None = None
     license: str | None = None
 
     def __post_init__(self) -> None:
@@ -90,6 +99,8 @@ def details_of_run(workdir: Path, config: Any, step: int, rows: Mapping[str, str
         step=step,
         sources=sources,
         bits_per_byte=_last_scores(workdir / "metrics.jsonl", step),
+        before=_last_scores(workdir / "metrics.jsonl", 0),
+        base_model=_base_model(config.get("init_from", "")),
     )
 
 
@@ -99,6 +110,13 @@ def _last_scores(path: Path, step: int) -> dict[str, float]:
     return next(filter(None, reversed(list(evaluations))), {})
 
 
+def _base_model(init_from: str) -> str | None:
+    """ "hf:ORG/NAME@REVISION" is ORG/NAME on the Hub; of a folder only the name is for the public."""
+    if init_from.startswith("hf:"):
+        return init_from.removeprefix("hf:").partition("@")[0]
+    return Path(init_from).name or None
+
+
 def model_card(
     name: str,
     model_config: ModelConfig,
@@ -106,6 +124,7 @@ def model_card(
     *,
     normalization: Normalization | None = None,
     tokenizer_normalizes: bool = False,
+    starts_documents: bool = True,
 ) -> str:
     """The text of README.md for the Hugging Face Hub: metadata, usage, data, scores and limits.
 
@@ -115,6 +134,7 @@ def model_card(
       details: what is known about the run.
       normalization: what the training text went through; None if it is not known.
       tokenizer_normalizes: whether the exported tokenizer does the frequent part of it.
+      starts_documents: whether the exported tokenizer puts the token before a prompt that came before every document.
     """
     family = family_of(model_config)
     languages = [LANGUAGE_NAMES.get(code, code) for code in details.languages]
@@ -132,6 +152,7 @@ def model_card(
             "",
             f"A {FAMILY_NAMES[family]} language model{f' for {spoken}' if spoken else ''} with {counts}"
             f"{steps}, made with tonsai_jax.",
+            *([f"It continues from {_linked(details.base_model)}."] if details.base_model else []),
             "",
             "| layers | width | heads | inner width | context | vocabulary |",
             "| --- | --- | --- | --- | --- | --- |",
@@ -151,7 +172,7 @@ def model_card(
             "print(tokenizer.decode(ids[0], skip_special_tokens=True))",
             "```",
             "",
-            "The tokenizer puts the end-of-text token before a prompt, because in training every document follows one.",
+            _FIRST_TOKEN[starts_documents],
             "",
             *(_normalization_section(normalization, tokenizer_normalizes) if normalization else []),
             "## Training data",
@@ -164,12 +185,29 @@ def model_card(
             "",
             "## Limits",
             "",
-            "This is a base model: it continues text and has not been taught to follow instructions. It can state false",
-            "things, and repeats what its training text holds, prejudice included. Check the licenses of its training",
-            "text before you share it.",
+            *_limits(details.base_model),
             "",
         ]
     )
+
+
+def _linked(base_model: str) -> str:
+    return f"[{base_model}](https://huggingface.co/{base_model})" if "/" in base_model else f"the model `{base_model}`"
+
+
+def _limits(base_model: str | None) -> list[str]:
+    if base_model is None:
+        return [
+            "This is a base model: it continues text and has not been taught to follow instructions. It can state false",
+            "things, and repeats what its training text holds, prejudice included. Check the licenses of its training",
+            "text before you share it.",
+        ]
+    return [
+        f"It was trained further on plain text. What else {base_model} can do, such as following instructions, was not",
+        "measured again and can be worse now. It can state false things, and repeats what its training text holds,",
+        f"prejudice included. The limits and the license of {base_model} hold for this model too; check also the licenses",
+        "of the training text before you share it.",
+    ]
 
 
 def _metadata(name: str, family: str, details: CardDetails) -> dict[str, Any]:
@@ -192,6 +230,7 @@ def _metadata(name: str, family: str, details: CardDetails) -> dict[str, Any]:
         "language": details.languages,
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
+        "base_model": details.base_model if details.base_model and "/" in details.base_model else None,
         "license": details.license or "other",
         "license_name": None if details.license else "follows-from-the-training-text",
         "datasets": list(dict.fromkeys(datasets.values())),
@@ -243,5 +282,13 @@ def _sources_table(details: CardDetails) -> list[str]:
 def _scores_table(details: CardDetails) -> list[str]:
     if not details.bits_per_byte:
         return ["Not measured."]
-    rows = [f"| {name.replace('source/', 'source ')} | {score:.4f} |" for name, score in details.bits_per_byte.items()]
-    return ["Bits per byte on held-out text; lower is better.", "", "| text | bits per byte |", "| --- | --- |", *rows]
+    names = {score: score.replace("source/", "source ") for score in details.bits_per_byte}
+    intro = "Bits per byte on held-out text; lower is better."
+    if not details.before or details.base_model is None:
+        rows = [f"| {names[score]} | {value:.4f} |" for score, value in details.bits_per_byte.items()]
+        return [intro, "", "| text | bits per byte |", "| --- | --- |", *rows]
+    rows = [
+        f"| {names[score]} | {f'{details.before[score]:.4f}' if score in details.before else 'not measured'} | {value:.4f} |"
+        for score, value in details.bits_per_byte.items()
+    ]
+    return [f"{intro} Before: {details.base_model}.", "", "| text | before | after |", "| --- | --- | --- |", *rows]

@@ -24,7 +24,6 @@ from tonsai_jax.huggingface.names import Tensor, check_ids, flat, tensors
 from tonsai_jax.huggingface.normalizer import NORMALIZER_FILE, normalizer_file, tokenizer_normalizer
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.tokenizer.loading import Tokenizer
-from tonsai_jax.tokenizer.special_tokens import END_OF_TURN
 
 FORMAT = "tonsai_jax/export"
 VERSION = 1
@@ -53,12 +52,12 @@ def export(
     Args:
       model_config: of the model.
       params: nested dict of float32 arrays.
-      tokenizer: the tokenizer that the model was trained with.
+      tokenizer: the tokenizer that the model was trained with; that of an open model is copied as it is.
       output_dir: the folder to write. An earlier export there is replaced when this one is complete; what a person added to it
         stays, and so do the files of `EDITABLE` that a person edited (the new ones get a second name).
       details: what the model card says about the training.
       dtype: of the weights: "float32" or "bfloat16".
-      normalize: whether the tokenizer normalizes text like the training text, as far as its format allows. Without it, decoding
+      normalize: whether our tokenizer normalizes text like the training text, as far as its format allows. Without it, decoding
         gives back any text exactly, and people must normalize what they give to the model.
       max_shard_bytes: a larger model is split into several files; only one of them is in memory at a time.
 
@@ -71,23 +70,29 @@ def export(
         raise UserError(f"dtype={dtype!r} is not known; use {' or '.join(DTYPES)}")
     check_ids(model_config, tokenizer)
     details = details or CardDetails()
-    end_of_text_id = tokenizer.end_of_text_id
     _warn_about_yarn(model_config)
     with atomic_folder(output_dir, manifest="export.json", format=FORMAT) as folder, disk_errors(output_dir):
-        write_json(
-            folder / "config.json",
-            config_json(model_config, end_of_text_id=end_of_text_id, pad_id=tokenizer.pad_id, dtype=dtype),
+        config = config_json(
+            model_config, end_of_text_id=tokenizer.end_of_text_id, pad_id=tokenizer.pad_id, dtype=dtype
         )
-        ends = _write_tokenizer(folder, tokenizer, model_config.context_length, normalize)
-        special = {"bos_token_id": end_of_text_id, "eos_token_id": ends, "pad_token_id": tokenizer.pad_id}
-        write_json(folder / GENERATION_CONFIG, special)
+        special = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        if tokenizer.is_ours:
+            _write_tokenizer(folder, tokenizer, model_config.context_length, normalize)
+        else:
+            _copy_tokenizer(folder, tokenizer)
+            ids = tokenizer.special_ids
+            special = {"bos_token_id": ids.bos, "eos_token_id": ids.eos, "pad_token_id": ids.pad}
+        write_json(folder / "config.json", config | special)
+        ends = tokenizer.end_ids
+        write_json(folder / GENERATION_CONFIG, special | {"eos_token_id": ends[0] if len(ends) == 1 else list(ends)})
         _write_weights(folder, model_config, params, dtype, max_shard_bytes)
         card = model_card(
             details.name or output_dir.name,
             model_config,
             details,
             normalization=tokenizer.normalization,
-            tokenizer_normalizes=normalize,
+            tokenizer_normalizes=normalize and tokenizer.is_ours,
+            starts_documents=tokenizer.is_ours or tokenizer.end_of_text_id == tokenizer.special_ids.first,
         )
         (folder / CARD).write_text(card, encoding="utf-8")
         record = {"format": FORMAT, "version": VERSION, "step": details.step, "dtype": dtype}
@@ -160,11 +165,17 @@ def _warn(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr)
 
 
-def _write_tokenizer(folder: Path, tokenizer: Tokenizer, context_length: int, normalize: bool) -> int | list[int]:
-    """Copies the tokenizer. The copy normalizes text, and adds the end-of-text token before it, as our generation does.
+def _copy_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
+    """Copies the tokenizer of an open model as it is: programs that know the model know this tokenizer."""
+    for path in tokenizer.files:
+        if path.name not in ("config.json", GENERATION_CONFIG, "report.json"):
+            shutil.copyfile(path, folder / path.name)
+    if tokenizer.normalization is not None:
+        (folder / NORMALIZER_FILE).write_text(normalizer_file(tokenizer.normalization), encoding="utf-8")
 
-    Returns the ids that end a generated text: end of text and, if there is a chat template, the end of a turn.
-    """
+
+def _write_tokenizer(folder: Path, tokenizer: Tokenizer, context_length: int, normalize: bool) -> None:
+    """Copies our tokenizer. The copy normalizes text, and adds the end-of-text token before it, as our generation does."""
     for name in ("special_tokens_map.json", "chat_template.jinja", "spm.model"):
         if (tokenizer.folder / name).exists():
             shutil.copyfile(tokenizer.folder / name, folder / name)
@@ -183,10 +194,6 @@ def _write_tokenizer(folder: Path, tokenizer: Tokenizer, context_length: int, no
         special_tokens=[(end_of_text, tokenizer.end_of_text_id)],
     )
     (folder / "tokenizer.json").write_text(inner.to_str(pretty=True) + "\n", encoding="utf-8")
-    end_of_turn = inner.token_to_id(END_OF_TURN)
-    if end_of_turn is None or not (folder / "chat_template.jinja").exists():
-        return tokenizer.end_of_text_id
-    return [tokenizer.end_of_text_id, end_of_turn]
 
 
 def _write_weights(

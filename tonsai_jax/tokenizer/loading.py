@@ -22,7 +22,6 @@ from tonsai_jax.tokenizer.encoding import (
     SPACE,
     SPACE_AFTER_WORD,
     WORD_END,
-    Encode,
     cut_where_words_end,
     encoder_for,
     inner_tokenizer,
@@ -69,8 +68,8 @@ class Tokenizer:
       normalization: what the training text went through; None if it is not known.
       end_of_text_id: the id that separates documents, and that comes before a prompt.
       end_ids: every id that ends a generated text.
-      bos_id, eos_id: of the tokenizer's own files; bos_id is None if they name none.
       pad_id: the id for padding; the end-of-text id if the tokenizer has no padding token.
+      special_ids: these ids, and those of the tokenizer's own files.
       prefix: what the tokenizer puts before every text: " " for Llama 2 and its relatives, else "".
       pieces: by id, the bytes that it stands for; empty for special tokens and for ids that are not used.
     """
@@ -84,13 +83,12 @@ class Tokenizer:
         *,
         is_ours: bool = True,
         prefix: str = "",
-        unwritable: str = "",
     ) -> None:
         self.folder = folder
         self.is_ours = is_ours
         self.normalization = normalization
         self.end_of_text_id, self.end_ids = special.end_of_text, special.ends
-        self.bos_id, self.eos_id = special.bos, special.eos
+        self.special_ids = special
         self.pad_id = special.end_of_text if special.pad is None else special.pad
         self.prefix = prefix
         self._inner = inner
@@ -98,8 +96,6 @@ class Tokenizer:
         inner.no_padding()
         inner.encode_special_tokens = True  # special tokens that are spelled out in a text are encoded as text
         self._encode = encoder_for(folder, inner)
-        if unwritable:
-            self._encode = _refusing(self._encode, re.compile(f"[{unwritable}]"), folder)
         self.pieces = token_pieces(inner, json.loads(inner.to_str()))
         # What `decode` writes for each id: a special token by its name.
         self._written = [piece or (inner.id_to_token(id) or "").encode() for id, piece in enumerate(self.pieces)]
@@ -117,10 +113,12 @@ class Tokenizer:
         normalization = _normalization(folder, config)
         if NORMALIZATION in config and _added_ids(content).get(END_OF_TEXT) == 0:
             return cls._ours(folder, content, config, normalization)
-        from tonsai_jax.tokenizer.open_model import open_model_tokenizer  # only now: no run with our tokenizer needs it
+        from tonsai_jax.tokenizer.open_model import open_model_tokenizer, refusing  # no run with our tokenizer needs it
 
         inner, special, prefix, unwritable = open_model_tokenizer(folder, content, config)
-        return cls(folder, inner, special, normalization, is_ours=False, prefix=prefix, unwritable=unwritable)
+        tokenizer = cls(folder, inner, special, normalization, is_ours=False, prefix=prefix)
+        tokenizer._encode = refusing(tokenizer._encode, unwritable, folder)
+        return tokenizer
 
     @classmethod
     def _ours(
@@ -218,19 +216,6 @@ class Tokenizer:
     def token_bytes(self) -> np.ndarray:
         """The number of UTF-8 bytes that each id stands for: int32 (vocab_size,), 0 for special tokens."""
         return np.fromiter(map(len, self.pieces), np.int32, len(self.pieces))
-
-
-def _refusing(encode: Encode, unwritable: re.Pattern[str], folder: Path) -> Encode:
-    """`encode`, but an error for a text with a character that the tokenizer would drop."""
-
-    def checked(text: str) -> list[int]:
-        if found := unwritable.search(text):
-            raise UserError(
-                f"{folder}: this tokenizer has no token for the character U+{ord(found[0]):04X}; remove it from the text"
-            )
-        return encode(text)
-
-    return checked
 
 
 def _added_ids(content: dict[str, Any]) -> dict[str, int]:

@@ -22,6 +22,7 @@ from tonsai_jax.tokenizer.encoding import (
     LETTER_OF_BYTE,
     PROBE,
     SPACE,
+    Encode,
     inner_tokenizer,
     is_byte_level,
     token_pieces,
@@ -67,6 +68,22 @@ def open_model_tokenizer(
     return inner, special, prefix, unwritable
 
 
+def refusing(encode: Encode, unwritable: str, folder: Path) -> Encode:
+    """`encode`, but an error for a text with a character of `unwritable`, which the tokenizer would drop."""
+    if not unwritable:
+        return encode
+    pattern = re.compile(f"[{unwritable}]")
+
+    def checked(text: str) -> list[int]:
+        if found := pattern.search(text):
+            raise UserError(
+                f"{folder}: this tokenizer has no token for the character U+{ord(found[0]):04X}; remove it from the text"
+            )
+        return encode(text)
+
+    return checked
+
+
 def _special_ids(
     folder: Path, content: dict[str, Any], config: dict[str, Any], inner: tokenizers.Tokenizer
 ) -> SpecialIds:
@@ -100,13 +117,12 @@ def _special_ids(
         first = bos
     elif wanted is False:
         first = None
-    if first is None and bos in eos_ids:
-        first = bos  # of Qwen3: eos_token of a chat model ends a turn, and this one separates documents
-    end_of_text = eos if first is None else first
+    # A token that begins and ends texts separates documents. The eos_token of Qwen3's chat models only ends a turn.
+    end_of_text = first if first is not None else bos if bos in eos_ids else eos
     template = _chat_template(folder, config)
     turns = [id for name in _ENDS_OF_TURN if name in template and (id := inner.token_to_id(name)) is not None]
     ends = tuple(dict.fromkeys([end_of_text, *eos_ids, *turns]))
-    return SpecialIds(end_of_text, eos, bos, pad_ids[0] if pad_ids else None, ends)
+    return SpecialIds(end_of_text, eos, bos, pad_ids[0] if pad_ids else None, ends, first)
 
 
 def _put_before_text(inner: tokenizers.Tokenizer) -> int | None:
@@ -204,7 +220,7 @@ def _protect_special_tokens(content: dict[str, Any], special: SpecialIds, inner:
     A special token must be marked so, or the library finds it in the text. And no merge may make one: SentencePiece never
     does, but the merges in a converted tokenizer.json can put "</s>" or "<0x41>" together from their letters.
     """
-    wanted = {special.end_of_text, special.eos, special.bos, special.pad, *special.ends} - {None}
+    wanted = {id for id in (special.bos, special.pad, *special.ends) if id is not None}
     for token in content.setdefault("added_tokens", []):
         token["special"] = token["special"] or token["id"] in wanted
         wanted.discard(token["id"])

@@ -69,6 +69,7 @@ class SpecialIds:
       bos: begins a text, by the tokenizer's own files; None if there is none.
       pad: for padding; None if there is none.
       ends: every id that ends a generated text.
+      first: put before a text by the tokenizer itself, as transformers uses it; None if it puts none.
     """
 
     end_of_text: int
@@ -76,6 +77,7 @@ class SpecialIds:
     bos: int | None
     pad: int | None
     ends: tuple[int, ...]
+    first: int | None = None
 
 
 def token_named(config: Any, key: str) -> str | None:
