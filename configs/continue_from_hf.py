@@ -10,8 +10,12 @@ The learning rate rises again to a third of a usual peak and falls to nothing. A
 (replay), so that it forgets less of it: the weights of `tonsai data`, or --config.data.weights. The run measures bits per byte
 before its first step, and at its end prints both values of every language.
 
-Hardware: as for a run from scratch of the same size; `tonsai estimate` says which. `:laptop` is for models of a few million
-parameters on a CPU. Time and score: not measured yet.
+`configs/continue_from_hf.py:laptop` is for models of a few million parameters on a CPU:
+
+    python -m tonsai_jax.train --config configs/continue_from_hf.py:laptop --workdir runs/continued --config.init_from=FOLDER
+
+Hardware: as for a run from scratch of the same size; `tonsai estimate` says which.
+Time: not measured yet. Score: not measured yet.
 """
 
 from ml_collections import ConfigDict

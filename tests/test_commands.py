@@ -212,7 +212,10 @@ def test_every_command_that_a_text_names_exists_and_has_the_flags_named_with_it(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("data", "--khmer", "k.txt"), "the following arguments are required: --vocab-size (tonsai data --help)"),
+        (
+            ("data", "--khmer", "k.txt"),
+            "give either --vocab-size N, to train a tokenizer (8000 for a first try), or --tokenizer-dir",
+        ),
         (("generate", "--workdir", "x", "--top-k", "many"), "argument --top-k: invalid int value: 'many' (tonsai gene"),
         (("plot", "--workdir", "x", "--output", ""), "the name of the file to write is empty"),
     ],

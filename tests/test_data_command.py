@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.console import tonsai
 from tests.support.made_once import MadeOnce
+from tests.support.open_tokenizers import smollm2
 from tonsai_jax.commands import prepare, train_tokenizer
 from tonsai_jax.corpus import pipeline
 from tonsai_jax.corpus.pipeline import content_hash
@@ -19,6 +20,7 @@ from tonsai_jax.jobs.cache import content_key
 from tonsai_jax.reporting.progress_bar import Progress, progress_bar
 from tonsai_jax.samples.stories import stories
 from tonsai_jax.tokenizer.bpe import PATTERNS
+from tonsai_jax.tokenizer.loading import Tokenizer
 
 SMALL = Path(__file__).parents[1] / "configs" / "small.py"
 FLAGS = ("--vocab-size", "400", "--val-ratio", "0.1")
@@ -294,3 +296,21 @@ def test_a_steps_file_of_somebody_else_is_not_overwritten(folder: Path) -> None:
     code, _, err = data()
     assert code == 1
     assert "data/steps.json: was not made by this command; choose another output folder, or remove this file" in err
+
+
+def test_the_tokenizer_of_a_model_takes_the_place_of_one_of_its_own(folder: Path) -> None:
+    """It is copied to the rows with what the text went through, so that prompts are normalized like the text."""
+    smollm2(folder / "model")
+    words = ("--khmer", "khmer.txt", "--english", "english.txt", "--val-ratio", "0.1", "--output-dir", "other")
+    code, out, err = tonsai("data", *words, "--tokenizer-dir", "model")
+    assert (code, err) == (0, "")
+    assert [line.split()[2] for line in out.splitlines() if line.startswith("$ tonsai ")] == ["prepare", "tokenize"]
+    command = "--config configs/continue_from_hf.py --config.init_from=model --workdir runs/mine --config.data.dir=other/tokens"
+    assert f"  tonsai train {command}" in out
+    model, copy = Tokenizer.from_folder("model"), Tokenizer.from_folder(folder / "other" / "tokens" / "tokenizer")
+    assert copy.hash == model.hash
+    assert copy.end_ids == model.end_ids
+    assert model.normalize_prompt("ខែ្មរ") == "ខែ្មរ"
+    assert copy.normalize_prompt("ខែ្មរ") == "ខ្មែរ"
+    code, out, err = tonsai("data", *words, "--tokenizer-dir", "model", "--vocab-size", "400")
+    assert (code, err.startswith("error: give either --vocab-size N")) == (1, True)

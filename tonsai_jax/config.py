@@ -82,9 +82,8 @@ def default_config() -> ConfigDict:
     config.optimizer.mu_dtype = "float32"  # dtype of the stored first moment: float32, or bfloat16 for half the memory
     config.optimizer.weight_decay = 0.1  # on matrices and embeddings only; not on biases and norms
     config.optimizer.cautious_weight_decay = False  # True: decay only weights that the update also moves towards 0
-    # In the first steps only the parameters change whose paths have one of these names, such as rows for new tokens.
-    config.optimizer.frozen_steps = 0
-    config.optimizer.frozen_except = ("token_embedding", "head")
+    config.optimizer.frozen_steps = 0  # first steps, in which only the parameters named next change
+    config.optimizer.frozen_except = ("token_embedding", "head")  # names in a parameter's path, as in rate_of
     config.optimizer.clip_norm = 1.0  # gradients are scaled down to this norm; 0 is no clipping
     config.optimizer.max_skipped_steps = 10  # stop the run after this many non-finite steps in a row
 

@@ -1,10 +1,10 @@
-"""Time and host memory of the import of a model: writes a random Llama of about 1 B parameters, then reads it in a process of its own.
+"""Time and host memory of the import of a model: writes a random Llama of 1.1 B parameters and reads it in another process.
 
     python scripts/bench/import_model.py --folder /tmp/llama_1b
     python scripts/bench/import_model.py --folder models/SmolLM2-135M      # a model that is there already
 
-The model's parameters are float32 in memory, so on a CPU, where they are in the memory of the host, a model stored in bfloat16 takes
-twice its size there. The peak is that of the process, without what it had before it opened the model.
+The model's parameters are float32. On a CPU they are in the memory of the host, where a model stored in bfloat16 takes twice the
+size of its files. The peak is that of the process, without what it had before it opened the model.
 """
 
 import argparse

@@ -63,7 +63,7 @@ def test_what_the_export_wrote_is_read_bit_for_bit(variant: str, tokenizer: Toke
     read.check_tokenizer(tokenizer)
 
 
-@pytest.mark.parametrize("variant", ["gpt2, odd sizes", "llama, GQA, tied", "mixtral, top-2"])
+@pytest.mark.parametrize("variant", ["gpt2, odd sizes", "llama, GQA, tied", "mixtral, top-2", "gemma3"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_import_and_export_give_the_same_bits(variant: str, dtype: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
     first, _ = exported(variant, tokenizer, tmp_path / "first", dtype=dtype)
@@ -130,6 +130,7 @@ THEIRS: dict[str, dict[str, Any]] = {
     "llama": LLAMA | {"tie_word_embeddings": True},
     "qwen3": LLAMA | {"head_dim": 12},
     "mixtral": LLAMA | {"num_local_experts": 3},
+    "gemma3_text": LLAMA | {"head_dim": 8, "sliding_window": 16, "num_hidden_layers": 6},
 }
 
 

@@ -241,7 +241,7 @@ def test_prompts_are_normalized_like_the_training_text(tmp_path):
     config["tonsai_normalization"]["khmr"] = True
     (tmp_path / "kept" / "tokenizer_config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="tonsai_normalization is not valid"):
-        Tokenizer.from_folder(tmp_path / "kept")
+        Tokenizer.from_folder(tmp_path / "kept").normalize_prompt("a")
 
 
 def test_the_settings_of_a_prepared_dataset_are_kept(tmp_path, monkeypatch, capsys):

@@ -4,7 +4,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -26,10 +26,12 @@ from tonsai_jax.data.manifest import (
 )
 from tonsai_jax.data.row_writer import RowWriter, write_manifest
 from tonsai_jax.errors import UserError
-from tonsai_jax.files import atomic_folder, disk_errors
+from tonsai_jax.files import atomic_folder, disk_errors, read_json, write_json
 from tonsai_jax.reporting.numbers import count_of
 from tonsai_jax.reporting.progress_bar import Progress, progress_bar
-from tonsai_jax.tokenizer.loading import Tokenizer
+from tonsai_jax.text.normalize import Normalization
+from tonsai_jax.tokenizer.examples import dataset_normalization
+from tonsai_jax.tokenizer.loading import ROWS_NORMALIZATION, Tokenizer
 
 _TOKENIZER_FOLDER = "tokenizer"
 # When the command fails with at least this many bytes of ids encoded, they are kept for the next try.
@@ -234,7 +236,7 @@ def _encoded(
         total = sum(source["bytes"] for source in sources.values())
         with progress_bar("writing rows", unit="B", total=total, wanted=progress) as bar:
             yield _EncodedDataset(tokenizer, dtype, sources, pieces, validation, bar), folder
-        _copy_tokenizer(tokenizer, folder / _TOKENIZER_FOLDER)
+        _copy_tokenizer(tokenizer, folder / _TOKENIZER_FOLDER, dataset_normalization(dataset_dir))
 
 
 @contextmanager
@@ -286,7 +288,11 @@ def _choose_validation(count: int, val_ratio: float, seed: str) -> Iterator[bool
         yield is_chosen
 
 
-def _copy_tokenizer(tokenizer: Tokenizer, target: Path) -> None:
+def _copy_tokenizer(tokenizer: Tokenizer, target: Path, normalization: Normalization) -> None:
+    """Copies it; the copy of an open model's tokenizer says what the text of the rows went through, as ours says by itself."""
     target.mkdir()
     for path in tokenizer.files:  # the folder may be a model: its weights are not copied
         shutil.copyfile(path, target / path.name)
+    if not tokenizer.is_ours:
+        config = read_json(target / "tokenizer_config.json") | {ROWS_NORMALIZATION: asdict(normalization)}
+        write_json(target / "tokenizer_config.json", config)

@@ -24,7 +24,7 @@ class Pretrained:
     Attributes:
       where: how it was named.
       folder: the folder that it was read from; for a model of the Hub the folder in the cache.
-      tokenizer_folder: the folder of its tokenizer; None if the model came without one.
+      tokenizer_folder: the folder of its tokenizer.
       model_config: what the model is, with the defaults for how it is computed.
       dtype: in which its weights are stored: "float32", "bfloat16" or "float16".
       params: called with a tree of shardings (None: the default device) it reads the parameters, a nested dict of float32
@@ -33,21 +33,19 @@ class Pretrained:
 
     where: str
     folder: Path
-    tokenizer_folder: Path | None
+    tokenizer_folder: Path
     model_config: ModelConfig
     dtype: str
     params: Callable[..., dict[str, Any]]
 
     def tokenizer(self) -> Tokenizer:
         """Raises `UserError` if the model came without a tokenizer, or with one that cannot be used."""
-        if self.tokenizer_folder is None:
-            raise UserError(f"{self.where}: has no tokenizer.json; put the files of the model's tokenizer next to it")
         return Tokenizer.from_folder(self.tokenizer_folder)
 
     def check_tokenizer(self, tokenizer: Tokenizer) -> None:
         """Raises `UserError` unless `tokenizer` gives every text the ids that this model has learned."""
-        if self.tokenizer_folder is None:
-            return  # nothing to compare with; `model_config` in config.py compares the sizes
+        if not (self.tokenizer_folder / "tokenizer.json").is_file():
+            return  # nothing to compare with; the number of ids is compared in any case
         if _vocabulary(self.tokenizer()) != _vocabulary(tokenizer):
             raise UserError(
                 f"{tokenizer.folder}: these token rows were made with another tokenizer than that of {self.where}. Make them "
@@ -96,8 +94,7 @@ def _open_folder(where: str, folder: Path) -> Pretrained:
     def params(shardings: Any = None) -> dict[str, Any]:
         return weights.params(model_config, shardings)
 
-    tokenizer = folder if (folder / "tokenizer.json").is_file() else None
-    return Pretrained(where, folder, tokenizer, model_config, weights.dtype, params)
+    return Pretrained(where, folder, folder, model_config, weights.dtype, params)
 
 
 def _what_else(folder: Path) -> str:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import tokenizers
@@ -16,7 +16,6 @@ from tokenizers import models, normalizers, pre_tokenizers
 
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json, sha256_file
-from tonsai_jax.text.normalize import Normalization, normalize_prompt
 from tonsai_jax.tokenizer.encoding import (
     PROBE,
     SPACE,
@@ -29,7 +28,12 @@ from tonsai_jax.tokenizer.encoding import (
 )
 from tonsai_jax.tokenizer.special_tokens import END_OF_TEXT, END_OF_TURN, SpecialIds, token_named
 
-NORMALIZATION = "tonsai_normalization"  # key of tokenizer_config.json: the normalization of the training text
+if TYPE_CHECKING:
+    from tonsai_jax.text.normalize import Normalization
+
+# Keys of tokenizer_config.json. In ours: the normalization of the text that it was trained on. In the tokenizer of an open model,
+# next to token rows: that of the text in the rows.
+NORMALIZATION, ROWS_NORMALIZATION = "tonsai_normalization", "tonsai_rows_normalization"
 _CORES = os.cpu_count() or 1
 _PART_CHARACTERS = 1_000_000  # of a long text, encoded at once
 _FILES = (
@@ -65,7 +69,6 @@ class Tokenizer:
     Attributes:
       folder: the tokenizer's folder.
       is_ours: whether `tonsai train-tokenizer` made it.
-      normalization: what the training text went through; None if it is not known.
       end_of_text_id: the id that separates documents, and that comes before a prompt.
       end_ids: every id that ends a generated text.
       pad_id: the id for padding; the end-of-text id if the tokenizer has no padding token.
@@ -79,14 +82,14 @@ class Tokenizer:
         folder: Path,
         inner: tokenizers.Tokenizer,
         special: SpecialIds,
-        normalization: Normalization | None,
+        normalization: dict[str, Any] | None,
         *,
         is_ours: bool = True,
         prefix: str = "",
     ) -> None:
         self.folder = folder
         self.is_ours = is_ours
-        self.normalization = normalization
+        self._normalization = normalization
         self.end_of_text_id, self.end_ids = special.end_of_text, special.ends
         self.special_ids = special
         self.pad_id = special.end_of_text if special.pad is None else special.pad
@@ -110,20 +113,17 @@ class Tokenizer:
         content = read_tokenizer_json(folder / "tokenizer.json")
         config = read_json(folder / "tokenizer_config.json")
         config = config if isinstance(config, dict) else {}
-        normalization = _normalization(folder, config)
         if NORMALIZATION in config and _added_ids(content).get(END_OF_TEXT) == 0:
-            return cls._ours(folder, content, config, normalization)
+            return cls._ours(folder, content, config)
         from tonsai_jax.tokenizer.open_model import open_model_tokenizer, refusing  # no run with our tokenizer needs it
 
         inner, special, prefix, unwritable = open_model_tokenizer(folder, content, config)
-        tokenizer = cls(folder, inner, special, normalization, is_ours=False, prefix=prefix)
+        tokenizer = cls(folder, inner, special, config.get(ROWS_NORMALIZATION), is_ours=False, prefix=prefix)
         tokenizer._encode = refusing(tokenizer._encode, unwritable, folder)
         return tokenizer
 
     @classmethod
-    def _ours(
-        cls, folder: Path, content: dict[str, Any], config: dict[str, Any], normalization: Normalization | None
-    ) -> Self:
+    def _ours(cls, folder: Path, content: dict[str, Any], config: dict[str, Any]) -> Self:
         inner = _checked(folder / "tokenizer.json", content)
         end_of_text, pad = token_named(config, "eos_token"), token_named(config, "pad_token")
         special = {token.content: id for id, token in inner.get_added_tokens_decoder().items() if token.special}
@@ -140,7 +140,7 @@ class Tokenizer:
         if END_OF_TURN in special and (folder / "chat_template.jinja").exists():
             ends.append(special[END_OF_TURN])
         ids = SpecialIds(end, eos=end, bos=end, pad=special.get(pad or ""), ends=tuple(ends))
-        tokenizer = cls(folder, inner, ids, normalization)
+        tokenizer = cls(folder, inner, ids, config[NORMALIZATION])
         if tokenizer.decode(tokenizer.encode(PROBE)) != PROBE:
             raise UserError(
                 f"{folder / 'tokenizer.json'}: decoding does not give back the encoded text, so it is damaged; "
@@ -160,6 +160,21 @@ class Tokenizer:
         return [path for name in sorted(names) if (path := self.folder / name).is_file()]
 
     @cached_property
+    def normalization(self) -> "Normalization | None":
+        """What the training text went through; None if it is not known. Raises `UserError` for settings that are not valid."""
+        if self._normalization is None:
+            return None
+        from tonsai_jax.text.normalize import Normalization  # imported here: training on token rows does without it
+
+        try:
+            return Normalization(**self._normalization)
+        except (TypeError, UserError) as error:
+            raise UserError(
+                f"{self.folder / 'tokenizer_config.json'}: {NORMALIZATION if self.is_ours else ROWS_NORMALIZATION} is not valid "
+                f"({error}); train the tokenizer again"
+            ) from None
+
+    @cached_property
     def hash(self) -> str:
         """SHA-256 of tokenizer.json, in hex."""
         return sha256_file(self.folder / "tokenizer.json")
@@ -175,6 +190,8 @@ class Tokenizer:
         """
         if self.normalization is None:
             return text
+        from tonsai_jax.text.normalize import normalize_prompt  # as above
+
         return normalize_prompt(text, self.normalization)
 
     def encode(self, text: str) -> list[int]:
@@ -220,16 +237,6 @@ class Tokenizer:
 
 def _added_ids(content: dict[str, Any]) -> dict[str, int]:
     return {token["content"]: token["id"] for token in content.get("added_tokens") or ()}
-
-
-def _normalization(folder: Path, config: dict[str, Any]) -> Normalization | None:
-    settings = config.get(NORMALIZATION)
-    try:
-        return None if settings is None else Normalization(**settings)
-    except (TypeError, UserError) as error:
-        raise UserError(
-            f"{folder / 'tokenizer_config.json'}: {NORMALIZATION} is not valid ({error}); train the tokenizer again"
-        ) from None
 
 
 def read_tokenizer_json(path: Path) -> dict[str, Any]:
