@@ -28,6 +28,7 @@ LEVELS = (
     ("evaluation",),
     ("huggingface",),
     ("gguf",),
+    ("adapt",),
     ("samples",),
     ("cli", "hooks"),
     ("train",),
