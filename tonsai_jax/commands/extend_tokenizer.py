@@ -9,6 +9,7 @@ from tonsai_jax.adapt.extend import extend_tokenizer
 from tonsai_jax.commands.parser import CommandParser
 from tonsai_jax.corpus.sources.faults import Faults
 from tonsai_jax.files import folder_to_replace, write_json
+from tonsai_jax.huggingface.download import tokenizer_folder
 from tonsai_jax.reporting.tables import Table, as_text
 from tonsai_jax.text.languages import check_language
 from tonsai_jax.tokenizer.examples import dataset_examples, file_examples
@@ -24,7 +25,12 @@ EXAMPLES = """examples:
 def main() -> None:
     parser = CommandParser(description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
-    add("--tokenizer-dir", required=True, metavar="DIR", help="folder of the tokenizer, or of the model that it is of")
+    add(
+        "--tokenizer-dir",
+        required=True,
+        metavar="DIR",
+        help="folder of the tokenizer, or its model: a folder, or hf:ORG/NAME",
+    )
     inputs = parser.add_mutually_exclusive_group(required=True)
     inputs.add_argument("--dataset-dir", metavar="DIR", help="documents written by tonsai prepare")
     inputs.add_argument("--input", nargs="+", metavar="FILE", help="text files (also .gz and .zst), one text per line")
@@ -46,7 +52,7 @@ def main() -> None:
     else:
         examples = file_examples(args.input, faults=Faults("stop"), max_examples=args.max_examples)
     report = extend_tokenizer(
-        args.tokenizer_dir,
+        tokenizer_folder(args.tokenizer_dir),
         examples,
         new_tokens=args.new_tokens,
         language=args.language,
