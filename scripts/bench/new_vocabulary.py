@@ -46,7 +46,7 @@ ENGLISH_BATCH, BATCH, SEQ_LEN = 8, 16, 64
 ENGLISH_SEED = 100
 MODEL = preset("llama") | {"num_layers": 4, "d_model": 128, "num_heads": 4, "d_ff": 352, "tie_embeddings": True}
 DISTILL = DistillSettings(steps=30, batch_size=BATCH, seq_len=SEQ_LEN, rate=0.3)
-METHODS = ("scratch", "random", "mean", "similar", "distilled")
+METHODS = ("scratch", "random", "mean", "similar", "calibrated", "distilled")
 LOSS = LossSettings(chunk_tokens=512, z_loss=0.0)
 TRAINED = 4_000_000  # bytes of text to train on, of each language
 HELD_OUT = 40_000  # bytes of held-out text that is scored, of each language
@@ -88,7 +88,7 @@ def main() -> None:
     figures = []
     for seed in args.seeds:
         for method in args.methods:
-            figures.append(one_run(args, seed, method, old, tokenizer, train["km"], streams, held_out))
+            figures.append(one_run(args, seed, method, old, tokenizer, train, streams, held_out))
             figures[-1]["en_change"] = figures[-1]["en"] / before - 1
             words = (
                 f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
@@ -125,7 +125,7 @@ def one_run(
     method: str,
     old: Model,
     tokenizer: Tokenizer,
-    khmer: list[str],
+    train: dict[str, list[str]],
     streams: dict[str, np.ndarray],
     held_out: dict[str, list[str]],
 ) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def one_run(
     if method == "scratch":
         params = init_params(config, seed)
     else:
-        texts = cut(khmer, 1_000_000)
+        texts = cut(train["km"], 1_000_000) + cut(train["en"], 500_000)
         moved = with_new_vocabulary(old, tokenizer, init=method, texts=texts, settings=DISTILL, seed=seed)
         params, steps = moved.params, steps - round(distill_steps(len(moved.curve)))
     made = time.monotonic() - start

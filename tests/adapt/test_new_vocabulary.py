@@ -282,7 +282,7 @@ def test_transformers_computes_our_logits_with_the_new_vocabulary(flags, tmp_pat
     [
         ({"--model": "nowhere"}, "nowhere: no such folder"),
         ({"--tokenizer-dir": "nowhere"}, "nowhere: no such tokenizer folder"),
-        ({"--init": "average"}, "init='average' is not known; known are: mean, similar, distilled, random"),
+        ({"--init": "average"}, "init='average' is not known; known are: mean, similar, calibrated, distilled, random"),
         ({"--init": "similar"}, "init=similar learns from text in the new language; give documents"),
         ({"--init": "distilled", "--input": "km.txt", "--distill-steps": "0"}, "--distill-steps 0: must be at least 1"),
         ({"--init": "distilled", "--input": "no.txt"}, "no.txt: no such file"),

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
 
+from tonsai_jax.adapt.calibrated_rows import calibrate
 from tonsai_jax.adapt.carried import carried_over
 from tonsai_jax.adapt.distilled_rows import DistillSettings, Model, distill
 from tonsai_jax.adapt.mean_rows import mean_weights
@@ -16,14 +17,14 @@ from tonsai_jax.errors import UserError, unknown_name
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.tokenizer.loading import Tokenizer
 
-INITS = ("mean", "similar", "distilled", "random")
+INITS = ("mean", "similar", "calibrated", "distilled", "random")
 
 
 def check_init(init: str, has_text: bool) -> None:
     """Raises `UserError` for a way that is not known, and for one that needs text where there is none."""
     if init not in INITS:
         raise unknown_name("init", init, INITS)
-    if init in ("similar", "distilled") and not has_text:
+    if init in ("similar", "calibrated", "distilled") and not has_text:
         raise UserError(
             f"init={init} learns from text in the new language; give documents (--dataset-dir or --input), or use mean"
         )
@@ -64,6 +65,7 @@ def with_new_vocabulary(
 
     "mean": the mean of the rows of the old pieces (`mean_rows.py`).
     "similar": a weighted mean of the rows of similar tokens (`similar_rows.py`); needs `texts`.
+    "calibrated": as "similar", then with the frequencies of the new tokens (`calibrated_rows.py`); needs `texts`.
     "distilled": as "similar", then fitted while the model is frozen (`distilled_rows.py`); needs `texts`.
     "random": normal, with the mean and the standard deviation that each column of the old table has.
 
@@ -93,7 +95,7 @@ def with_new_vocabulary(
     weights = None
     if init != "random":
         weights = mean_weights(old.tokenizer, tokenizer, ids)
-    if init in ("similar", "distilled"):
+    if weights is not None and init != "mean":
         encoded = tokenizer.encode_batch([text for text in texts if text])
         embeddings_VxK = static_embeddings(encoded, tokenizer.vocab_size, seed)
         weights = similar_weights(embeddings_VxK, sources_V, ids, old.tokenizer.vocab_size, weights)
@@ -102,6 +104,9 @@ def with_new_vocabulary(
     for name in ("token_embedding", "head"):
         if name in params:
             params[name] = _table(np.asarray(params[name]), old.tokenizer.vocab_size, config, sources_V, weights, rng)
+    if init == "calibrated" and len(ids):
+        stream = np.array([id for text in encoded for id in (tokenizer.end_of_text_id, *text)])
+        params = calibrate(config, params, ids, stream, seed=seed)
     curve: list[dict[str, float]] = []
     if init == "distilled" and len(ids):
         new = Model(config, params, tokenizer)

@@ -20,13 +20,14 @@ EXAMPLES = """examples:
   tonsai extend-tokenizer --tokenizer-dir models/smollm2 --dataset-dir data/mixture --new-tokens 8000 \\
       --output-dir artifacts/smollm2_khmer
   tonsai new-vocabulary --model hf:HuggingFaceTB/SmolLM2-135M --tokenizer-dir artifacts/smollm2_khmer \\
-      --output-dir models/smollm2_khmer
+      --dataset-dir data/mixture --output-dir models/smollm2_khmer
   tonsai new-vocabulary --model models/smollm2 --tokenizer-dir artifacts/bpe --init distilled \\
       --dataset-dir data/mixture --output-dir models/smollm2_ours
 
 A token that the old vocabulary has too keeps its row. The other rows start as (--init):
   mean       the mean of the rows of the old tokens that its text had
   similar    a weighted mean of rows of tokens that occur in the same places; needs documents
+  calibrated as similar, then moved so that new tokens get the frequency that they have in the documents
   distilled  as similar, then fitted so that the model reads the new tokens as it read the old ones; needs documents
   random     random numbers, as large as those of the old rows
 docs/adapt.md has them measured.
@@ -45,12 +46,15 @@ def main() -> None:
     add("--tokenizer-dir", required=True, metavar="DIR", help="the new tokenizer: an extended one, or any of ours")
     add(
         "--init",
-        default="mean",
         metavar="NAME",
-        help="how new rows start: mean, similar, distilled or random (default: mean)",
+        help="how new rows start, see below (default: calibrated with documents, mean without)",
     )
     inputs = parser.add_mutually_exclusive_group()
-    inputs.add_argument("--dataset-dir", metavar="DIR", help="documents written by tonsai prepare")
+    inputs.add_argument(
+        "--dataset-dir",
+        metavar="DIR",
+        help="documents written by tonsai prepare, of the new language and of the old one",
+    )
     inputs.add_argument("--input", nargs="+", metavar="FILE", help="text files (also .gz and .zst), one text per line")
     add("--max-examples", type=int, default=20_000, metavar="N", help="use at most N texts (default: 20000)")
     add("--distill-steps", type=int, default=300, metavar="N", help="steps of --init distilled (default: 300)")
@@ -72,7 +76,9 @@ def main() -> None:
     from tonsai_jax.huggingface.pretrained import open_pretrained
     from tonsai_jax.tokenizer.loading import Tokenizer
 
-    check_init(args.init, bool(args.dataset_dir or args.input))
+    has_text = bool(args.dataset_dir or args.input)
+    init = args.init or ("calibrated" if has_text else "mean")
+    check_init(init, has_text)
     if args.distill_steps < 1:
         raise UserError(f"--distill-steps {args.distill_steps}: must be at least 1")
     check_replaceable(Path(args.output_dir), manifest="export.json", format=FORMAT)  # now, and not after the work
@@ -84,7 +90,7 @@ def main() -> None:
     moved = with_new_vocabulary(
         Model(pretrained.model_config, pretrained.params(), old),
         new,
-        init=args.init,
+        init=init,
         texts=texts,
         settings=dataclasses.replace(DistillSettings(), steps=args.distill_steps),
         seed=args.seed,
@@ -95,7 +101,7 @@ def main() -> None:
     measured = {label: _bytes_per_token(old, new, sample) for label, sample in sampled.by_label.items()}
     report = {
         "model": args.model,
-        "init": args.init,
+        "init": init,
         "old_vocab_size": pretrained.model_config.vocab_size,
         "vocab_size": moved.config.vocab_size,
         "carried_over": moved.carried,
@@ -117,7 +123,7 @@ def main() -> None:
         )
     print(
         f"{folder}: {moved.config.vocab_size:,} ids (before: {pretrained.model_config.vocab_size:,}); "
-        f"{moved.carried:,} rows carried over, {moved.made:,} new rows ({args.init}), {dtype}"
+        f"{moved.carried:,} rows carried over, {moved.made:,} new rows ({init}), {dtype}"
     )
     if args.json:
         write_json(args.json, report)
