@@ -267,7 +267,10 @@ def validate(config: ConfigDict) -> None:
     loggable = not config.wandb.project or importlib.util.find_spec("wandb") is not None
     require(loggable, "wandb.project", "needs Weights & Biases: uv sync --inexact --extra wandb, or leave it empty")
     longest = max(stage.seq_len for stage in stages)
-    require(config.model.context_length >= longest, "model.context_length", f"is shorter than seq_len={longest}")
+    context = config.model.context_length
+    longer = "" if config.init_from else f", or --config.model.context_length={longest}"
+    rule = f"is shorter than seq_len={longest}; add --config.seq_len={context}{longer}"
+    require(context >= longest, "model.context_length", rule)
     at_least = {
         "micro_batch_size": 0, "loss.chunk_tokens": 1, "log_every": 1, "checkpoint.every": 1,
         "checkpoint.keep_last": 1, "checkpoint.keep_every": 0, "checkpoint.keep_best": 0, "eval.every": 0,

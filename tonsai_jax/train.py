@@ -224,11 +224,11 @@ def _open_pretrained(config: ConfigDict, saved: Mapping[str, Any] | None) -> "Pr
     Args:
       saved: the resume metadata of the run's checkpoint, if it has one.
     """
-    if not config.init_from:
-        return None
     if saved is not None:
-        if saved["config"].get("init_from"):
+        if saved["config"].get("init_from"):  # also where it is not given again
             set_model(config, ModelConfig.from_saved(saved["model"]))
+        return None
+    if not config.init_from:
         return None
     from tonsai_jax.huggingface.pretrained import open_pretrained  # imported here: most runs start from scratch
 

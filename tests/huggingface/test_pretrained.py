@@ -1,6 +1,8 @@
 """Continuing from another model: its weights arrive unchanged, however they are stored, and what cannot be used is refused."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -17,10 +19,11 @@ from safetensors.numpy import load_file, save_file
 from tests.support.eight_devices import run_on_eight_devices
 from tests.support.families import VARIANTS, config_of
 from tests.support.tiny_model import random_params, tiny_tokenizer
-from tests.support.tiny_run import TinyRun
+from tests.support.tiny_run import TinyRun, train_in_this_process
 from tonsai_jax.config import default_config, set_model
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json, write_json
+from tonsai_jax.huggingface.card import details_of_run
 from tonsai_jax.huggingface.export import export
 from tonsai_jax.huggingface.names import flat
 from tonsai_jax.huggingface.pretrained import open_pretrained
@@ -228,9 +231,14 @@ NORM = "model.layers.0.input_layernorm.weight"
             pointer("model-00002-of-00004.safetensors"),
             "is a pointer of Git LFS, not the file itself; run `git lfs pull`",
         ),
-        (pointer("config.json"), "config.json: is a pointer of Git LFS"),
+        (pointer("config.json"), "config.json: only a Git-LFS pointer"),
         (remove("config.json"), "no model here (no config.json, and no checkpoints of a run)"),
         (only_pickles, "pytorch_model.bin: weights in this format can run programs"),
+        (
+            lambda folder: (folder / "config.json").write_text("[1]"),
+            "config.json: not the config of a model; download it",
+        ),
+        (change_tensors(dict.clear), "its weights have no tensors; download them again"),
         (change_config(model_type="phi3"), "model_type='phi3' is not supported; supported are gpt2, llama,"),
         (
             change_config(intermediate_size=40),
@@ -245,7 +253,7 @@ NORM = "model.layers.0.input_layernorm.weight"
         ),
         (
             change_tensors(lambda arrays: arrays.update({NORM: arrays[NORM].astype(np.int8)})),
-            f"tensor {NORM} is stored as I8; quantized weights cannot be trained",
+            f"tensor {NORM} is stored as I8, which cannot be read; use a model that is stored in float32",
         ),
     ],
 )
@@ -323,7 +331,7 @@ def test_a_run_continues_from_a_folder_then_from_its_own_checkpoint_and_another_
     printed = run.train(*keys, steps_today=5)
     assert f"weights: {base} (bfloat16 in {base})" in printed
     assert "not used from the config: num_heads=2, d_model=64, d_ff=256" in printed
-    rest = run.train(*keys)
+    rest = run.train(*keys[1:])  # the model is known from the checkpoint
     assert "weights: the checkpoint of this run at step 5" in rest
     record = json.loads((run.workdir / "complete.json").read_text())
     before, after = (record[name]["eval/bits_per_byte/km"] for name in ("before", "scores"))
@@ -363,3 +371,46 @@ def test_in_the_first_steps_only_the_named_parameters_change(run: TinyRun, base:
         after = load_run(run.workdir, step).params
         same = {path: np.array_equal(array, flat(after)[path]) for path, array in flat(start).items()}
         assert same == {path: frozen and path not in ("token_embedding", "head") for path in same}, step
+
+
+def test_a_misspelled_name_of_what_is_not_frozen_is_refused(run: TinyRun, base: Path) -> None:
+    names = "optimizer.frozen_except=('token_embeddings','head')"
+    with pytest.raises(UserError, match="no parameter has the name 'token_embeddings'; there are blocks/"):
+        run.train(f"init_from={base}", "optimizer.frozen_steps=2", names)
+
+
+def test_scores_before_training_are_those_of_the_model_that_was_continued(run: TinyRun, base: Path) -> None:
+    """Also where a run from another model was killed here before its first checkpoint."""
+    run.workdir.mkdir(parents=True)
+    (run.workdir / "metrics.jsonl").write_text('{"step": 0, "time": 1.0, "eval/bits_per_byte/km": 99.0}\n')
+    run.train(f"init_from={base}", "eval.every=100", "steps=4", "model.dtype=float32")
+    rows = [json.loads(line) for line in (run.workdir / "metrics.jsonl").read_text().splitlines()]
+    [before] = [row["eval/bits_per_byte/km"] for row in rows if row["step"] == 0]
+    assert before < 90
+
+
+def test_the_card_names_the_model_of_the_hub_also_through_other_runs(tmp_path: Path) -> None:
+    (tmp_path / "first" / "checkpoints").mkdir(parents=True)
+    write_json(tmp_path / "first" / "config.json", {"init_from": "hf:org/model@v2"})
+    origins = {
+        "hf:org/model@v2": "org/model",
+        str(tmp_path / "first"): "org/model",
+        "/cache/hub/models--org--my-model/snapshots/0123/": "org/my-model",
+        "models/mine/": "mine",
+    }
+    for init_from, name in origins.items():
+        config = default_config()
+        config.init_from = init_from
+        assert details_of_run(tmp_path, config, 1).base_model == name
+
+
+@pytest.mark.full
+def test_the_recipe_runs_end_to_end_on_a_local_folder(run: TinyRun, base: Path, rows: Path) -> None:
+    config = Path(__file__).parents[2] / "configs" / "continue_from_hf.py"
+    words = [word for word in run.command() if not word.startswith("--config=")]
+    lengths = ("epochs=0", "steps=10", "seq_len=64", "optimizer.warmup_steps=2")
+    keys = (f"init_from={base}", f"data.dir={rows}", *lengths)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        train_in_this_process([*words, f"--config={config}:laptop", *(f"--config.{key}" for key in keys)])
+    assert " before the first step, " in printed.getvalue()
+    assert open_pretrained(str(run.workdir / "export")).dtype == "float32"

@@ -41,7 +41,7 @@ def main() -> None:
     from tonsai_jax.cli import parse_flags
     from tonsai_jax.config import set_model
     from tonsai_jax.data.manifest import read_manifest
-    from tonsai_jax.huggingface.pretrained import open_pretrained
+    from tonsai_jax.huggingface.pretrained import pretrained_config
     from tonsai_jax.planning.estimate import estimate
     from tonsai_jax.planning.report import estimate_as_text
     from tonsai_jax.runtime.hardware import gpu_named
@@ -49,7 +49,7 @@ def main() -> None:
     gpu = gpu_named(args.gpu)
     config, _, _ = parse_flags([sys.argv[0], f"--config={args.config}", *keys], "")
     if config.init_from:
-        set_model(config, open_pretrained(config.init_from).model_config)
+        set_model(config, pretrained_config(config.init_from))
     if args.data:
         read_manifest(args.data)  # raises where there are no rows, which only a folder of the config may lack
         config.data.dir, config.data.sample_corpus = args.data, False

@@ -11,6 +11,7 @@ import yaml
 
 from tonsai_jax.data.manifest import read_manifest
 from tonsai_jax.errors import UserError
+from tonsai_jax.files import read_json
 from tonsai_jax.huggingface.names import family_of
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.reporting.metrics_file import metrics_rows, scores_of
@@ -111,10 +112,20 @@ def _last_scores(path: Path, step: int) -> dict[str, float]:
 
 
 def _base_model(init_from: str) -> str | None:
-    """ "hf:ORG/NAME@REVISION" is ORG/NAME on the Hub; of a folder only the name is for the public."""
+    """The model that a run continued from: ORG/NAME where it came from the Hub, also through other runs or the Hub's cache.
+
+    Of another folder only the name is for the public.
+    """
+    if not init_from:
+        return None
     if init_from.startswith("hf:"):
         return init_from.removeprefix("hf:").partition("@")[0]
-    return Path(init_from).name or None
+    folder = Path(init_from).expanduser().absolute()
+    if (folder / "checkpoints").is_dir():
+        earlier = read_json(folder / "config.json").get("init_from", "")
+        return _base_model(earlier) or folder.name
+    cached = re.search(r"/models--([\w.-]+?)--([\w.-]+)/snapshots/", f"{folder}/")
+    return f"{cached[1]}/{cached[2]}" if cached else folder.name
 
 
 def model_card(
@@ -226,13 +237,14 @@ def _metadata(name: str, family: str, details: CardDetails) -> dict[str, Any]:
         }
         for score, value in details.bits_per_byte.items()
     ]
+    license_name = f"follows-from-the-{'base-model-and-the-' * bool(details.base_model)}training-text"
     metadata = {
         "language": details.languages,
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "base_model": details.base_model if details.base_model and "/" in details.base_model else None,
         "license": details.license or "other",
-        "license_name": None if details.license else "follows-from-the-training-text",
+        "license_name": None if details.license else license_name,
         "datasets": list(dict.fromkeys(datasets.values())),
         "tags": [family, "tonsai-jax"],
         "model-index": [{"name": name, "results": results}] if results else None,

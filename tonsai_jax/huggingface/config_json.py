@@ -180,6 +180,7 @@ def _llama_config(model_config: ModelConfig) -> dict[str, Any]:
             "output_router_logits": False,
         }
     if family_of(model_config) == "gemma3":
+        values = {key: value for key, value in values.items() if key not in ("hidden_act", "mlp_bias")}
         values |= _gemma3_config(model_config)
     return values
 
@@ -216,7 +217,10 @@ def model_config_of(config: Mapping[str, Any]) -> ModelConfig:
         return model_config_of({"model_type": MODEL_TYPES["gemma3"]} | dict(config["text_config"]))
     families = {name: family for family, name in MODEL_TYPES.items()}
     if model_type not in families:
-        raise UserError(f"config.json: model_type={model_type!r} is not supported; supported are {', '.join(families)}")
+        raise UserError(
+            f"config.json: model_type={model_type!r} is not supported; supported are {', '.join(families)}, and the text "
+            "part of gemma3 (text_config)"
+        )
     family = families[model_type]
     config = _DEFAULTS[family] | dict(config)
     if config.get("quantization_config"):

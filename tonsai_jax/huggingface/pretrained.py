@@ -11,7 +11,7 @@ from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json
 from tonsai_jax.huggingface.config_json import model_config_of
 from tonsai_jax.huggingface.download import HUB, download
-from tonsai_jax.huggingface.weights import Weights, is_lfs_pointer
+from tonsai_jax.huggingface.weights import Weights
 from tonsai_jax.inference.load import open_checkpoint
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.tokenizer.loading import Tokenizer
@@ -66,6 +66,8 @@ def open_pretrained(where: str) -> Pretrained:
     if where.startswith(HUB):
         return _open_folder(where, download(where.removeprefix(HUB)))
     folder = Path(where).expanduser().absolute()
+    if folder.is_file():
+        raise UserError(f"init_from={where}: is a file; give the folder of the model")
     if not folder.is_dir():
         hint = f"; for a model of the Hub write {HUB}{where}" if re.fullmatch(r"[\w.-]+/[\w.-]+", where) else ""
         raise UserError(f"init_from={where}: no such folder{hint}")
@@ -74,27 +76,40 @@ def open_pretrained(where: str) -> Pretrained:
     return _open_folder(where, folder)
 
 
+def pretrained_config(where: str) -> ModelConfig:
+    """What the model at `where` is, as `open_pretrained` says it, without a download of its weights."""
+    if where.startswith(HUB):
+        return _config_of(download(where.removeprefix(HUB), weights=False))
+    return open_pretrained(where).model_config
+
+
 def _open_run(where: str, workdir: Path) -> Pretrained:
     checkpoint = open_checkpoint(workdir)
     return Pretrained(where, workdir, workdir / "tokenizer", checkpoint.model_config, "float32", checkpoint.params)
 
 
 def _open_folder(where: str, folder: Path) -> Pretrained:
-    file = folder / "config.json"
-    if not file.is_file():
-        raise UserError(f"{folder}: {_what_else(folder)}")
-    if is_lfs_pointer(file):
-        raise UserError(f"{file}: is a pointer of Git LFS, not the file itself; run `git lfs pull` there")
-    try:
-        model_config = model_config_of(read_json(file))
-    except UserError as error:
-        raise UserError(f"{folder}: {error}") from None
+    model_config = _config_of(folder)
     weights = Weights(folder)
 
     def params(shardings: Any = None) -> dict[str, Any]:
         return weights.params(model_config, shardings)
 
     return Pretrained(where, folder, folder, model_config, weights.dtype, params)
+
+
+def _config_of(folder: Path) -> ModelConfig:
+    """The model that the config.json of a folder describes."""
+    file = folder / "config.json"
+    if not file.is_file():
+        raise UserError(f"{folder}: {_what_else(folder)}")
+    config = read_json(file)
+    if not isinstance(config, dict):
+        raise UserError(f"{file}: not the config of a model; download it again")
+    try:
+        return model_config_of(config)
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from None
 
 
 def _what_else(folder: Path) -> str:

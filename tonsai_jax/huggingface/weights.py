@@ -1,8 +1,8 @@
 """Reads the weights of a model in Hugging Face format into our parameters, one tensor at a time.
 
-It is the way back of the export: the table of `names.tensors` says which part of which parameter a tensor is. A tensor is sent to
-the devices in the dtype in which it is stored; there it becomes float32 and is written into its place. So the host never holds
-more than one tensor, and each device only its own part of the model.
+It is the way back of the export: the table of `names.tensors` says which part of which parameter a tensor is. A tensor is sent
+to all devices in the dtype in which it is stored; there it becomes float32, and each device writes its own part of it into its
+place. So the host holds one tensor at a time, and a device its part of the model and one tensor.
 """
 
 import re
@@ -34,7 +34,7 @@ _LFS_POINTER = b"version https://git-lfs"
 
 
 class Weights:
-    """The tensors of a model's folder, by name; opened here means that the table of contents of every file was read.
+    """The tensors of a model's folder, by name. Opening it reads the table of contents of each file, and no tensor.
 
     Attributes:
       folder: the model's folder.
@@ -55,6 +55,8 @@ class Weights:
                     self._file_of[name] = file
                     described = contents.get_slice(name)
                     self._kind_of[name] = described.get_dtype(), tuple(described.get_shape())
+        if not self._kind_of:
+            raise UserError(f"{folder}: its weights have no tensors; download them again")
         sizes: dict[str, int] = {}
         for kind, shape in self._kind_of.values():
             sizes[kind] = sizes.get(kind, 0) + int(np.prod(shape))
@@ -95,7 +97,9 @@ class Weights:
         for tensor in tensors(model_config):
             name = next((name for name in _spellings(tensor.name) if name in self._kind_of), None)
             if name is None:
-                raise UserError(f"{self.folder}: has no tensor {tensor.name}, which its config.json asks for")
+                raise UserError(
+                    f"{self.folder}: has no tensor {tensor.name}, which its config.json asks for; download the model again"
+                )
             kind, shape = self._kind_of[name]
             expected = jax.eval_shape(tensor.of, shapes[tensor.path]).shape
             if shape != expected:
@@ -105,8 +109,8 @@ class Weights:
                 )
             if kind not in DTYPES:
                 raise UserError(
-                    f"{self._file_of[name]}: tensor {name} is stored as {kind}; quantized weights cannot be trained, "
-                    f"use the original model ({', '.join(DTYPES.values())})"
+                    f"{self._file_of[name]}: tensor {name} is stored as {kind}, which cannot be read; use a model that is "
+                    f"stored in {', '.join(DTYPES.values())}, and not a quantized one"
                 )
             wanted.append((tensor, name))
         read = {name for _, name in wanted}
@@ -147,7 +151,7 @@ def _files(folder: Path) -> dict[Path, set[str]]:
             f'safetensors, in an environment with transformers: python -c "from transformers import AutoModelForCausalLM as '
             f"M; M.from_pretrained('{folder}').save_pretrained('{folder}-safetensors')\""
         )
-    raise UserError(f"{folder}: has no {SINGLE}, and so no weights")
+    raise UserError(f"{folder}: has no weights ({SINGLE}); download them next to its config.json")
 
 
 def _opened(file: Path) -> Any:

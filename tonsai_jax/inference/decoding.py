@@ -189,7 +189,8 @@ class _State:
 @partial(jax.jit, static_argnames=("dtype", "num_ids"))
 def _decoding_params(params: Any, dtype: str, num_ids: int) -> _Params:
     def cast(path: Any, leaf: jax.Array) -> jax.Array:
-        return leaf.astype(dtype) if path[-1] == jax.tree_util.DictKey("kernel") else leaf
+        names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+        return leaf.astype(dtype) if names[-1] == "kernel" and "router" not in names else leaf  # a router is float32
 
     layers = jax.tree_util.tree_map_with_path(cast, split_layers(params["blocks"]))
     head = output_table(params)[:num_ids].astype(dtype)

@@ -45,13 +45,15 @@ class MetricsWriter:
         self._path = workdir / "metrics.jsonl"
         with disk_errors(self._path):
             workdir.mkdir(parents=True, exist_ok=True)
-            _drop_rows_after(self._path, start_step)
+            _drop_rows_after(
+                self._path, start_step or -1
+            )  # a new run also measures the model that it continues from again
             self._jsonl = self._path.open("a", encoding="utf-8")
             # Not tensorboardX's SummaryWriter: a full disk ends its thread, and then the run waits for it forever.
             (workdir / "tensorboard").mkdir(exist_ok=True)
             self._tensorboard = EventsWriter(str(workdir / "tensorboard" / "events"))
             from_here = SessionLog(status=SessionLog.START)  # hides what an earlier run wrote at this step and after
-            self._tensorboard.write_event(Event(step=start_step + 1, session_log=from_here))
+            self._tensorboard.write_event(Event(step=start_step + 1 if start_step else 0, session_log=from_here))
         if wandb_project:
             self._wandb = _start_wandb(workdir, wandb_project, wandb_name, config)
 

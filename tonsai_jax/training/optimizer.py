@@ -143,17 +143,18 @@ def rate_factors(params: Any, rate_of: Mapping[str, float]) -> Any:
     return jax.tree.unflatten(jax.tree.structure(params), factors.values())
 
 
-def named(params: Any, names: Sequence[str]) -> Any:
+def mask_of(params: Any, names: Sequence[str]) -> Any:
     """A tree like `params`: True for a parameter whose path has one of `names`, which are written as in `rate_factors`.
 
-    Raises `UserError` where no parameter has any of them.
+    Raises `UserError` for a name that no parameter has, except for the output head that tied embeddings do without.
     """
     paths = _paths(params)
+    for name in names:
+        if name != "head" and not any(_has_name(path, name) for path in paths):
+            raise UserError(
+                f"optimizer.frozen_except={tuple(names)!r}: no parameter has the name {name!r}; there are {', '.join(paths)}"
+            )
     found = [any(_has_name(path, name) for name in names) for path in paths]
-    if not any(found):
-        raise UserError(
-            f"optimizer.frozen_except={tuple(names)!r}: no parameter has one of these names; there are {', '.join(paths)}"
-        )
     return jax.tree.unflatten(jax.tree.structure(params), found)
 
 

@@ -17,7 +17,7 @@ from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.runtime.hardware import check_dtype
 from tonsai_jax.stages import Stage, total_steps
 from tonsai_jax.training.mesh import make_mesh
-from tonsai_jax.training.optimizer import learning_rate_schedule, make_optimizer, named
+from tonsai_jax.training.optimizer import learning_rate_schedule, make_optimizer, mask_of
 from tonsai_jax.training.state import TrainState, abstract_state, model_graph
 from tonsai_jax.training.step import LossSettings, TrainStep, make_eval_step, make_train_step
 
@@ -62,7 +62,7 @@ def check_run(config: ConfigDict, stages: Sequence[Stage], vocab_size: int) -> S
     optimizer = make_optimizer(**optimizer_settings(config))
     state = abstract_state(model, optimizer, mesh)
     if config.optimizer.frozen_steps:
-        named(state.params, config.optimizer.frozen_except)  # only for its error
+        mask_of(state.params, config.optimizer.frozen_except)  # only for its error
     return Setup(stages, mesh, model, attention_backend, attention_reason, optimizer, state)
 
 

@@ -18,7 +18,7 @@ from tonsai_jax.runtime.xla import compiler_options
 from tonsai_jax.stages import MicroBatch
 from tonsai_jax.training.loss import chunk_length, cross_entropy
 from tonsai_jax.training.mesh import BATCH_AXES, shardings
-from tonsai_jax.training.optimizer import Schedule, named
+from tonsai_jax.training.optimizer import Schedule, mask_of
 from tonsai_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -88,7 +88,7 @@ def make_train_step(
       clip_norm: gradients with a larger norm are scaled down to it; 0 never scales.
       micro_batch: the most that a device processes at once; the gradients of the micro-batches add up to those of the
         whole batch.
-      frozen_steps, frozen_except: in the first `frozen_steps` steps only the parameters with these names change, see `named`.
+      frozen_steps, frozen_except: in the first `frozen_steps` steps only the parameters with these names change, see `mask_of`.
 
     A batch has tokens [B, T + 1], valid int32 [B] (how many of the T targets are real) and stop int32 [B]. A step whose
     loss or gradient is not finite leaves parameters and moments unchanged. Metrics are scalars on the device: loss and
@@ -148,7 +148,7 @@ def make_train_step(
             updates = jax.tree.map(
                 lambda update, moves: update if moves else update * thawed,
                 updates,
-                named(state.params, frozen_except),
+                mask_of(state.params, frozen_except),
             )
         learning_rate = schedule(state.step)
         params = jax.tree.map(lambda param, update: param - learning_rate * update, state.params, updates)
