@@ -225,7 +225,13 @@ def _open_pretrained(config: ConfigDict, saved: Mapping[str, Any] | None) -> "Pr
       saved: the resume metadata of the run's checkpoint, if it has one.
     """
     if saved is not None:
-        if saved["config"].get("init_from"):  # also where it is not given again
+        origin = saved["config"].get("init_from", "")
+        if config.init_from not in ("", origin):
+            say(
+                f"init_from={config.init_from}: not used, this run has a checkpoint; to begin with it, give another --workdir"
+            )
+        config.init_from = origin  # known from the checkpoint, where it is not given again
+        if origin:
             set_model(config, ModelConfig.from_saved(saved["model"]))
         return None
     if not config.init_from:

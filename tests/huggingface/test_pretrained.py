@@ -333,6 +333,9 @@ def test_a_run_continues_from_a_folder_then_from_its_own_checkpoint_and_another_
     assert "not used from the config: num_heads=2, d_model=64, d_ff=256" in printed
     rest = run.train(*keys[1:])  # the model is known from the checkpoint
     assert "weights: the checkpoint of this run at step 5" in rest
+    assert "changed since" not in rest
+    assert read_json(run.workdir / "config.json")["init_from"] == str(base)
+    assert "init_from=hf:a/b: not used, this run has a checkpoint" in run.train("init_from=hf:a/b", *keys[1:])
     record = json.loads((run.workdir / "complete.json").read_text())
     before, after = (record[name]["eval/bits_per_byte/km"] for name in ("before", "scores"))
     assert after < before
