@@ -16,9 +16,11 @@ from safetensors.numpy import load_file, save_file
 
 from tests.support.eight_devices import run_on_eight_devices
 from tests.support.families import VARIANTS, config_of
+from tests.support.open_tokenizers import gemma3, llama2, smollm2
 from tests.support.tiny_model import random_params, tiny_tokenizer
 from tests.support.tiny_run import TinyRun
-from tonsai_jax.config import default_config, set_model
+from tonsai_jax.config import default_config, model_config, set_model
+from tonsai_jax.data.tokenize import tokenize_dataset
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json, write_json
 from tonsai_jax.huggingface.export import export
@@ -341,6 +343,32 @@ def test_a_run_continues_from_a_folder_then_from_its_own_checkpoint_and_another_
     assert f"weights: {run.workdir}" in printed
     record = json.loads((other.workdir / "complete.json").read_text())
     assert record["before"]["eval/bits_per_byte/km"] == pytest.approx(after, rel=1e-6)
+
+
+@pytest.mark.full
+def test_a_model_without_a_row_for_a_token_that_nothing_uses_is_continued_and_exported(
+    rows: Path, tmp_path: Path
+) -> None:
+    """Gemma 3 1B has 262,144 rows, and its tokenizer one more token, for images."""
+    tokenizer = Tokenizer.from_folder(gemma3(tmp_path / "tokenizer"))
+    config = dataclasses.replace(config_of("llama, GQA, tied"), vocab_size=tokenizer.vocab_size - 1)
+    export(config, random_params(config), tokenizer, tmp_path / "model")
+    settings: dict[str, Any] = {"val_ratio": 0.1, "seed": 0, "row_tokens": 1024, "progress": False}
+    tokenize_dataset(rows.parent / "documents", tmp_path / "tokenizer", tmp_path / "rows", **settings)
+    run = TinyRun(tmp_path / "rows", tmp_path / "run")
+    run.train(f"init_from={tmp_path / 'model'}", "steps=1", "optimizer.warmup_steps=0", "eval.every=1", "export=True")
+    assert read_json(run.workdir / "export" / "config.json")["vocab_size"] == config.vocab_size
+
+    smaller = dataclasses.replace(config, vocab_size=config.vocab_size - 1)
+    with pytest.raises(UserError, match=f"has {config.vocab_size} ids, but the model has only {smaller.vocab_size}"):
+        export(smaller, random_params(smaller), tokenizer, tmp_path / "smaller")
+    given = default_config()
+    given.init_from = str(tmp_path / "model")
+    set_model(given, smaller)
+    with pytest.raises(
+        UserError, match="does not belong to the model of init_from; make the token rows with the model's own"
+    ):
+        model_config(given, tokenizer.required_rows)
 
 
 def test_rows_of_another_tokenizer_are_refused(run: TinyRun, llama: Path) -> None:

@@ -158,6 +158,17 @@ class Tokenizer:
         """The files of the folder that belong to the tokenizer; a folder with only these is the same tokenizer."""
         names = _FILES if self.is_ours else _FILES_OF_OPEN_MODELS
         return [path for name in sorted(names) if (path := self.folder / name).is_file()]
+    @cached_property
+    def required_rows(self) -> int:
+        """The rows that a model needs for these ids: the largest id that text or a special id in use has, + 1.
+
+        It is less than `vocab_size` where special tokens that nothing uses come last: Gemma 3's smaller models have no row for
+        the token that stands for an image.
+        """
+        ids = self.special_ids
+        in_use = [id for id in (ids.bos, ids.pad, *ids.ends) if id is not None]
+        return max(*in_use, *(id for id, piece in enumerate(self.pieces) if piece)) + 1
+
 
     @cached_property
     def normalization(self) -> "Normalization | None":
