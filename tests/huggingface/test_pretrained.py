@@ -228,9 +228,9 @@ NORM = "model.layers.0.input_layernorm.weight"
         (cut, "model-00002-of-00004.safetensors: not a whole safetensors file"),
         (
             pointer("model-00002-of-00004.safetensors"),
-            "is a pointer of Git LFS, not the file itself; run `git lfs pull`",
+            "model-00002-of-00004.safetensors: only a Git-LFS pointer, not the file itself; run `git lfs pull`",
         ),
-        (pointer("config.json"), "config.json: is a pointer of Git LFS"),
+        (pointer("config.json"), "config.json: only a Git-LFS pointer"),
         (remove("config.json"), "no model here (no config.json, and no checkpoints of a run)"),
         (only_pickles, "pytorch_model.bin: weights in this format can run programs"),
         (change_config(model_type="phi3"), "model_type='phi3' is not supported; supported are gpt2, llama,"),

@@ -11,7 +11,7 @@ from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json
 from tonsai_jax.huggingface.config_json import model_config_of
 from tonsai_jax.huggingface.download import HUB, download
-from tonsai_jax.huggingface.weights import Weights, is_lfs_pointer
+from tonsai_jax.huggingface.weights import Weights
 from tonsai_jax.inference.load import open_checkpoint
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.tokenizer.loading import Tokenizer
@@ -83,10 +83,9 @@ def _open_folder(where: str, folder: Path) -> Pretrained:
     file = folder / "config.json"
     if not file.is_file():
         raise UserError(f"{folder}: {_what_else(folder)}")
-    if is_lfs_pointer(file):
-        raise UserError(f"{file}: is a pointer of Git LFS, not the file itself; run `git lfs pull` there")
+    content = read_json(file)
     try:
-        model_config = model_config_of(read_json(file))
+        model_config = model_config_of(content)
     except UserError as error:
         raise UserError(f"{folder}: {error}") from None
     weights = Weights(folder)
