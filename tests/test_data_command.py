@@ -314,3 +314,12 @@ def test_the_tokenizer_of_a_model_takes_the_place_of_one_of_its_own(folder: Path
     assert copy.normalize_prompt("ខែ្មរ") == "ខ្មែរ"
     code, out, err = tonsai("data", *words, "--tokenizer-dir", "model", "--vocab-size", "400")
     assert (code, err.startswith("error: give either --vocab-size N")) == (1, True)
+
+
+def test_rows_get_a_tokenizer_that_has_no_config_of_its_own(folder: Path) -> None:
+    smollm2(folder / "model")
+    (folder / "model" / "tokenizer_config.json").unlink()
+    words = ("--khmer", "khmer.txt", "--english", "english.txt", "--val-ratio", "0.1", "--tokenizer-dir", "model")
+    code, _, err = tonsai("data", *words)
+    assert (code, err) == (0, "")
+    assert Tokenizer.from_folder("data/tokens/tokenizer").normalize_prompt("ខែ្មរ") == "ខ្មែរ"

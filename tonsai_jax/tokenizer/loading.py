@@ -111,7 +111,10 @@ class Tokenizer:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such tokenizer folder; train one with `tonsai train-tokenizer`")
         content = read_tokenizer_json(folder / "tokenizer.json")
-        config = read_json(folder / "tokenizer_config.json")
+        # Some open models do without this file: their config.json has the special ids.
+        others = [name for name in ("config.json", "generation_config.json") if (folder / name).exists()]
+        file = folder / "tokenizer_config.json"
+        config = read_json(file) if file.exists() or not others else {}
         config = config if isinstance(config, dict) else {}
         if NORMALIZATION in config and _added_ids(content).get(END_OF_TEXT) == 0:
             return cls._ours(folder, content, config)
