@@ -377,6 +377,59 @@ def test_rows_of_another_tokenizer_are_refused(run: TinyRun, llama: Path) -> Non
     assert not run.workdir.exists()
 
 
+def without_add_bos_token(folder: Path) -> None:
+    file = folder / "tokenizer_config.json"
+    write_json(file, read_json(file) | {"add_bos_token": False})
+
+
+def change_tokenizer(**values: Any) -> Callable[[Path], None]:
+    return lambda folder: write_json(folder / "tokenizer.json", read_json(folder / "tokenizer.json") | values)
+
+
+@pytest.mark.parametrize(
+    ("make", "change", "message"),
+    [
+        (
+            gemma3,
+            without_add_bos_token,
+            "rows have the id 1 between documents, but the tokenizer of .* has 2; make them",
+        ),
+        (
+            llama2,
+            change_tokenizer(normalizer={"type": "Replace", "pattern": {"String": " "}, "content": "▁"}),
+            "another",
+        ),
+        (
+            smollm2,
+            change_tokenizer(pre_tokenizer={"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}),
+            "another tokenizer than that of",
+        ),
+    ],
+)
+def test_rows_whose_ids_differ_only_by_a_rule_are_refused(
+    make: Callable[[Path], Path], change: Callable[[Path], None], message: str, tmp_path: Path
+) -> None:
+    """The separator of documents, the space before a text, the pre-tokenizer."""
+    tokenizer = Tokenizer.from_folder(make(tmp_path / "tokenizer"))
+    config = dataclasses.replace(config_of("llama"), vocab_size=tokenizer.vocab_size)
+    model = open_pretrained(str(export(config, random_params(config), tokenizer, tmp_path / "model")))
+    assert model.check_tokenizer(tokenizer) == ""
+    change(tokenizer.folder)
+    with pytest.raises(UserError, match=message):
+        model.check_tokenizer(Tokenizer.from_folder(tokenizer.folder))
+
+
+def test_a_model_without_a_tokenizer_is_continued_with_a_note(
+    tokenizer: Tokenizer, llama: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(llama, tmp_path / "model"))
+    (folder / "tokenizer.json").unlink()
+    assert "has no tokenizer, so it is not known" in open_pretrained(str(folder)).check_tokenizer(tokenizer)
+    (folder / "vocab.json").write_text("{}")
+    with pytest.raises(UserError, match=r"has vocab.json but no tokenizer\.json, which is needed; write one with"):
+        open_pretrained(str(folder)).check_tokenizer(tokenizer)
+
+
 def test_in_the_first_steps_only_the_named_parameters_change(run: TinyRun, base: Path) -> None:
     keys = (
         f"init_from={base}",

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 # Keys of tokenizer_config.json. In ours: the normalization of the text that it was trained on. In the tokenizer of an open model,
 # next to token rows: that of the text in the rows.
 NORMALIZATION, ROWS_NORMALIZATION = "tonsai_normalization", "tonsai_rows_normalization"
+# Files with the tokens of a tokenizer; of these only the first is read, and transformers makes it of the others.
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _CORES = os.cpu_count() or 1
 _PART_CHARACTERS = 1_000_000  # of a long text, encoded at once
 _FILES = (
@@ -156,11 +158,6 @@ class Tokenizer:
         """The largest id + 1; ours use every id below it, the tokenizers of open models can have gaps."""
         return len(self.pieces)
 
-    @property
-    def files(self) -> list[Path]:
-        """The files of the folder that belong to the tokenizer; a folder with only these is the same tokenizer."""
-        names = _FILES if self.is_ours else _FILES_OF_OPEN_MODELS
-        return [path for name in sorted(names) if (path := self.folder / name).is_file()]
     @cached_property
     def required_rows(self) -> int:
         """The rows that a model needs for these ids: the largest id that text or a special id in use has, + 1.
@@ -172,6 +169,11 @@ class Tokenizer:
         in_use = [id for id in (ids.bos, ids.pad, *ids.ends) if id is not None]
         return max(*in_use, *(id for id, piece in enumerate(self.pieces) if piece)) + 1
 
+    @property
+    def files(self) -> list[Path]:
+        """The files of the folder that belong to the tokenizer; a folder with only these is the same tokenizer."""
+        names = _FILES if self.is_ours else _FILES_OF_OPEN_MODELS
+        return [path for name in sorted(names) if (path := self.folder / name).is_file()]
 
     @cached_property
     def normalization(self) -> "Normalization | None":
@@ -255,7 +257,7 @@ def _added_ids(content: dict[str, Any]) -> dict[str, int]:
 
 def read_tokenizer_json(path: Path) -> dict[str, Any]:
     """The content of tokenizer.json; raises `UserError` if it is missing, and says how to make one."""
-    others = [name for name in ("tokenizer.model", "vocab.json", "vocab.txt") if path.with_name(name).exists()]
+    others = [name for name in TOKENIZER_FILES if path.with_name(name).exists()]
     if others and not path.exists():
         raise UserError(
             f"{path.parent}: has {others[0]} but no tokenizer.json, which is needed; write one with transformers: "
