@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.console import tonsai
 from tests.support.made_once import MadeOnce
-from tests.support.open_tokenizers import smollm2
+from tests.support.open_tokenizers import gemma3, smollm2
 from tonsai_jax.commands import prepare, train_tokenizer
 from tonsai_jax.corpus import pipeline
 from tonsai_jax.corpus.pipeline import content_hash
@@ -301,6 +301,8 @@ def test_a_steps_file_of_somebody_else_is_not_overwritten(folder: Path) -> None:
 def test_the_tokenizer_of_a_model_takes_the_place_of_one_of_its_own(folder: Path) -> None:
     """It is copied to the rows with what the text went through, so that prompts are normalized like the text."""
     smollm2(folder / "model")
+    (folder / "model" / "config.json").write_text("{}")
+    (folder / "model" / "model.safetensors").write_text("")
     words = ("--khmer", "khmer.txt", "--english", "english.txt", "--val-ratio", "0.1", "--output-dir", "other")
     code, out, err = tonsai("data", *words, "--tokenizer-dir", "model")
     assert (code, err) == (0, "")
@@ -312,5 +314,36 @@ def test_the_tokenizer_of_a_model_takes_the_place_of_one_of_its_own(folder: Path
     assert copy.end_ids == model.end_ids
     assert model.normalize_prompt("ខែ្មរ") == "ខែ្មរ"
     assert copy.normalize_prompt("ខែ្មរ") == "ខ្មែរ"
+    for flag, value in (("--model-type", "bpe"), ("--pattern", "single-digits")):
+        code, out, err = tonsai("data", *words, "--tokenizer-dir", "model", flag, value)
+        assert (code, err.count("\n")) == (1, 1)
+        assert err.startswith(
+            f"error: {flag} has no effect with --tokenizer-dir, which trains no tokenizer; leave it out"
+        )
     code, out, err = tonsai("data", *words, "--tokenizer-dir", "model", "--vocab-size", "400")
     assert (code, err.startswith("error: give either --vocab-size N")) == (1, True)
+
+
+def test_another_token_between_documents_repeats_the_rows(folder: Path) -> None:
+    """tokenizer.json is the same. And a tokenizer without a model is nothing that a run could continue from."""
+    gemma3(folder / "gemma3")
+    words = ("--khmer", "khmer.txt", "--english", "english.txt", "--val-ratio", "0.1", "--tokenizer-dir", "gemma3")
+    code, out, err = tonsai("data", *words)
+    assert (code, err) == (0, "")
+    assert "  tonsai train --config configs/small.py --workdir runs/mine" in out
+    assert read_manifest("data/tokens").end_of_text_id == 2
+    config = folder / "gemma3" / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"add_bos_token": False}))
+    code, out, err = tonsai("data", *words)
+    assert (code, err) == (0, "")
+    assert [line.split()[2] for line in out.splitlines() if line.startswith("$ tonsai ")] == ["tokenize"]
+    assert read_manifest("data/tokens").end_of_text_id == 1
+
+
+def test_rows_get_a_tokenizer_that_has_no_config_of_its_own(folder: Path) -> None:
+    smollm2(folder / "model")
+    (folder / "model" / "tokenizer_config.json").unlink()
+    words = ("--khmer", "khmer.txt", "--english", "english.txt", "--val-ratio", "0.1", "--tokenizer-dir", "model")
+    code, _, err = tonsai("data", *words)
+    assert (code, err) == (0, "")
+    assert Tokenizer.from_folder("data/tokens/tokenizer").normalize_prompt("ខែ្មរ") == "ខ្មែរ"

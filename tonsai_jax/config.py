@@ -201,14 +201,21 @@ def _weights(where: str, weights: Any) -> dict[str, float]:
 
 
 def model_config(config: ConfigDict, tokenizer_vocab_size: int) -> ModelConfig:
-    """The model of the config. Its vocabulary is that of the tokenizer, unless `model.vocab_size` is larger."""
+    """The model of the config. Its vocabulary is that of the tokenizer, unless `model.vocab_size` is larger.
+
+    Raises `UserError` if `model.vocab_size` is smaller.
+    """
     values = config.model.to_dict()
     if values["vocab_size"] == 0:
         values["vocab_size"] = tokenizer_vocab_size
     if values["vocab_size"] < tokenizer_vocab_size:
+        way_out = "set model.vocab_size=0 to take the tokenizer's"
+        if config.init_from:
+            way_out = (
+                "this tokenizer does not belong to the model of init_from; make the token rows with the model's own"
+            )
         raise UserError(
-            f"model.vocab_size={values['vocab_size']} is smaller than the tokenizer's {tokenizer_vocab_size} ids; "
-            f"set model.vocab_size=0 to take the tokenizer's"
+            f"model.vocab_size={values['vocab_size']} is smaller than the tokenizer's {tokenizer_vocab_size} ids; {way_out}"
         )
     return ModelConfig(**values)
 

@@ -17,6 +17,8 @@ import psutil
 
 from tonsai_jax.errors import UserError
 
+_LFS_POINTER = b"version https://git-lfs"
+
 
 def is_disk_full(error: BaseException) -> bool:
     """Whether the system refused to write because the disk, a quota or the largest allowed file is full."""
@@ -166,14 +168,19 @@ def write_array(path: Path, array: np.ndarray) -> None:
 def read_json(path: Path) -> Any:
     """Reads JSON; raises `UserError` where the file is missing or is not JSON."""
     try:
-        text = path.read_text(encoding="utf-8")
-        if text.startswith("version https://git-lfs"):
-            raise UserError(f"{path}: only a Git-LFS pointer, not the file itself; run `git lfs pull` in its folder")
-        return json.loads(text)
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        refuse_lfs_pointer(path)
         raise UserError(f"{path}: not valid JSON ({error})") from None
+
+
+def refuse_lfs_pointer(path: Path) -> None:
+    """Raises `UserError` if a file is what git leaves in its place where git-lfs is not installed."""
+    with path.open("rb") as file:
+        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            raise UserError(f"{path}: only a Git-LFS pointer, not the file itself; run `git lfs pull` in its folder")
 
 
 def sha256_file(path: Path) -> str:

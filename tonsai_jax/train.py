@@ -67,9 +67,11 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
     manifest = _open_rows(config)
     tokenizer = Tokenizer.from_folder(manifest.directory / "tokenizer")
     stages = stages_of(config, manifest.train_sizes())
-    if pretrained is not None:
-        pretrained.check_tokenizer(tokenizer)
-    setup = check_run(config, stages, tokenizer.vocab_size)
+    if pretrained is not None and (not_checked := pretrained.check_tokenizer(tokenizer)):
+        say(not_checked)
+    # A model whose size is given needs no row for special tokens that nothing uses.
+    vocab_size = tokenizer.required_rows if config.model.vocab_size else tokenizer.vocab_size
+    setup = check_run(config, stages, vocab_size)
     if config.export:
         from tonsai_jax.huggingface.names import family_of
 

@@ -12,6 +12,7 @@ from flax import nnx
 
 from tests.adapt.bases import ENGLISH_TEXT, KHMER_TEXT, make_base
 from tests.support.console import tonsai, without_progress
+from tests.support.open_tokenizers import gemma3
 from tests.support.tiny_model import config_with, random_params
 from tonsai_jax.adapt.carried import carried_over
 from tonsai_jax.adapt.distilled_rows import DistillSettings, Model, distill
@@ -300,6 +301,19 @@ def test_a_mistake_is_one_line_and_nothing_is_written(changed, message, flags, t
     assert message in err
     assert len(without_progress(err).splitlines()) == 1
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("init", ["mean", "similar"])
+def test_a_special_token_without_a_row_in_the_old_model_gets_one(init: str, tmp_path: Path) -> None:
+    """Gemma 3 1B has no row for the last token, which stands for an image."""
+    tokenizer = Tokenizer.from_folder(gemma3(tmp_path / "gemma3"))
+    config = config_with(vocab_size=tokenizer.vocab_size - 1)
+    old = Model(config, random_params(config), tokenizer)
+    moved = with_new_vocabulary(old, tokenizer, init=init, texts=KHMER_TEXT)
+    before, after = (np.asarray(model.params["token_embedding"]) for model in (old, moved))
+    assert (moved.config.vocab_size, moved.made) == (tokenizer.vocab_size, 1)
+    np.testing.assert_array_equal(after[: config.vocab_size], before[: config.vocab_size])
+    np.testing.assert_allclose(after[config.vocab_size], before[: config.vocab_size].mean(axis=0), atol=1e-5)
 
 
 def test_a_tokenizer_that_does_not_belong_to_the_model_is_refused(old: Model, tokenizers) -> None:

@@ -18,9 +18,11 @@ from safetensors.numpy import load_file, save_file
 
 from tests.support.eight_devices import run_on_eight_devices
 from tests.support.families import VARIANTS, config_of
+from tests.support.open_tokenizers import gemma3, llama2, smollm2
 from tests.support.tiny_model import random_params, tiny_tokenizer
 from tests.support.tiny_run import TinyRun, train_in_this_process
-from tonsai_jax.config import default_config, set_model
+from tonsai_jax.config import default_config, model_config, set_model
+from tonsai_jax.data.tokenize import tokenize_dataset
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json, write_json
 from tonsai_jax.huggingface.card import details_of_run
@@ -229,7 +231,7 @@ NORM = "model.layers.0.input_layernorm.weight"
         (cut, "model-00002-of-00004.safetensors: not a whole safetensors file"),
         (
             pointer("model-00002-of-00004.safetensors"),
-            "is a pointer of Git LFS, not the file itself; run `git lfs pull`",
+            "model-00002-of-00004.safetensors: only a Git-LFS pointer, not the file itself; run `git lfs pull`",
         ),
         (pointer("config.json"), "config.json: only a Git-LFS pointer"),
         (remove("config.json"), "no model here (no config.json, and no checkpoints of a run)"),
@@ -354,10 +356,89 @@ def test_a_run_continues_from_a_folder_then_from_its_own_checkpoint_and_another_
     assert record["before"]["eval/bits_per_byte/km"] == pytest.approx(after, rel=1e-6)
 
 
+@pytest.mark.full
+def test_a_model_without_a_row_for_a_token_that_nothing_uses_is_continued_and_exported(
+    rows: Path, tmp_path: Path
+) -> None:
+    """Gemma 3 1B has 262,144 rows, and its tokenizer one more token, for images."""
+    tokenizer = Tokenizer.from_folder(gemma3(tmp_path / "tokenizer"))
+    config = dataclasses.replace(config_of("llama, GQA, tied"), vocab_size=tokenizer.vocab_size - 1)
+    export(config, random_params(config), tokenizer, tmp_path / "model")
+    settings: dict[str, Any] = {"val_ratio": 0.1, "seed": 0, "row_tokens": 1024, "progress": False}
+    tokenize_dataset(rows.parent / "documents", tmp_path / "tokenizer", tmp_path / "rows", **settings)
+    run = TinyRun(tmp_path / "rows", tmp_path / "run")
+    run.train(f"init_from={tmp_path / 'model'}", "steps=1", "optimizer.warmup_steps=0", "eval.every=1", "export=True")
+    assert read_json(run.workdir / "export" / "config.json")["vocab_size"] == config.vocab_size
+
+    smaller = dataclasses.replace(config, vocab_size=config.vocab_size - 1)
+    with pytest.raises(UserError, match=f"has {config.vocab_size} ids, but the model has only {smaller.vocab_size}"):
+        export(smaller, random_params(smaller), tokenizer, tmp_path / "smaller")
+    given = default_config()
+    given.init_from = str(tmp_path / "model")
+    set_model(given, smaller)
+    with pytest.raises(
+        UserError, match="does not belong to the model of init_from; make the token rows with the model's own"
+    ):
+        model_config(given, tokenizer.required_rows)
+
+
 def test_rows_of_another_tokenizer_are_refused(run: TinyRun, llama: Path) -> None:
     with pytest.raises(UserError, match="these token rows were made with another tokenizer than that of "):
         run.train(f"init_from={llama}")
     assert not run.workdir.exists()
+
+
+def without_add_bos_token(folder: Path) -> None:
+    file = folder / "tokenizer_config.json"
+    write_json(file, read_json(file) | {"add_bos_token": False})
+
+
+def change_tokenizer(**values: Any) -> Callable[[Path], None]:
+    return lambda folder: write_json(folder / "tokenizer.json", read_json(folder / "tokenizer.json") | values)
+
+
+@pytest.mark.parametrize(
+    ("make", "change", "message"),
+    [
+        (
+            gemma3,
+            without_add_bos_token,
+            "rows have the id 1 between documents, but the tokenizer of .* has 2; make them",
+        ),
+        (
+            llama2,
+            change_tokenizer(normalizer={"type": "Replace", "pattern": {"String": " "}, "content": "▁"}),
+            "another",
+        ),
+        (
+            smollm2,
+            change_tokenizer(pre_tokenizer={"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}),
+            "another tokenizer than that of",
+        ),
+    ],
+)
+def test_rows_whose_ids_differ_only_by_a_rule_are_refused(
+    make: Callable[[Path], Path], change: Callable[[Path], None], message: str, tmp_path: Path
+) -> None:
+    """The separator of documents, the space before a text, the pre-tokenizer."""
+    tokenizer = Tokenizer.from_folder(make(tmp_path / "tokenizer"))
+    config = dataclasses.replace(config_of("llama"), vocab_size=tokenizer.vocab_size)
+    model = open_pretrained(str(export(config, random_params(config), tokenizer, tmp_path / "model")))
+    assert model.check_tokenizer(tokenizer) == ""
+    change(tokenizer.folder)
+    with pytest.raises(UserError, match=message):
+        model.check_tokenizer(Tokenizer.from_folder(tokenizer.folder))
+
+
+def test_a_model_without_a_tokenizer_is_continued_with_a_note(
+    tokenizer: Tokenizer, llama: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(llama, tmp_path / "model"))
+    (folder / "tokenizer.json").unlink()
+    assert "has no tokenizer, so it is not known" in open_pretrained(str(folder)).check_tokenizer(tokenizer)
+    (folder / "vocab.json").write_text("{}")
+    with pytest.raises(UserError, match=r"has vocab.json but no tokenizer\.json, which is needed; write one with"):
+        open_pretrained(str(folder)).check_tokenizer(tokenizer)
 
 
 def test_in_the_first_steps_only_the_named_parameters_change(run: TinyRun, base: Path) -> None:

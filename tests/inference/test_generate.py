@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 from ml_collections import ConfigDict
 
+from tests.support.open_tokenizers import llama2
 from tests.support.tiny_model import CONFIG, ENGLISH, KHMER, config_with, random_params, tiny_tokenizer
 from tonsai_jax.errors import UserError
 from tonsai_jax.inference import decoding, generate
@@ -21,6 +22,7 @@ from tonsai_jax.inference.generate import Generator
 from tonsai_jax.inference.load import Run
 from tonsai_jax.reporting.samples import sample_text
 from tonsai_jax.sampling import Sampling
+from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.training.state import model_graph
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "generate.py"
@@ -261,6 +263,14 @@ def test_a_prompt_is_the_start_of_a_document(tokenizer):
     ids = rows(with_start, ends=tokenizer.end_ids, num_ids=tokenizer.vocab_size)
     expected = [tokenizer.decode(row).removesuffix("\ufffd") for row in ids]
     assert texts(tokenizer, [ENGLISH[:9], ""], temperature=0) == expected
+
+
+def test_a_text_without_a_prompt_begins_after_the_prefix_of_the_tokenizer(tmp_path, monkeypatch):
+    tokenizer = Tokenizer.from_folder(llama2(tmp_path / "llama2"))
+    assert tokenizer.prefix == " "
+    assert "".join(stream_of(tokenizer, tokenizer.encode("  story"), monkeypatch)) == "  story"
+    monkeypatch.setattr(Decoder, "generate", lambda *_, **__: ([id] for id in tokenizer.encode("story")))
+    assert Generator(CONFIG, PARAMS, tokenizer).texts(["A"], max_new_tokens=9, sampling=GREEDY, seed=0) == [" story"]
 
 
 def run_script(monkeypatch, capsys, tokenizer, *arguments):

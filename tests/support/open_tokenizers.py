@@ -95,12 +95,13 @@ def mixtral(folder: Path) -> Path:
 
 
 def gemma3(folder: Path) -> Path:
-    """Added tokens that are text: runs of newlines and of spaces, and tags."""
+    """Added tokens that are text: runs of newlines and of spaces, and tags. The last token, of images, has no row in models."""
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>"]
     made = _byte_fallback(special, ("<0x", "41>"), added=["\n", "\n\n", "\n\n\n", _SPACE * 2, _SPACE * 3, "<table>"])
     made.normalizer = normalizers.Replace(" ", _SPACE)
     made.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     made.decoder = decoders.Sequence(_spoken())
+    made.add_special_tokens([AddedToken("<image_soft_token>", special=True, normalized=False)])
     made.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
     names = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"}
     return _write(

@@ -150,6 +150,26 @@ def test_ids_of_a_model_of_text_and_images_are_found(tmp_path: Path) -> None:
     assert ids_of(Tokenizer.from_folder(folder))[1] == ["<bos>", "<eos>", "<end_of_turn>"]
 
 
+def test_a_model_with_only_tokenizer_json_takes_its_special_ids_from_config_json(tmp_path: Path) -> None:
+    folder = smollm2(tmp_path / "t")
+    whole = ids_of(Tokenizer.from_folder(folder))
+    (folder / "generation_config.json").rename(folder / "config.json")
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        (folder / name).unlink()
+    assert ids_of(Tokenizer.from_folder(folder)) == whole
+    (folder / "config.json").unlink()
+    with pytest.raises(UserError, match=r"tokenizer_config\.json: no such file"):
+        Tokenizer.from_folder(folder)
+
+
+def test_a_model_needs_rows_for_text_and_special_tokens_in_use_only(folder: Path, tokenizer: Tokenizer) -> None:
+    unused = 1 if folder.name == "gemma3" else 0  # the token of images
+    assert tokenizer.required_rows == tokenizer.vocab_size - unused
+    edit(folder / "generation_config.json", lambda value: value.update(pad_token_id=tokenizer.vocab_size - 1))
+    edit(folder / "tokenizer_config.json", lambda value: value.pop("pad_token", None))
+    assert Tokenizer.from_folder(folder).required_rows == tokenizer.vocab_size
+
+
 def test_an_id_without_a_token_is_a_gap(tmp_path: Path) -> None:
     folder = gemma3(tmp_path / "t")
     whole = Tokenizer.from_folder(folder)

@@ -21,7 +21,13 @@ from tonsai_jax.tokenizer.training import FORMAT, VERSION
 
 # What a tokenizer's folder has besides tokenizer.json. Files that hold the old vocabulary (vocab.json, tokenizer.model, ...) stay
 # behind: programs that prefer them would not know the new tokens.
-_COPIED = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "generation_config.json")
+_COPIED = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "config.json",
+)
 
 
 def extend_tokenizer(

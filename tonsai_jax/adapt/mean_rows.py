@@ -11,17 +11,18 @@ from tonsai_jax.tokenizer.any_tokenizer import AnyTokenizer, is_text
 from tonsai_jax.tokenizer.loading import Tokenizer
 
 
-def mean_weights(old: Tokenizer, new: Tokenizer, ids: np.ndarray) -> scipy.sparse.csr_array:
-    """The weights of the old rows in each new row: float32 (len(ids), old.vocab_size); each row adds up to 1.
+def mean_weights(old: Tokenizer, new: Tokenizer, ids: np.ndarray, old_size: int) -> scipy.sparse.csr_array:
+    """The weights of the old rows in each new row: float32 (len(ids), old_size); each row adds up to 1.
 
     A token that is no whole character is the mean of its bytes. One that stands for no text (a special token without a role in
     the old tokenizer) is the mean of all old rows: nothing is known about it.
 
     Args:
       ids: the new ids whose rows are made, int (n,).
+      old_size: number of old ids that have a row.
     """
     byte_ids = {piece: id for id, piece in enumerate(old.pieces) if len(piece) == 1}
-    real = [id for id, kind in enumerate(AnyTokenizer.from_path(old.folder).kinds) if kind]
+    real = [id for id, kind in enumerate(AnyTokenizer.from_path(old.folder).kinds[:old_size]) if kind]
     rows, columns, values = [], [], []
     for row, id in enumerate(ids.tolist()):
         piece = new.pieces[id]
@@ -34,7 +35,7 @@ def mean_weights(old: Tokenizer, new: Tokenizer, ids: np.ndarray) -> scipy.spars
         rows += [row] * len(parts)
         columns += parts
         values += [1 / len(parts)] * len(parts)
-    shape = (len(ids), old.vocab_size)
+    shape = (len(ids), old_size)
     return scipy.sparse.coo_array((np.array(values, np.float32), (rows, columns)), shape=shape).tocsr()
 
 

@@ -82,28 +82,30 @@ def with_new_vocabulary(
     vocabularies have no token in common.
     """
     check_init(init, any(texts))
-    if old.tokenizer.vocab_size > old.config.vocab_size:
+    if old.tokenizer.required_rows > old.config.vocab_size:
         raise UserError(
-            f"{old.tokenizer.folder}: this tokenizer has {old.tokenizer.vocab_size} ids, but the model has only "
+            f"{old.tokenizer.folder}: this tokenizer has {old.tokenizer.required_rows} ids, but the model has only "
             f"{old.config.vocab_size}; it does not belong to the model"
         )
+    old_size = min(old.tokenizer.vocab_size, old.config.vocab_size)
     sources_V = carried_over(old.tokenizer, tokenizer)
+    sources_V[sources_V >= old_size] = -1  # a special token for which the old model has no row
     ids = np.flatnonzero(sources_V < 0)
     if len(ids) == len(sources_V):
         raise UserError(f"{tokenizer.folder}: has no token that the model's tokenizer has; it is of an unknown kind")
     config = dataclasses.replace(old.config, vocab_size=tokenizer.vocab_size)
     weights = None
     if init != "random":
-        weights = mean_weights(old.tokenizer, tokenizer, ids)
+        weights = mean_weights(old.tokenizer, tokenizer, ids, old_size)
     if weights is not None and init != "mean":
         encoded = tokenizer.encode_batch([text for text in texts if text])
         embeddings_VxK = static_embeddings(encoded, tokenizer.vocab_size, seed)
-        weights = similar_weights(embeddings_VxK, sources_V, ids, old.tokenizer.vocab_size, weights)
+        weights = similar_weights(embeddings_VxK, sources_V, ids, old_size, weights)
     rng = np.random.default_rng(seed)
     params = dict(old.params)
     for name in ("token_embedding", "head"):
         if name in params:
-            params[name] = _table(np.asarray(params[name]), old.tokenizer.vocab_size, config, sources_V, weights, rng)
+            params[name] = _table(np.asarray(params[name]), old_size, config, sources_V, weights, rng)
     if init == "calibrated" and len(ids):
         stream = np.array([id for text in encoded for id in (tokenizer.end_of_text_id, *text)])
         params = calibrate(config, params, ids, stream, seed=seed)

@@ -22,7 +22,7 @@ from tonsai_jax.data.manifest import read_manifest
 from tonsai_jax.data.tokenize import check_val_ratio
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import check_replaceable, folder_to_write
-from tonsai_jax.huggingface.download import tokenizer_folder
+from tonsai_jax.huggingface.download import HUB, tokenizer_folder
 from tonsai_jax.jobs.cache import content_key
 from tonsai_jax.jobs.executor import Executor
 from tonsai_jax.jobs.steps import Steps
@@ -48,10 +48,12 @@ def main() -> None:
     documents, tokenizer, tokens = (args.output_dir / name for name in ("documents", "tokenizer", "tokens"))
     prepare_words = [*source_words, "--output-dir", str(documents)]
     recipe = prepare.recipe_of(prepare.parse_args(prepare_words))
+    separator: list[int] = []  # of an open model's tokenizer, which tokenizer.json alone does not say
     # What the later steps would refuse: now, and not after the first one.
     if args.tokenizer_dir:
         tokenizer = Path(tokenizer_folder(args.tokenizer_dir))
-        Tokenizer.from_folder(tokenizer)
+        given = Tokenizer.from_folder(tokenizer)
+        separator = [] if given.is_ours else [given.end_of_text_id]
     else:
         check_pattern(args.pattern, args.model_type)
         check_vocabulary(args.vocab_size, args.model_type, SPECIAL_TOKENS)
@@ -79,7 +81,7 @@ def main() -> None:
             _run("train-tokenizer", [*words, *pattern, "--output-dir", tokenizer], train_tokenizer.main)
             steps.finish(tokenizer, key)
 
-    key = content_key("tokens", documents_hash, content_hash(tokenizer / "tokenizer.json"), args.val_ratio)
+    key = content_key("tokens", documents_hash, content_hash(tokenizer / "tokenizer.json"), args.val_ratio, *separator)
     if not _is_finished(steps, tokens, key):
         words = ["--dataset-dir", documents, "--tokenizer-dir", tokenizer, "--val-ratio", args.val_ratio]
         _run("tokenize", [*words, "--output-dir", tokens], tokenize.main)
@@ -89,7 +91,7 @@ def main() -> None:
     config = next(name for name, most in CONFIGS.items() if size <= most)
     where = "" if tokens == Path(ROWS_DIR) else f" --config.data.dir={shlex.quote(str(tokens))}"
     print(f"\n{tokens}: token rows, ready to train on. Next, with this or another config of configs/:")
-    if args.tokenizer_dir:
+    if args.tokenizer_dir and _is_model(args.tokenizer_dir):
         config = f"configs/continue_from_hf.py --config.init_from={shlex.quote(args.tokenizer_dir)}"
     print(f"  tonsai train --config {config} --workdir runs/mine{where}")
     if left_out is not None:
@@ -103,6 +105,8 @@ def _parse_args() -> tuple[argparse.Namespace, list[str]]:
     add("sources", nargs="?", metavar="SOURCES.yaml", help="the sources (docs/data.md); or give --khmer and --english")
     source_flags = prepare.add_source_flags(parser)
     train_tokenizer.add_tokenizer_flags(parser, required=False)
+    defaults = {name: parser.get_default(name) for name in ("model_type", "pattern")}
+    parser.set_defaults(**dict.fromkeys(defaults))  # None shows that a flag was not given
     add("--tokenizer-dir", metavar="DIR", help="take this tokenizer: its folder, that of a model, or hf:ORG/NAME")
     add("--val-ratio", type=float, default=0.01, metavar="X", help="share kept for validation (default: 0.01)")
     add("--output-dir", type=folder_to_write, default=Path("data"), metavar="DIR", help="folder of all (default: data)")
@@ -113,6 +117,12 @@ def _parse_args() -> tuple[argparse.Namespace, list[str]]:
         raise UserError(
             "give either --vocab-size N, to train a tokenizer (8000 for a first try), or --tokenizer-dir DIR"
         )
+    for name, default in defaults.items():
+        if args.tokenizer_dir and getattr(args, name) is not None:
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{flag} has no effect with --tokenizer-dir, which trains no tokenizer; leave it out")
+        if getattr(args, name) is None:
+            setattr(args, name, default)
     if args.sources and not args.sources.endswith((".yaml", ".yml")):
         raise UserError(
             f"{args.sources}: not a sources file (.yaml); give a file of text as --khmer FILE or --english FILE"
@@ -134,6 +144,12 @@ def _is_finished(steps: Steps, folder: Path, key: str) -> bool:
         return False
     print(f"{folder}: kept; neither its input nor its settings have changed")
     return True
+
+
+def _is_model(where: str) -> bool:
+    """Whether --tokenizer-dir names a model, with weights to continue from."""
+    folder = Path(where)
+    return where.startswith(HUB) or ((folder / "config.json").is_file() and any(folder.glob("*.safetensors")))
 
 
 def _hashes(recipe: Recipe) -> dict[str, str]:

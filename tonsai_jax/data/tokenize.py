@@ -294,5 +294,6 @@ def _copy_tokenizer(tokenizer: Tokenizer, target: Path, normalization: Normaliza
     for path in tokenizer.files:  # the folder may be a model: its weights are not copied
         shutil.copyfile(path, target / path.name)
     if not tokenizer.is_ours:
-        config = read_json(target / "tokenizer_config.json") | {ROWS_NORMALIZATION: asdict(normalization)}
-        write_json(target / "tokenizer_config.json", config)
+        file = target / "tokenizer_config.json"
+        config = read_json(file) if file.exists() else {}
+        write_json(file, config | {ROWS_NORMALIZATION: asdict(normalization)})

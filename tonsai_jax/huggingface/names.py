@@ -96,10 +96,10 @@ def family_of(model_config: ModelConfig) -> str:
 
 
 def check_ids(model_config: ModelConfig, tokenizer: Tokenizer) -> None:
-    """Raises `UserError` if the tokenizer has ids that the model does not have."""
-    if tokenizer.vocab_size > model_config.vocab_size:
+    """Raises `UserError` if the tokenizer uses ids that the model does not have."""
+    if tokenizer.required_rows > model_config.vocab_size:
         raise UserError(
-            f"{tokenizer.folder}: this tokenizer has {tokenizer.vocab_size} ids, but the model has only "
+            f"{tokenizer.folder}: this tokenizer has {tokenizer.required_rows} ids, but the model has only "
             f"{model_config.vocab_size}; use the tokenizer that the model was trained with"
         )
 

@@ -14,7 +14,7 @@ from tonsai_jax.huggingface.download import HUB, download
 from tonsai_jax.huggingface.weights import Weights
 from tonsai_jax.inference.load import open_checkpoint
 from tonsai_jax.model.config import ModelConfig
-from tonsai_jax.tokenizer.loading import Tokenizer
+from tonsai_jax.tokenizer.loading import TOKENIZER_FILES, Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,16 +42,30 @@ class Pretrained:
         """Raises `UserError` if the model came without a tokenizer, or with one that cannot be used."""
         return Tokenizer.from_folder(self.tokenizer_folder)
 
-    def check_tokenizer(self, tokenizer: Tokenizer) -> None:
-        """Raises `UserError` unless `tokenizer` gives every text the ids that this model has learned."""
-        if not (self.tokenizer_folder / "tokenizer.json").is_file():
-            return  # nothing to compare with; the number of ids is compared in any case
-        if _vocabulary(self.tokenizer()) != _vocabulary(tokenizer):
+    def check_tokenizer(self, tokenizer: Tokenizer) -> str:
+        """Raises `UserError` unless `tokenizer` gives every text, and the place between two, the ids that this model has learned.
+
+        Returns a line to print where the model came without a tokenizer, so that only the number of ids can be compared; else "".
+        """
+        if not any((self.tokenizer_folder / name).is_file() for name in TOKENIZER_FILES):
+            return (
+                f"note: {self.tokenizer_folder} has no tokenizer, so it is not known whether the tokenizer of these token rows "
+                "is that of the model; if it is another one, the model starts with wrong embeddings"
+            )
+        own = self.tokenizer()
+        if _what_decides_ids(own) != _what_decides_ids(tokenizer):
             raise UserError(
                 f"{tokenizer.folder}: these token rows were made with another tokenizer than that of {self.where}. Make them "
                 f"with `tonsai tokenize --tokenizer-dir {self.tokenizer_folder}`, or give the model the new vocabulary "
                 "with `tonsai new-vocabulary`"
             )
+        if own.end_of_text_id != tokenizer.end_of_text_id:
+            raise UserError(
+                f"{tokenizer.folder}: these token rows have the id {tokenizer.end_of_text_id} between documents, but the "
+                f"tokenizer of {self.where} has {own.end_of_text_id}; make them again with "
+                f"`tonsai tokenize --tokenizer-dir {self.tokenizer_folder}`"
+            )
+        return ""
 
 
 def open_pretrained(where: str) -> Pretrained:
@@ -121,7 +135,8 @@ def _what_else(folder: Path) -> str:
     return "no model here (no config.json, and no checkpoints of a run)"
 
 
-def _vocabulary(tokenizer: Tokenizer) -> Any:
-    """What decides the ids of a text, except for the normalizer, which an export adds to."""
+def _what_decides_ids(tokenizer: Tokenizer) -> Any:
+    """What decides the ids of a text. What an export of ours adds, for other programs, is not in it."""
     content = json.loads(tokenizer.to_json())
-    return content["model"], [(token["id"], token["content"]) for token in content["added_tokens"]]
+    added = [(token["id"], token["content"], token["special"]) for token in content["added_tokens"]]
+    return content["model"], content["normalizer"], content["pre_tokenizer"], tokenizer.prefix, added

@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from safetensors import SafetensorError, safe_open
 
 from tonsai_jax.errors import UserError
-from tonsai_jax.files import read_json
+from tonsai_jax.files import read_json, refuse_lfs_pointer
 from tonsai_jax.huggingface.names import Tensor, flat, tensors
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.training.state import init_params
@@ -30,7 +30,6 @@ DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _NO_PARAMETER = re.compile(
     r"(attn\.(masked_)?bias|rotary_emb\.inv_freq)$|^(model\.)?(vision_tower|multi_modal_projector)\."
 )
-_LFS_POINTER = b"version https://git-lfs"
 
 
 class Weights:
@@ -158,15 +157,8 @@ def _opened(file: Path) -> Any:
     try:
         return safe_open(file, framework="numpy")
     except (SafetensorError, OSError) as error:
-        if is_lfs_pointer(file):
-            raise UserError(f"{file}: is a pointer of Git LFS, not the file itself; run `git lfs pull` there") from None
+        refuse_lfs_pointer(file)
         raise UserError(f"{file}: not a whole safetensors file ({error}); download it again") from None
-
-
-def is_lfs_pointer(file: Path) -> bool:
-    """Whether a file is what git leaves where git-lfs is not installed."""
-    with file.open("rb") as opened:
-        return opened.read(len(_LFS_POINTER)) == _LFS_POINTER
 
 
 def _spellings(name: str) -> list[str]:

@@ -53,7 +53,7 @@ class Generator:
         Prompts and stop texts are normalized like the tokenizer's training text. A piece holds no half character and no half
         orthographic syllable (`TextStream`). A continuation ends before one of the tokenizer's `end_ids`, before a stop text,
         after `max_new_tokens` tokens, or when the model's context is full. For an empty prompt the model starts a document of
-        its own.
+        its own; its text begins after what the tokenizer puts before every text.
 
         Args:
           prompts: the texts to continue.
@@ -78,7 +78,9 @@ class Generator:
         stop = [normalize(text) or text for text in sampling.stop]
         for start in range(0, len(prompts), BATCH_SIZE):
             batch = prompt_ids[start : start + BATCH_SIZE]
-            streams = [TextStream(self._tokenizer, stop) for _ in batch]
+            # In training the prefix follows the end-of-text token; after a prompt it was given with the prompt.
+            prefixes = [self._tokenizer.prefix if len(ids) == 1 else "" for ids in batch]
+            streams = [TextStream(self._tokenizer, stop, prefix) for prefix in prefixes]
             for step in self._decoder.generate(
                 batch,
                 end_ids=self._tokenizer.end_ids,

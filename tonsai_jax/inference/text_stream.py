@@ -27,15 +27,17 @@ class TextStream:
 
     Args:
       stop: texts that end this one; of several, the one that is complete first.
+      prefix: left out if the text begins with it.
 
     Attributes:
       stopped: whether a stop text was found; then no more text follows.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), prefix: str = "") -> None:
         self.stopped = False
         self._tokenizer = tokenizer
         self._stop = stop
+        self._prefix = prefix
         self._ids: list[int] = []  # decoded together until they end with a whole character
         self._decoded = 0  # number of characters of these ids that are in `_held` or were returned
         self._held = ""
@@ -44,7 +46,10 @@ class TextStream:
         """The text that can be shown after this id, often empty."""
         if self.stopped:
             return ""
-        self._held += self._decode(id)
+        text = self._decode(id)
+        if text and self._prefix:
+            text, self._prefix = text.removeprefix(self._prefix), ""
+        self._held += text
         ends = [(start + len(stop), start) for stop in self._stop if (start := self._held.find(stop)) >= 0]
         if ends:
             self.stopped = True

@@ -35,7 +35,7 @@ def warnings_before(
       is_new: whether the run has no checkpoint yet, so that its model can still be another.
     """
     yield from _slow(setup)
-    yield from _too_large(config, setup, tokenizer_vocab_size)
+    yield from _too_large(config, setup)
     if is_new:
         yield from _unused_ids(setup, tokenizer_vocab_size)
     yield from _repeated(config, epochs)
@@ -61,12 +61,13 @@ def _slow(setup: Setup) -> Iterator[str]:
     )
 
 
-def _too_large(config: ConfigDict, setup: Setup, vocab_size: int) -> Iterator[str]:
+def _too_large(config: ConfigDict, setup: Setup) -> Iterator[str]:
     if setup.model_config.num_parameters < SMALL_PARAMETERS:
         return
     from tonsai_jax.planning.step_plan import plan_steps  # imported here: most first runs never need it
 
     device, usable = jax.local_devices()[0], usable_bytes()
+    vocab_size = setup.model_config.vocab_size
     plans = plan_steps(config, vocab_size=vocab_size, num_devices=jax.device_count(), backend=jax.default_backend())
     if max(sum(plan.memory().values()) for plan in plans) <= usable:
         return

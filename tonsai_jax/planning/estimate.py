@@ -54,7 +54,8 @@ def estimate(
             "model.vocab_size=0 takes the size of the tokenizer, which is not known without token rows; "
             "add --data DIR (token rows), or --config.model.vocab_size=50000"
         )
-    vocab_size = manifest.vocab_size if manifest else config.model.vocab_size
+    # A model to continue from has its own size, and need not have a row for every special token of its tokenizer.
+    vocab_size = manifest.vocab_size if manifest and not config.init_from else config.model.vocab_size
     plans = plan_steps(config, vocab_size=vocab_size, num_devices=num_gpus, backend="gpu")
     model_config = plans[0].model_config
     if gpu.flops_for(model_config.dtype) == 0:

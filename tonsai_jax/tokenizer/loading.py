@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 # Keys of tokenizer_config.json. In ours: the normalization of the text that it was trained on. In the tokenizer of an open model,
 # next to token rows: that of the text in the rows.
 NORMALIZATION, ROWS_NORMALIZATION = "tonsai_normalization", "tonsai_rows_normalization"
+# Files with the tokens of a tokenizer; of these only the first is read, and transformers makes it of the others.
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _CORES = os.cpu_count() or 1
 _PART_CHARACTERS = 1_000_000  # of a long text, encoded at once
 _FILES = (
@@ -111,7 +113,10 @@ class Tokenizer:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such tokenizer folder; train one with `tonsai train-tokenizer`")
         content = read_tokenizer_json(folder / "tokenizer.json")
-        config = read_json(folder / "tokenizer_config.json")
+        # Some open models do without this file: their config.json has the special ids.
+        others = [name for name in ("config.json", "generation_config.json") if (folder / name).exists()]
+        file = folder / "tokenizer_config.json"
+        config = read_json(file) if file.exists() or not others else {}
         config = config if isinstance(config, dict) else {}
         if NORMALIZATION in config and _added_ids(content).get(END_OF_TEXT) == 0:
             return cls._ours(folder, content, config)
@@ -152,6 +157,17 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """The largest id + 1; ours use every id below it, the tokenizers of open models can have gaps."""
         return len(self.pieces)
+
+    @cached_property
+    def required_rows(self) -> int:
+        """The rows that a model needs for these ids: the largest id that text or a special id in use has, + 1.
+
+        It is less than `vocab_size` where special tokens that nothing uses come last: Gemma 3's smaller models have no row for
+        the token that stands for an image.
+        """
+        ids = self.special_ids
+        in_use = [id for id in (ids.bos, ids.pad, *ids.ends) if id is not None]
+        return max(*in_use, *(id for id, piece in enumerate(self.pieces) if piece)) + 1
 
     @property
     def files(self) -> list[Path]:
@@ -241,7 +257,7 @@ def _added_ids(content: dict[str, Any]) -> dict[str, int]:
 
 def read_tokenizer_json(path: Path) -> dict[str, Any]:
     """The content of tokenizer.json; raises `UserError` if it is missing, and says how to make one."""
-    others = [name for name in ("tokenizer.model", "vocab.json", "vocab.txt") if path.with_name(name).exists()]
+    others = [name for name in TOKENIZER_FILES if path.with_name(name).exists()]
     if others and not path.exists():
         raise UserError(
             f"{path.parent}: has {others[0]} but no tokenizer.json, which is needed; write one with transformers: "

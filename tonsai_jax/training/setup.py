@@ -44,7 +44,7 @@ def check_run(config: ConfigDict, stages: Sequence[Stage], vocab_size: int) -> S
     """Checks a valid config against the devices and the tokenizer; computes and writes nothing.
 
     Args:
-      vocab_size: of the tokenizer.
+      vocab_size: rows that the tokenizer's ids need.
 
     Raises `UserError` for everything that would fail later: a schedule longer than the run, axes of the mesh and batches
     that do not divide, a vocabulary that is too small, an attention backend or a dtype
