@@ -175,6 +175,7 @@ def wrong(tmp_path: Path) -> dict[str, Path]:
     [
         ({"--tokenizer-dir": "nowhere"}, "nowhere: no such tokenizer folder"),
         ({"--tokenizer-dir": "mine"}, "tokenizer.json: no such file"),
+        ({"--tokenizer-dir": "hf:mine"}, "hf:mine: not a model of the Hub; write hf:ORG/NAME"),
         ({"--tokenizer-dir": "unigram"}, "a Unigram tokenizer cannot be extended, because its scores"),
         (
             {"--tokenizer-dir": "wordpiece"},
@@ -191,7 +192,9 @@ def wrong(tmp_path: Path) -> dict[str, Path]:
 def test_a_mistake_is_one_line_and_nothing_is_written(changed, message, wrong, folders, tmp_path: Path) -> None:
     flags = {"--tokenizer-dir": "base", "--input": "km.txt", "--new-tokens": "50", "--output-dir": "out"} | changed
     flags = {
-        flag: str(tmp_path / value) if flag[2:] in ("tokenizer-dir", "input", "output-dir") else value
+        flag: str(tmp_path / value)
+        if flag in ("--tokenizer-dir", "--input", "--output-dir") and ":" not in value
+        else value
         for flag, value in flags.items()
     }
     if "--tokenizer-dir" not in changed:

@@ -105,6 +105,15 @@ def test_carried_rows_and_all_other_weights_are_the_same_bits(init: str, old: Mo
         jax.tree.map(np.testing.assert_array_equal, moved.params[name], old.params[name])
 
 
+@pytest.mark.parametrize("init", ["mean", "calibrated"])
+def test_with_the_same_vocabulary_nothing_changes(init: str, old: Model) -> None:
+    moved = with_new_vocabulary(old, old.tokenizer, init=init, texts=KHMER_TEXT[:9])
+    assert (moved.carried, moved.made, moved.config) == (old.config.vocab_size, 0, old.config)
+    for name in ("token_embedding", "head"):
+        size = old.config.vocab_size
+        np.testing.assert_array_equal(moved.params[name][:size], old.params[name][:size])
+
+
 def test_mean_rows_are_the_mean_of_the_rows_of_the_old_pieces(old: Model, tokenizers) -> None:
     new = tokenizers["other"]
     moved = with_new_vocabulary(old, new, init="mean")

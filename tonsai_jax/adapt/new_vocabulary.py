@@ -18,13 +18,14 @@ from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.tokenizer.loading import Tokenizer
 
 INITS = ("mean", "similar", "calibrated", "distilled", "random")
+LEARN_FROM_TEXT = ("similar", "calibrated", "distilled")
 
 
 def check_init(init: str, has_text: bool) -> None:
     """Raises `UserError` for a way that is not known, and for one that needs text where there is none."""
     if init not in INITS:
         raise unknown_name("init", init, INITS)
-    if init in ("similar", "calibrated", "distilled") and not has_text:
+    if init in LEARN_FROM_TEXT and not has_text:
         raise UserError(
             f"init={init} learns from text in the new language; give documents (--dataset-dir or --input), or use mean"
         )
@@ -73,13 +74,13 @@ def with_new_vocabulary(
       old: the model with its tokenizer; parameters float32.
       tokenizer: the new one.
       init: how the new rows are made.
-      texts: documents in the new language.
+      texts: documents in the new language; for "calibrated" also in the old one.
       settings: of the distillation.
       seed: of random rows and of the order of the texts.
       progress: show the progress on stderr.
 
-    Raises `UserError` for another `init`, for missing texts, if the old tokenizer has more ids than the model, and if the two
-    vocabularies have no token in common.
+    Raises `UserError` for another `init`, for missing texts and those that teach nothing, if the old tokenizer has more ids than
+    the model, and if the two vocabularies have no token in common.
     """
     check_init(init, any(texts))
     if old.tokenizer.required_rows > old.config.vocab_size:
@@ -94,11 +95,9 @@ def with_new_vocabulary(
     if len(ids) == len(sources_V):
         raise UserError(f"{tokenizer.folder}: has no token that the model's tokenizer has; it is of an unknown kind")
     config = dataclasses.replace(old.config, vocab_size=tokenizer.vocab_size)
-    weights = None
-    if init != "random":
-        weights = mean_weights(old.tokenizer, tokenizer, ids, old_size)
-    if weights is not None and init != "mean":
-        encoded = tokenizer.encode_batch([text for text in texts if text])
+    encoded = tokenizer.encode_batch([text for text in texts if text]) if init in LEARN_FROM_TEXT else []
+    weights = None if init == "random" else mean_weights(old.tokenizer, tokenizer, ids, old_size)
+    if weights is not None and encoded:
         embeddings_VxK = static_embeddings(encoded, tokenizer.vocab_size, seed)
         weights = similar_weights(embeddings_VxK, sources_V, ids, old_size, weights)
     rng = np.random.default_rng(seed)
@@ -107,8 +106,8 @@ def with_new_vocabulary(
         if name in params:
             params[name] = _table(np.asarray(params[name]), old_size, config, sources_V, weights, rng)
     if init == "calibrated" and len(ids):
-        stream = np.array([id for text in encoded for id in (tokenizer.end_of_text_id, *text)])
-        params = calibrate(config, params, ids, stream, seed=seed)
+        stream = np.concatenate([np.array((tokenizer.end_of_text_id, *text), np.int32) for text in encoded])
+        params = calibrate(config, params, ids, stream, seed=seed, progress=progress)
     curve: list[dict[str, float]] = []
     if init == "distilled" and len(ids):
         new = Model(config, params, tokenizer)

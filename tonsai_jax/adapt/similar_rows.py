@@ -62,7 +62,7 @@ def similar_weights(
     """
     occurs_V = np.any(embeddings_VxK != 0, axis=1)
     anchors = np.flatnonzero((sources_V >= 0) & occurs_V)
-    if not len(anchors):
+    if not (len(anchors) and len(ids)):
         return otherwise
     blocks = []
     for start in range(0, len(ids), _BLOCK):

@@ -21,13 +21,14 @@ EXAMPLES = """examples:
       --output-dir artifacts/smollm2_khmer
   tonsai new-vocabulary --model hf:HuggingFaceTB/SmolLM2-135M --tokenizer-dir artifacts/smollm2_khmer \\
       --dataset-dir data/mixture --output-dir models/smollm2_khmer
-  tonsai new-vocabulary --model models/smollm2 --tokenizer-dir artifacts/bpe --init distilled \\
-      --dataset-dir data/mixture --output-dir models/smollm2_ours
+  tonsai new-vocabulary --model models/smollm2 --tokenizer-dir artifacts/bpe --dataset-dir data/mixture \\
+      --output-dir models/smollm2_ours
 
 A token that the old vocabulary has too keeps its row. The other rows start as (--init):
   mean       the mean of the rows of the old tokens that its text had
   similar    a weighted mean of rows of tokens that occur in the same places; needs documents
-  calibrated as similar, then moved so that new tokens get the frequency that they have in the documents
+  calibrated as similar, then moved so that new tokens get the frequency that they have in the documents;
+             needs documents, best of both languages
   distilled  as similar, then fitted so that the model reads the new tokens as it read the old ones; needs documents
   random     random numbers, as large as those of the old rows
 docs/adapt.md has them measured.
