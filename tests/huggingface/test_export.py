@@ -407,8 +407,14 @@ def test_a_model_tokenizer_or_dtype_that_does_not_fit_is_refused(tokenizer, tmp_
     small = config_with(vocab_size=200)
     with pytest.raises(UserError, match="this tokenizer has 288 ids, but the model has only 200"):
         export(small, random_params(small), tokenizer, tmp_path / "out")
-    with pytest.raises(UserError, match="dtype='float16' is not known; use float32 or bfloat16"):
-        export(CONFIG, PARAMS, tokenizer, tmp_path / "out", dtype="float16")
+    with pytest.raises(UserError, match="dtype='float8' is not known; use float32, bfloat16, float16"):
+        export(CONFIG, PARAMS, tokenizer, tmp_path / "out", dtype="float8")
+    large = PARAMS | {"token_embedding": PARAMS["token_embedding"].at[5, 3].set(70_000.0)}
+    with pytest.raises(
+        UserError, match=r"a weight of 7e\+04 is too large for float16; use --dtype bfloat16 or float32"
+    ):
+        export(CONFIG, large, tokenizer, tmp_path / "out", dtype="float16")
+    assert not (tmp_path / "out").exists()
     with pytest.raises(KeyError, match="surprise"):
         export(CONFIG, PARAMS | {"surprise": jnp.zeros(3)}, tokenizer, tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -29,7 +29,7 @@ def main() -> None:
         metavar="DIR",
         help="folder to write; replaces an earlier export, keeps added files",
     )
-    add("--dtype", choices=["float32", "bfloat16"], help="dtype of the weights (default: float32)")
+    add("--dtype", choices=["float32", "bfloat16", "float16"], help="dtype of the weights (default: float32)")
     add(
         "--license", metavar="ID", help="license for the model card, as the Hub names it: apache-2.0, cc-by-sa-4.0, ..."
     )

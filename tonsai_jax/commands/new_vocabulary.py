@@ -73,7 +73,7 @@ def main() -> None:
     quiet_libraries()
     from tonsai_jax.adapt.distilled_rows import DistillSettings, Model
     from tonsai_jax.adapt.new_vocabulary import check_init, with_new_vocabulary
-    from tonsai_jax.huggingface.export import DTYPES, FORMAT, export
+    from tonsai_jax.huggingface.export import FORMAT, export
     from tonsai_jax.huggingface.pretrained import open_pretrained
     from tonsai_jax.tokenizer.loading import Tokenizer
 
@@ -97,7 +97,7 @@ def main() -> None:
         seed=args.seed,
         progress=True,
     )
-    dtype = pretrained.dtype if pretrained.dtype in DTYPES else "float32"
+    dtype = pretrained.dtype
     folder = export(moved.config, moved.params, new, args.output_dir, dtype=dtype)
     measured = {label: _bytes_per_token(old, new, sample) for label, sample in sampled.by_label.items()}
     report = {

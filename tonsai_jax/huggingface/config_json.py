@@ -108,7 +108,7 @@ def config_json(model_config: ModelConfig, *, end_of_text_id: int, pad_id: int, 
       model_config: of the model.
       end_of_text_id: the id that starts and ends a text.
       pad_id: the id for padding.
-      dtype: of the weights, "float32" or "bfloat16".
+      dtype: of the weights, "float32", "bfloat16" or "float16".
 
     Returns values for JSON. The vocabulary is the tokenizer's, without the padding of our table.
     Raises `UserError` if no family fits the model.

@@ -30,7 +30,7 @@ VERSION = 1
 CARD, GENERATION_CONFIG = "README.md", "generation_config.json"
 # What people edit in an export, and where the new one goes if they did.
 EDITABLE = {CARD: "README.generated.md", GENERATION_CONFIG: "generation_config.generated.json"}
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "float16")
 MAX_SHARD_BYTES = 5_000_000_000
 # The files of an export whose export.json does not list them, because it is older than the list.
 _UNLISTED = (CARD, "*.json", "*.safetensors", "chat_template.jinja", "spm.model")
@@ -56,18 +56,19 @@ def export(
       output_dir: the folder to write. An earlier export there is replaced when this one is complete; what a person added to it
         stays, and so do the files of `EDITABLE` that a person edited (the new ones get a second name).
       details: what the model card says about the training.
-      dtype: of the weights: "float32" or "bfloat16".
+      dtype: of the weights: "float32", "bfloat16" or "float16".
       normalize: whether our tokenizer normalizes text like the training text, as far as its format allows. Without it, decoding
         gives back any text exactly, and people must normalize what they give to the model.
       max_shard_bytes: a larger model is split into several files; only one of them is in memory at a time.
 
     Returns the folder.
     Raises `UserError` if no Hugging Face family fits the model, if the tokenizer has more ids than the model, if `output_dir` is
-    a folder that is not an export or has a person's file with the name of one of ours, and if the disk is full.
+    a folder that is not an export or has a person's file with the name of one of ours, if a weight is too large for float16, and
+    if the disk is full.
     """
     output_dir = Path(output_dir).absolute()
     if dtype not in DTYPES:
-        raise UserError(f"dtype={dtype!r} is not known; use {' or '.join(DTYPES)}")
+        raise UserError(f"dtype={dtype!r} is not known; use {', '.join(DTYPES)}")
     check_ids(model_config, tokenizer)
     details = details or CardDetails()
     _warn_about_yarn(model_config)
@@ -229,4 +230,7 @@ def _write_weights(
 
 
 def _array(value: Any, dtype: str) -> np.ndarray:
-    return np.ascontiguousarray(np.asarray(value).astype(jnp.dtype(dtype)))
+    value = np.asarray(value)
+    if dtype == "float16" and (largest := np.abs(value).max()) > np.finfo(np.float16).max:
+        raise UserError(f"a weight of {largest:.3g} is too large for float16; use --dtype bfloat16 or float32")
+    return np.ascontiguousarray(value.astype(jnp.dtype(dtype)))
