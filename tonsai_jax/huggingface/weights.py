@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 from jax.sharding import NamedSharding, PartitionSpec
 from safetensors import SafetensorError, safe_open
 
@@ -88,7 +89,7 @@ class Weights:
                 is_transposed=tensor.is_transposed,
                 factor=tensor.factor,
             ).block_until_ready()  # else the host reads on, and holds many tensors
-        return _nested(arrays)
+        return unflatten_dict(arrays, sep=".")
 
     def _matched(self, model_config: ModelConfig, shapes: Mapping[str, Any]) -> list[tuple[Tensor, str]]:
         """Each tensor of the model with its name in the files."""
@@ -194,14 +195,3 @@ def _write(
     column = [0] * (param.ndim - len(index) - 1) + [start]
     param = jax.lax.dynamic_update_slice(param, value, (*index, *map(jnp.int32, column)))
     return param if sharding is None else jax.lax.with_sharding_constraint(param, sharding)
-
-
-def _nested(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for path, array in arrays.items():
-        *parents, name = path.split(".")
-        branch = tree
-        for parent in parents:
-            branch = branch.setdefault(parent, {})
-        branch[name] = array
-    return tree
