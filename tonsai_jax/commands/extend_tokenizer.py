@@ -31,9 +31,7 @@ def main() -> None:
         metavar="DIR",
         help="folder of the tokenizer, or its model: a folder, or hf:ORG/NAME",
     )
-    inputs = parser.add_mutually_exclusive_group(required=True)
-    inputs.add_argument("--dataset-dir", metavar="DIR", help="documents written by tonsai prepare")
-    inputs.add_argument("--input", nargs="+", metavar="FILE", help="text files (also .gz and .zst), one text per line")
+    parser.add_texts(required=True)
     add("--max-examples", type=int, metavar="N", help="use N texts (default: all)")
     add("--new-tokens", type=int, required=True, metavar="N", help="number of tokens to add; 8000 for a first try")
     add(

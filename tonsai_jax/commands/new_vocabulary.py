@@ -50,13 +50,7 @@ def main() -> None:
         metavar="NAME",
         help="how new rows start, see below (default: calibrated with documents, mean without)",
     )
-    inputs = parser.add_mutually_exclusive_group()
-    inputs.add_argument(
-        "--dataset-dir",
-        metavar="DIR",
-        help="documents written by tonsai prepare, of the new language and of the old one",
-    )
-    inputs.add_argument("--input", nargs="+", metavar="FILE", help="text files (also .gz and .zst), one text per line")
+    parser.add_texts(required=False)
     add("--max-examples", type=int, default=20_000, metavar="N", help="use at most N texts (default: 20000)")
     add("--distill-steps", type=int, default=300, metavar="N", help="steps of --init distilled (default: 300)")
     add("--seed", type=int, default=0, help="of random rows and of the order of the texts (default: 0)")

@@ -31,5 +31,13 @@ class CommandParser(argparse.ArgumentParser):
             "--json", type=file_to_write, metavar="FILE", help="also write the figures to this file, as JSON"
         )
 
+    def add_texts(self, *, required: bool) -> None:
+        """Adds the flags that name texts: `args.dataset_dir` or `args.input`, one of them or, unless `required`, none."""
+        inputs = self.add_mutually_exclusive_group(required=required)
+        inputs.add_argument("--dataset-dir", metavar="DIR", help="documents written by tonsai prepare")
+        inputs.add_argument(
+            "--input", nargs="+", metavar="FILE", help="text files (also .gz and .zst), one text per line"
+        )
+
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} ({self.prog} --help)")

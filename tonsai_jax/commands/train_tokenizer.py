@@ -33,9 +33,7 @@ EXAMPLES = """examples:
 def main(words: Sequence[str] | None = None) -> None:
     parser = CommandParser(description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
-    inputs = parser.add_mutually_exclusive_group(required=True)
-    inputs.add_argument("--dataset-dir", metavar="DIR", help="documents written by tonsai prepare")
-    inputs.add_argument("--input", nargs="+", metavar="FILE", help="text files (also .gz and .zst), one text per line")
+    parser.add_texts(required=True)
     add("--dataset-split", default="train", help="split of --dataset-dir (default: train)")
     add("--text-column", default="text", metavar="NAME", help="column that holds the text (default: text)")
     add(
