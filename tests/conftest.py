@@ -7,6 +7,7 @@ import pytest
 
 from tests.support.made_once import MadeOnce
 from tests.support.tiny_run import TinyRun, make_rows
+from tonsai_jax.reporting.progress_bar import Progress
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -27,6 +28,12 @@ def pytest_configure(config: pytest.Config) -> None:
     }
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+
+
+@pytest.fixture(autouse=True)
+def jobs_of_other_tests_are_long_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it ten seconds of jobs in earlier tests of this process could make this one print how far it is."""
+    monkeypatch.setattr(Progress, "_ended", float("-inf"))
 
 
 @pytest.fixture(scope="session")

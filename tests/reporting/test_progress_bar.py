@@ -10,6 +10,7 @@ import time
 import pytest
 
 from tests.support.clock import Clock
+from tests.support.console import next_line
 from tonsai_jax.reporting import progress_bar as module
 from tonsai_jax.reporting.progress_bar import progress_bar
 
@@ -59,18 +60,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(module, "SECONDS_BETWEEN_UPDATES", 0.001)
-    monkeypatch.setattr(module.Progress, "_ended", float("-inf"))  # the jobs of other tests are long over
     return clock
-
-
-def next_line(capsys: pytest.CaptureFixture[str]) -> str:
-    """The line that a thread writes soon."""
-    end = time.monotonic() + 30
-    text = ""
-    while not text.endswith("\n") and time.monotonic() < end:
-        time.sleep(0.001)
-        text += capsys.readouterr().err
-    return text
 
 
 def assert_silent(capsys: pytest.CaptureFixture[str]) -> None:

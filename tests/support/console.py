@@ -1,10 +1,13 @@
-"""The console entry `tonsai`, run in the test's process; what a command prints on stderr."""
+"""The console entry `tonsai`, run in the test's process; what is printed on stderr."""
 
 import contextlib
 import io
 import signal
 import sys
+import time
 from unittest import mock
+
+import pytest
 
 from tonsai_jax.__main__ import main
 
@@ -30,3 +33,13 @@ def tonsai(*words: str) -> tuple[int, str, str]:
 def without_progress(stderr: str) -> str:
     """What is left of stderr without the lines of progress that a job prints when it takes longer than ten seconds."""
     return "".join(line for line in stderr.splitlines(keepends=True) if " so far" not in line)
+
+
+def next_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """The line that a thread of the test's process soon writes to stderr."""
+    end = time.monotonic() + 30
+    text = ""
+    while not text.endswith("\n") and time.monotonic() < end:
+        time.sleep(0.001)
+        text += capsys.readouterr().err
+    return text
