@@ -1,8 +1,10 @@
 """Give a model another vocabulary: one row of its embedding for each id of the new tokenizer, all other weights as they are."""
 
+import argparse
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tonsai_jax.commands.parser import CommandParser
 from tonsai_jax.corpus.sources.faults import Faults
@@ -124,7 +126,7 @@ def main() -> None:
         write_json(args.json, report)
 
 
-def _examples(args: Any) -> "list[Example] | Any":
+def _examples(args: argparse.Namespace) -> Iterable[Example]:
     if args.dataset_dir:
         return dataset_examples(args.dataset_dir, max_examples=args.max_examples)
     return file_examples(args.input, faults=Faults("stop"), max_examples=args.max_examples) if args.input else []
