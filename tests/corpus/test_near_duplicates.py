@@ -104,7 +104,7 @@ def test_planted_duplicates_of_real_text_are_found(tmp_path: Path, language: str
     rng = random.Random(5)
     texts, lines = [], []
     for path in sorted(Path(corpus, language).glob("*.txt.gz")):
-        for line in gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")[:2500]:
+        for line in gzip.decompress(path.read_bytes()).decode("utf-8")[:300_000].split("\n"):
             lines.append(line)
             if sum(map(len, lines)) > 800:
                 texts.append("\n".join(lines))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.made_once import MadeOnce
 from tests.support.tiny_run import environment
 
 ROOT = Path(__file__).parents[2]
@@ -87,9 +88,9 @@ class ToyRun:
         return [row for figures in self.figures for row in figures["rows"] if row["part"] == part]
 
 
-@pytest.fixture(scope="module")
-def toy_run(tmp_path_factory: pytest.TempPathFactory) -> ToyRun:
-    folder = tmp_path_factory.mktemp("gpu_bench")
+def measure_toys(folder: Path) -> None:
+    """Writes the JSON and the output of two calls that together measure everything."""
+    folder.mkdir(exist_ok=True)
     command = [sys.executable, str(BENCH / "gpu.py"), "--toy", "--minutes", "30"]
     halves = (("losses", "kernels"), ("main", "transformers", "--profile", str(folder / "trace")))
     settings = environment(1) | {"OMP_NUM_THREADS": "1"}  # PyTorch's threads would spin while other tests need the core
@@ -104,10 +105,16 @@ def toy_run(tmp_path_factory: pytest.TempPathFactory) -> ToyRun:
         )
         for number, half in enumerate(halves)
     ]
-    printed = [process.communicate()[0] for process in started]
-    assert [process.returncode for process in started] == [0, 0], "\n".join(printed)
-    figures = [json.loads((folder / f"{number}.json").read_text(encoding="utf-8")) for number in range(len(halves))]
-    return ToyRun("\n".join(printed), figures)
+    printed = "\n".join([process.communicate()[0] for process in started])
+    assert [process.returncode for process in started] == [0, 0], printed
+    (folder / "printed.txt").write_text(printed, encoding="utf-8")
+
+
+@pytest.fixture
+def toy_run(made_once: MadeOnce) -> ToyRun:
+    folder = made_once("gpu-bench", measure_toys)
+    figures = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("?.json"))]
+    return ToyRun((folder / "printed.txt").read_text(encoding="utf-8"), figures)
 
 
 @pytest.mark.full

@@ -58,21 +58,19 @@ def clean() -> list[str]:
     texts = [text for language in ("km", "en") for text in stories(language, 300, seed=3)]
     corpus = os.environ.get("TONSAI_CORPUS")
     for path in sorted(Path(corpus).glob("??/*.txt.gz")) if corpus else ():
-        texts += gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")[:100]
+        texts += gzip.decompress(path.read_bytes()).decode("utf-8")[:100_000].split("\n")
     return texts
 
 
 @pytest.fixture(scope="module", params=["bpe", pytest.param("unigram", marks=pytest.mark.full)])
-def folder(request, clean, tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("tokenizer") / request.param
-    train_tokenizer(
-        [Example(text, "any") for text in clean],
-        vocab_size=4000,
-        output_dir=path,
-        model_type=request.param,
-        sentences=0,
-    )
-    return path
+def folder(request, clean, made_once) -> Path:
+    def train(folder: Path) -> None:
+        examples = [Example(text, "any") for text in clean]
+        train_tokenizer(
+            examples, vocab_size=4000, output_dir=folder / request.param, model_type=request.param, sentences=0
+        )
+
+    return made_once(f"encoding-{request.param}", train) / request.param
 
 
 def test_ids_are_those_of_tokenizer_json(folder: Path, clean: list[str]) -> None:

@@ -205,7 +205,7 @@ def test_a_complete_run_says_that_its_rows_have_other_sources_now(rows: Path, tm
 @pytest.mark.full
 def test_stages_change_length_batch_and_mix(rows: Path, tmp_path: Path) -> None:
     stages = (
-        "stages=({'steps': 6}, {'steps': 6, 'seq_len': 64, 'global_batch_size': 32, 'weights': {'km': 1.0, 'en': 0.0}})"
+        "stages=({'steps': 6}, {'steps': 6, 'seq_len': 64, 'global_batch_size': 8, 'weights': {'km': 1.0, 'en': 0.0}})"
     )
     whole = TinyRun(rows, tmp_path / "whole" / "run", (stages,))
     whole.train()
@@ -220,12 +220,12 @@ def test_a_changed_mix_goes_on_where_the_sources_were(run: TinyRun) -> None:
     run.train(steps_today=8)
     printed = run.train("data.weights={'km': 3, 'en': 1}", steps_today=2)
     assert "changed since step 8: data.weights: None -> {'km': 3, 'en': 1}" in printed
-    before = "64 sequences of 32 tokens, en 50.0%, km 50.0%"
-    assert f"batches from step 8 on: 64 sequences of 32 tokens, km 75.0%, en 25.0%; before: {before}" in printed
+    before = "16 sequences of 32 tokens, en 50.0%, km 50.0%"
+    assert f"batches from step 8 on: 16 sequences of 32 tokens, km 75.0%, en 25.0%; before: {before}" in printed
     progress = json.loads((run.workdir / "checkpoints" / "10" / "progress" / "metadata").read_text())
     segment = progress["data"]["segment"]
     assert segment["first_step"] == 8
-    assert {name: position["windows"] for name, position in segment["positions"].items()} == {"km": 256, "en": 256}
+    assert {name: position["windows"] for name, position in segment["positions"].items()} == {"km": 64, "en": 64}
 
 
 @pytest.mark.full
