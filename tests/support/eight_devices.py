@@ -31,7 +31,7 @@ def run_on_two_processes_of_four_devices(check: Callable[[], None]) -> None:
 def _start(check: Callable[[], None], *, devices: int, **environment: str) -> subprocess.Popen[str]:
     settings = {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}",
     }
     program = (
         "from tonsai_jax.runtime.processes import start_processes; start_processes(); "

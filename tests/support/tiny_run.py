@@ -163,7 +163,7 @@ def train_in_this_process(command: list[str]) -> None:
 def environment(devices: int) -> dict[str, str]:
     return os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}",
         "PYTHONUNBUFFERED": "1",
     }
 
