@@ -1,4 +1,4 @@
-"""Every long job shows how far it is where stderr is a file: in tests, with a line at once instead of every ten seconds."""
+"""Every long job shows how far it is; what it prints, and when, is in reporting/test_progress_bar.py."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from tonsai_jax.corpus.prepare import prepare
 from tonsai_jax.corpus.sources.source import Source
 from tonsai_jax.data.tokenize import tokenize_dataset
-from tonsai_jax.reporting import progress_bar
+from tonsai_jax.reporting.progress_bar import Progress
 from tonsai_jax.tokenizer.balance import balanced
 from tonsai_jax.tokenizer.examples import dataset_examples
 from tonsai_jax.tokenizer.training import train_tokenizer
@@ -19,16 +19,24 @@ TEXTS = {
 
 
 @pytest.fixture
-def lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress_bar, "SECONDS_BETWEEN_UPDATES", 0.001)
-    monkeypatch.setattr(progress_bar, "SECONDS_BETWEEN_LINES", 0.0)
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the jobs that show how far they are, as they begin."""
+    names: list[str] = []
+    enter = Progress.__enter__
+
+    def record(job: Progress) -> Progress:
+        if not job.disable:
+            names.append(job._name)
+        return enter(job)
+
+    monkeypatch.setattr(Progress, "__enter__", record)
+    return names
 
 
-@pytest.mark.usefixtures("lines")
-def test_from_raw_text_to_token_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_raw_text_to_token_rows(tmp_path: Path, shown: list[str]) -> None:
     sources = [Source(language, language, documents=texts) for language, texts in TEXTS.items()]
     prepare(sources, tmp_path / "docs")
-    assert names_in(capsys) >= {"cleaning", "writing"}
+    assert begun(shown) >= {"cleaning", "writing"}
 
     def examples():
         return dataset_examples(tmp_path / "docs")
@@ -39,7 +47,7 @@ def test_from_raw_text_to_token_rows(tmp_path: Path, capsys: pytest.CaptureFixtu
         output_dir=tmp_path / "bpe",
         progress=True,
     )
-    assert names_in(capsys) >= {"counting text", "reading text", "learning tokens", "measuring the tokenizer"}
+    assert begun(shown) >= {"counting text", "reading text", "learning tokens", "measuring the tokenizer"}
 
     train_tokenizer(
         examples(),
@@ -49,14 +57,17 @@ def test_from_raw_text_to_token_rows(tmp_path: Path, capsys: pytest.CaptureFixtu
         progress=True,
         text_bytes=10**6,
     )
-    assert names_in(capsys) >= {"reading text", "training Unigram with SentencePiece"}
+    assert begun(shown) >= {"reading text", "training Unigram with SentencePiece"}
 
     tokenize_dataset(tmp_path / "docs", tmp_path / "bpe", tmp_path / "rows", val_ratio=0.1, seed=1)
-    assert names_in(capsys) >= {"tokenizing", "writing rows"}
+    assert begun(shown) >= {"tokenizing", "writing rows"}
 
     prepare(sources, tmp_path / "docs", progress=False)
-    assert names_in(capsys) == set()
+    assert begun(shown) == set()
 
 
-def names_in(capsys: pytest.CaptureFixture[str]) -> set[str]:
-    return {line.split(":")[0] for line in capsys.readouterr().err.splitlines()}
+def begun(shown: list[str]) -> set[str]:
+    """The names since the last call."""
+    names = set(shown)
+    shown.clear()
+    return names
