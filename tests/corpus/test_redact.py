@@ -155,6 +155,6 @@ def test_twice_changes_nothing_more() -> None:
 )
 def test_hostile_text_takes_no_longer_than_other_text(piece: str) -> None:
     text = piece * (10**6 // len(piece))
-    began = time.perf_counter()
+    began = time.process_time()
     redact(text)
-    assert time.perf_counter() - began < 3, "seconds for 1 MB; less than 0.2 where time is linear"
+    assert time.process_time() - began < 3, "seconds for 1 MB; less than 0.2 where time is linear"

@@ -43,12 +43,12 @@ def test_unknown_language_is_named() -> None:
 
 
 def test_corpus_is_large_and_quickly_told() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     size = {
         language: sum(len(story.encode()) for story in stories(language, count, seed=0))
         for language, count in STORY_COUNTS.items()
     }
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
     assert size["km"] > 1_200_000
     assert size["en"] > 1_000_000
 
