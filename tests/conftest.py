@@ -27,7 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
     }
     # Compiles in half the time. Set it to 0 to compile as a user's run does.
     quick = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1"
-    if quick and version("jax").startswith("0.10."):  # and once more; later versions end the process at this flag
+    if quick and version("jax").startswith("0.10."):  # saves a third more; JAX 0.12 ends the process at this flag
         settings["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false"
     for name, value in settings.items():
         os.environ.setdefault(name, value)
