@@ -19,6 +19,7 @@ LEVELS = (
     ("jobs",),
     ("corpus",),
     ("tokenizer",),
+    ("chat",),
     ("data",),
     ("model",),
     ("config",),
@@ -42,6 +43,7 @@ ONLY = {
     "reporting": {"files"},
     "jobs": {"errors", "files", "reporting"},
     "corpus": {"errors", "files", "jobs", "reporting", "text"},
+    "chat": {"corpus", "errors", "files", "text", "tokenizer"},
     "model": {"errors"},
     "config": {"choices", "errors", "sampling", "stages", "model"},
     "runtime": {"errors", "files"},
@@ -67,7 +69,7 @@ WITHOUT_JAX = (
     *(PACKAGE / name for name in ("data/manifest.py", "data/rows.py", "data/row_writer.py", "data/tokenize.py")),
     *(
         file
-        for room in ("text", "jobs", "corpus", "reporting", "tokenizer", "samples")
+        for room in ("text", "jobs", "corpus", "reporting", "tokenizer", "chat", "samples")
         for file in PACKAGE.glob(f"{room}/**/*.py")
     ),
 )
