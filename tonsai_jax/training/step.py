@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from tonsai_jax.data.marks import ANSWER, BEGIN
 from tonsai_jax.model.experts import Routing
 from tonsai_jax.model.transformer import Transformer, output_table
 from tonsai_jax.runtime.xla import compiler_options
@@ -42,11 +43,32 @@ class LossSettings:
     router_z: float = 0.0
 
 
-def _targets(batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The inputs and targets of a batch, int32 [B, T], and which targets are real, bool [B, T]."""
+class Sequences(NamedTuple):
+    """A batch as the model and the loss take it.
+
+    Attributes:
+      inputs_BxT, targets_BxT: int32 ids.
+      learned_BxT: bool, the targets that count in the loss: those that are no padding and, in conversations, part of an answer.
+      segments_BxT: int32 number of the segment of each input, or None in a batch without marks.
+    """
+
+    inputs_BxT: jax.Array
+    targets_BxT: jax.Array
+    learned_BxT: jax.Array
+    segments_BxT: jax.Array | None
+
+
+def sequences_of(batch: Batch) -> Sequences:
+    """The inputs and targets of a batch of the loader."""
     tokens_BxT1 = batch["tokens"].astype(jnp.int32)
     inputs_BxT, targets_BxT = tokens_BxT1[:, :-1], tokens_BxT1[:, 1:]
-    return inputs_BxT, targets_BxT, jnp.arange(inputs_BxT.shape[1]) < batch["valid"][:, None]
+    learned_BxT = jnp.arange(inputs_BxT.shape[1]) < batch["valid"][:, None]
+    if "marks" not in batch:
+        return Sequences(inputs_BxT, targets_BxT, learned_BxT, None)
+    marks_BxT1 = batch["marks"]
+    learned_BxT &= (marks_BxT1[:, 1:] & ANSWER) != 0
+    segments_BxT = jnp.cumsum((marks_BxT1[:, :-1] & BEGIN) != 0, axis=1, dtype=jnp.int32)
+    return Sequences(inputs_BxT, targets_BxT, learned_BxT, segments_BxT)
 
 
 def _summed_loss(
@@ -90,7 +112,8 @@ def make_train_step(
         whole batch.
       frozen_steps, frozen_except: in the first `frozen_steps` steps only the parameters with these names change, see `mask_of`.
 
-    A batch has tokens [B, T + 1], valid int32 [B] (how many of the T targets are real) and stop int32 [B]. A step whose
+    A batch has tokens [B, T + 1], valid int32 [B] (how many of the T targets are real), stop int32 [B] and, where a source is
+    packed, marks uint8 [B, T + 1] (`data.marks`). The loss is a mean over all learned targets of the batch. A step whose
     loss or gradient is not finite leaves parameters and moments unchanged. Metrics are scalars on the device: loss and
     grad_norm (before clipping) in nats, learning_rate, tokens, skipped (0 or 1), and stop (the maximum of the batch's `stop`
     marks, so that all hosts stop at the same step); a mixture of experts adds `router/...`.
@@ -100,10 +123,12 @@ def make_train_step(
         params: Any, sequences: Batch, weight: jax.Array, share: float, key: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Loss and metrics of one micro-batch, scaled so that their sums over micro-batches are those of the whole batch."""
-        inputs_BxT, targets_BxT, real_BxT = _targets(sequences)
+        inputs_BxT, targets_BxT, learned_BxT, segments_BxT = sequences_of(sequences)
         model = nnx.merge(graph, params)
-        x_BxTxD, routing = model(inputs_BxT, end_of_text_id=end_of_text_id, dropout_key=key, dropless=False)
-        total, nll = _summed_loss(model, params, x_BxTxD, targets_BxT, real_BxT * weight, loss, mesh)
+        x_BxTxD, routing = model(
+            inputs_BxT, end_of_text_id=end_of_text_id, segments_BxT=segments_BxT, dropout_key=key, dropless=False
+        )
+        total, nll = _summed_loss(model, params, x_BxTxD, targets_BxT, learned_BxT * weight, loss, mesh)
         metrics = {"loss": nll}
         if routing is not None:
             balance, z = routing.load_balance.mean(), routing.z.mean()
@@ -115,7 +140,7 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         batch = dict(batch)
         stop = jnp.max(batch.pop("stop"))
-        tokens = jnp.sum(batch["valid"])
+        tokens = jnp.sum(sequences_of(batch).learned_BxT)
         weight = 1.0 / jnp.maximum(tokens, 1).astype(jnp.float32)
         key = jax.random.fold_in(dropout_key, state.step)
         gradient_of = jax.grad(loss_of, has_aux=True)
@@ -184,7 +209,8 @@ def make_eval_step(
 ) -> Callable[[Any, Batch], dict[str, jax.Array]]:
     """The compiled evaluation: (params, batch) -> sums of nats, tokens and UTF-8 bytes over the batch.
 
-    End-of-text targets are left out of all three: they stand for no byte of the text.
+    End-of-text targets are left out of all three: they stand for no byte of the text. Of conversations only answers count; the
+    token that ends an answer counts too, though it has no bytes.
 
     Args:
       token_bytes: int32 [vocab_size], UTF-8 bytes of each id.
@@ -194,13 +220,13 @@ def make_eval_step(
 
     @partial(jax.jit, compiler_options=compiler_options())
     def eval_step(params: Any, batch: Batch) -> dict[str, jax.Array]:
-        inputs_BxT, targets_BxT, real_BxT = _targets(batch)
-        real_BxT &= targets_BxT != end_of_text_id
+        inputs_BxT, targets_BxT, scored_BxT, segments_BxT = sequences_of(batch)
+        scored_BxT &= targets_BxT != end_of_text_id
         model = nnx.merge(graph, params)
-        x_BxTxD, _ = model(inputs_BxT, end_of_text_id=end_of_text_id)
-        _, nll = _summed_loss(model, params, x_BxTxD, targets_BxT, real_BxT.astype(jnp.float32), loss, mesh)
+        x_BxTxD, _ = model(inputs_BxT, end_of_text_id=end_of_text_id, segments_BxT=segments_BxT)
+        _, nll = _summed_loss(model, params, x_BxTxD, targets_BxT, scored_BxT.astype(jnp.float32), loss, mesh)
         bytes_BxT = token_bytes[targets_BxT] - prefix_bytes * (inputs_BxT == end_of_text_id)
-        return {"nats": nll, "tokens": jnp.sum(real_BxT), "bytes": jnp.sum(bytes_BxT * real_BxT)}
+        return {"nats": nll, "tokens": jnp.sum(scored_BxT), "bytes": jnp.sum(bytes_BxT * scored_BxT)}
 
     return eval_step
 
