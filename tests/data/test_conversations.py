@@ -154,6 +154,10 @@ def test_conversations_join_a_folder_of_text_rows_as_a_source(tmp_path: Path, to
         begins = (batch["marks"][learned] & BEGIN) != 0
         np.testing.assert_array_equal(begins, batch["tokens"][learned] == 0)
 
+    without = Stage(steps=1, seq_len=21, global_batch_size=8, weights={"text": 1.0})
+    [batch] = Loader(DataOrder(manifest, seed=0, stages=[without]), document_mask=True).batches(0)
+    assert "marks" not in batch  # a stage of text alone is computed as in a run without conversations
+
     shorter = Stage(steps=3, seq_len=21, global_batch_size=8, weights={"instructions": 1.0})
     with pytest.raises(UserError, match="packed in rows of 63 tokens, which are not cut; set seq_len=63"):
         DataOrder(manifest, seed=0, stages=[shorter])
