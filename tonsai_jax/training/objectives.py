@@ -1,0 +1,149 @@
+"""What a run can minimize other than next-token cross-entropy: functions of the targets' log-probabilities.
+
+An objective is a mean over units: pairs of answers, or single answers. It gives sums, which the step divides by the units of
+the whole batch, so micro-batches add up to the batch. Names: B batch, T sequence, S conversations (segments) in a row, P pairs.
+
+A batch has `marks` uint8 [B, T + 1] next to `tokens`: bit 0 the token is part of an answer, bit 1 a conversation begins here.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+
+Batch = Mapping[str, jax.Array]
+
+
+class Objective(Protocol):
+    """A value to minimize, a function of the log-probabilities of the targets."""
+
+    def units(self, batch: Batch) -> jax.Array:
+        """How many units a batch has, over which the objective is a mean; int32 scalar."""
+        ...
+
+    def sums(self, logp_BxT: jax.Array, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The value, and the metrics with `loss` among them, summed over the units; float32 scalars.
+
+        Args:
+          logp_BxT: float32, log-probabilities of the targets in nats.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Preference:
+    """Raises the probability of the chosen answer of a pair against that of the rejected one.
+
+    The margin of a pair is log(pi(chosen) / ref(chosen)) - log(pi(rejected) / ref(rejected)), with the model pi, the reference
+    ref (the model before the first step) and the probability of the whole answer. A pair costs
+      dpo: -log sigmoid(beta * margin), equation 7 of arXiv:2305.18290;
+      ipo: (margin - 1 / (2 * beta))^2, equation 17 of arXiv:2310.12036, which calls beta tau.
+
+    Segments 2p and 2p + 1 of a row are the chosen and the rejected conversation of pair p. A batch also has `reference`,
+    float32 [B, S]: the log-probabilities under the reference of the answers of each segment; S is even, and any number for which
+    every pair has a place.
+
+    Attributes:
+      kind: "dpo" or "ipo".
+      beta: strength of the pull towards the reference; the larger, the closer the model stays to it.
+    """
+
+    kind: str
+    beta: float
+
+    def units(self, batch: Batch) -> jax.Array:
+        return jnp.sum(self._is_pair(batch))
+
+    def sums(self, logp_BxT: jax.Array, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+        ratio_BxS = _by_segment(logp_BxT, batch, self._segments(batch)) - batch["reference"]
+        is_pair_BxP = self._is_pair(batch)
+        chosen_BxP, rejected_BxP = ratio_BxS[:, ::2], ratio_BxS[:, 1::2]
+        margin_BxP = chosen_BxP - rejected_BxP
+        if self.kind == "dpo":
+            loss_BxP = -jax.nn.log_sigmoid(self.beta * margin_BxP)
+        else:
+            loss_BxP = (margin_BxP - 1 / (2 * self.beta)) ** 2
+
+        def over_pairs(value_BxP: jax.Array) -> jax.Array:
+            return jnp.sum(jnp.where(is_pair_BxP, value_BxP, 0))
+
+        loss = over_pairs(loss_BxP)
+        return loss, {
+            "loss": loss,
+            "margin": over_pairs(self.beta * margin_BxP),
+            "accuracy": over_pairs((margin_BxP > 0).astype(jnp.float32)),
+            "reward_chosen": over_pairs(self.beta * chosen_BxP),
+            "reward_rejected": over_pairs(self.beta * rejected_BxP),
+        }
+
+    def _is_pair(self, batch: Batch) -> jax.Array:
+        """Which places hold a pair, bool [B, P]: those with an answer."""
+        count_BxS = _by_segment(jnp.ones(answers(batch).shape), batch, self._segments(batch))
+        return count_BxS[:, ::2] > 0
+
+    def _segments(self, batch: Batch) -> int:
+        return batch["reference"].shape[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupRelative:
+    """Group relative policy optimization (GRPO): raises the probability of answers better than the others of their group.
+
+    An answer costs the mean over its tokens of -(min(r * A, clip(r, 1 - clip, 1 + clip) * A) - beta * KL), with A its advantage,
+    r = pi / old and KL = ref / pi - log(ref / pi) - 1: equations 3 and 4 of arXiv:2402.03300. The batch is a row for each
+    answer, with its prompt before it, and has three more arrays:
+      advantages: float32 [B].
+      old: float32 [B, T], log-probabilities of the targets under the model that wrote the answers.
+      reference: float32 [B, T], those under the model before the first step.
+
+    Attributes:
+      clip: how far the ratio r counts from 1, one way.
+      beta: coefficient of the divergence from the reference.
+    """
+
+    clip: float
+    beta: float
+
+    def units(self, batch: Batch) -> jax.Array:
+        return jnp.sum(answers(batch).any(axis=1))
+
+    def sums(self, logp_BxT: jax.Array, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+        is_answer_BxT = answers(batch)
+        length_B = jnp.maximum(jnp.sum(is_answer_BxT, axis=1), 1)
+
+        def over_answers(value_BxT: jax.Array) -> jax.Array:
+            """The mean over the tokens of each answer, summed over the answers."""
+            return jnp.sum(jnp.where(is_answer_BxT, value_BxT, 0).sum(axis=1) / length_B)
+
+        def difference(log_BxT: jax.Array, other_BxT: jax.Array) -> jax.Array:
+            # Other targets have log-probabilities of any size: their exponential could be infinite, its gradient NaN.
+            return jnp.where(is_answer_BxT, log_BxT - other_BxT, 0)
+
+        ratio_BxT = jnp.exp(difference(logp_BxT, batch["old"]))
+        advantage_Bx1 = batch["advantages"][:, None]
+        clipped_BxT = jnp.clip(ratio_BxT, 1 - self.clip, 1 + self.clip)
+        gain_BxT = jnp.minimum(ratio_BxT * advantage_Bx1, clipped_BxT * advantage_Bx1)
+        from_reference_BxT = difference(batch["reference"], logp_BxT)
+        kl_BxT = jnp.exp(from_reference_BxT) - from_reference_BxT - 1
+        loss = over_answers(self.beta * kl_BxT - gain_BxT)
+        return loss, {
+            "loss": loss,
+            "kl": over_answers(kl_BxT),
+            "clipped": over_answers((clipped_BxT * advantage_Bx1 < ratio_BxT * advantage_Bx1).astype(jnp.float32)),
+        }
+
+
+def answers(batch: Batch) -> jax.Array:
+    """Which targets are part of an answer, bool [B, T]."""
+    return (batch["marks"][:, 1:] & 1) == 1
+
+
+def _by_segment(value_BxT: jax.Array, batch: Batch, segments: int) -> jax.Array:
+    """Sums over the answers of each segment, [B, S]. Segments from S on are padding and are left out."""
+    begins_BxT1 = (batch["marks"] & 2) == 2
+    segment_BxT = (jnp.cumsum(begins_BxT1, axis=1) - 1)[:, 1:]
+    summed = jax.vmap(partial(jax.ops.segment_sum, num_segments=segments))
+    return summed(jnp.where(answers(batch), value_BxT, 0), segment_BxT)
