@@ -90,7 +90,12 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
     order.check_max_epochs(config.data.max_epochs)
     if change := order.change_at_resume():
         say(f"data: batches from step {start_step} on: {change}")
-    loader = Loader(order, process_index=jax.process_index(), process_count=jax.process_count())
+    loader = Loader(
+        order,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        document_mask=config.model.document_mask,
+    )
     end_step = last_step if steps_today is None else min(last_step, start_step + steps_today)
     end_step = max(end_step, start_step)  # config.steps may have been lowered since
 

@@ -14,6 +14,7 @@ from flax import nnx
 from tests.support.eight_devices import run_on_eight_devices
 from tests.support.tiny_model import CONFIG, random_params
 from tests.support.train_step import assert_same, make_step, one_device
+from tonsai_jax.data.marks import ANSWER, BEGIN
 from tonsai_jax.stages import MicroBatch
 from tonsai_jax.training.mesh import make_mesh, put_batch, shardings
 from tonsai_jax.training.objectives import GroupRelative, Preference
@@ -21,7 +22,6 @@ from tonsai_jax.training.state import TrainState, model_graph
 from tonsai_jax.training.step import LossSettings, make_score_step
 
 B, T, S = 8, 16, 4
-ANSWER, BEGIN = 1, 2
 DESCENT = optax.identity()  # the update is the gradient itself
 # Where the conversations of a row begin, and which of its tokens are answers.
 SEGMENTS = ((0, 5), (5, 9), (9, 12), (12, 15), (15, 17))
@@ -120,7 +120,8 @@ def plain(objective, params, batch):
     """The objective of a model from all logits at once; (loss, metrics)."""
     inputs, targets = batch["tokens"][:, :-1].astype(np.int32), batch["tokens"][:, 1:].astype(np.int32)
     model = nnx.merge(model_graph(CONFIG, "xla"), params)
-    x_BxTxD, _ = model(inputs, end_of_text_id=0)
+    segments = np.cumsum((batch["marks"][:, :-1] & BEGIN) != 0, axis=1)
+    x_BxTxD, _ = model(inputs, segments_BxT=segments)
     logp_BxTxV = jax.nn.log_softmax(model.logits(x_BxTxD))
     logp_BxT = jnp.take_along_axis(logp_BxTxV, targets[..., None], axis=-1)[..., 0]
     of_kind = plain_grpo if isinstance(objective, GroupRelative) else plain_preference
@@ -188,7 +189,8 @@ def test_scores_are_the_log_probabilities_of_the_targets():
         model_graph(CONFIG, "xla"), one_device(), loss=LossSettings(chunk_tokens=32, z_loss=0.0), end_of_text_id=0
     )
     model = nnx.merge(model_graph(CONFIG, "xla"), params)
-    x_BxTxD, _ = model(batch["tokens"][:, :-1].astype(np.int32), end_of_text_id=0)
+    segments = np.cumsum((batch["marks"][:, :-1] & BEGIN) != 0, axis=1)
+    x_BxTxD, _ = model(batch["tokens"][:, :-1].astype(np.int32), segments_BxT=segments)
     logp_BxTxV = np.asarray(jax.nn.log_softmax(model.logits(x_BxTxD)))
     rows, places = np.indices((B, T))
     np.testing.assert_allclose(score(params, batch), logp_BxTxV[rows, places, batch["tokens"][:, 1:]], rtol=1e-5)
@@ -197,12 +199,16 @@ def test_scores_are_the_log_probabilities_of_the_targets():
 # Values that a person can check
 
 
+def row_of(marks, **arrays):
+    """A batch of one row; its tokens do not matter."""
+    row = {"tokens": [0] * len(marks), "valid": len(marks) - 1, "marks": np.array(marks, np.uint8)} | arrays
+    return {name: jnp.asarray([value]) for name, value in row.items()}
+
+
 def one_pair(chosen, rejected):
     """A batch of one pair, and log-probabilities under which the answers have these ratios to the reference."""
-    batch = {name: value[:1] for name, value in pairs().items()}
-    batch["marks"] = np.array([[2, 0, 1, 2, 1, 2]], np.uint8)
-    batch["reference"] = np.array([[-5.0, -7.0, 0.0, 0.0]], np.float32)
-    return np.array([[0, chosen - 5.0, 0, rejected - 7.0, 0]], np.float32), batch
+    batch = row_of([2, 0, 1, 2, 1, 2], reference=[-5.0, -7.0, 0.0, 0.0])
+    return jnp.array([[0, chosen - 5.0, 0, rejected - 7.0, 0]]), batch
 
 
 def test_a_model_that_is_the_reference_has_no_margin():
@@ -229,11 +235,9 @@ def test_ipo_is_at_its_best_at_a_margin_that_dpo_still_widens():
 
 def one_answer(ratio, advantage):
     """A batch of one answer of one token, which the model makes `ratio` times as likely as the model that wrote it did."""
-    batch = {name: value[:1] for name, value in answers_of_groups().items()}
-    batch["marks"] = np.array([[2, 0, 1, 0]], np.uint8)
-    batch["advantages"] = np.array([advantage], np.float32)
-    batch["old"] = batch["reference"] = np.array([[-90.0, -2.0, 90.0]], np.float32)
-    return np.array([[-3.0, math.log(ratio) - 2.0, -4.0]], np.float32), batch
+    before = [-90.0, -2.0, -190.0]
+    batch = row_of([2, 0, 1, 0], advantages=advantage, old=before, reference=before)
+    return jnp.array([[-3.0, math.log(ratio) - 2.0, -4.0]]), batch
 
 
 @pytest.mark.parametrize(

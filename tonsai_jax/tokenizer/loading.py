@@ -191,6 +191,28 @@ class Tokenizer:
             ) from None
 
     @cached_property
+    def special_tokens(self) -> dict[str, int]:
+        """The id of each special token by its name; none of them stands for text."""
+        named = {self._inner.id_to_token(id): id for id, piece in enumerate(self.pieces) if not piece}
+        return {name: id for name, id in named.items() if name is not None}
+
+    @cached_property
+    def chat_template(self) -> str | None:
+        """The chat template, a program in Jinja; None if the tokenizer has none."""
+        file = self.folder / "chat_template.jinja"
+        if file.is_file():
+            return file.read_text(encoding="utf-8")
+        for name in ("tokenizer_config.json", "chat_template.json"):
+            file = self.folder / name
+            found = read_json(file) if file.is_file() else {}
+            template = found.get("chat_template") if isinstance(found, dict) else None
+            if isinstance(template, list):  # several, by name
+                template = next((each["template"] for each in template if each.get("name") == "default"), None)
+            if isinstance(template, str):
+                return template
+        return None
+
+    @cached_property
     def hash(self) -> str:
         """SHA-256 of tokenizer.json, in hex."""
         return sha256_file(self.folder / "tokenizer.json")
@@ -210,9 +232,13 @@ class Tokenizer:
 
         return normalize_prompt(text, self.normalization)
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of `prefix + text`, without special tokens; none for an empty text."""
-        return self._encode(self.prefix + text if text else text)
+    def encode(self, text: str, *, with_prefix: bool = True) -> list[int]:
+        """The ids of `prefix + text`, without special tokens; none for an empty text.
+
+        Args:
+          with_prefix: False for a text that continues another one, which has the prefix.
+        """
+        return self._encode(self.prefix + text if text and with_prefix else text)
 
     def encode_in_parts(self, text: str) -> Iterator[list[int]]:
         """The ids of a text of any length, in parts of a million characters or more; put together, they are those of `encode`.

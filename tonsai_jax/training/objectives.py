@@ -1,36 +1,15 @@
 """What a run can minimize other than next-token cross-entropy: functions of the targets' log-probabilities.
 
-An objective is a mean over units: pairs of answers, or single answers. It gives sums, which the step divides by the units of
-the whole batch, so micro-batches add up to the batch. Names: B batch, T sequence, S conversations (segments) in a row, P pairs.
-
-A batch has `marks` uint8 [B, T + 1] next to `tokens`: bit 0 the token is part of an answer, bit 1 a conversation begins here.
+They are implementations of `step.Objective`. Names: B batch, T sequence, S segments (conversations) in a row, P pairs in a row.
 """
 
 import dataclasses
-from collections.abc import Mapping
 from functools import partial
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 
-Batch = Mapping[str, jax.Array]
-
-
-class Objective(Protocol):
-    """A value to minimize, a function of the log-probabilities of the targets."""
-
-    def units(self, batch: Batch) -> jax.Array:
-        """How many units a batch has, over which the objective is a mean; int32 scalar."""
-        ...
-
-    def sums(self, logp_BxT: jax.Array, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The value, and the metrics with `loss` among them, summed over the units; float32 scalars.
-
-        Args:
-          logp_BxT: float32, log-probabilities of the targets in nats.
-        """
-        ...
+from tonsai_jax.training.step import Batch, sequences_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +60,7 @@ class Preference:
 
     def _is_pair(self, batch: Batch) -> jax.Array:
         """Which places hold a pair, bool [B, P]: those with an answer."""
-        count_BxS = _by_segment(jnp.ones(answers(batch).shape), batch, self._segments(batch))
+        count_BxS = _by_segment(jnp.ones(batch["tokens"][:, 1:].shape), batch, self._segments(batch))
         return count_BxS[:, ::2] > 0
 
     def _segments(self, batch: Batch) -> int:
@@ -108,10 +87,10 @@ class GroupRelative:
     beta: float
 
     def units(self, batch: Batch) -> jax.Array:
-        return jnp.sum(answers(batch).any(axis=1))
+        return jnp.sum(sequences_of(batch).learned_BxT.any(axis=1))
 
     def sums(self, logp_BxT: jax.Array, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
-        is_answer_BxT = answers(batch)
+        is_answer_BxT = sequences_of(batch).learned_BxT
         length_B = jnp.maximum(jnp.sum(is_answer_BxT, axis=1), 1)
 
         def over_answers(value_BxT: jax.Array) -> jax.Array:
@@ -136,14 +115,9 @@ class GroupRelative:
         }
 
 
-def answers(batch: Batch) -> jax.Array:
-    """Which targets are part of an answer, bool [B, T]."""
-    return (batch["marks"][:, 1:] & 1) == 1
-
-
 def _by_segment(value_BxT: jax.Array, batch: Batch, segments: int) -> jax.Array:
     """Sums over the answers of each segment, [B, S]. Segments from S on are padding and are left out."""
-    begins_BxT1 = (batch["marks"] & 2) == 2
-    segment_BxT = (jnp.cumsum(begins_BxT1, axis=1) - 1)[:, 1:]
+    _, _, learned_BxT, segments_BxT = sequences_of(batch)
+    assert segments_BxT is not None
     summed = jax.vmap(partial(jax.ops.segment_sum, num_segments=segments))
-    return summed(jnp.where(answers(batch), value_BxT, 0), segment_BxT)
+    return summed(jnp.where(learned_BxT, value_BxT, 0), segments_BxT - 1)  # they count from 1

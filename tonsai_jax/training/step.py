@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from tonsai_jax.data.marks import ANSWER, BEGIN
 from tonsai_jax.model.experts import Routing
 from tonsai_jax.model.transformer import Transformer, output_table
 from tonsai_jax.runtime.xla import compiler_options
@@ -20,9 +21,6 @@ from tonsai_jax.training.loss import chunk_length, cross_entropy, target_log_pro
 from tonsai_jax.training.mesh import BATCH_AXES, shardings
 from tonsai_jax.training.optimizer import Schedule, mask_of
 from tonsai_jax.training.state import TrainState
-
-if TYPE_CHECKING:
-    from tonsai_jax.training.objectives import Objective  # most runs have none
 
 Batch = dict[str, jax.Array]
 WHOLE_SHARE = MicroBatch()
@@ -45,11 +43,52 @@ class LossSettings:
     router_z: float = 0.0
 
 
-def _targets(batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The inputs and targets of a batch, int32 [B, T], and which targets are real, bool [B, T]."""
+class Sequences(NamedTuple):
+    """A batch as the model and the loss take it.
+
+    Attributes:
+      inputs_BxT, targets_BxT: int32 ids.
+      learned_BxT: bool, the targets that count in the loss: those that are no padding and, in conversations, part of an answer.
+      segments_BxT: int32 number of the segment of each input, or None in a batch without marks.
+    """
+
+    inputs_BxT: jax.Array
+    targets_BxT: jax.Array
+    learned_BxT: jax.Array
+    segments_BxT: jax.Array | None
+
+
+def sequences_of(batch: Batch) -> Sequences:
+    """The inputs and targets of a batch of the loader."""
     tokens_BxT1 = batch["tokens"].astype(jnp.int32)
     inputs_BxT, targets_BxT = tokens_BxT1[:, :-1], tokens_BxT1[:, 1:]
-    return inputs_BxT, targets_BxT, jnp.arange(inputs_BxT.shape[1]) < batch["valid"][:, None]
+    learned_BxT = jnp.arange(inputs_BxT.shape[1]) < batch["valid"][:, None]
+    if "marks" not in batch:
+        return Sequences(inputs_BxT, targets_BxT, learned_BxT, None)
+    marks_BxT1 = batch["marks"]
+    learned_BxT &= (marks_BxT1[:, 1:] & ANSWER) != 0
+    segments_BxT = jnp.cumsum((marks_BxT1[:, :-1] & BEGIN) != 0, axis=1, dtype=jnp.int32)
+    return Sequences(inputs_BxT, targets_BxT, learned_BxT, segments_BxT)
+
+
+class Objective(Protocol):
+    """Something to minimize other than the cross-entropy of the next token: a function of the targets' log-probabilities.
+
+    It is a mean over units, such as pairs of answers. It gives sums, which the step divides by the units of the whole batch, so
+    that micro-batches add up to the batch.
+    """
+
+    def units(self, batch: Batch) -> jax.Array:
+        """How many units a batch has; integer scalar."""
+        ...
+
+    def sums(self, logp_BxT: jax.Array, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The value and the metrics, `loss` among them, summed over the units; float32 scalars.
+
+        Args:
+          logp_BxT: float32, log-probabilities of the targets in nats.
+        """
+        ...
 
 
 def _summed_loss(
@@ -80,7 +119,7 @@ def _chunk(targets_BxT: jax.Array, loss: LossSettings, mesh: Mesh) -> int:
 
 
 def _objective_loss(
-    objective: "Objective",
+    objective: Objective,
     model: Transformer,
     params: Any,
     x_BxTxD: jax.Array,
@@ -94,7 +133,7 @@ def _objective_loss(
     The gradient of f(logp) is that of the cross-entropy in which target i has the weight -df/dlogp_i. So the hidden states are
     computed once, and neither of the two passes over the vocabulary holds all logits.
     """
-    _, targets_BxT, _ = _targets(batch)
+    targets_BxT = sequences_of(batch).targets_BxT
     logp_BxT = _log_probabilities(model, params, x_BxTxD, targets_BxT, loss, mesh)
     slope_BxT, metrics = jax.grad(objective.sums, has_aux=True)(logp_BxT, batch)
     without_z_loss = dataclasses.replace(loss, z_loss=0.0)
@@ -112,7 +151,7 @@ def make_train_step(
     end_of_text_id: int,
     dropout_key: jax.Array,
     clip_norm: float,
-    objective: "Objective | None" = None,
+    objective: Objective | None = None,
     micro_batch: MicroBatch = WHOLE_SHARE,
     frozen_steps: int = 0,
     frozen_except: Sequence[str] = (),
@@ -129,7 +168,8 @@ def make_train_step(
         whole batch.
       frozen_steps, frozen_except: in the first `frozen_steps` steps only the parameters with these names change, see `mask_of`.
 
-    A batch has tokens [B, T + 1], valid int32 [B] (how many of the T targets are real) and stop int32 [B]. A step whose
+    A batch has tokens [B, T + 1], valid int32 [B] (how many of the T targets are real), stop int32 [B] and, where a source is
+    packed, marks uint8 [B, T + 1] (`data.marks`). The loss is a mean over all learned targets of the batch. A step whose
     loss or gradient is not finite leaves parameters and moments unchanged. Metrics are scalars on the device: loss and
     grad_norm (before clipping) in nats, learning_rate, tokens, skipped (0 or 1), and stop (the maximum of the batch's `stop`
     marks, so that all hosts stop at the same step); a mixture of experts adds `router/...`.
@@ -139,11 +179,13 @@ def make_train_step(
         params: Any, sequences: Batch, weight: jax.Array, share: float, key: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Loss and metrics of one micro-batch, scaled so that their sums over micro-batches are those of the whole batch."""
-        inputs_BxT, targets_BxT, real_BxT = _targets(sequences)
+        inputs_BxT, targets_BxT, learned_BxT, segments_BxT = sequences_of(sequences)
         model = nnx.merge(graph, params)
-        x_BxTxD, routing = model(inputs_BxT, end_of_text_id=end_of_text_id, dropout_key=key, dropless=False)
+        x_BxTxD, routing = model(
+            inputs_BxT, end_of_text_id=end_of_text_id, segments_BxT=segments_BxT, dropout_key=key, dropless=False
+        )
         if objective is None:
-            total, nll = _summed_loss(model, params, x_BxTxD, targets_BxT, real_BxT * weight, loss, mesh)
+            total, nll = _summed_loss(model, params, x_BxTxD, targets_BxT, learned_BxT * weight, loss, mesh)
             metrics = {"loss": nll}
         else:
             total, metrics = _objective_loss(objective, model, params, x_BxTxD, sequences, weight, loss, mesh)
@@ -157,7 +199,7 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         batch = dict(batch)
         stop = jnp.max(batch.pop("stop"))
-        tokens = jnp.sum(batch["valid"])
+        tokens = jnp.sum(sequences_of(batch).learned_BxT)
         units = tokens if objective is None else objective.units(batch)
         weight = 1.0 / jnp.maximum(units, 1).astype(jnp.float32)
         key = jax.random.fold_in(dropout_key, state.step)
@@ -227,7 +269,8 @@ def make_eval_step(
 ) -> Callable[[Any, Batch], dict[str, jax.Array]]:
     """The compiled evaluation: (params, batch) -> sums of nats, tokens and UTF-8 bytes over the batch.
 
-    End-of-text targets are left out of all three: they stand for no byte of the text.
+    End-of-text targets are left out of all three: they stand for no byte of the text. Of conversations only answers count; the
+    token that ends an answer counts too, though it has no bytes.
 
     Args:
       token_bytes: int32 [vocab_size], UTF-8 bytes of each id.
@@ -237,13 +280,13 @@ def make_eval_step(
 
     @partial(jax.jit, compiler_options=compiler_options())
     def eval_step(params: Any, batch: Batch) -> dict[str, jax.Array]:
-        inputs_BxT, targets_BxT, real_BxT = _targets(batch)
-        real_BxT &= targets_BxT != end_of_text_id
+        inputs_BxT, targets_BxT, scored_BxT, segments_BxT = sequences_of(batch)
+        scored_BxT &= targets_BxT != end_of_text_id
         model = nnx.merge(graph, params)
-        x_BxTxD, _ = model(inputs_BxT, end_of_text_id=end_of_text_id)
-        _, nll = _summed_loss(model, params, x_BxTxD, targets_BxT, real_BxT.astype(jnp.float32), loss, mesh)
+        x_BxTxD, _ = model(inputs_BxT, end_of_text_id=end_of_text_id, segments_BxT=segments_BxT)
+        _, nll = _summed_loss(model, params, x_BxTxD, targets_BxT, scored_BxT.astype(jnp.float32), loss, mesh)
         bytes_BxT = token_bytes[targets_BxT] - prefix_bytes * (inputs_BxT == end_of_text_id)
-        return {"nats": nll, "tokens": jnp.sum(real_BxT), "bytes": jnp.sum(bytes_BxT * real_BxT)}
+        return {"nats": nll, "tokens": jnp.sum(scored_BxT), "bytes": jnp.sum(bytes_BxT * scored_BxT)}
 
     return eval_step
 
@@ -255,9 +298,9 @@ def make_score_step(
 
     @partial(jax.jit, compiler_options=compiler_options())
     def score_step(params: Any, batch: Batch) -> jax.Array:
-        inputs_BxT, targets_BxT, _ = _targets(batch)
+        inputs_BxT, targets_BxT, _, segments_BxT = sequences_of(batch)
         model = nnx.merge(graph, params)
-        x_BxTxD, _ = model(inputs_BxT, end_of_text_id=end_of_text_id)
+        x_BxTxD, _ = model(inputs_BxT, end_of_text_id=end_of_text_id, segments_BxT=segments_BxT)
         return _log_probabilities(model, params, x_BxTxD, targets_BxT, loss, mesh)
 
     return score_step

@@ -1,0 +1,129 @@
+"""Conversations: what a record of a file says, as messages of a system, a user and an assistant.
+
+The usual forms are read without settings: a list of messages ({role, content}, or {from, value} as ShareGPT has them), an
+instruction with its output (Alpaca), a question with its answer, a prompt with its response.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tonsai_jax.errors import did_you_mean
+
+Record = Mapping[str, Any]
+ROLES = ("system", "user", "assistant")
+LISTS = ("messages", "conversations", "conversation")
+# The fields of the other forms: of the user's message in their order, and of the answer.
+FORMS = (
+    (("instruction", "input"), "output"),
+    (("instruction", "context"), "response"),
+    (("context", "question"), "answer"),
+    (("prompt",), "response"),
+    (("prompt",), "completion"),
+    (("query",), "response"),
+)
+_OPTIONAL = ("input", "context")
+_SYSTEM = ("system", "system_prompt")
+# Names of roles in other files. A role that is not here is refused: it may be a tool, whose words are neither side's.
+_ROLE_NAMES = {
+    "human": "user",
+    "prompter": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+}
+
+
+class BadRecordError(Exception):
+    """A record is not a conversation; the message says why."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """What one side says. `role` is "system", "user" or "assistant"."""
+
+    role: str
+    content: str
+
+
+Conversation = tuple[Message, ...]
+
+
+def conversation_of(record: Record) -> Conversation:
+    """The conversation of a record.
+
+    Raises `BadRecordError` if the record has none of the known forms, a role is missing or not known, a text is missing or
+    empty, or no answer follows a user's message.
+    """
+    system = next((record[name] for name in _SYSTEM if record.get(name)), None)
+    first = (Message("system", text_of(system, "system")),) if system else ()
+    name = next((name for name in LISTS if record.get(name) is not None), None)
+    if name is not None:
+        return checked((*first, *messages_of(record[name], name)))
+    for asked, answer in FORMS:
+        needed = [field for field in asked if field not in _OPTIONAL]
+        if any(field not in record for field in (*needed, answer)):
+            continue
+        parts = [text_of(record[field], field, may_be_empty=field in _OPTIONAL) for field in asked if record.get(field)]
+        if not any(record.get(field) for field in needed):
+            raise BadRecordError(f"its {needed[0]} is empty")
+        if isinstance(record[answer], list):  # a prompt and its completion can be lists of messages too
+            return checked((*first, *messages_of(record[asked[0]], asked[0]), *messages_of(record[answer], answer)))
+        return checked(
+            (*first, Message("user", "\n\n".join(parts)), Message("assistant", text_of(record[answer], answer)))
+        )
+    forms = "; ".join(f"{', '.join(asked)}, {answer}" for asked, answer in FORMS)
+    raise BadRecordError(
+        f"no conversation in its fields ({', '.join(record) or 'none'}); a record has one of {', '.join(LISTS)}, or: {forms}"
+    )
+
+
+def messages_of(value: Any, field: str) -> Conversation:
+    """The messages of a list of {role, content} or {from, value}; raises `BadRecordError` as `conversation_of` does."""
+    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+        raise BadRecordError(f"its {field} is not a list of messages")
+    messages = []
+    for number, item in enumerate(value, start=1):
+        where = f"message {number} of its {field}"
+        if not isinstance(item, Mapping):
+            raise BadRecordError(f"{where} is not an object with role and content")
+        given = item.get("role", item.get("from"))
+        if given is None:
+            raise BadRecordError(f"{where} has no role")
+        role = _ROLE_NAMES.get(given, given)
+        if role not in ROLES:
+            raise BadRecordError(f"{where} has the role {given!r}{did_you_mean(given, (*ROLES, *_ROLE_NAMES))}")
+        messages.append(Message(role, text_of(item.get("content", item.get("value")), f"content of {where}")))
+    return tuple(messages)
+
+
+def text_of(value: Any, field: str, *, may_be_empty: bool = False) -> str:
+    """The text of a field, without white space around it; raises `BadRecordError` if it is missing, empty or no text."""
+    if isinstance(value, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in value):
+        value = "\n\n".join(
+            str(part.get("text", "")) for part in value
+        )  # a content in parts, which can be images elsewhere
+    if value is None or (isinstance(value, str) and not value.strip() and not may_be_empty):
+        raise BadRecordError(f"the {field} is {'missing' if value is None else 'empty'}")
+    if not isinstance(value, str):
+        raise BadRecordError(f"the {field} is not text")
+    return value.strip()
+
+
+def checked(messages: Conversation) -> Conversation:
+    """The same messages; raises `BadRecordError` unless they are: at most one system message, then user and assistant by turns.
+
+    A user's message at the end, which has no answer, is refused as well.
+    """
+    turns = messages[1:] if messages[0].role == "system" else messages
+    for number, message in enumerate(turns):
+        wanted = ("user", "assistant")[number % 2]
+        if message.role != wanted:
+            place = f"message {number + 1 + len(messages) - len(turns)}"
+            raise BadRecordError(
+                f"{place} is of the {message.role}, where one of the {wanted} must be: user and assistant take turns"
+            )
+    if len(turns) % 2 or not turns:
+        raise BadRecordError("it does not end with an answer of the assistant")
+    return messages
