@@ -64,11 +64,9 @@ def conversation_of(record: Record) -> Conversation:
         needed = [field for field in asked if field not in _OPTIONAL]
         if any(field not in record for field in (*needed, answer)):
             continue
-        parts = [text_of(record[field], field, may_be_empty=field in _OPTIONAL) for field in asked if record.get(field)]
-        if not any(record.get(field) for field in needed):
-            raise BadRecordError(f"its {needed[0]} is empty")
         if isinstance(record[answer], list):  # a prompt and its completion can be lists of messages too
             return checked((*first, *messages_of(record[asked[0]], asked[0]), *messages_of(record[answer], answer)))
+        parts = [text_of(record[field], field) for field in asked if field in needed or record.get(field)]
         return checked(
             (*first, Message("user", "\n\n".join(parts)), Message("assistant", text_of(record[answer], answer)))
         )
@@ -103,16 +101,16 @@ def messages_of(value: Any, field: str) -> Conversation:
     return tuple(messages)
 
 
-def text_of(value: Any, field: str, *, may_be_empty: bool = False) -> str:
+def text_of(value: Any, field: str) -> str:
     """The text of a field, without white space around it; raises `BadRecordError` if it is missing, empty or no text."""
     if isinstance(value, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in value):
-        value = "\n\n".join(
-            str(part.get("text", "")) for part in value
-        )  # a content in parts, which can be images elsewhere
-    if value is None or (isinstance(value, str) and not value.strip() and not may_be_empty):
-        raise BadRecordError(f"the {field} is {'missing' if value is None else 'empty'}")
+        value = "\n\n".join(str(part.get("text", "")) for part in value)  # parts, which in other files can be images
+    if value is None:
+        raise BadRecordError(f"the {field} is missing")
     if not isinstance(value, str):
         raise BadRecordError(f"the {field} is not text")
+    if not value.strip():
+        raise BadRecordError(f"the {field} is empty")
     return value.strip()
 
 

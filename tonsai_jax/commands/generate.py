@@ -5,13 +5,12 @@ import sys
 import time
 from pathlib import Path
 
-from tonsai_jax.commands.parser import CommandParser
+from tonsai_jax.commands.parser import CommandParser, sampling_of
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import file_to_write, write_json
 from tonsai_jax.reporting.numbers import count_of
 from tonsai_jax.reporting.samples import ARROW, ENDED, sample_text
 from tonsai_jax.runtime.libraries import quiet_libraries
-from tonsai_jax.sampling import Sampling
 
 EXAMPLES = """examples:
   tonsai generate --workdir runs/gpt2 --prompt "ប្រទេសកម្ពុជា"
@@ -29,43 +28,14 @@ def main() -> None:
     add("--prompts-file", type=Path, metavar="FILE", help="UTF-8 file with one prompt per line")
     add("--num-samples", type=int, default=1, metavar="N", help="continuations of each prompt (default: 1)")
     add("--max-new-tokens", type=int, default=128, metavar="N", help="most tokens per continuation (default: 128)")
-    for name, meaning in (
-        ("temperature", "0 for greedy decoding"),
-        ("top_k", "draw from the N most likely tokens, 0 for all"),
-        ("top_p", "draw from the top tokens of this probability, 1 for all"),
-        ("min_p", "draw from tokens of at least this share of the top token's probability, 0 for all"),
-        ("repetition_penalty", "above 1, tokens that the text already has become less likely"),
-    ):
-        default = getattr(Sampling, name)
-        add(
-            f"--{name.replace('_', '-')}",
-            type=type(default),
-            default=default,
-            metavar="N" if isinstance(default, int) else "X",
-            help=f"{meaning} (default: {default:g})",
-        )
-    add(
-        "--stop",
-        action="append",
-        default=[],
-        metavar="TEXT",
-        help="end a continuation before this text; can be given several times",
-    )
-    add("--seed", type=int, default=0, metavar="N", help="the same seed gives the same text (default: 0)")
+    parser.add_sampling()
     add("--json", type=file_to_write, metavar="FILE", help="also write prompts, continuations and speed to this file")
     args = parser.parse_args()
     prompts = [prompt for prompt in _prompts(args) for _ in range(args.num_samples)]
     if not prompts or args.max_new_tokens < 1:
         raise UserError("nothing to generate: give --prompt or --prompts-file, and counts of at least 1")
 
-    sampling = Sampling(
-        temperature=args.temperature,
-        top_k=args.top_k,
-        top_p=args.top_p,
-        min_p=args.min_p,
-        repetition_penalty=args.repetition_penalty,
-        stop=tuple(args.stop),
-    )
+    sampling = sampling_of(args)
     quiet_libraries()
     from tonsai_jax.inference.generate import Generator
     from tonsai_jax.inference.load import load_run

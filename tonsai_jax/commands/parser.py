@@ -5,6 +5,7 @@ from typing import NoReturn
 
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import file_to_write
+from tonsai_jax.sampling import Sampling
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -31,6 +32,34 @@ class CommandParser(argparse.ArgumentParser):
             "--json", type=file_to_write, metavar="FILE", help="also write the figures to this file, as JSON"
         )
 
+    def add_sampling(self) -> None:
+        """Adds the flags that say how text is drawn from a model; `sampling_of` reads all but `args.seed`."""
+        for name, meaning in (
+            ("temperature", "0 for greedy decoding"),
+            ("top_k", "draw from the N most likely tokens, 0 for all"),
+            ("top_p", "draw from the top tokens of this probability, 1 for all"),
+            ("min_p", "draw from tokens of at least this share of the top token's probability, 0 for all"),
+            ("repetition_penalty", "above 1, tokens that the text already has become less likely"),
+        ):
+            default = getattr(Sampling, name)
+            self.add_argument(
+                f"--{name.replace('_', '-')}",
+                type=type(default),
+                default=default,
+                metavar="N" if isinstance(default, int) else "X",
+                help=f"{meaning} (default: {default:g})",
+            )
+        self.add_argument(
+            "--stop",
+            action="append",
+            default=[],
+            metavar="TEXT",
+            help="end the generated text before this text; can be given several times",
+        )
+        self.add_argument(
+            "--seed", type=int, default=0, metavar="N", help="the same seed gives the same text (default: 0)"
+        )
+
     def add_texts(self, *, required: bool) -> None:
         """Adds the flags that name texts: `args.dataset_dir` or `args.input`, one of them or, unless `required`, none."""
         inputs = self.add_mutually_exclusive_group(required=required)
@@ -41,3 +70,15 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} ({self.prog} --help)")
+
+
+def sampling_of(args: argparse.Namespace) -> Sampling:
+    """How text is drawn, by the flags of `add_sampling`; raises `UserError` for a value out of range."""
+    return Sampling(
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        min_p=args.min_p,
+        repetition_penalty=args.repetition_penalty,
+        stop=tuple(args.stop),
+    )

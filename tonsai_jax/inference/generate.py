@@ -69,15 +69,21 @@ class Generator:
                 prompt.encode()
             except UnicodeEncodeError:  # Python turns bytes that are not UTF-8 on a command line into surrogates
                 raise UserError(f"prompt {number} is not UTF-8 text; set the terminal or the file to UTF-8") from None
-        normalize = self._tokenizer.normalize_prompt
         # In training, documents follow an end-of-text token: after one, the model reads a prompt as the start of a document.
         prompt_ids = [
             [self._tokenizer.end_of_text_id, *ids]
-            for ids in self._tokenizer.encode_batch(list(map(normalize, prompts)))
+            for ids in self._tokenizer.encode_batch(list(map(self._tokenizer.normalize_prompt, prompts)))
         ]
+        yield from self.stream_ids(prompt_ids, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed)
+
+    def stream_ids(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, sampling: Sampling, seed: int
+    ) -> Iterator[Piece]:
+        """Continues the ids of each prompt, as `stream` does for texts; nothing is put before them."""
+        normalize = self._tokenizer.normalize_prompt
         stop = [normalize(text) or text for text in sampling.stop]
         for start in range(0, len(prompts), BATCH_SIZE):
-            batch = prompt_ids[start : start + BATCH_SIZE]
+            batch = prompts[start : start + BATCH_SIZE]
             # In training the prefix follows the end-of-text token; after a prompt it was given with the prompt.
             prefixes = [self._tokenizer.prefix if len(ids) == 1 else "" for ids in batch]
             streams = [TextStream(self._tokenizer, stop, prefix) for prefix in prefixes]
