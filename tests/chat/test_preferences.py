@@ -116,7 +116,10 @@ def test_a_row_holds_whole_pairs_and_learns_only_where_they_differ(tmp_path, tok
     [
         ({"prompt": "q", "chosen": "good"}, "line 2: not a pair: the rejected is missing"),
         ({"prompt": "q", "chosen": "long " * 20, "rejected": "x"}, "line 2: its chosen and rejected have together"),
-        ({"prompt": "q", "chosen": "ក\u200b", "rejected": "ក"}, "line 2: not a pair: its chosen and rejected are the same"),
+        (
+            {"prompt": "q", "chosen": "ក\u200b", "rejected": "ក"},
+            "line 2: not a pair: its chosen and rejected are the same",
+        ),
     ],
 )
 def test_a_bad_pair_is_named_by_file_and_line(tmp_path, tokenizer_dir, second_line, message):

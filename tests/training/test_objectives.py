@@ -216,7 +216,7 @@ def test_a_model_that_is_the_reference_has_no_margin():
     for objective, loss in ((DPO, math.log(2)), (IPO, 25.0)):  # 25 = (1 / (2 * 0.1))^2
         value, metrics = objective.sums(logp, batch)
         assert value == pytest.approx(loss, rel=1e-6)
-        assert (metrics["margin"], metrics["accuracy"]) == (0, 0)
+        assert (metrics["margin"], metrics["accuracy"]) == (0, 0.5)
 
 
 def test_rewards_are_beta_times_the_log_ratios():

@@ -25,6 +25,9 @@ class Preference:
     float32 [B, S]: the log-probabilities under the reference of the answers of each segment; S is even, and any number for which
     every pair has a place.
 
+    Among the metrics, rewards are beta * log(pi / ref), and the margin is the difference of two rewards. `accuracy` is the share
+    of pairs with a margin above 0; a margin of 0 counts half.
+
     Attributes:
       kind: "dpo" or "ipo".
       beta: strength of the pull towards the reference; the larger, the closer the model stays to it.
@@ -41,22 +44,24 @@ class Preference:
         is_pair_BxP = self._is_pair(batch)
         chosen_BxP, rejected_BxP = ratio_BxS[:, ::2], ratio_BxS[:, 1::2]
         margin_BxP = chosen_BxP - rejected_BxP
-        if self.kind == "dpo":
-            loss_BxP = -jax.nn.log_sigmoid(self.beta * margin_BxP)
-        else:
-            loss_BxP = (margin_BxP - 1 / (2 * self.beta)) ** 2
 
         def over_pairs(value_BxP: jax.Array) -> jax.Array:
             return jnp.sum(jnp.where(is_pair_BxP, value_BxP, 0))
 
-        loss = over_pairs(loss_BxP)
+        loss = over_pairs(self.loss(margin_BxP))
         return loss, {
             "loss": loss,
             "margin": over_pairs(self.beta * margin_BxP),
-            "accuracy": over_pairs((margin_BxP > 0).astype(jnp.float32)),
+            "accuracy": over_pairs(jnp.heaviside(margin_BxP, 0.5)),
             "reward_chosen": over_pairs(self.beta * chosen_BxP),
             "reward_rejected": over_pairs(self.beta * rejected_BxP),
         }
+
+    def loss(self, margins: jax.typing.ArrayLike) -> jax.Array:
+        """What pairs with these margins cost, element by element."""
+        if self.kind == "dpo":
+            return -jax.nn.log_sigmoid(self.beta * margins)
+        return (margins - 1 / (2 * self.beta)) ** 2
 
     def _is_pair(self, batch: Batch) -> jax.Array:
         """Which places hold a pair, bool [B, P]: those with an answer."""
