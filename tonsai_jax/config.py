@@ -120,6 +120,7 @@ def default_config() -> ConfigDict:
     config.sample = ConfigDict()
     config.sample.every = 0  # steps between written samples; 0 never samples
     config.sample.prompts = ("ប្រទេសកម្ពុជា", "Once upon a time")
+    config.sample.chat = False  # True: a prompt is a user's message, which the model answers
     config.sample.max_new_tokens = 64
     # How they are drawn; `Sampling` describes these keys.
     config.sample.temperature = 0.8  # 0 is greedy

@@ -156,6 +156,7 @@ def complete_run(
         "before": before[0] if before else {},
         "scores": evaluation.scalars() if evaluation else {},
         "samples": [{"prompt": prompt, "continuation": text} for prompt, text in continuations],
+        "chat": run.config.sample.chat,
         "exported": run.config.export,
     }
     write_json(workdir / COMPLETE_FILE, record)
@@ -206,7 +207,10 @@ def describe_complete_run(workdir: Path, step: int, say: Callable[[str], None], 
     say("What next:")
     folder, name = shlex.quote(str(workdir)), shlex.quote(workdir.name)
     prompt = record["samples"][0]["prompt"] if record["samples"] else "Once upon a time"
-    say(f"  tonsai generate --workdir {folder} --prompt {shlex.quote(prompt)}")
+    if record.get("chat"):
+        say(f"  tonsai chat --workdir {folder}")
+    else:
+        say(f"  tonsai generate --workdir {folder} --prompt {shlex.quote(prompt)}")
     say(f"  tonsai evaluate --workdir {folder}")
     if record["exported"]:
         say(f'  AutoModelForCausalLM.from_pretrained("{workdir / "export"}") with transformers')
@@ -220,11 +224,15 @@ def describe_complete_run(workdir: Path, step: int, say: Callable[[str], None], 
 def _continuations(
     config: ConfigDict, model_config: ModelConfig, params: Any, tokenizer: Tokenizer
 ) -> list[tuple[str, str]]:
-    """Every prompt of `config.sample` with its continuation; raises `UserError` for a prompt longer than the context."""
+    """Every prompt of `config.sample` with its continuation or its answer; raises `UserError` for a prompt that is too long."""
+    settings = {"max_new_tokens": config.sample.max_new_tokens, "sampling": sampling(config), "seed": config.seed}
+    prompts = list(config.sample.prompts)
+    if config.sample.chat:
+        from tonsai_jax.chat.conversation import Message  # imported here: most runs do not chat
+        from tonsai_jax.inference.chat import Chat
+
+        chat = Chat(model_config, params, tokenizer)
+        return [(prompt, "".join(chat.reply([Message("user", prompt)], **settings))) for prompt in prompts]
     from tonsai_jax.inference.generate import Generator  # imported here: most runs sample only at their end
 
-    prompts = list(config.sample.prompts)
-    texts = Generator(model_config, params, tokenizer).texts(
-        prompts, max_new_tokens=config.sample.max_new_tokens, sampling=sampling(config), seed=config.seed
-    )
-    return list(zip(prompts, texts, strict=True))
+    return list(zip(prompts, Generator(model_config, params, tokenizer).texts(prompts, **settings), strict=True))

@@ -41,6 +41,8 @@ def get_config(variant: str = "") -> ConfigDict:
 
     config.checkpoint.every = 200
     config.eval.every = 100
+    config.sample.chat = True
+    config.sample.prompts = ("តើអ្នកជានរណា?", "Who are you?")
     config.export = True
 
     if variant == "laptop":
