@@ -14,7 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from tonsai_jax.choices import MU_DTYPES, OPTIMIZATION_LEVELS, OPTIMIZERS, SCHEDULES
+from tonsai_jax.choices import MU_DTYPES, OBJECTIVES, OPTIMIZATION_LEVELS, OPTIMIZERS, SCHEDULES
 from tonsai_jax.errors import UserError, did_you_mean, unknown_name
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.sampling import Sampling
@@ -62,6 +62,9 @@ def default_config() -> ConfigDict:
     config.model = ConfigDict({field.name: field.default for field in dataclasses.fields(ModelConfig)})
 
     config.loss = ConfigDict()
+    # next_token, or for pairs of answers dpo or ipo (docs/instruct.md); these need init_from.
+    config.loss.objective = "next_token"
+    config.loss.beta = 0.1  # dpo and ipo only: how strongly the model is kept near the one that it began as
     config.loss.chunk_tokens = 4096  # tokens per device whose logits are in memory at once; 512 is faster on a CPU
     config.loss.z_loss = 0.0  # coefficient of log(Z)^2
     config.loss.load_balance = 0.01  # coefficient of the load-balance loss of a mixture of experts
@@ -243,6 +246,11 @@ def optimizer_settings(config: ConfigDict) -> dict[str, Any]:
     return {name: config.optimizer[name] for name in names.split()}
 
 
+def loss_settings(config: ConfigDict) -> dict[str, Any]:
+    """The arguments of `LossSettings`."""
+    return {name: config.loss[name] for name in ("chunk_tokens", "z_loss", "load_balance", "router_z")}
+
+
 def sampling(config: ConfigDict) -> Sampling:
     """How the samples of a run are drawn; raises `UserError` for a value out of range."""
     try:
@@ -296,6 +304,7 @@ def validate(config: ConfigDict) -> None:
     data = config.mesh.data
     require(data == -1 or data >= 1, "mesh.data", "must be -1 (what the others leave) or at least 1")
     require(0 < config.runtime.memory_fraction <= 1, "runtime.memory_fraction", "must lie in (0, 1]")
+    require(0 < config.loss.beta < math.inf, "loss.beta", "must be above 0")
     for key in ("learning_rate", "epsilon"):
         require(optimizer[key] > 0, f"optimizer.{key}", "must be above 0")
     for key in ("beta1", "beta2", "momentum"):
@@ -303,6 +312,7 @@ def validate(config: ConfigDict) -> None:
     require(0 <= optimizer.final_ratio <= 1, "optimizer.final_ratio", "must lie in [0, 1]")
     sampling(config)
     for section, key, known in (
+        ("loss", "objective", OBJECTIVES),
         ("optimizer", "name", OPTIMIZERS),
         ("optimizer", "schedule", SCHEDULES),
         ("optimizer", "mu_dtype", MU_DTYPES),

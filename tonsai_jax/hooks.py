@@ -7,7 +7,7 @@ import dataclasses
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 from jax.sharding import Mesh
@@ -23,6 +23,10 @@ from tonsai_jax.reporting.numbers import count_of
 from tonsai_jax.stages import Stage, stage_at
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.training.metrics import MetricsWriter
+
+if TYPE_CHECKING:
+    from tonsai_jax.evaluation.preferences import PairEvaluation
+    from tonsai_jax.training.reference import Reference
 
 COMPLETE_FILE = "complete.json"
 
@@ -41,23 +45,33 @@ class Hooks:
     eval_step: Callable[..., Any]
     writer: MetricsWriter
     say: Callable[[str], None]
+    reference: "Reference | None" = None  # of preferences
 
-    def evaluate(self, step: int, params: Any) -> Evaluation | None:
-        """Prints and writes bits per byte after `step` steps; None where it failed or there is no validation text."""
+    def evaluate(self, step: int, params: Any) -> "Evaluation | PairEvaluation | None":
+        """Prints and writes the scores after `step` steps; None where it failed or there is no validation text.
+
+        The scores are bits per byte, or margin and accuracy on held-out pairs in a run with preferences.
+        """
         stage = stage_at(self.stages, max(0, step - 1))
         accumulation = micro_batch(self.config).accumulation_steps(
             self.mesh.size, stage.global_batch_size, stage.seq_len
         )
+        batch_size = stage.global_batch_size // accumulation  # as many sequences at once as in training
+        max_windows = self.config.eval.max_batches * stage.global_batch_size
         try:
-            evaluation = evaluate(
-                self.eval_step,
-                params,
-                self.manifest,
-                self.mesh,
-                seq_len=stage.seq_len,
-                batch_size=stage.global_batch_size // accumulation,  # as many sequences at once as in training
-                max_windows=self.config.eval.max_batches * stage.global_batch_size,
-            )
+            evaluation: Evaluation | PairEvaluation
+            if self.reference is not None:
+                evaluation = self._evaluate_pairs(self.reference, params, batch_size, max_windows)
+            else:
+                evaluation = evaluate(
+                    self.eval_step,
+                    params,
+                    self.manifest,
+                    self.mesh,
+                    seq_len=stage.seq_len,
+                    batch_size=batch_size,
+                    max_windows=max_windows,
+                )
         except Exception as error:
             self.say(f"step {step}: the evaluation failed, training continues ({type(error).__name__}: {error})")
             return None
@@ -67,6 +81,15 @@ class Hooks:
         self.say(evaluation.table())
         self.writer.write(step, evaluation.scalars())
         return evaluation
+
+    def _evaluate_pairs(self, reference: "Reference", params: Any, batch_size: int, max_rows: int) -> "PairEvaluation":
+        from tonsai_jax.evaluation.preferences import evaluate_pairs  # imported here: most runs learn the next token
+        from tonsai_jax.training.objectives import Preference
+
+        objective = Preference(self.config.loss.objective, self.config.loss.beta)
+        return evaluate_pairs(
+            self.eval_step, params, reference, objective, self.mesh, batch_size=batch_size, max_rows=max_rows
+        )
 
     def sample(self, step: int, params: Any) -> None:
         """Writes continuations of `sample.prompts` to samples/step-N.txt and prints the first line of each."""
@@ -87,7 +110,12 @@ class Hooks:
         self.writer.write_text(step, "samples", written)
 
 
-def complete_run(workdir: Path, config: ConfigDict, evaluation: Evaluation | None, say: Callable[[str], None]) -> None:
+def complete_run(
+    workdir: Path,
+    config: ConfigDict,
+    evaluation: "Evaluation | PairEvaluation | None",
+    say: Callable[[str], None],
+) -> None:
     """Ends a run after its last step: continues the prompts, exports where the config asks for it, prints what comes next.
 
     Writes `workdir/complete.json` last. On several hosts the parameters of a run are not on one of them, so there it only
@@ -167,6 +195,12 @@ def describe_complete_run(workdir: Path, step: int, say: Callable[[str], None], 
         was = before.get(language)
         change = f" ({was:.4f} before the first step, {score / was - 1:+.1%})" if was else ""
         say(f"  {language}: {score:.4f} bits per byte on held-out text{change}")
+    if "eval/margin" in record["scores"]:
+        score = record["scores"]
+        say(
+            f"  held-out pairs: the chosen answer is preferred in {score['eval/accuracy']:.1%}, with a mean margin of "
+            f"{score['eval/margin']:.4f} (0 before the first step)"
+        )
     for sample in record["samples"]:
         say(f"  {sample_text(sample['prompt'], sample['continuation'])}")
     say(f"  curves of the run: {workdir / 'curves.html'}; or: tensorboard --logdir {workdir / 'tensorboard'}")

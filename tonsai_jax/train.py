@@ -10,7 +10,7 @@ SIGTERM and Ctrl-C save first, then end with exit code 0.
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from jax.experimental.multihost_utils import sync_global_devices
 from ml_collections import ConfigDict
 
 from tonsai_jax.cli import parse_flags
-from tonsai_jax.config import set_model, stages_of, to_json, validate
+from tonsai_jax.config import micro_batch, set_model, stages_of, to_json, validate
 from tonsai_jax.data.loader import Loader
 from tonsai_jax.data.manifest import RowsManifest, read_manifest
 from tonsai_jax.data.order import DataOrder
@@ -44,12 +44,20 @@ from tonsai_jax.training.checkpoint import Checkpoints, KeepPolicy
 from tonsai_jax.training.logger import StepLogger
 from tonsai_jax.training.mesh import put_batch
 from tonsai_jax.training.metrics import MetricsWriter
-from tonsai_jax.training.run import changes_length, changes_since, changes_training, open_workdir, resume_metadata
+from tonsai_jax.training.run import (
+    changes_length,
+    changes_since,
+    changes_training,
+    check_kinds,
+    open_workdir,
+    resume_metadata,
+)
 from tonsai_jax.training.setup import Setup, check_run, make_steps
 from tonsai_jax.training.state import init_state, state_of
 
 if TYPE_CHECKING:
     from tonsai_jax.huggingface.pretrained import Pretrained
+    from tonsai_jax.training.reference import Reference
 
 
 def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_today: int | None = None) -> None:
@@ -67,6 +75,7 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
     manifest = _open_rows(config)
     tokenizer = Tokenizer.from_folder(manifest.directory / "tokenizer")
     stages = stages_of(config, manifest.train_sizes())
+    reference = _open_reference(config, workdir, manifest, check_kinds(config, stages, manifest))
     if pretrained is not None and (not_checked := pretrained.check_tokenizer(tokenizer)):
         say(not_checked)
     # A model whose size is given needs no row for special tokens that nothing uses.
@@ -87,6 +96,8 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
         workdir, start_step, say, has_changes=any(map(changes_training, changes))
     ):
         return
+    if reference and start_step:
+        reference.read()
     order.check_max_epochs(config.data.max_epochs)
     if change := order.change_at_resume():
         say(f"data: batches from step {start_step} on: {change}")
@@ -95,6 +106,7 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         document_mask=config.model.document_mask,
+        attach=reference.of_window if reference else None,
     )
     end_step = last_step if steps_today is None else min(last_step, start_step + steps_today)
     end_step = max(end_step, start_step)  # config.steps may have been lowered since
@@ -162,7 +174,12 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
         paused=logger.paused,
         say=say,
     )
-    hooks = Hooks(config, workdir, stages, setup.model_config, manifest, tokenizer, setup.mesh, eval_step, writer, say)
+    if reference and not start_step:
+        share = micro_batch(config).accumulation_steps(setup.mesh.size, stages[0].global_batch_size, stages[0].seq_len)
+        reference.make(eval_step, state.params, setup.mesh, stages[0].global_batch_size // share)
+    hooks = Hooks(
+        config, workdir, stages, setup.model_config, manifest, tokenizer, setup.mesh, eval_step, writer, say, reference
+    )
     if pretrained is not None and config.eval.every:
         hooks.evaluate(0, state.params)  # the end of the run compares with it
 
@@ -189,7 +206,7 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
             with logger.paused():
                 evaluation = hooks.evaluate(done, state.params)
                 if evaluation:
-                    checkpoints.record_score(done, evaluation.bits_per_byte)
+                    checkpoints.record_score(done, evaluation.score)
         if config.sample.every and done % config.sample.every == 0 and not stopping:
             with logger.paused():
                 hooks.sample(done, state.params)
@@ -209,7 +226,7 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
     else:
         evaluation = hooks.evaluate(step, state.params) if config.eval.every else None
         if evaluation:
-            checkpoints.record_score(step, evaluation.bits_per_byte)
+            checkpoints.record_score(step, evaluation.score)
         del state  # its memory is needed for what follows
         draw_curves(workdir, say)
         complete_run(workdir, config, evaluation, say)
@@ -262,6 +279,22 @@ def _open_rows(config: ConfigDict) -> RowsManifest:
             build_sample_rows(Path(config.data.dir))
         sync_global_devices("sample corpus")  # the other hosts read what the first one wrote
     return read_manifest(config.data.dir)
+
+
+def _open_reference(
+    config: ConfigDict, workdir: Path, manifest: RowsManifest, sources: Iterable[str]
+) -> "Reference | None":
+    """What preferences are measured against, still empty; None for a run that learns the next token."""
+    if config.loss.objective == "next_token":
+        return None
+    if not config.init_from:
+        raise UserError(
+            f"loss.objective={config.loss.objective} teaches a model that already answers; add --config.init_from=WORKDIR of a "
+            "run, or a chat model of the Hub, hf:ORG/NAME"
+        )
+    from tonsai_jax.training.reference import Reference  # imported here: most runs learn the next token
+
+    return Reference(workdir, manifest, sources)
 
 
 def _describe(

@@ -129,7 +129,7 @@ def test_a_bad_record_is_named_by_file_and_line(
 
 
 def test_a_file_without_conversations_and_one_of_text_are_refused(tmp_path: Path, tokenizer_dir: Path) -> None:
-    with pytest.raises(UserError, match="no conversation is left"):
+    with pytest.raises(UserError, match="no conversations are left"):
         prepare(write(tmp_path / "bad.jsonl", {"text": "a"}), tokenizer_dir, tmp_path / "rows", on_error="skip")
     with pytest.raises(UserError, match="has no records; conversations are read from"):
         prepare(write(tmp_path / "book.txt", "Once upon a time"), tokenizer_dir, tmp_path / "rows")

@@ -49,8 +49,7 @@ def conversation_of(record: Record) -> Conversation:
     Raises `BadRecordError` if the record has none of the known forms, a role is missing or not known, a text is missing or
     empty, or no answer follows a user's message.
     """
-    system = next((record[name] for name in _SYSTEM if record.get(name)), None)
-    first = (Message("system", text_of(system, "system")),) if system else ()
+    first = system_of(record)
     name = next((name for name in LISTS if record.get(name) is not None), None)
     if name is not None:
         return checked((*first, *messages_of(record[name], name)))
@@ -68,6 +67,12 @@ def conversation_of(record: Record) -> Conversation:
         parts.reverse()  # a text comes before the question about it
     question = Message("user", "\n\n".join(parts))
     return checked((*first, question, Message("assistant", text_of(record[answer], answer))))
+
+
+def system_of(record: Record) -> Conversation:
+    """The system message in a field of its own, or no message; raises `BadRecordError` if it is no text."""
+    system = next((record[name] for name in _SYSTEM if record.get(name)), None)
+    return (Message("system", text_of(system, "system")),) if system else ()
 
 
 def messages_of(value: Any, field: str) -> Conversation:

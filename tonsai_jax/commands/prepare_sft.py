@@ -1,4 +1,4 @@
-"""Turns conversations into packed token rows, for training on the answers only (SFT)."""
+"""Turns conversations into packed token rows, for training on the answers only (SFT), or pairs of answers for DPO."""
 
 import signal
 import sys
@@ -18,10 +18,12 @@ EXAMPLES = """examples:
   tonsai prepare-sft --khmer khmer.jsonl --english alpaca.json --tokenizer-dir hf:ORG/NAME --output-dir data/chat
   tonsai prepare-sft --input chats.jsonl --tokenizer-dir runs/small/tokenizer --row-tokens 512 --preview 5 --output-dir data/chat
   tonsai prepare-sft --input hf:ORG/DATASET --name instructions --add-to data/tokens
+  tonsai prepare-sft --pairs --input preferences.jsonl --tokenizer-dir runs/chat/tokenizer --output-dir data/pairs
 
 A record of a .json, .jsonl, .csv, .tsv or .parquet file is a conversation in one of the usual forms: messages (role, content),
-conversations (from, value), instruction with output, question with answer, prompt with response or completion. docs/instruct.md
-describes them. The tokenizer must have a chat template, as ours and those of chat models do.
+conversations (from, value), instruction with output, question with answer, prompt with response or completion. With --pairs a
+record is a prompt with a chosen and a rejected answer, texts or lists of messages. docs/instruct.md describes all forms. The
+tokenizer must have a chat template, as ours and those of chat models do.
 """
 
 
@@ -34,6 +36,11 @@ def main(words: Sequence[str] | None = None) -> None:
         ("--input", "conversations in another language, or in several"),
     ):
         add(flag, nargs="+", metavar="FILE_OR_HF_ID", default=[], help=about)
+    add(
+        "--pairs",
+        action="store_true",
+        help="the records are preferences, a chosen and a rejected answer to the same prompt, for configs/sft/dpo.py",
+    )
     add("--name", default="instructions", help="name of the source of --input (default: instructions)")
     add("--language", default="mul", help="language tag of --input (default: mul, several languages)")
     add("--tokenizer-dir", metavar="DIR", help="tokenizer with a chat template: its folder, or hf:ORG/NAME")
@@ -64,7 +71,7 @@ def main(words: Sequence[str] | None = None) -> None:
     args = parser.parse_args(words)
 
     sources = [
-        ChatSource(name, language, tuple(places))
+        ChatSource(name, language, tuple(places), kind="pairs" if args.pairs else "conversations")
         for name, language, places in (
             ("khmer", "km", args.khmer),
             ("english", "en", args.english),
@@ -97,8 +104,9 @@ def main(words: Sequence[str] | None = None) -> None:
 def _print(packed: Sequence[Packed], folder: Path) -> None:
     tokenizer = Tokenizer.from_folder(folder / "tokenizer")
     for each in packed:
-        for example in each.examples:
-            print(preview(example, tokenizer, colored=sys.stdout.isatty()), end="\n\n")
+        for sample in each.examples:
+            for name, encoded in zip(("chosen: ", "rejected: ") if len(sample) == 2 else ("",), sample, strict=True):
+                print(name + preview(encoded, tokenizer, colored=sys.stdout.isatty()), end="\n\n")
     rows = [
         [
             line["source"],
@@ -108,7 +116,7 @@ def _print(packed: Sequence[Packed], folder: Path) -> None:
         ]
         for line in figures(packed)
     ]
-    heads = ["source", "split", "conversations", "rows", "tokens", "bytes of answers", "filled"]
+    heads = ["source", "split", packed[0].source.kind, "rows", "tokens", "bytes of answers", "filled"]
     print(as_text(Table("", heads, rows, "llrrrrr")))
     for each in packed:
         total = each.counts["conversations"]
@@ -119,9 +127,9 @@ def _print(packed: Sequence[Packed], folder: Path) -> None:
 
 
 _NOTES = {
-    "duplicates": "left out: the same conversation is already there",
+    "duplicates": "left out: the same tokens are already there",
     "shortened": "lost their last turns, because they are longer than a row",
-    "too_long": "left out: their first question and answer are longer than a row",
-    "no_conversation": "left out: not a conversation",
+    "too_long": "left out: longer than a row",
+    "no_conversation": "left out: not a conversation, or not a pair",
     "refused_by_template": "left out: the chat template refuses them",
 }

@@ -1,4 +1,4 @@
-"""Turns files of conversations into packed rows: every conversation is encoded once, and training only reads ids and marks."""
+"""Turns files of conversations, or of pairs of them, into packed rows: each is encoded once, and training reads ids and marks."""
 
 import dataclasses
 from collections import Counter
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tonsai_jax.chat.conversation import BadRecordError, Conversation, Message, Record, conversation_of
+from tonsai_jax.chat.preferences import Pair, check_pair, pair_of
 from tonsai_jax.chat.template import ChatTemplate, Encoded, TemplateError
 from tonsai_jax.corpus.sources.faults import Faults, OnError
 from tonsai_jax.corpus.sources.formats import WITH_FIELDS, file_format, find_files
@@ -39,12 +40,18 @@ class ChatSource:
       language: its tag (BCP 47); "mul" for several languages.
       locations: files, folders and globs of json, jsonl, csv, tsv and parquet, or "hf:ORG/NAME" for a dataset of the Hub.
       weight: in mixtures that do not name the source; None takes its share of all rows.
+      kind: "conversations", or "pairs" of a chosen and a rejected one.
     """
 
     name: str
     language: str
     locations: tuple[str, ...]
     weight: float | None = None
+    kind: str = "conversations"
+
+
+Sample = tuple[Encoded, ...]
+"""What stays together in a row: a conversation, or the chosen and the rejected one of a pair."""
 
 
 @dataclass
@@ -52,14 +59,14 @@ class Packed:
     """What became of the conversations of a source.
 
     Attributes:
-      counts: "conversations" that were read, "duplicates" left out, "shortened" by their last turns, and what was left out
-        because it cannot be read, by kind.
-      examples: the first conversations, encoded.
+      counts: "conversations" (or pairs) that were read, "duplicates" left out, "shortened" by their last turns, and what was
+        left out because it cannot be read, by kind.
+      examples: the first of them, encoded.
     """
 
     source: SourceInfo
     counts: Counter[str]
-    examples: list[Encoded]
+    examples: list[Sample]
 
 
 def write_conversations(
@@ -77,7 +84,7 @@ def write_conversations(
     """Writes a folder of token rows with these conversations. The same input gives the same bytes on any machine.
 
     A conversation that is longer than a row loses its last questions with their answers; if not even the first pair fits, it is
-    left out as a fault. Conversations with the same tokens are kept once.
+    left out as a fault. So is a pair that is longer than a row. Conversations, and pairs, with the same tokens are kept once.
 
     Args:
       tokenizer_dir: a tokenizer with a chat template; it is copied to `output_dir`/tokenizer.
@@ -207,16 +214,16 @@ class _Packer:
     def pack(self, source: ChatSource, folder: Path) -> Packed:
         """Writes both splits of a source to `folder`; a weight that is not given is -1."""
         faults, counts = Faults(self._on_error), Counter[str]()
-        encoded: dict[bytes, Encoded] = {}
-        with progress_bar("encoding", unit=" conversations", total=None, wanted=self._progress) as bar:
+        encoded: dict[bytes, Sample] = {}
+        with progress_bar("encoding", unit=f" {source.kind}", total=None, wanted=self._progress) as bar:
             for where, record in _records(source.locations, faults):
                 counts["conversations"] += 1
-                found = self._encode(where, record, faults, counts)
-                if found is not None and encoded.setdefault(np.array(found.ids).tobytes(), found) is not found:
+                found = self._encode(source.kind, where, record, faults, counts)
+                if found and encoded.setdefault(_ids_of(found).tobytes(), found) is not found:
                     counts["duplicates"] += 1
                 bar.update(1)
         if not encoded:
-            raise UserError(f"{', '.join(source.locations)}: no conversation is left to train on")
+            raise UserError(f"{', '.join(source.locations)}: no {source.kind} are left to train on")
         kept = list(encoded.values())
         is_validation = list(choose_validation(len(kept), self._val_ratio, f"{self._seed}/{source.name}"))
         splits = {}
@@ -224,12 +231,16 @@ class _Packer:
             chosen = [each for each, held_out in zip(kept, is_validation, strict=True) if held_out == is_held_out]
             splits[split] = self._write(folder, source.name, split, chosen)
         weight = -1.0 if source.weight is None else source.weight
-        info = SourceInfo(source.name, weight, source.language, splits, kind="conversations")
+        info = SourceInfo(source.name, weight, source.language, splits, kind=source.kind)
         return Packed(info, counts + faults.counts, kept[: self._num_examples])
 
-    def _write(self, folder: Path, name: str, split: str, conversations: Sequence[Encoded]) -> SplitInfo:
-        sequences = [(np.array(each.ids), marks_of(each.answers)) for each in conversations]
-        answer_bytes = sum(int(self._token_bytes[np.array(each.ids)[each.answers]].sum()) for each in conversations)
+    def _write(self, folder: Path, name: str, split: str, samples: Sequence[Sample]) -> SplitInfo:
+        sequences = [
+            (_ids_of(sample), np.concatenate([marks_of(each.answers) for each in sample])) for sample in samples
+        ]
+        answer_bytes = sum(
+            int(self._token_bytes[np.array(each.ids)[each.answers]].sum()) for sample in samples for each in sample
+        )
         return write_packed(
             folder,
             name,
@@ -241,29 +252,42 @@ class _Packer:
             text_bytes=answer_bytes,
         )
 
-    def _encode(self, where: str, record: Record, faults: Faults, counts: Counter[str]) -> Encoded | None:
-        """The conversation of a record, shortened to fit in a row; None after reporting a fault."""
+    def _encode(self, kind: str, where: str, record: Record, faults: Faults, counts: Counter[str]) -> Sample | None:
+        """What a record holds, short enough for a row; None after reporting a fault."""
         try:
-            conversation = self._normalized(conversation_of(record))
-            encoded = self._template.encode(conversation)
-            is_shortened = False
-            while len(encoded.ids) > self._row_tokens + 1 and len(conversation) > 3:
-                conversation, is_shortened = conversation[:-2], True
-                encoded = self._template.encode(conversation)
+            sample = self._conversation(record, counts) if kind == "conversations" else self._pair(record)
         except BadRecordError as error:
-            faults.report("no_conversation", f"{where}: not a conversation: {error}")
+            faults.report("no_conversation", f"{where}: not a {kind.removesuffix('s')}: {error}")
         except TemplateError as error:
             faults.report("refused_by_template", f"{where}: the chat template refuses it: {error}")
         else:
-            if len(encoded.ids) <= self._row_tokens + 1:
-                counts["shortened"] += is_shortened
-                return encoded
+            length = sum(len(each.ids) for each in sample)
+            if length <= self._row_tokens + 1:
+                return sample
+            what = "first question and answer have" if kind == "conversations" else "chosen and rejected have together"
             faults.report(
                 "too_long",
-                f"{where}: its first question and answer have {count_of(len(encoded.ids), 'token')}, but a row holds "
-                f"{self._row_tokens + 1}; make longer rows with --row-tokens",
+                f"{where}: its {what} {count_of(length, 'token')}, but a row holds {self._row_tokens + 1}; make longer rows with "
+                "--row-tokens",
             )
         return None
+
+    def _conversation(self, record: Record, counts: Counter[str]) -> Sample:
+        conversation = self._normalized(conversation_of(record))
+        encoded = self._template.encode(conversation)
+        turns = len(conversation)
+        while len(encoded.ids) > self._row_tokens + 1 and len(conversation) > 3:
+            conversation = conversation[:-2]
+            encoded = self._template.encode(conversation)
+        counts["shortened"] += len(conversation) < turns and len(encoded.ids) <= self._row_tokens + 1
+        return (encoded,)
+
+    def _pair(self, record: Record) -> Sample:
+        pair = pair_of(record)
+        pair = Pair(self._normalized(pair.chosen), self._normalized(pair.rejected))
+        check_pair(pair)  # again, for normalization can make two texts equal
+        earlier = sum(message.role == "assistant" for message in pair.chosen[: pair.shared])
+        return tuple(_without_first(self._template.encode(each), earlier) for each in (pair.chosen, pair.rejected))
 
     def _normalized(self, conversation: Conversation) -> Conversation:
         normalize = self._tokenizer.normalize_prompt
@@ -274,6 +298,19 @@ class _Packer:
                     f"a text of the {message.role} has nothing but characters that normalization removes"
                 )
         return messages
+
+
+def _ids_of(sample: Sample) -> np.ndarray:
+    return np.concatenate([each.ids for each in sample])
+
+
+def _without_first(encoded: Encoded, count: int) -> Encoded:
+    """The same tokens; the first `count` answers are not learned."""
+    answers, seen = [], 0
+    for before, is_answer in zip([False, *encoded.answers], encoded.answers, strict=False):
+        seen += is_answer and not before
+        answers.append(is_answer and seen > count)
+    return Encoded(encoded.ids, answers)
 
 
 def _records(locations: Sequence[str], faults: Faults) -> Iterator[tuple[str, Record]]:

@@ -15,7 +15,8 @@ from tonsai_jax.stages import SourceSize
 FORMAT = "tonsai_jax/rows"
 VERSION = 1
 SPLITS = ("train", "validation")
-KINDS = ("text", "conversations")  # of sources: a stream of documents, or packed rows (packing.py)
+# Of sources: a stream of documents, or packed rows (packing.py) of conversations, or of pairs of a chosen and a rejected one.
+KINDS = ("text", "conversations", "pairs")
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class SplitInfo:
     Attributes:
       rows: token rows, the padded last one included.
       tokens: ids of all documents, each with its end-of-text id; without padding.
-      documents: number of documents, or of conversations.
+      documents: number of documents, of conversations, or of pairs.
       bytes: UTF-8 bytes of the documents' text, or of the answers in conversations.
       files: the files, in order.
       slots: of packed rows, all inputs with padding: rows * row_tokens; None for a stream of text.

@@ -1,5 +1,7 @@
 """Packed rows: whole conversations next to each other in a row, with marks that say what is learned.
 
+In rows of pairs the segments 2p and 2p + 1 of a row are the chosen and the rejected conversation of its pair p.
+
 A record is row_tokens + 1 ids, as in rows of text, and after them row_tokens + 1 bytes of marks, one for each id. A row is one
 window of training, so a sequence length other than row_tokens is refused.
 """

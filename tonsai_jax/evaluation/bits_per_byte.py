@@ -56,9 +56,14 @@ class Evaluation:
 
     @property
     def bits_per_byte(self) -> float:
-        """The mean over languages, all with the same weight, or NaN without text. Checkpoints are compared by it."""
+        """The mean over languages, all with the same weight, or NaN without text."""
         scores = [score.bits_per_byte for score in self.languages.values()]
         return sum(scores) / len(scores) if scores else math.nan
+
+    @property
+    def score(self) -> float:
+        """The number by which checkpoints are compared; lower is better."""
+        return self.bits_per_byte
 
     def scalars(self) -> dict[str, float]:
         """Returns the scores as metrics: eval/bits_per_byte, eval/bits_per_byte/km, eval/perplexity/source/wiki, ..."""
@@ -136,6 +141,8 @@ def evaluate(
 
 def _windows(manifest: RowsManifest, source: str, seq_len: int, max_windows: int) -> np.ndarray:
     """The numbers of the windows of a source that are scored; (windows,) int64."""
+    if manifest.sources[source].kind == "pairs":
+        return np.arange(0)  # a rejected answer is not what a model should say
     if manifest.sources[source].is_packed and seq_len != manifest.row_tokens:
         return np.arange(0)  # packed rows are not cut: they are scored in stages that train on whole rows
     count = window_count(open_rows(manifest, source, "validation"), seq_len)

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from tonsai_jax.model.experts import Routing
 from tonsai_jax.model.transformer import Transformer, output_table
 from tonsai_jax.runtime.xla import compiler_options
 from tonsai_jax.stages import MicroBatch
-from tonsai_jax.training.loss import chunk_length, cross_entropy
+from tonsai_jax.training.loss import chunk_length, cross_entropy, target_log_probabilities
 from tonsai_jax.training.mesh import BATCH_AXES, shardings
 from tonsai_jax.training.optimizer import Schedule, mask_of
 from tonsai_jax.training.state import TrainState
@@ -71,6 +71,26 @@ def sequences_of(batch: Batch) -> Sequences:
     return Sequences(inputs_BxT, targets_BxT, learned_BxT, segments_BxT)
 
 
+class Objective(Protocol):
+    """Something to minimize other than the cross-entropy of the next token: a function of the targets' log-probabilities.
+
+    It is a mean over units, such as pairs of answers. It gives sums, which the step divides by the units of the whole batch, so
+    that micro-batches add up to the batch.
+    """
+
+    def units(self, batch: Batch) -> jax.Array:
+        """How many units a batch has; integer scalar."""
+        ...
+
+    def sums(self, logp_BxT: jax.Array, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The value and the metrics, `loss` among them, summed over the units; float32 scalars.
+
+        Args:
+          logp_BxT: float32, log-probabilities of the targets in nats.
+        """
+        ...
+
+
 def _summed_loss(
     model: Transformer,
     params: Any,
@@ -81,10 +101,44 @@ def _summed_loss(
     mesh: Mesh,
 ) -> tuple[jax.Array, jax.Array]:
     """`cross_entropy` of the hidden states of a model; returns the loss to minimize and the nats to report."""
-    B, T = targets_BxT.shape
-    chunk = chunk_length(max(1, B // mesh.size), T, loss.chunk_tokens)
-    table_VxD, vocab_size = output_table(params), model.config.vocab_size
+    chunk, table_VxD, vocab_size = _chunk(targets_BxT, loss, mesh), output_table(params), model.config.vocab_size
     return cross_entropy(x_BxTxD, table_VxD, targets_BxT, weights_BxT, vocab_size, chunk, loss.z_loss, mesh)
+
+
+def _log_probabilities(
+    model: Transformer, params: Any, x_BxTxD: jax.Array, targets_BxT: jax.Array, loss: LossSettings, mesh: Mesh
+) -> jax.Array:
+    """`target_log_probabilities` of the hidden states of a model."""
+    chunk, table_VxD, vocab_size = _chunk(targets_BxT, loss, mesh), output_table(params), model.config.vocab_size
+    return target_log_probabilities(x_BxTxD, table_VxD, targets_BxT, vocab_size, chunk, mesh)
+
+
+def _chunk(targets_BxT: jax.Array, loss: LossSettings, mesh: Mesh) -> int:
+    B, T = targets_BxT.shape
+    return chunk_length(max(1, B // mesh.size), T, loss.chunk_tokens)
+
+
+def _objective_loss(
+    objective: Objective,
+    model: Transformer,
+    params: Any,
+    x_BxTxD: jax.Array,
+    batch: Batch,
+    weight: jax.Array,
+    loss: LossSettings,
+    mesh: Mesh,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """A loss with the gradient of `objective`, and its metrics, both times `weight`.
+
+    The gradient of f(logp) is that of the cross-entropy in which target i has the weight -df/dlogp_i. So the hidden states are
+    computed once, and neither of the two passes over the vocabulary holds all logits.
+    """
+    targets_BxT = sequences_of(batch).targets_BxT
+    logp_BxT = _log_probabilities(model, params, x_BxTxD, targets_BxT, loss, mesh)
+    slope_BxT, metrics = jax.grad(objective.sums, has_aux=True)(logp_BxT, batch)
+    without_z_loss = dataclasses.replace(loss, z_loss=0.0)
+    total, _ = _summed_loss(model, params, x_BxTxD, targets_BxT, -weight * slope_BxT, without_z_loss, mesh)
+    return total, jax.tree.map(lambda value: weight * value, metrics)
 
 
 def make_train_step(
@@ -97,6 +151,7 @@ def make_train_step(
     end_of_text_id: int,
     dropout_key: jax.Array,
     clip_norm: float,
+    objective: Objective | None = None,
     micro_batch: MicroBatch = WHOLE_SHARE,
     frozen_steps: int = 0,
     frozen_except: Sequence[str] = (),
@@ -108,6 +163,7 @@ def make_train_step(
       loss, end_of_text_id: see `LossSettings` and `Transformer`.
       dropout_key: random key of the run; each step folds its number in.
       clip_norm: gradients with a larger norm are scaled down to it; 0 never scales.
+      objective: what to minimize; None is the cross-entropy of the next token. The batch has what the objective reads.
       micro_batch: the most that a device processes at once; the gradients of the micro-batches add up to those of the
         whole batch.
       frozen_steps, frozen_except: in the first `frozen_steps` steps only the parameters with these names change, see `mask_of`.
@@ -128,8 +184,11 @@ def make_train_step(
         x_BxTxD, routing = model(
             inputs_BxT, end_of_text_id=end_of_text_id, segments_BxT=segments_BxT, dropout_key=key, dropless=False
         )
-        total, nll = _summed_loss(model, params, x_BxTxD, targets_BxT, learned_BxT * weight, loss, mesh)
-        metrics = {"loss": nll}
+        if objective is None:
+            total, nll = _summed_loss(model, params, x_BxTxD, targets_BxT, learned_BxT * weight, loss, mesh)
+            metrics = {"loss": nll}
+        else:
+            total, metrics = _objective_loss(objective, model, params, x_BxTxD, sequences, weight, loss, mesh)
         if routing is not None:
             balance, z = routing.load_balance.mean(), routing.z.mean()
             total += share * (loss.load_balance * balance + loss.router_z * z)
@@ -141,7 +200,8 @@ def make_train_step(
         batch = dict(batch)
         stop = jnp.max(batch.pop("stop"))
         tokens = jnp.sum(sequences_of(batch).learned_BxT)
-        weight = 1.0 / jnp.maximum(tokens, 1).astype(jnp.float32)
+        units = tokens if objective is None else objective.units(batch)
+        weight = 1.0 / jnp.maximum(units, 1).astype(jnp.float32)
         key = jax.random.fold_in(dropout_key, state.step)
         gradient_of = jax.grad(loss_of, has_aux=True)
         B, T = batch["tokens"].shape[0], batch["tokens"].shape[1] - 1
@@ -229,6 +289,21 @@ def make_eval_step(
         return {"nats": nll, "tokens": jnp.sum(scored_BxT), "bytes": jnp.sum(bytes_BxT * scored_BxT)}
 
     return eval_step
+
+
+def make_score_step(
+    graph: nnx.GraphDef, mesh: Mesh, *, loss: LossSettings, end_of_text_id: int
+) -> Callable[[Any, Batch], jax.Array]:
+    """The compiled function (params, batch) -> log-probabilities of the batch's targets in nats, float32 [B, T]."""
+
+    @partial(jax.jit, compiler_options=compiler_options())
+    def score_step(params: Any, batch: Batch) -> jax.Array:
+        inputs_BxT, targets_BxT, _, segments_BxT = sequences_of(batch)
+        model = nnx.merge(graph, params)
+        x_BxTxD, _ = model(inputs_BxT, end_of_text_id=end_of_text_id, segments_BxT=segments_BxT)
+        return _log_probabilities(model, params, x_BxTxD, targets_BxT, loss, mesh)
+
+    return score_step
 
 
 def _router_metrics(routing: Routing) -> dict[str, jax.Array]:
