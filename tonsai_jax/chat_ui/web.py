@@ -34,13 +34,16 @@ def check(host: str, port: int) -> None:
     """Raises `UserError` where Gradio is not installed, or where no page can be served at this address."""
     if importlib.util.find_spec("gradio") is None:
         raise UserError("--web needs Gradio, which is not installed; run `uv sync --inexact --extra ui`")
+    if not 0 < port < 65536:
+        raise UserError(f"--port {port}: must be a number from 1 to 65535")
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        socket.create_server(address[:2], family=family).close()
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind(address)
+    except OSError as error:
         raise UserError(
-            f"the page cannot be served at {host}:{port} ({reason}); choose another --port, or another --host"
+            f"the page cannot be served at {host}:{port} ({error.strerror}); choose another --port, or another --host"
         ) from None
 
 
@@ -183,7 +186,7 @@ def page(chats: Sequence[tuple[str, Chat]], *, max_new_tokens: int, sampling: Sa
         note = gradio.HTML(visible=False)
         with gradio.Row(elem_id="message"):
             box = gradio.Textbox(
-                placeholder="Write a message (Enter sends it, Shift+Enter starts a new line)",
+                placeholder="Write a message (Shift+Enter: new line)",
                 show_label=False,
                 max_lines=8,
                 autofocus=True,
@@ -203,6 +206,7 @@ def page(chats: Sequence[tuple[str, Chat]], *, max_new_tokens: int, sampling: Sa
             text: str, conversations: list[Conversation], system: str, limit: int, seed: int, *settings: float
         ) -> Iterator[tuple[Any, ...]]:
             if not text.strip():
+                yield show(ready(), "", conversations)
                 return
             try:
                 chosen = {control[0]: value for control, value in zip(_CONTROLS, settings, strict=True)}
