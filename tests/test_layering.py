@@ -26,7 +26,7 @@ LEVELS = (
     ("runtime",),
     ("training",),
     ("inference", "planning"),
-    ("evaluation",),
+    ("chat_ui", "evaluation"),
     ("huggingface",),
     ("gguf",),
     ("adapt",),
@@ -60,6 +60,7 @@ ONLY = {
         "config",
         "runtime",
     },
+    "chat_ui": {"chat", "errors", "inference", "reporting", "sampling"},
     "__main__": {"errors"},  # it imports a command when it knows which
     "ablation": {"errors", "files", "reporting", "stages", "data", "config", "cli"},
 }

@@ -68,12 +68,13 @@ class Pretrained:
         return ""
 
 
-def open_pretrained(where: str) -> Pretrained:
+def open_pretrained(where: str, named: str = "init_from") -> Pretrained:
     """Opens a model, without its weights.
 
     Args:
       where: "hf:ORG/NAME" or "hf:ORG/NAME@REVISION", which is downloaded into the cache of the Hub if it is not there; the
         folder of a model in Hugging Face format; or the workdir of a run.
+      named: the key or flag that says so.
 
     Raises `UserError` where there is no such model, or one that is not supported.
     """
@@ -81,10 +82,10 @@ def open_pretrained(where: str) -> Pretrained:
         return _open_folder(where, download(where.removeprefix(HUB)))
     folder = Path(where).expanduser().absolute()
     if folder.is_file():
-        raise UserError(f"init_from={where}: is a file; give the folder of the model")
+        raise UserError(f"{named}={where}: is a file; give the folder of the model")
     if not folder.is_dir():
         hint = f"; for a model of the Hub write {HUB}{where}" if re.fullmatch(r"[\w.-]+/[\w.-]+", where) else ""
-        raise UserError(f"init_from={where}: no such folder{hint}")
+        raise UserError(f"{named}={where}: no such folder{hint}")
     if (folder / "checkpoints").is_dir():
         return _open_run(where, folder)
     return _open_folder(where, folder)
