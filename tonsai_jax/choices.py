@@ -2,5 +2,6 @@
 
 OPTIMIZERS = ("adamw", "muon", "lion", "adafactor")
 SCHEDULES = ("cosine", "wsd", "linear")
+OBJECTIVES = ("next_token", "dpo", "ipo")
 MU_DTYPES = ("float32", "bfloat16")
 OPTIMIZATION_LEVELS = ("auto", "default", "O0", "O1", "O2", "O3")

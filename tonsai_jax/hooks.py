@@ -7,22 +7,27 @@ import dataclasses
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from tonsai_jax.config import micro_batch, sampling
+from tonsai_jax.config import lora_settings, micro_batch, sampling
 from tonsai_jax.data.manifest import RowsManifest
 from tonsai_jax.errors import UserError
 from tonsai_jax.evaluation.bits_per_byte import Evaluation, evaluate
 from tonsai_jax.files import atomic_write, read_json, write_json
 from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.model.lora import merge_adapters
 from tonsai_jax.reporting.numbers import count_of
 from tonsai_jax.stages import Stage, stage_at
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.training.metrics import MetricsWriter
+
+if TYPE_CHECKING:
+    from tonsai_jax.evaluation.preferences import PairEvaluation
+    from tonsai_jax.training.reference import Reference
 
 COMPLETE_FILE = "complete.json"
 
@@ -41,23 +46,33 @@ class Hooks:
     eval_step: Callable[..., Any]
     writer: MetricsWriter
     say: Callable[[str], None]
+    reference: "Reference | None" = None  # of preferences
 
-    def evaluate(self, step: int, params: Any) -> Evaluation | None:
-        """Prints and writes bits per byte after `step` steps; None where it failed or there is no validation text."""
+    def evaluate(self, step: int, params: Any) -> "Evaluation | PairEvaluation | None":
+        """Prints and writes the scores after `step` steps; None where it failed or there is no validation text.
+
+        The scores are bits per byte, or margin and accuracy on held-out pairs in a run with preferences.
+        """
         stage = stage_at(self.stages, max(0, step - 1))
         accumulation = micro_batch(self.config).accumulation_steps(
             self.mesh.size, stage.global_batch_size, stage.seq_len
         )
+        batch_size = stage.global_batch_size // accumulation  # as many sequences at once as in training
+        max_windows = self.config.eval.max_batches * stage.global_batch_size
         try:
-            evaluation = evaluate(
-                self.eval_step,
-                params,
-                self.manifest,
-                self.mesh,
-                seq_len=stage.seq_len,
-                batch_size=stage.global_batch_size // accumulation,  # as many sequences at once as in training
-                max_windows=self.config.eval.max_batches * stage.global_batch_size,
-            )
+            evaluation: Evaluation | PairEvaluation
+            if self.reference is not None:
+                evaluation = self._evaluate_pairs(self.reference, params, batch_size, max_windows)
+            else:
+                evaluation = evaluate(
+                    self.eval_step,
+                    params,
+                    self.manifest,
+                    self.mesh,
+                    seq_len=stage.seq_len,
+                    batch_size=batch_size,
+                    max_windows=max_windows,
+                )
         except Exception as error:
             self.say(f"step {step}: the evaluation failed, training continues ({type(error).__name__}: {error})")
             return None
@@ -68,13 +83,28 @@ class Hooks:
         self.writer.write(step, evaluation.scalars())
         return evaluation
 
+    def _evaluate_pairs(self, reference: "Reference", params: Any, batch_size: int, max_rows: int) -> "PairEvaluation":
+        from tonsai_jax.evaluation.preferences import evaluate_pairs  # imported here: most runs learn the next token
+        from tonsai_jax.training.objectives import Preference
+
+        objective = Preference(self.config.loss.objective, self.config.loss.beta)
+        return evaluate_pairs(
+            self.eval_step, params, reference, objective, self.mesh, batch_size=batch_size, max_rows=max_rows
+        )
+
     def sample(self, step: int, params: Any) -> None:
-        """Writes continuations of `sample.prompts` to samples/step-N.txt and prints the first line of each."""
+        """Writes continuations of `sample.prompts` to samples/step-N.txt and prints the first line of each.
+
+        Args:
+          params: those of adapters are merged into the others.
+        """
         if jax.process_count() > 1:
             return  # parameters are spread over hosts; `tonsai generate` reads the checkpoint instead
         from tonsai_jax.reporting.samples import sample_text  # imported here: most runs sample only at their end
 
         try:
+            if (lora := lora_settings(self.config)) is not None:
+                params = merge_adapters(params, lora)
             texts = _continuations(self.config, self.model_config, params, self.tokenizer)
             written = "\n\n".join(sample_text(*each) for each in texts)
             with atomic_write(self.workdir / "samples" / f"step-{step:06d}.txt") as partial:
@@ -87,7 +117,12 @@ class Hooks:
         self.writer.write_text(step, "samples", written)
 
 
-def complete_run(workdir: Path, config: ConfigDict, evaluation: Evaluation | None, say: Callable[[str], None]) -> None:
+def complete_run(
+    workdir: Path,
+    config: ConfigDict,
+    evaluation: "Evaluation | PairEvaluation | None",
+    say: Callable[[str], None],
+) -> None:
     """Ends a run after its last step: continues the prompts, exports where the config asks for it, prints what comes next.
 
     Writes `workdir/complete.json` last. On several hosts the parameters of a run are not on one of them, so there it only
@@ -128,6 +163,7 @@ def complete_run(workdir: Path, config: ConfigDict, evaluation: Evaluation | Non
         "before": before[0] if before else {},
         "scores": evaluation.scalars() if evaluation else {},
         "samples": [{"prompt": prompt, "continuation": text} for prompt, text in continuations],
+        "chat": run.config.sample.chat,
         "exported": run.config.export,
     }
     write_json(workdir / COMPLETE_FILE, record)
@@ -166,13 +202,22 @@ def describe_complete_run(workdir: Path, step: int, say: Callable[[str], None], 
         was = before.get(language)
         change = f" ({was:.4f} before the first step, {score / was - 1:+.1%})" if was else ""
         say(f"  {language}: {score:.4f} bits per byte on held-out text{change}")
+    if "eval/margin" in record["scores"]:
+        score = record["scores"]
+        say(
+            f"  held-out pairs: the chosen answer is preferred in {score['eval/accuracy']:.1%}, with a mean margin of "
+            f"{score['eval/margin']:.4f} (0 before the first step)"
+        )
     for sample in record["samples"]:
         say(f"  {sample_text(sample['prompt'], sample['continuation'])}")
     say(f"  curves of the run: {workdir / 'curves.html'}; or: tensorboard --logdir {workdir / 'tensorboard'}")
     say("What next:")
     folder, name = shlex.quote(str(workdir)), shlex.quote(workdir.name)
     prompt = record["samples"][0]["prompt"] if record["samples"] else "Once upon a time"
-    say(f"  tonsai generate --workdir {folder} --prompt {shlex.quote(prompt)}")
+    if record.get("chat"):
+        say(f"  tonsai chat --workdir {folder}")
+    else:
+        say(f"  tonsai generate --workdir {folder} --prompt {shlex.quote(prompt)}")
     say(f"  tonsai evaluate --workdir {folder}")
     if record["exported"]:
         say(f'  AutoModelForCausalLM.from_pretrained("{workdir / "export"}") with transformers')
@@ -186,11 +231,15 @@ def describe_complete_run(workdir: Path, step: int, say: Callable[[str], None], 
 def _continuations(
     config: ConfigDict, model_config: ModelConfig, params: Any, tokenizer: Tokenizer
 ) -> list[tuple[str, str]]:
-    """Every prompt of `config.sample` with its continuation; raises `UserError` for a prompt longer than the context."""
+    """Every prompt of `config.sample` with its continuation or its answer; raises `UserError` for a prompt that is too long."""
+    settings = {"max_new_tokens": config.sample.max_new_tokens, "sampling": sampling(config), "seed": config.seed}
+    prompts = list(config.sample.prompts)
+    if config.sample.chat:
+        from tonsai_jax.chat.conversation import Message  # imported here: most runs do not chat
+        from tonsai_jax.inference.chat import Chat
+
+        chat = Chat(model_config, params, tokenizer)
+        return [(prompt, "".join(chat.reply([Message("user", prompt)], **settings))) for prompt in prompts]
     from tonsai_jax.inference.generate import Generator  # imported here: most runs sample only at their end
 
-    prompts = list(config.sample.prompts)
-    texts = Generator(model_config, params, tokenizer).texts(
-        prompts, max_new_tokens=config.sample.max_new_tokens, sampling=sampling(config), seed=config.seed
-    )
-    return list(zip(prompts, texts, strict=True))
+    return list(zip(prompts, Generator(model_config, params, tokenizer).texts(prompts, **settings), strict=True))

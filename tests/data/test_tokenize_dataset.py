@@ -174,13 +174,13 @@ def test_the_same_bytes_whatever_the_pieces_and_the_number_of_processes(folder, 
     ],
 )
 def test_the_validation_split_has_exactly_its_share(count, val_ratio, expected):
-    chosen = list(tokenize._choose_validation(count, val_ratio, "42/khmer"))
+    chosen = list(tokenize.choose_validation(count, val_ratio, "42/khmer"))
     assert (len(chosen), sum(chosen)) == (count, expected)
 
 
 def test_the_validation_documents_depend_on_the_seed_and_the_source_alone():
     def choose(seed):
-        chosen = tokenize._choose_validation(100, 0.05, seed)
+        chosen = tokenize.choose_validation(100, 0.05, seed)
         return [index for index in range(100) if next(chosen)]
 
     assert choose("42/khmer") == [20, 23, 32, 37, 66]  # for ever: else training text enters validation
@@ -211,7 +211,7 @@ def test_the_seed_chooses_the_validation_documents_of_each_source(tmp_path, fold
 def test_the_validation_documents_are_chosen_evenly():
     counts = np.zeros(20)
     for seed in range(2000):
-        chosen = tokenize._choose_validation(20, 0.2, str(seed))
+        chosen = tokenize.choose_validation(20, 0.2, str(seed))
         counts += [next(chosen) for _ in range(20)]
     assert counts.sum() == 2000 * 4
     assert np.max(abs(counts - 400)) < 5 * np.sqrt(2000 * 0.2 * 0.8)

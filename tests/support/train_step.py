@@ -31,14 +31,14 @@ def batch_of(seed=0, *, batch_size=B, vocab_size=CONFIG.vocab_size):
     return {"tokens": tokens, "valid": valid, "stop": np.zeros(batch_size, np.int32)}
 
 
-def make_step(config=CONFIG, mesh=None, *, optimizer=ADAMW, schedule=COSINE, **changes):
+def make_step(config=CONFIG, mesh=None, *, optimizer=ADAMW, schedule=COSINE, z_loss=1e-4, **changes):
     settings: dict[str, Any] = {"clip_norm": 1.0, "micro_batch": MicroBatch()} | changes
     return make_train_step(
         model_graph(config, "xla"),
         optimizer,
         schedule,
         mesh or one_device(),
-        loss=LossSettings(chunk_tokens=32, z_loss=1e-4),
+        loss=LossSettings(chunk_tokens=32, z_loss=z_loss),
         end_of_text_id=END,
         dropout_key=jax.random.key(1),
         **settings,

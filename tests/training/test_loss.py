@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.eight_devices import run_on_eight_devices
 from tonsai_jax.errors import UserError
-from tonsai_jax.training.loss import chunk_length, cross_entropy
+from tonsai_jax.training.loss import chunk_length, cross_entropy, target_log_probabilities
 from tonsai_jax.training.mesh import make_mesh
 
 B, T, D = 8, 12, 16
@@ -101,6 +101,21 @@ def test_no_array_as_large_as_all_logits_is_ever_made():
         return memory.temp_size_in_bytes
 
     assert scratch_bytes(T) - scratch_bytes(1) > 0.5 * X[:, 1:, 0].size * PADDED * 4
+
+
+@pytest.mark.parametrize("chunk", [1, 3, T])
+def test_log_probabilities_of_targets_are_those_of_the_full_softmax_and_have_no_gradient(chunk):
+    loud = TABLE.copy()
+    loud[VOCAB_SIZE:] = 1e4  # padding gets no probability here either
+
+    def total(x_BxTxD):
+        logp_BxT = target_log_probabilities(x_BxTxD, loud, TARGETS, VOCAB_SIZE, chunk)
+        return jnp.sum(logp_BxT), logp_BxT
+
+    gradient, logp_BxT = jax.jit(jax.grad(total, has_aux=True))(X)
+    softmax_BxTxV = jax.nn.log_softmax(jnp.einsum("btd,vd->btv", X, TABLE[:VOCAB_SIZE], precision="highest"))
+    close(logp_BxT, jnp.take_along_axis(softmax_BxTxV, TARGETS[..., None], axis=-1)[..., 0])
+    assert not gradient.any()
 
 
 @pytest.mark.parametrize(

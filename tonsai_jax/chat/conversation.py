@@ -13,16 +13,9 @@ from tonsai_jax.errors import did_you_mean
 Record = Mapping[str, Any]
 ROLES = ("system", "user", "assistant")
 LISTS = ("messages", "conversations", "conversation")
-# The fields of the other forms: of the user's message in their order, and of the answer.
-FORMS = (
-    (("instruction", "input"), "output"),
-    (("instruction", "context"), "response"),
-    (("context", "question"), "answer"),
-    (("prompt",), "response"),
-    (("prompt",), "completion"),
-    (("query",), "response"),
-)
-_OPTIONAL = ("input", "context")
+# The other forms: the fields of the user's message in their order, of which the first is needed, and those of the answer.
+ASKED = (("instruction", "input", "context"), ("question", "context"), ("prompt", "input"), ("query", "context"))
+ANSWERS = ("output", "response", "answer", "completion")
 _SYSTEM = ("system", "system_prompt")
 # Names of roles in other files. A role that is not here is refused: it may be a tool, whose words are neither side's.
 _ROLE_NAMES = {
@@ -56,27 +49,30 @@ def conversation_of(record: Record) -> Conversation:
     Raises `BadRecordError` if the record has none of the known forms, a role is missing or not known, a text is missing or
     empty, or no answer follows a user's message.
     """
-    system = next((record[name] for name in _SYSTEM if record.get(name)), None)
-    first = (Message("system", text_of(system, "system")),) if system else ()
+    first = system_of(record)
     name = next((name for name in LISTS if record.get(name) is not None), None)
     if name is not None:
         return checked((*first, *messages_of(record[name], name)))
-    for asked, answer in FORMS:
-        needed = [field for field in asked if field not in _OPTIONAL]
-        if any(field not in record for field in (*needed, answer)):
-            continue
-        parts = [text_of(record[field], field, may_be_empty=field in _OPTIONAL) for field in asked if record.get(field)]
-        if not any(record.get(field) for field in needed):
-            raise BadRecordError(f"its {needed[0]} is empty")
-        if isinstance(record[answer], list):  # a prompt and its completion can be lists of messages too
-            return checked((*first, *messages_of(record[asked[0]], asked[0]), *messages_of(record[answer], answer)))
-        return checked(
-            (*first, Message("user", "\n\n".join(parts)), Message("assistant", text_of(record[answer], answer)))
+    answer = next((name for name in ANSWERS if name in record), None)
+    asked = next((fields for fields in ASKED if fields[0] in record), None)
+    if answer is None or asked is None:
+        raise BadRecordError(
+            f"no conversation in its fields ({', '.join(record) or 'none'}); a record has {', '.join(LISTS)}, or one of "
+            f"{', '.join(fields[0] for fields in ASKED)} with one of {', '.join(ANSWERS)}"
         )
-    forms = "; ".join(f"{', '.join(asked)}, {answer}" for asked, answer in FORMS)
-    raise BadRecordError(
-        f"no conversation in its fields ({', '.join(record) or 'none'}); a record has one of {', '.join(LISTS)}, or: {forms}"
-    )
+    if isinstance(record[answer], list):  # a prompt and its completion can be lists of messages too
+        return checked((*first, *messages_of(record[asked[0]], asked[0]), *messages_of(record[answer], answer)))
+    parts = [text_of(record[field], field) for field in asked if field == asked[0] or record.get(field)]
+    if asked[0] == "question":
+        parts.reverse()  # a text comes before the question about it
+    question = Message("user", "\n\n".join(parts))
+    return checked((*first, question, Message("assistant", text_of(record[answer], answer))))
+
+
+def system_of(record: Record) -> Conversation:
+    """The system message in a field of its own, or no message; raises `BadRecordError` if it is no text."""
+    system = next((record[name] for name in _SYSTEM if record.get(name)), None)
+    return (Message("system", text_of(system, "system")),) if system else ()
 
 
 def messages_of(value: Any, field: str) -> Conversation:
@@ -98,16 +94,16 @@ def messages_of(value: Any, field: str) -> Conversation:
     return tuple(messages)
 
 
-def text_of(value: Any, field: str, *, may_be_empty: bool = False) -> str:
+def text_of(value: Any, field: str) -> str:
     """The text of a field, without white space around it; raises `BadRecordError` if it is missing, empty or no text."""
     if isinstance(value, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in value):
-        value = "\n\n".join(
-            str(part.get("text", "")) for part in value
-        )  # a content in parts, which can be images elsewhere
-    if value is None or (isinstance(value, str) and not value.strip() and not may_be_empty):
-        raise BadRecordError(f"the {field} is {'missing' if value is None else 'empty'}")
+        value = "\n\n".join(str(part.get("text", "")) for part in value)  # parts, which in other files can be images
+    if value is None:
+        raise BadRecordError(f"the {field} is missing")
     if not isinstance(value, str):
         raise BadRecordError(f"the {field} is not text")
+    if not value.strip():
+        raise BadRecordError(f"the {field} is empty")
     return value.strip()
 
 

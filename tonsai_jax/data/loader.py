@@ -8,14 +8,15 @@ it to `Loader`.
 To add something without random access, such as Grain's packing, build on `Loader.windows`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import grain
 import numpy as np
 from grain.experimental import FlatMapIterDataset, FlatMapTransform
 
-from tonsai_jax.data.order import DataOrder, Segment
+from tonsai_jax.data.marks import marks_of_text
+from tonsai_jax.data.order import DataOrder, Segment, Window
 from tonsai_jax.data.rows import Rows, open_rows
 from tonsai_jax.errors import UserError
 
@@ -25,6 +26,7 @@ _READ_OPTIONS = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
 _GROUP_WINDOWS, _GROUP_TOKENS = 128, 2**18  # the most in a group, unless one batch has more
 
 Batch = dict[str, np.ndarray]
+Attach = Callable[[Window], dict[str, np.ndarray]]
 
 
 # A `MapDataset` and not a source for `MapDataset.source`: Grain counts the bytes of every element of a source, which
@@ -35,23 +37,37 @@ class Windows(grain.MapDataset[dict[str, Any]]):
     Element n is a dictionary:
       tokens: the ids of the window, (seq_len + 1,) of the rows' dtype; the last id is only a target.
       valid: int32 scalar, how many of the seq_len targets are real; fewer only in the last window of a source.
+      marks: only where a source of the segment is packed: uint8 (seq_len + 1,), see `data.marks`.
 
     Args:
       order: the order of the run.
       segment: one of `order.segments`.
       steps: length of the segment; it has steps * global_batch_size windows.
       rows: the token rows of each source.
+      document_mask: whether documents of plain text are kept apart, in a segment with packed sources.
+      attach: more arrays for a packed window, such as what a model says about it.
 
     Raises:
       UserError: when a window is read whose file is missing or damaged.
     """
 
-    def __init__(self, order: DataOrder, segment: Segment, steps: int, rows: dict[str, Rows]) -> None:
+    def __init__(
+        self,
+        order: DataOrder,
+        segment: Segment,
+        steps: int,
+        rows: dict[str, Rows],
+        document_mask: bool,
+        attach: Attach | None,
+    ) -> None:
         super().__init__()
         self._order = order
         self._segment = segment
         self._length = steps * segment.global_batch_size
         self._rows = rows
+        self._attach = attach
+        self._has_marks = any(order.manifest.sources[name].is_packed for name in segment.shares)
+        self._text_begins = order.manifest.end_of_text_id if document_mask else None
 
     def __len__(self) -> int:
         return self._length
@@ -60,8 +76,14 @@ class Windows(grain.MapDataset[dict[str, Any]]):
         if isinstance(index, slice):
             return self.slice(index)
         window = self._order.window(self._segment, index)
+        valid = np.int32(window.valid)
+        if self._order.manifest.sources[window.source].is_packed:
+            tokens, marks = self._rows[window.source].packed_window(window.row)
+            return {"tokens": tokens, "valid": valid, "marks": marks} | (self._attach(window) if self._attach else {})
         tokens = self._rows[window.source].window(window.row, window.part, self._segment.seq_len)
-        return {"tokens": tokens, "valid": np.int32(window.valid)}
+        if not self._has_marks:
+            return {"tokens": tokens, "valid": valid}
+        return {"tokens": tokens, "valid": valid, "marks": marks_of_text(tokens, self._text_begins)}
 
 
 class Loader:
@@ -70,6 +92,7 @@ class Loader:
     Args:
       order: the order of the run.
       process_index, process_count: process h of H gets sequences h*B/H ... (h+1)*B/H of each global batch of B.
+      document_mask, attach: see `Windows`.
       transforms: Grain transforms, applied to every window before it is batched. A random transform gets a generator
         that depends on the order's seed and on the number of the window in its segment. So the batches stay the same
         after a resume and on another number of processes.
@@ -77,7 +100,7 @@ class Loader:
     Attributes:
       dataset: a `grain.MapDataset` whose element `step` is this process's part of the global batch of that step. Each
         key of a window becomes an array with a leading batch axis: tokens (local_batch, seq_len + 1) of the rows'
-        dtype, valid (local_batch,) int32.
+        dtype, valid (local_batch,) int32, and marks (local_batch, seq_len + 1) uint8 where a source is packed.
 
     Raises:
       UserError: a batch size is not divisible by the number of processes.
@@ -89,10 +112,14 @@ class Loader:
         *,
         process_index: int = 0,
         process_count: int = 1,
+        document_mask: bool = False,
+        attach: Attach | None = None,
         transforms: grain.transforms.Transformations = (),
     ) -> None:
         self._order = order
         self._transforms = transforms
+        self._document_mask = document_mask
+        self._attach = attach
         self._rows = {name: open_rows(order.manifest, name, "train") for name in order.manifest.sources}
         batches, windows_per_step, tokens_per_step = [], 1, 1
         for number, segment in enumerate(order.segments):
@@ -118,7 +145,8 @@ class Loader:
         segment = segments[segment_number]
         is_last = segment_number == len(segments) - 1
         end = self._order.total_steps if is_last else segments[segment_number + 1].first_step
-        windows = Windows(self._order, segment, max(0, end - segment.first_step), self._rows)
+        steps = max(0, end - segment.first_step)
+        windows = Windows(self._order, segment, steps, self._rows, self._document_mask, self._attach)
         return windows.seed(self._order.seed).apply(self._transforms) if self._transforms else windows
 
     def batches(self, start_step: int) -> grain.DatasetIterator[Batch]:

@@ -15,6 +15,8 @@ from tonsai_jax.stages import SourceSize
 FORMAT = "tonsai_jax/rows"
 VERSION = 1
 SPLITS = ("train", "validation")
+# Of sources: a stream of documents, or packed rows (packing.py) of conversations, or of pairs of a chosen and a rejected one.
+KINDS = ("text", "conversations", "pairs")
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,10 @@ class SplitInfo:
     Attributes:
       rows: token rows, the padded last one included.
       tokens: ids of all documents, each with its end-of-text id; without padding.
-      documents: number of documents.
-      bytes: UTF-8 bytes of the documents' text.
+      documents: number of documents, of conversations, or of pairs.
+      bytes: UTF-8 bytes of the documents' text, or of the answers in conversations.
       files: the files, in order.
+      slots: of packed rows, all inputs with padding: rows * row_tokens; None for a stream of text.
     """
 
     rows: int
@@ -43,16 +46,17 @@ class SplitInfo:
     documents: int
     bytes: int
     files: tuple[ShardInfo, ...]
+    slots: int | None = None
 
     @property
     def targets(self) -> int:
-        """Number of tokens that a model can be trained to predict: all but the first."""
-        return max(self.tokens - 1, 0)
+        """Number of targets that a run reads: all tokens but the first; of packed rows, every slot."""
+        return max(self.tokens - 1, 0) if self.slots is None else self.slots
 
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """One source of the mix: its weight, its language tag (BCP 47) and its splits ("train" and "validation").
+    """One source of the mix: its weight, its language tag (BCP 47), its splits ("train" and "validation") and its kind (`KINDS`).
 
     A license and a dataset of the Hugging Face Hub ("owner/name") are None where they are not recorded.
     """
@@ -63,6 +67,12 @@ class SourceInfo:
     splits: dict[str, SplitInfo]
     license: str | None = None
     dataset: str | None = None
+    kind: str = "text"
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether its rows are packed: whole conversations, with marks."""
+        return self.kind != "text"
 
 
 @dataclass(frozen=True)
@@ -150,7 +160,7 @@ def _split_from_json(directory: Path, value: dict[str, Any], row_tokens: int) ->
         ShardInfo(directory / shard["path"], int(shard["rows"]), str(shard["sha256"])) for shard in value["files"]
     )
     counts = {key: int(value[key]) for key in ("rows", "tokens", "documents", "bytes")}
-    split = SplitInfo(**counts, files=files)
+    split = SplitInfo(**counts, files=files, slots=value.get("slots"))
     if split.rows != sum(shard.rows for shard in files) or split.rows != -(-split.targets // row_tokens):
         raise ValueError(f"{split.rows} rows in {len(files)} files do not match {split.tokens} tokens")
     return split
@@ -171,6 +181,7 @@ def _manifest_from_json(directory: Path, value: dict[str, Any]) -> RowsManifest:
             splits={key: _split_from_json(directory, source["splits"][key], row_tokens) for key in SPLITS},
             license=source.get("license"),
             dataset=source.get("dataset"),
+            kind=source.get("kind", "text"),
         )
         for name, source in value["sources"].items()
     }

@@ -235,6 +235,12 @@ class DataOrder:
                 )
             if weight > 0 and self._splits[name].rows == 0:
                 raise UserError(f"{where}: source {name!r} has no train rows; give it weight 0, or more text")
+            if weight > 0 and self.manifest.sources[name].is_packed and stage.seq_len != self.manifest.row_tokens:
+                raise UserError(
+                    f"{where}: seq_len {stage.seq_len}, but the {self.manifest.sources[name].kind} of source {name!r} are packed "
+                    f"in rows of {self.manifest.row_tokens} tokens, which are not cut; set seq_len={self.manifest.row_tokens}, "
+                    f"or pack them with --row-tokens {stage.seq_len}"
+                )
         total = sum(weights.values())
         if total == 0:
             raise UserError(f"{where}: every weight is 0; give at least one source a weight above 0")

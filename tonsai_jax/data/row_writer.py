@@ -1,22 +1,15 @@
 """Writes token rows and their manifest; `rows.py` describes the format and reads it, `manifest.py` the manifest."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordWriter
 from numpy.typing import ArrayLike
 
-from tonsai_jax.data.manifest import FORMAT, VERSION, RowsManifest, ShardInfo, SplitInfo, dtype_for
-from tonsai_jax.errors import UserError
-from tonsai_jax.files import disk_errors, sha256_file, write_json
-
-# One row per chunk and no compression, so that reading a row reads nothing else.
-_WRITER_OPTIONS = "group_size:1,uncompressed"
+from tonsai_jax.data.manifest import FORMAT, VERSION, RowsManifest, SplitInfo, dtype_for
+from tonsai_jax.data.shard_writer import ShardWriter
+from tonsai_jax.files import write_json
 
 
 class RowWriter:
@@ -49,16 +42,12 @@ class RowWriter:
         end_of_text_id: int,
         rows_per_shard: int = 65_536,
     ) -> None:
-        self._folder = Path(directory).absolute() / source
-        self._split = split
-        self._rows_per_shard = rows_per_shard
+        self._shards = ShardWriter(directory, source, split, rows_per_shard=rows_per_shard)
         self._end_of_text_id = end_of_text_id
         self._vocab_size = vocab_size
         self._row = np.empty(row_tokens + 1, dtype_for(vocab_size))
         self._filled = 0  # number of ids in self._row
         self._tokens = 0
-        self._shard_rows: list[int] = []
-        self._shard: ArrayRecordWriter | None = None
 
     def write(self, ids: ArrayLike) -> None:
         """Appends ids, (n,) of any integer dtype.
@@ -78,7 +67,7 @@ class RowWriter:
         start = 0
         while start < ids.size:
             if self._filled == self._row.size:
-                self._write_row()
+                self._shards.write(self._row.tobytes())
                 self._row[0] = self._row[-1]
                 self._filled = 1
             count = min(self._row.size - self._filled, ids.size - start)
@@ -98,15 +87,9 @@ class RowWriter:
         """
         if self._filled > 1:  # a stream of one id has no target, so it needs no row
             self._row[self._filled :] = self._end_of_text_id
-            self._write_row()
-        self._close_shard()
-        count = len(self._shard_rows)
-        files = []
-        for index, rows in enumerate(self._shard_rows):
-            path = self._folder / f"{self._split}-{index:05d}-of-{count:05d}.arrayrecord"
-            os.replace(self._partial(index), path)
-            files.append(ShardInfo(path, rows, sha256_file(path)))
-        return SplitInfo(sum(self._shard_rows), self._tokens, documents, text_bytes, tuple(files))
+            self._shards.write(self._row.tobytes())
+        files = self._shards.finish()
+        return SplitInfo(sum(shard.rows for shard in files), self._tokens, documents, text_bytes, files)
 
     def __enter__(self) -> Self:
         return self
@@ -114,41 +97,7 @@ class RowWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._shard = None  # closing a failed ArrayRecord writer would raise again and hide the first error
-        for index in range(len(self._shard_rows)):
-            self._partial(index).unlink(missing_ok=True)
-
-    def _partial(self, index: int) -> Path:
-        return self._folder / f".{self._split}-{index:05d}.partial-{os.getpid()}"
-
-    def _write_row(self) -> None:
-        if self._shard_rows and self._shard_rows[-1] == self._rows_per_shard:
-            self._close_shard()
-        with self._write_errors():
-            if self._shard is None:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                self._shard_rows.append(0)
-                self._shard = ArrayRecordWriter(str(self._partial(len(self._shard_rows) - 1)), _WRITER_OPTIONS)
-            self._shard.write(self._row.tobytes())
-        self._shard_rows[-1] += 1
-
-    def _close_shard(self) -> None:
-        if self._shard is not None:
-            with self._write_errors():
-                self._shard.close()
-            self._shard = None
-
-    @contextmanager
-    def _write_errors(self) -> Iterator[None]:
-        # ArrayRecord reports a full disk as a RuntimeError, and only when the shard is closed.
-        with disk_errors(self._folder):
-            try:
-                yield
-            except RuntimeError as error:
-                raise UserError(
-                    f"{self._folder}: could not write token rows ({error}); "
-                    "free some space or choose another folder, then run again"
-                ) from error
+        self._shards.__exit__(kind, error, trace)
 
 
 def write_manifest(manifest: RowsManifest) -> None:
@@ -157,6 +106,7 @@ def write_manifest(manifest: RowsManifest) -> None:
         source.name: {
             "weight": source.weight,
             "language": source.language,
+            "kind": source.kind,
             "license": source.license,
             "dataset": source.dataset,
             "splits": {name: _split_to_json(manifest.directory, split) for name, split in source.splits.items()},
@@ -182,4 +132,5 @@ def _split_to_json(directory: Path, split: SplitInfo) -> dict[str, Any]:
         for shard in split.files
     ]
     counts = {"rows": split.rows, "tokens": split.tokens, "documents": split.documents, "bytes": split.bytes}
-    return {**counts, "files": files}
+    slots = {} if split.slots is None else {"slots": split.slots}
+    return {**counts, **slots, "files": files}

@@ -3,7 +3,7 @@
 The tokens of one source and split form one long stream. Token row r holds the ids r*row_tokens ... (r+1)*row_tokens
 of it, both ends included: `row_tokens` inputs, and one more id, so that the last input has a target. So a row can be
 cut into whole windows of every sequence length that divides `row_tokens`. The windows of all rows, in order, are the
-windows of the stream.
+windows of the stream. Rows of conversations are packed instead (packing.py), and their marks follow the ids.
 """
 
 import bisect
@@ -42,7 +42,7 @@ class Rows:
         return self.split.rows
 
     def read(self, index: int) -> bytes:
-        """Returns the bytes of row `index`: row_tokens + 1 ids of `dtype`.
+        """Returns the bytes of row `index`: row_tokens + 1 ids of `dtype`, and as many marks in packed rows.
 
         Raises:
           IndexError: there is no such row.
@@ -62,6 +62,13 @@ class Rows:
     def window(self, row: int, part: int, seq_len: int) -> np.ndarray:
         """Returns the ids part*seq_len ... (part+1)*seq_len of a row, (seq_len + 1,) of `dtype`; raises as `read` does."""
         return np.frombuffer(self.read(row), self.dtype, seq_len + 1, part * seq_len * self.dtype.itemsize)
+
+    def packed_window(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the ids and the marks of a packed row, (row_tokens + 1,) of `dtype` and of uint8; raises as `read` does."""
+        record, slots = self.read(row), self.row_tokens + 1
+        return np.frombuffer(record, self.dtype, slots), np.frombuffer(
+            record, np.uint8, slots, slots * self.dtype.itemsize
+        )
 
     def _open(self, shard: int) -> Any:
         info = self.split.files[shard]

@@ -33,7 +33,7 @@ from tonsai_jax.text.normalize import Normalization
 from tonsai_jax.tokenizer.examples import dataset_normalization
 from tonsai_jax.tokenizer.loading import ROWS_NORMALIZATION, Tokenizer
 
-_TOKENIZER_FOLDER = "tokenizer"
+TOKENIZER_FOLDER = "tokenizer"
 # When the command fails with at least this many bytes of ids encoded, they are kept for the next try.
 _KEPT_BYTES = 4 * 2**20
 
@@ -210,9 +210,9 @@ def _encoded(
         raise UserError(
             f"{dataset_dir}: there are no documents here; prepare the dataset again from files that have text"
         )
-    if _TOKENIZER_FOLDER in sources:
+    if TOKENIZER_FOLDER in sources:
         raise UserError(
-            f"{dataset_dir}: a source cannot have the name {_TOKENIZER_FOLDER!r}, because the tokenizer is copied to a "
+            f"{dataset_dir}: a source cannot have the name {TOKENIZER_FOLDER!r}, because the tokenizer is copied to a "
             "folder of that name; prepare the dataset again with another name for the source"
         )
     tokenizer = Tokenizer.from_folder(tokenizer_dir)
@@ -232,11 +232,11 @@ def _encoded(
                     f"{dataset_dir}: source {name!r} has {count_of(found, 'document')}, but the manifest says {count}; "
                     "prepare the dataset again"
                 )
-            validation[name] = np.fromiter(_choose_validation(count, val_ratio, f"{seed}/{name}"), bool, count)
+            validation[name] = np.fromiter(choose_validation(count, val_ratio, f"{seed}/{name}"), bool, count)
         total = sum(source["bytes"] for source in sources.values())
         with progress_bar("writing rows", unit="B", total=total, wanted=progress) as bar:
             yield _EncodedDataset(tokenizer, dtype, sources, pieces, validation, bar), folder
-        _copy_tokenizer(tokenizer, folder / _TOKENIZER_FOLDER, dataset_normalization(dataset_dir))
+        copy_tokenizer(tokenizer, folder / TOKENIZER_FOLDER, dataset_normalization(dataset_dir))
 
 
 @contextmanager
@@ -273,7 +273,7 @@ def figures(sources: dict[str, SourceInfo]) -> list[dict[str, Any]]:
     ]
 
 
-def _choose_validation(count: int, val_ratio: float, seed: str) -> Iterator[bool]:
+def choose_validation(count: int, val_ratio: float, seed: str) -> Iterator[bool]:
     """Yields for each of `count` documents whether it is for validation; round(count * val_ratio) of them are.
 
     Of two or more documents, at least one is for training and, unless the ratio is 0, at least one is for validation.
@@ -288,12 +288,15 @@ def _choose_validation(count: int, val_ratio: float, seed: str) -> Iterator[bool
         yield is_chosen
 
 
-def _copy_tokenizer(tokenizer: Tokenizer, target: Path, normalization: Normalization) -> None:
-    """Copies it; the copy of an open model's tokenizer says what the text of the rows went through, as ours says by itself."""
+def copy_tokenizer(tokenizer: Tokenizer, target: Path, normalization: Normalization | None) -> None:
+    """Copies it next to token rows.
+
+    The copy of an open model's tokenizer says what the text of the rows went through, if anything; ours says so by itself.
+    """
     target.mkdir()
     for path in tokenizer.files:  # the folder may be a model: its weights are not copied
         shutil.copyfile(path, target / path.name)
-    if not tokenizer.is_ours:
+    if not tokenizer.is_ours and normalization is not None:
         file = target / "tokenizer_config.json"
         config = read_json(file) if file.exists() else {}
         write_json(file, config | {ROWS_NORMALIZATION: asdict(normalization)})

@@ -56,9 +56,14 @@ class Evaluation:
 
     @property
     def bits_per_byte(self) -> float:
-        """The mean over languages, all with the same weight, or NaN without text. Checkpoints are compared by it."""
+        """The mean over languages, all with the same weight, or NaN without text."""
         scores = [score.bits_per_byte for score in self.languages.values()]
         return sum(scores) / len(scores) if scores else math.nan
+
+    @property
+    def score(self) -> float:
+        """The number by which checkpoints are compared; lower is better."""
+        return self.bits_per_byte
 
     def scalars(self) -> dict[str, float]:
         """Returns the scores as metrics: eval/bits_per_byte, eval/bits_per_byte/km, eval/perplexity/source/wiki, ..."""
@@ -136,6 +141,10 @@ def evaluate(
 
 def _windows(manifest: RowsManifest, source: str, seq_len: int, max_windows: int) -> np.ndarray:
     """The numbers of the windows of a source that are scored; (windows,) int64."""
+    if manifest.sources[source].kind == "pairs":
+        return np.arange(0)  # a rejected answer is not what a model should say
+    if manifest.sources[source].is_packed and seq_len != manifest.row_tokens:
+        return np.arange(0)  # packed rows are not cut: they are scored in stages that train on whole rows
     count = window_count(open_rows(manifest, source, "validation"), seq_len)
     if max_windows and count > max_windows:
         return np.linspace(0, count - 1, max_windows).astype(np.int64)
@@ -151,8 +160,19 @@ def _batches(
     empty = (np.zeros(seq_len + 1, manifest.dtype), 0)
     for start in range(0, len(numbers), batch_size):
         first = start + jax.process_index() * local
-        windows = [read_window(rows, int(number), seq_len) for number in numbers[first : first + local]]
-        windows += [empty] * (local - len(windows))
+        chosen = numbers[first : first + local]
+        missing = local - len(chosen)
+        if manifest.sources[source].is_packed:
+            packed = [rows.packed_window(int(number)) for number in chosen] + [
+                (empty[0], empty[0].astype(np.uint8))
+            ] * missing
+            yield {
+                "tokens": np.stack([tokens for tokens, _ in packed]),
+                "valid": np.full(local, seq_len, np.int32),
+                "marks": np.stack([marks for _, marks in packed]),
+            }
+            continue
+        windows = [read_window(rows, int(number), seq_len) for number in chosen] + [empty] * missing
         yield {
             "tokens": np.stack([tokens for tokens, _ in windows]),
             "valid": np.array([valid for _, valid in windows], np.int32),

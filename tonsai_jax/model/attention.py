@@ -130,9 +130,20 @@ def document_mask(is_end_BxT: jax.Array) -> jax.Array:
       is_end_BxT: True at end-of-text tokens. Such a token belongs to the document after it: the first token of that document
         is predicted from it, and generation begins a document with it.
     """
-    segment_ids_BxT = jnp.cumsum(is_end_BxT.astype(jnp.int32), axis=1)
-    same_document = segment_ids_BxT[:, None, :, None] == segment_ids_BxT[:, None, None, :]
-    return same_document & causal_mask(is_end_BxT.shape[1])
+    return segment_mask(jnp.cumsum(is_end_BxT.astype(jnp.int32), axis=1))
+
+
+def segment_mask(segments_BxT: jax.Array) -> jax.Array:
+    """Causal mask, boolean [B, 1, T, T], in which a token attends only to tokens with the same number, int32 [B, T]."""
+    same_segment = segments_BxT[:, None, :, None] == segments_BxT[:, None, None, :]
+    return same_segment & causal_mask(segments_BxT.shape[1])
+
+
+def segment_positions(segments_BxT: jax.Array) -> jax.Array:
+    """The position of each token in its segment, counted from 0, int32 [B, T]; the numbers of segments rise along T."""
+    positions_T = jnp.arange(segments_BxT.shape[1])
+    begins_BxT = jnp.diff(segments_BxT, axis=1, prepend=segments_BxT[:, :1] - 1) != 0
+    return positions_T - jax.lax.cummax(jnp.where(begins_BxT, positions_T, 0), axis=1)
 
 
 def causal_mask(T: int) -> jax.Array:

@@ -17,7 +17,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from tonsai_jax.errors import unknown_name
-from tonsai_jax.model.attention import causal_mask, document_mask, window_mask
+from tonsai_jax.model.attention import causal_mask, document_mask, segment_mask, segment_positions, window_mask
 from tonsai_jax.model.block import INIT_STD, Block, dropout, make_norm
 from tonsai_jax.model.config import ModelConfig, choices_of
 from tonsai_jax.model.experts import Routing
@@ -90,6 +90,7 @@ class Transformer(nnx.Module):
         tokens_BxT: jax.Array,
         *,
         end_of_text_id: int | None = None,
+        segments_BxT: jax.Array | None = None,
         dropout_key: jax.Array | None = None,
         dropless: bool = True,
     ) -> tuple[jax.Array, Routing | None]:
@@ -98,21 +99,24 @@ class Transformer(nnx.Module):
         Args:
           tokens_BxT: integer ids, T at most `context_length`.
           end_of_text_id: the token between documents; only used where `config.document_mask` is set.
+          segments_BxT: int32 numbers that rise along T: a token attends only to tokens with its number, and positions count
+            from 0 in each segment. Then `end_of_text_id` has no effect.
           dropout_key: random key of this step; without it nothing is dropped.
           dropless: experts take every token that is routed to them. False, for training: `config.capacity_factor` limits them.
 
         Returns:
           (hidden states, the routing of all layers stacked on the first axis, or None without experts).
         """
-        mask = None
-        if self.config.document_mask and end_of_text_id is not None:
-            mask = document_mask(tokens_BxT == end_of_text_id)
         T = tokens_BxT.shape[1]
+        mask, positions = None, jnp.arange(T)
+        if segments_BxT is not None:
+            mask, positions = segment_mask(segments_BxT), segment_positions(segments_BxT)
+        elif self.config.document_mask and end_of_text_id is not None:
+            mask = document_mask(tokens_BxT == end_of_text_id)
         if 0 < self.config.sliding_window < T and mask is None:
             mask = causal_mask(T)[None, None]  # a layer of a scan can leave out its mask only where all layers do
-        positions_T = jnp.arange(T)
         x_BxTxD, (_, routing) = self._layers(
-            tokens_BxT, positions_T, mask=mask, dropout_key=dropout_key, dropless=dropless
+            tokens_BxT, positions, mask=mask, dropout_key=dropout_key, dropless=dropless
         )
         return x_BxTxD, routing
 
@@ -155,7 +159,7 @@ class Transformer(nnx.Module):
     ) -> tuple[jax.Array, tuple[Any, Routing | None]]:
         config = self.config
         # Look up in float32, then cast. Casting the table first would make its gradient a bfloat16 scatter-add.
-        x_BxTxD = self.token_embedding[tokens_BxT]
+        x_BxTxD = self.token_embedding[tokens_BxT].astype(jnp.float32)  # the table of a frozen base may be bfloat16
         if config.scale_embedding:  # by a factor in the compute dtype, as published models are trained
             x_BxTxD = x_BxTxD * jnp.asarray(math.sqrt(config.d_model), config.dtype)
         cos_sin = local_cos_sin = None
@@ -168,7 +172,7 @@ class Transformer(nnx.Module):
             raise unknown_name("model.position", config.position, choices_of("position"))
         x_BxTxD = x_BxTxD.astype(config.dtype)
         layer_keys = None
-        if dropout_key is not None and (config.dropout or config.attention_dropout):
+        if dropout_key is not None and (config.dropout or config.attention_dropout or self.blocks.adapter_dropout):
             embedding_key, blocks_key = jax.random.split(dropout_key)
             x_BxTxD = dropout(x_BxTxD, config.dropout, embedding_key)
             layer_keys = jax.random.split(blocks_key, config.num_layers)
@@ -176,7 +180,9 @@ class Transformer(nnx.Module):
         if config.sliding_window:
             is_global_L = (jnp.arange(config.num_layers) + 1) % config.global_every == 0
             if mask is not None and config.sliding_window < mask.shape[-1]:
-                local_mask = mask & window_mask(positions, mask.shape[-1], config.sliding_window)
+                # The places of the queries among the keys; positions count from 0 in each segment.
+                places = positions if cached_kv is not None else jnp.arange(tokens_BxT.shape[1])
+                local_mask = mask & window_mask(places, mask.shape[-1], config.sliding_window)
         graphdef, stacked_params = nnx.split(self.blocks)
 
         def layer(x_BxTxD: jax.Array, inputs: tuple[Any, Any, Any, Any]) -> tuple[jax.Array, Any]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from tonsai_jax.config import micro_batch
+from tonsai_jax.config import loss_settings, micro_batch
 from tonsai_jax.data.manifest import dtype_for
 from tonsai_jax.planning.collectives import Collectives, read_collectives
 from tonsai_jax.planning.described_gpu import cudnn_attention_without_a_gpu, described_mesh
@@ -56,7 +56,7 @@ def compile_step(plan: StepPlan, gpu: Gpu) -> CompiledStep:
         plan.optimizer,
         lambda step: jnp.float32(plan.config.optimizer.learning_rate),  # its value changes no array
         mesh,
-        loss=LossSettings(**plan.config.loss),
+        loss=LossSettings(**loss_settings(plan.config)),
         end_of_text_id=0,
         dropout_key=jax.random.key(0),
         clip_norm=plan.config.optimizer.clip_norm,

@@ -44,7 +44,7 @@ def cross_entropy(
     """The loss to minimize and the cross-entropy to report: weighted sums over the batch, float32 scalars in nats.
 
     The loss is the cross-entropy plus z_loss * log(Z)^2, which keeps log Z near 0 (PaLM, arXiv:2204.02311, section 5).
-    Only the loss has gradients, to `x` (in its dtype) and `table` (float32).
+    Only the loss has gradients, to `x` (in its dtype) and `table` (float32, and only computed where it is asked for).
 
     Args:
       x_BxTxD: hidden states in the compute dtype.
@@ -56,8 +56,9 @@ def cross_entropy(
       mesh: devices over which the batch is split; each sums over its own sequences, then one sum over devices follows.
     """
 
-    def sums(*arrays: jax.Array, with_gradients: bool) -> _Sums:
-        local = partial(_local, vocab_size=vocab_size, chunk=chunk, z_loss=z_loss, with_gradients=with_gradients)
+    def sums(*arrays: jax.Array, with_gradients: bool, with_table: bool = False) -> _Sums:
+        settings = {"vocab_size": vocab_size, "chunk": chunk, "z_loss": z_loss}
+        local = partial(_local, **settings, with_gradients=with_gradients, with_table=with_table)
         if mesh is None or mesh.size == 1:
             return local(*arrays)
 
@@ -74,17 +75,75 @@ def cross_entropy(
     def losses(*arrays: jax.Array) -> tuple[jax.Array, jax.Array]:
         return sums(*arrays, with_gradients=False)[:2]
 
-    def forward(*arrays: jax.Array) -> tuple[tuple[jax.Array, jax.Array], Any]:
-        loss, nll, *gradients = sums(*arrays, with_gradients=True)
+    def forward(*arrays: Any) -> tuple[tuple[jax.Array, jax.Array], Any]:
+        _, table, *_ = arrays  # `perturbed`: its gradient is asked for
+        values = [array.value for array in arrays]
+        loss, nll, *gradients = sums(*values, with_gradients=True, with_table=table.perturbed)
         return (loss, nll), gradients
 
     def backward(gradients: Any, cotangents: tuple[jax.Array, jax.Array]) -> tuple[jax.Array | None, ...]:
         dx_BxTxD, dtable_VxD = gradients
         scale = cotangents[0]
-        return (dx_BxTxD * scale).astype(dx_BxTxD.dtype), dtable_VxD * scale, None, None
+        dtable_VxD = None if dtable_VxD is None else dtable_VxD * scale
+        return (dx_BxTxD * scale).astype(dx_BxTxD.dtype), dtable_VxD, None, None
 
-    losses.defvjp(forward, backward)
+    losses.defvjp(forward, backward, symbolic_zeros=True)
     return losses(x_BxTxD, table_VxD, targets_BxT, weights_BxT)
+
+
+def target_log_probabilities(
+    x_BxTxD: jax.Array,
+    table_VxD: jax.Array,
+    targets_BxT: jax.Array,
+    vocab_size: int,
+    chunk: int,
+    mesh: Mesh | None = None,
+) -> jax.Array:
+    """The log-probability of each target in nats, float32 [B, T]; the arguments are those of `cross_entropy`.
+
+    It has no gradient. `cross_entropy` weighted by -c gives the gradient of sum(c * log-probabilities).
+    """
+
+    def local(x_BxTxD: jax.Array, table_VxD: jax.Array, targets_BxT: jax.Array) -> jax.Array:
+        B, T, _ = x_BxTxD.shape
+        table = table_VxD.astype(x_BxTxD.dtype)
+
+        def one_chunk(x_NxD: jax.Array, target_N: jax.Array) -> jax.Array:
+            logits_NxV = _logits(x_NxD, table, vocab_size)
+            log_z_N = jax.nn.logsumexp(logits_NxV, axis=-1)
+            return jnp.take_along_axis(logits_NxV, target_N[:, None], axis=-1)[:, 0] - log_z_N
+
+        inputs = (_chunks(x_BxTxD, chunk), _chunks(targets_BxT, chunk))
+        logp = jax.lax.map(lambda of_chunk: one_chunk(*of_chunk), inputs)
+        return _unchunked(logp, B, T)
+
+    arrays = jax.lax.stop_gradient((x_BxTxD, table_VxD, targets_BxT))
+    if mesh is None or mesh.size == 1:
+        return local(*arrays)
+    split, whole = P(BATCH_AXES), P()
+    specs = (split, whole, split)
+    return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)(*arrays)
+
+
+def _chunks(a_BxTx: jax.Array, chunk: int) -> jax.Array:
+    """[B, T, ...] -> [T / C, B * C, ...]."""
+    B, T = a_BxTx.shape[:2]
+    split = a_BxTx.reshape(B, T // chunk, chunk, *a_BxTx.shape[2:])
+    return jnp.moveaxis(split, 1, 0).reshape(T // chunk, B * chunk, *a_BxTx.shape[2:])
+
+
+def _unchunked(chunks: jax.Array, B: int, T: int) -> jax.Array:
+    """[T / C, B * C, ...] -> [B, T, ...]."""
+    count, rest = chunks.shape[0], chunks.shape[2:]
+    return jnp.moveaxis(chunks.reshape(count, B, T // count, *rest), 0, 1).reshape(B, T, *rest)
+
+
+def _logits(x_NxD: jax.Array, table_VxD: jax.Array, vocab_size: int) -> jax.Array:
+    """The logits of one chunk, float32 [N, V]; -inf for the padding of the vocabulary."""
+    logits_NxV = jnp.einsum("nd,vd->nv", x_NxD, table_VxD, preferred_element_type=jnp.float32)
+    if vocab_size < table_VxD.shape[0]:
+        logits_NxV = jnp.where(jnp.arange(table_VxD.shape[0]) < vocab_size, logits_NxV, -jnp.inf)
+    return logits_NxV
 
 
 def _local(
@@ -97,23 +156,17 @@ def _local(
     chunk: int,
     z_loss: float,
     with_gradients: bool,
+    with_table: bool,
 ) -> _Sums:
-    """The work of one device; the gradients are None where they are not asked for."""
-    B, T, D = x_BxTxD.shape
+    """The work of one device; the gradients, or that of the table alone, are None where they are not asked for."""
+    B, T, _ = x_BxTxD.shape
     table = table_VxD.astype(x_BxTxD.dtype)
     ids_V = jnp.arange(table.shape[0])
-
-    def chunks(a_BxTx: jax.Array) -> jax.Array:
-        """[B, T, ...] -> [T / C, B * C, ...]."""
-        split = a_BxTx.reshape(B, T // chunk, chunk, *a_BxTx.shape[2:])
-        return jnp.moveaxis(split, 1, 0).reshape(T // chunk, B * chunk, *a_BxTx.shape[2:])
 
     def one_chunk(carry, inputs):  # type: ignore[no-untyped-def]  # a scan body
         loss, nll, dtable_VxD = carry
         x_NxD, target_N, weight_N = inputs
-        logits_NxV = jnp.einsum("nd,vd->nv", x_NxD, table, preferred_element_type=jnp.float32)
-        if vocab_size < table.shape[0]:
-            logits_NxV = jnp.where(ids_V < vocab_size, logits_NxV, -jnp.inf)
+        logits_NxV = _logits(x_NxD, table, vocab_size)
         max_N = jnp.max(logits_NxV, axis=-1)
         exp_NxV = jnp.exp(logits_NxV - max_N[:, None])
         sum_N = jnp.sum(exp_NxV, axis=-1)
@@ -129,13 +182,12 @@ def _local(
         dlogits_NxV = exp_NxV * p_scale_N[:, None] - jnp.where(is_target_NxV, weight_N[:, None], 0)
         dlogits_NxV = dlogits_NxV.astype(x_NxD.dtype)
         dx_NxD = jnp.einsum("nv,vd->nd", dlogits_NxV, table)
-        dtable_VxD += jnp.einsum("nv,nd->vd", dlogits_NxV, x_NxD, preferred_element_type=jnp.float32)
+        if with_table:
+            dtable_VxD += jnp.einsum("nv,nd->vd", dlogits_NxV, x_NxD, preferred_element_type=jnp.float32)
         return (loss, nll, dtable_VxD), dx_NxD
 
     zero = jnp.zeros((), dtype=jnp.float32)
-    start = (zero, zero, jnp.zeros(table.shape, dtype=jnp.float32) if with_gradients else None)
-    inputs = (chunks(x_BxTxD), chunks(targets_BxT), chunks(weights_BxT))
+    start = (zero, zero, jnp.zeros(table.shape, dtype=jnp.float32) if with_table else None)
+    inputs = tuple(_chunks(each, chunk) for each in (x_BxTxD, targets_BxT, weights_BxT))
     (loss, nll, dtable_VxD), dx = jax.lax.scan(one_chunk, start, inputs)
-    if dx is not None:
-        dx = jnp.moveaxis(dx.reshape(T // chunk, B, chunk, D), 0, 1).reshape(B, T, D)
-    return loss, nll, dx, dtable_VxD
+    return loss, nll, None if dx is None else _unchunked(dx, B, T), dtable_VxD

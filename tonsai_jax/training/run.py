@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from tonsai_jax.data.order import DataOrder
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import disk_errors, write_json
 from tonsai_jax.model.config import ModelConfig, keys_that_change_arrays
+from tonsai_jax.stages import Stage
 
 # Sections and keys of the config that say what a run writes, and not what it learns.
 _WRITTEN = ("checkpoint", "eval", "export", "log_every", "profile", "sample", "wandb")
@@ -46,6 +47,7 @@ def changes_since(
             f"use another --workdir, or the config that started this run"
         )
     check_optimizer(saved["config"], config, workdir)
+    check_adapters(saved["config"], config, workdir)
     before, now = (", ".join(sorted(sources)) for sources in (saved["data"]["rows"], manifest.sources))
     sources = [f"sources: {before} -> {now}"] if before != now else []
     return sources + differences(to_json(from_json(saved["config"])), to_json(config))
@@ -59,6 +61,29 @@ def changes_training(change: str) -> bool:
 def changes_length(change: str) -> bool:
     """Whether a line of `changes_since` is about a key that gives the length of the run."""
     return change.partition(":")[0] in (*LENGTH_KEYS, "epochs_of", "stages")
+
+
+def check_kinds(config: ConfigDict, stages: Sequence[Stage], manifest: RowsManifest) -> set[str]:
+    """The sources that a run reads; raises `UserError` where `loss.objective` does not learn from one of them."""
+    objective, used = config.loss.objective, set()
+    for stage in stages:
+        weights = stage.weights or {name: source.weight for name, source in manifest.sources.items()}
+        used |= {name for name, weight in weights.items() if weight > 0 and name in manifest.sources}
+    for name in sorted(used):
+        kind = manifest.sources[name].kind
+        if (kind == "pairs") == (objective != "next_token"):
+            continue
+        where = f"{manifest.directory}: source {name!r} holds"
+        if kind == "pairs":
+            raise UserError(
+                f"{where} pairs of a chosen and a rejected answer, from which loss.objective={objective} does not learn; train "
+                "with configs/sft/dpo.py, or give the source weight 0 in data.weights"
+            )
+        raise UserError(
+            f"{where} {kind}, but loss.objective={objective} learns from pairs of a chosen and a rejected answer; "
+            "`tonsai prepare-sft --pairs` makes rows of them"
+        )
+    return used
 
 
 def check_optimizer(saved_config: Mapping[str, Any], config: ConfigDict, workdir: Path) -> None:
@@ -75,6 +100,17 @@ def check_optimizer(saved_config: Mapping[str, Any], config: ConfigDict, workdir
             )
 
 
+def check_adapters(saved_config: Mapping[str, Any], config: ConfigDict, workdir: Path) -> None:
+    """Raises `UserError` where a checkpoint has other adapters than the config asks for."""
+    saved, wanted = from_json(saved_config).lora, config.lora
+    for key in ("rank", "targets"):
+        if saved[key] != wanted[key] and (saved.rank or wanted.rank):
+            raise UserError(
+                f"{workdir}: its checkpoint does not fit lora.{key}={wanted[key]!r}: it was trained with {saved[key]!r} "
+                f"(rank 0 trains all parameters); add --config.lora.{key}={saved[key]!r}, or give another --workdir"
+            )
+
+
 def open_workdir(workdir: Path, config: ConfigDict, manifest: RowsManifest) -> None:
     """Writes the config and the tokenizer of a run that begins or resumes; on the first host only."""
     if jax.process_index() == 0:
@@ -84,10 +120,19 @@ def open_workdir(workdir: Path, config: ConfigDict, manifest: RowsManifest) -> N
 
 
 def resume_metadata(
-    step: int, order: DataOrder, config: ConfigDict, model_config: ModelConfig, manifest: RowsManifest
+    step: int,
+    order: DataOrder,
+    config: ConfigDict,
+    model_config: ModelConfig,
+    manifest: RowsManifest,
+    base: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The JSON part of a checkpoint: what a run needs besides its arrays to resume after `step` steps."""
-    return {
+    """The JSON part of a checkpoint: what a run needs besides its arrays to resume after `step` steps.
+
+    Args:
+      base: of LoRA, the model that the adapters belong to (`huggingface.pretrained.Pretrained.record`).
+    """
+    return ({} if base is None else {"base": dict(base)}) | {
         "step": step,
         "data": order.state(step),
         "model": dataclasses.asdict(model_config),

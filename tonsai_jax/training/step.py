@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,13 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from tonsai_jax.data.marks import ANSWER, BEGIN
 from tonsai_jax.model.experts import Routing
+from tonsai_jax.model.lora import join_adapters
 from tonsai_jax.model.transformer import Transformer, output_table
 from tonsai_jax.runtime.xla import compiler_options
 from tonsai_jax.stages import MicroBatch
-from tonsai_jax.training.loss import chunk_length, cross_entropy
+from tonsai_jax.training.loss import chunk_length, cross_entropy, target_log_probabilities
 from tonsai_jax.training.mesh import BATCH_AXES, shardings
 from tonsai_jax.training.optimizer import Schedule, mask_of
 from tonsai_jax.training.state import TrainState
@@ -42,11 +44,52 @@ class LossSettings:
     router_z: float = 0.0
 
 
-def _targets(batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The inputs and targets of a batch, int32 [B, T], and which targets are real, bool [B, T]."""
+class Sequences(NamedTuple):
+    """A batch as the model and the loss take it.
+
+    Attributes:
+      inputs_BxT, targets_BxT: int32 ids.
+      learned_BxT: bool, the targets that count in the loss: those that are no padding and, in conversations, part of an answer.
+      segments_BxT: int32 number of the segment of each input, or None in a batch without marks.
+    """
+
+    inputs_BxT: jax.Array
+    targets_BxT: jax.Array
+    learned_BxT: jax.Array
+    segments_BxT: jax.Array | None
+
+
+def sequences_of(batch: Batch) -> Sequences:
+    """The inputs and targets of a batch of the loader."""
     tokens_BxT1 = batch["tokens"].astype(jnp.int32)
     inputs_BxT, targets_BxT = tokens_BxT1[:, :-1], tokens_BxT1[:, 1:]
-    return inputs_BxT, targets_BxT, jnp.arange(inputs_BxT.shape[1]) < batch["valid"][:, None]
+    learned_BxT = jnp.arange(inputs_BxT.shape[1]) < batch["valid"][:, None]
+    if "marks" not in batch:
+        return Sequences(inputs_BxT, targets_BxT, learned_BxT, None)
+    marks_BxT1 = batch["marks"]
+    learned_BxT &= (marks_BxT1[:, 1:] & ANSWER) != 0
+    segments_BxT = jnp.cumsum((marks_BxT1[:, :-1] & BEGIN) != 0, axis=1, dtype=jnp.int32)
+    return Sequences(inputs_BxT, targets_BxT, learned_BxT, segments_BxT)
+
+
+class Objective(Protocol):
+    """Something to minimize other than the cross-entropy of the next token: a function of the targets' log-probabilities.
+
+    It is a mean over units, such as pairs of answers. It gives sums, which the step divides by the units of the whole batch, so
+    that micro-batches add up to the batch.
+    """
+
+    def units(self, batch: Batch) -> jax.Array:
+        """How many units a batch has; integer scalar."""
+        ...
+
+    def sums(self, logp_BxT: jax.Array, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The value and the metrics, `loss` among them, summed over the units; float32 scalars.
+
+        Args:
+          logp_BxT: float32, log-probabilities of the targets in nats.
+        """
+        ...
 
 
 def _summed_loss(
@@ -59,10 +102,44 @@ def _summed_loss(
     mesh: Mesh,
 ) -> tuple[jax.Array, jax.Array]:
     """`cross_entropy` of the hidden states of a model; returns the loss to minimize and the nats to report."""
-    B, T = targets_BxT.shape
-    chunk = chunk_length(max(1, B // mesh.size), T, loss.chunk_tokens)
-    table_VxD, vocab_size = output_table(params), model.config.vocab_size
+    chunk, table_VxD, vocab_size = _chunk(targets_BxT, loss, mesh), output_table(params), model.config.vocab_size
     return cross_entropy(x_BxTxD, table_VxD, targets_BxT, weights_BxT, vocab_size, chunk, loss.z_loss, mesh)
+
+
+def _log_probabilities(
+    model: Transformer, params: Any, x_BxTxD: jax.Array, targets_BxT: jax.Array, loss: LossSettings, mesh: Mesh
+) -> jax.Array:
+    """`target_log_probabilities` of the hidden states of a model."""
+    chunk, table_VxD, vocab_size = _chunk(targets_BxT, loss, mesh), output_table(params), model.config.vocab_size
+    return target_log_probabilities(x_BxTxD, table_VxD, targets_BxT, vocab_size, chunk, mesh)
+
+
+def _chunk(targets_BxT: jax.Array, loss: LossSettings, mesh: Mesh) -> int:
+    B, T = targets_BxT.shape
+    return chunk_length(max(1, B // mesh.size), T, loss.chunk_tokens)
+
+
+def _objective_loss(
+    objective: Objective,
+    model: Transformer,
+    params: Any,
+    x_BxTxD: jax.Array,
+    batch: Batch,
+    weight: jax.Array,
+    loss: LossSettings,
+    mesh: Mesh,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """A loss with the gradient of `objective`, and its metrics, both times `weight`.
+
+    The gradient of f(logp) is that of the cross-entropy in which target i has the weight -df/dlogp_i. So the hidden states are
+    computed once, and neither of the two passes over the vocabulary holds all logits.
+    """
+    targets_BxT = sequences_of(batch).targets_BxT
+    logp_BxT = _log_probabilities(model, params, x_BxTxD, targets_BxT, loss, mesh)
+    slope_BxT, metrics = jax.grad(objective.sums, has_aux=True)(logp_BxT, batch)
+    without_z_loss = dataclasses.replace(loss, z_loss=0.0)
+    total, _ = _summed_loss(model, params, x_BxTxD, targets_BxT, -weight * slope_BxT, without_z_loss, mesh)
+    return total, jax.tree.map(lambda value: weight * value, metrics)
 
 
 def make_train_step(
@@ -75,6 +152,7 @@ def make_train_step(
     end_of_text_id: int,
     dropout_key: jax.Array,
     clip_norm: float,
+    objective: Objective | None = None,
     micro_batch: MicroBatch = WHOLE_SHARE,
     frozen_steps: int = 0,
     frozen_except: Sequence[str] = (),
@@ -86,25 +164,33 @@ def make_train_step(
       loss, end_of_text_id: see `LossSettings` and `Transformer`.
       dropout_key: random key of the run; each step folds its number in.
       clip_norm: gradients with a larger norm are scaled down to it; 0 never scales.
+      objective: what to minimize; None is the cross-entropy of the next token. The batch has what the objective reads.
       micro_batch: the most that a device processes at once; the gradients of the micro-batches add up to those of the
         whole batch.
       frozen_steps, frozen_except: in the first `frozen_steps` steps only the parameters with these names change, see `mask_of`.
 
-    A batch has tokens [B, T + 1], valid int32 [B] (how many of the T targets are real) and stop int32 [B]. A step whose
+    A batch has tokens [B, T + 1], valid int32 [B] (how many of the T targets are real), stop int32 [B] and, where a source is
+    packed, marks uint8 [B, T + 1] (`data.marks`). The loss is a mean over all learned targets of the batch. A step whose
     loss or gradient is not finite leaves parameters and moments unchanged. Metrics are scalars on the device: loss and
     grad_norm (before clipping) in nats, learning_rate, tokens, skipped (0 or 1), and stop (the maximum of the batch's `stop`
     marks, so that all hosts stop at the same step); a mixture of experts adds `router/...`.
     """
 
     def loss_of(
-        params: Any, sequences: Batch, weight: jax.Array, share: float, key: jax.Array
+        params: Any, frozen: Any, sequences: Batch, weight: jax.Array, share: float, key: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Loss and metrics of one micro-batch, scaled so that their sums over micro-batches are those of the whole batch."""
-        inputs_BxT, targets_BxT, real_BxT = _targets(sequences)
+        inputs_BxT, targets_BxT, learned_BxT, segments_BxT = sequences_of(sequences)
+        params = join_adapters(params, frozen)
         model = nnx.merge(graph, params)
-        x_BxTxD, routing = model(inputs_BxT, end_of_text_id=end_of_text_id, dropout_key=key, dropless=False)
-        total, nll = _summed_loss(model, params, x_BxTxD, targets_BxT, real_BxT * weight, loss, mesh)
-        metrics = {"loss": nll}
+        x_BxTxD, routing = model(
+            inputs_BxT, end_of_text_id=end_of_text_id, segments_BxT=segments_BxT, dropout_key=key, dropless=False
+        )
+        if objective is None:
+            total, nll = _summed_loss(model, params, x_BxTxD, targets_BxT, learned_BxT * weight, loss, mesh)
+            metrics = {"loss": nll}
+        else:
+            total, metrics = _objective_loss(objective, model, params, x_BxTxD, sequences, weight, loss, mesh)
         if routing is not None:
             balance, z = routing.load_balance.mean(), routing.z.mean()
             total += share * (loss.load_balance * balance + loss.router_z * z)
@@ -115,19 +201,20 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         batch = dict(batch)
         stop = jnp.max(batch.pop("stop"))
-        tokens = jnp.sum(batch["valid"])
-        weight = 1.0 / jnp.maximum(tokens, 1).astype(jnp.float32)
+        tokens = jnp.sum(sequences_of(batch).learned_BxT)
+        units = tokens if objective is None else objective.units(batch)
+        weight = 1.0 / jnp.maximum(units, 1).astype(jnp.float32)
         key = jax.random.fold_in(dropout_key, state.step)
         gradient_of = jax.grad(loss_of, has_aux=True)
         B, T = batch["tokens"].shape[0], batch["tokens"].shape[1] - 1
         accumulation = micro_batch.accumulation_steps(mesh.size, B, T)
 
         if accumulation == 1:
-            gradients, sums = gradient_of(state.params, batch, weight, 1.0, key)
+            gradients, sums = gradient_of(state.params, state.frozen, batch, weight, 1.0, key)
         else:
 
             def gradient_of_one(sequences: Batch, key: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
-                return gradient_of(state.params, sequences, weight, 1 / accumulation, key)
+                return gradient_of(state.params, state.frozen, sequences, weight, 1 / accumulation, key)
 
             def add_one(total: Any, one: tuple[Batch, jax.Array]) -> tuple[Any, None]:
                 return jax.tree.map(jnp.add, total, gradient_of_one(*one)), None
@@ -167,7 +254,7 @@ def make_train_step(
             "stop": stop,
         }
         # Keep the sharding of the input: XLA may choose another one, and the next call would compile again for it.
-        state = TrainState(state.step + 1, params, opt_state)
+        state = TrainState(state.step + 1, params, opt_state, state.frozen)
         return jax.lax.with_sharding_constraint(state, shardings(state, mesh)), metrics
 
     return train_step
@@ -184,7 +271,8 @@ def make_eval_step(
 ) -> Callable[[Any, Batch], dict[str, jax.Array]]:
     """The compiled evaluation: (params, batch) -> sums of nats, tokens and UTF-8 bytes over the batch.
 
-    End-of-text targets are left out of all three: they stand for no byte of the text.
+    End-of-text targets are left out of all three: they stand for no byte of the text. Of conversations only answers count; the
+    token that ends an answer counts too, though it has no bytes.
 
     Args:
       token_bytes: int32 [vocab_size], UTF-8 bytes of each id.
@@ -194,15 +282,30 @@ def make_eval_step(
 
     @partial(jax.jit, compiler_options=compiler_options())
     def eval_step(params: Any, batch: Batch) -> dict[str, jax.Array]:
-        inputs_BxT, targets_BxT, real_BxT = _targets(batch)
-        real_BxT &= targets_BxT != end_of_text_id
+        inputs_BxT, targets_BxT, scored_BxT, segments_BxT = sequences_of(batch)
+        scored_BxT &= targets_BxT != end_of_text_id
         model = nnx.merge(graph, params)
-        x_BxTxD, _ = model(inputs_BxT, end_of_text_id=end_of_text_id)
-        _, nll = _summed_loss(model, params, x_BxTxD, targets_BxT, real_BxT.astype(jnp.float32), loss, mesh)
+        x_BxTxD, _ = model(inputs_BxT, end_of_text_id=end_of_text_id, segments_BxT=segments_BxT)
+        _, nll = _summed_loss(model, params, x_BxTxD, targets_BxT, scored_BxT.astype(jnp.float32), loss, mesh)
         bytes_BxT = token_bytes[targets_BxT] - prefix_bytes * (inputs_BxT == end_of_text_id)
-        return {"nats": nll, "tokens": jnp.sum(real_BxT), "bytes": jnp.sum(bytes_BxT * real_BxT)}
+        return {"nats": nll, "tokens": jnp.sum(scored_BxT), "bytes": jnp.sum(bytes_BxT * scored_BxT)}
 
     return eval_step
+
+
+def make_score_step(
+    graph: nnx.GraphDef, mesh: Mesh, *, loss: LossSettings, end_of_text_id: int
+) -> Callable[[Any, Batch], jax.Array]:
+    """The compiled function (params, batch) -> log-probabilities of the batch's targets in nats, float32 [B, T]."""
+
+    @partial(jax.jit, compiler_options=compiler_options())
+    def score_step(params: Any, batch: Batch) -> jax.Array:
+        inputs_BxT, targets_BxT, _, segments_BxT = sequences_of(batch)
+        model = nnx.merge(graph, params)
+        x_BxTxD, _ = model(inputs_BxT, end_of_text_id=end_of_text_id, segments_BxT=segments_BxT)
+        return _log_probabilities(model, params, x_BxTxD, targets_BxT, loss, mesh)
+
+    return score_step
 
 
 def _router_metrics(routing: Routing) -> dict[str, jax.Array]:

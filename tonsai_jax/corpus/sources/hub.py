@@ -73,6 +73,15 @@ class HubSplit:
         for (shard, row), text in texts_of(self._records(dataset, shards), reading, self.where, faults, limit):
             yield shard, row, text
 
+    def records(self) -> Iterator[tuple[str, Record]]:
+        """Gives the name in messages ("row 3") and the record of every row; opens a broken stream again, as `texts` does.
+
+        Raises `UserError` if the dataset, subset or split does not exist, needs access rights, or cannot be reached.
+        """
+        dataset = self._load()
+        for _, label, record in self._records(dataset, range(_shards(dataset))):
+            yield label, record
+
     def _load(self) -> Any:
         with _library_errors(self.name):
             import datasets  # takes seconds to import; local files do not need it
