@@ -210,7 +210,7 @@ def test_a_limit_of_no_tokens_is_refused(model, monkeypatch):
 
 def test_a_model_without_a_chat_template_is_refused_before_its_weights_are_read(tmp_path, monkeypatch):
     folder = export(CONFIG, PARAMS, tiny_tokenizer(tmp_path / "plain"), tmp_path / "base")
-    monkeypatch.setattr(Weights, "params", None)
+    monkeypatch.setattr(Weights, "params", lambda *_: pytest.fail("read"))
     code, _, err = tonsai("chat", "--model", str(folder))
     assert (code, err.count("\n")) == (1, 1)
     assert f"error: {folder}: this tokenizer has no chat template; take the tokenizer of a chat model" in err

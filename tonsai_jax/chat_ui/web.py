@@ -196,11 +196,11 @@ def page(chats: Sequence[tuple[str, Chat]], *, max_new_tokens: int, sampling: Sa
         state = gradio.State([()] * len(chats))
 
         def show(box: Any, line: str, conversations: Sequence[Conversation]) -> tuple[Any, ...]:
-            note = gradio.HTML(f"<p>{html.escape(line)}</p>", visible=bool(line))
+            note = gradio.update(value=f"<p>{html.escape(line)}</p>", visible=bool(line))
             return box, note, conversations, *map(shown, conversations)
 
         def ready() -> Any:
-            return gradio.Textbox(submit_btn=True, stop_btn=False)
+            return gradio.update(submit_btn=True, stop_btn=False)
 
         def send(
             text: str, conversations: list[Conversation], system: str, limit: int, seed: int, *settings: float
@@ -210,7 +210,7 @@ def page(chats: Sequence[tuple[str, Chat]], *, max_new_tokens: int, sampling: Sa
                 return
             try:
                 chosen = {control[0]: value for control, value in zip(_CONTROLS, settings, strict=True)}
-                emptied = gradio.Textbox("", submit_btn=False, stop_btn=True)
+                emptied = gradio.update(value="", submit_btn=False, stop_btn=True)
                 for line, answered in answers(
                     chats,
                     conversations,
