@@ -30,6 +30,7 @@ LEVELS = (
     ("huggingface",),
     ("gguf",),
     ("adapt",),
+    ("reinforce",),
     ("samples",),
     ("cli", "hooks"),
     ("train",),
