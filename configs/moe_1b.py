@@ -5,9 +5,13 @@
 
 It has 1537.5 M parameters, of which 546.6 M work for each token, and is exported as Mixtral. The run has the three phases of
 the recipe. Phase A trains on the whole mixture while the context grows from 2k to 4k to 8k tokens. Phase B is mostly the target
-language, phase C is instructions. A step has 524,288 tokens. PHASE_B and PHASE_C give the weights of the sources `khmer`,
-`english` and `instructions`; change them to the names of your sources. The variant `moe_1b.py:mixture` uses the weights of the
-token rows in all phases.
+language, phase C is instructions, of which only the answers are learned (docs/instruct.md). A step has 524,288 tokens. PHASE_B
+and PHASE_C give the weights of the sources `khmer`, `english` and `instructions`; change them to the names of your sources.
+This adds the instructions to the token rows:
+
+    tonsai prepare-sft --input instructions.jsonl --name instructions --add-to data/tokens
+
+The variant `moe_1b.py:mixture` uses the weights of the token rows in all phases.
 
 Hardware: one GPU with 80 GB, or 8 GPUs (--config.mesh.fsdp=8, or --config.mesh.expert=8 to spread the experts). 21 B tokens.
 Time: not measured yet. Score: not measured yet.

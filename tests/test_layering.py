@@ -25,9 +25,9 @@ LEVELS = (
     ("config",),
     ("runtime",),
     ("training",),
-    ("inference", "planning"),
-    ("evaluation",),
-    ("huggingface",),
+    ("huggingface", "planning"),
+    ("inference",),
+    ("chat_ui", "evaluation"),
     ("gguf",),
     ("adapt",),
     ("reinforce",),
@@ -61,6 +61,7 @@ ONLY = {
         "config",
         "runtime",
     },
+    "chat_ui": {"chat", "errors", "inference", "reporting", "sampling"},
     "__main__": {"errors"},  # it imports a command when it knows which
     "ablation": {"errors", "files", "reporting", "stages", "data", "config", "cli"},
 }

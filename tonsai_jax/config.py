@@ -16,7 +16,7 @@ from ml_collections.config_dict import placeholder
 
 from tonsai_jax.choices import MU_DTYPES, OBJECTIVES, OPTIMIZATION_LEVELS, OPTIMIZERS, SCHEDULES
 from tonsai_jax.errors import UserError, did_you_mean, unknown_name
-from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.model.config import LORA_TARGETS, Lora, ModelConfig
 from tonsai_jax.sampling import Sampling
 from tonsai_jax.stages import Length, MicroBatch, SourceSize, Stage, total_steps
 
@@ -60,6 +60,12 @@ def default_config() -> ConfigDict:
     config.data.max_epochs = 0.0  # refuse a run that reads a source more often than this; 0 is no limit
 
     config.model = ConfigDict({field.name: field.default for field in dataclasses.fields(ModelConfig)})
+
+    config.lora = ConfigDict()  # trains narrow matrices next to the kernels of init_from, which stay as they are
+    config.lora.rank = 0  # their width; 0 is no LoRA, all parameters are trained
+    config.lora.alpha = 16.0  # what they add is multiplied by alpha / rank
+    config.lora.dropout = 0.0  # share of their input that is dropped
+    config.lora.targets = LORA_TARGETS  # the layers' matrices that get them; not experts and routers
 
     config.loss = ConfigDict()
     # next_token, or for pairs of answers dpo or ipo (docs/instruct.md); these need init_from.
@@ -240,13 +246,18 @@ def set_model(config: ConfigDict, model: ModelConfig) -> list[str]:
     return replaced
 
 
+def lora_settings(config: ConfigDict) -> Lora | None:
+    """The adapters that are trained, or None where all parameters are; raises `UserError` for a value out of range."""
+    return Lora(**config.lora) if config.lora.rank else None
+
+
 def optimizer_settings(config: ConfigDict) -> dict[str, Any]:
     """The arguments of `make_optimizer`; the keys of the learning rate, clipping and skipping are not among them."""
     names = "name beta1 beta2 epsilon momentum mu_dtype weight_decay cautious_weight_decay rate_of"
     return {name: config.optimizer[name] for name in names.split()}
 
 
-def loss_settings(config: ConfigDict) -> dict[str, float]:
+def loss_settings(config: ConfigDict) -> dict[str, Any]:
     """The arguments of `LossSettings`."""
     return {name: config.loss[name] for name in ("chunk_tokens", "z_loss", "load_balance", "router_z")}
 
@@ -270,7 +281,7 @@ def validate(config: ConfigDict) -> None:
     Where the length is in epochs, call `check_schedule` when the number of steps is known.
     """
     stages = stages_of(config)
-    model_config(config, tokenizer_vocab_size=max(1, config.model.vocab_size))
+    model = model_config(config, tokenizer_vocab_size=max(1, config.model.vocab_size))
     optimizer = config.optimizer
 
     def require(holds: bool, key: str, rule: str) -> None:
@@ -280,6 +291,12 @@ def validate(config: ConfigDict) -> None:
                 value = value[part]
             raise UserError(f"{key}={value!r} {rule}")
 
+    if (lora := lora_settings(config)) is not None:
+        lora.check_model(model)
+        rule = "needs the model that it adapts: add --config.init_from=hf:ORG/NAME, or the folder of a model or a run"
+        require(bool(config.init_from), "lora.rank", rule)
+        rule = "is for whole matrices, and LoRA trains parts of them; choose adamw, lion or adafactor"
+        require(optimizer.name != "muon", "optimizer.name", rule)
     loggable = not config.wandb.project or importlib.util.find_spec("wandb") is not None
     require(loggable, "wandb.project", "needs Weights & Biases: uv sync --inexact --extra wandb, or leave it empty")
     longest = max(stage.seq_len for stage in stages)

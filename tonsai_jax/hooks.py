@@ -13,12 +13,13 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from tonsai_jax.config import micro_batch, sampling
+from tonsai_jax.config import lora_settings, micro_batch, sampling
 from tonsai_jax.data.manifest import RowsManifest
 from tonsai_jax.errors import UserError
 from tonsai_jax.evaluation.bits_per_byte import Evaluation, evaluate
 from tonsai_jax.files import atomic_write, read_json, write_json
 from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.model.lora import merge_adapters
 from tonsai_jax.reporting.numbers import count_of
 from tonsai_jax.stages import Stage, stage_at
 from tonsai_jax.tokenizer.loading import Tokenizer
@@ -92,12 +93,18 @@ class Hooks:
         )
 
     def sample(self, step: int, params: Any) -> None:
-        """Writes continuations of `sample.prompts` to samples/step-N.txt and prints the first line of each."""
+        """Writes continuations of `sample.prompts` to samples/step-N.txt and prints the first line of each.
+
+        Args:
+          params: those of adapters are merged into the others.
+        """
         if jax.process_count() > 1:
             return  # parameters are spread over hosts; `tonsai generate` reads the checkpoint instead
         from tonsai_jax.reporting.samples import sample_text  # imported here: most runs sample only at their end
 
         try:
+            if (lora := lora_settings(self.config)) is not None:
+                params = merge_adapters(params, lora)
             texts = _continuations(self.config, self.model_config, params, self.tokenizer)
             written = "\n\n".join(sample_text(*each) for each in texts)
             with atomic_write(self.workdir / "samples" / f"step-{step:06d}.txt") as partial:

@@ -8,10 +8,12 @@ Any key of the config can be set as --config.section.key=value. The same command
 SIGTERM and Ctrl-C save first, then end with exit code 0.
 """
 
+import dataclasses
 import os
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +55,7 @@ from tonsai_jax.training.run import (
     resume_metadata,
 )
 from tonsai_jax.training.setup import Setup, check_run, make_steps
-from tonsai_jax.training.state import init_state, state_of
+from tonsai_jax.training.state import init_params, init_state, state_of
 
 if TYPE_CHECKING:
     from tonsai_jax.huggingface.pretrained import Pretrained
@@ -70,13 +72,13 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
     checkpoints = Checkpoints(workdir, keep)
     start_step = checkpoints.latest_step() or 0
     saved = checkpoints.resume_metadata(start_step) if start_step else None
-    pretrained = _open_pretrained(config, saved)
+    pretrained = _open_pretrained(config, workdir, saved)
     validate(config)
     manifest = _open_rows(config)
     tokenizer = Tokenizer.from_folder(manifest.directory / "tokenizer")
     stages = stages_of(config, manifest.train_sizes())
     reference = _open_reference(config, workdir, manifest, check_kinds(config, stages, manifest))
-    if pretrained is not None and (not_checked := pretrained.check_tokenizer(tokenizer)):
+    if pretrained is not None and not saved and (not_checked := pretrained.check_tokenizer(tokenizer)):
         say(not_checked)
     # A model whose size is given needs no row for special tokens that nothing uses.
     vocab_size = tokenizer.required_rows if config.model.vocab_size else tokenizer.vocab_size
@@ -101,6 +103,9 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
     order.check_max_epochs(config.data.max_epochs)
     if change := order.change_at_resume():
         say(f"data: batches from step {start_step} on: {change}")
+    base = None
+    if pretrained is not None and setup.lora:
+        base = saved["base"] if saved else pretrained.record()
     loader = Loader(
         order,
         process_index=jax.process_index(),
@@ -132,12 +137,16 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
     #   1. the newest checkpoint of this run;
     #   2. config.init_from: a model of the Hub, a folder in its format, or the newest checkpoint of another run;
     #   3. scratch: drawn from config.seed.
+    # With LoRA the base always comes from 2, and its adapters from 1 or 3.
     if start_step:
         say(f"weights: the checkpoint of this run at step {start_step}")
         state = checkpoints.restore_state(start_step, setup.abstract_state)
+        if pretrained is not None:
+            state = dataclasses.replace(state, frozen=pretrained.params(setup.abstract_state.frozen))
     elif pretrained is not None:
         say(f"weights: {config.init_from} ({pretrained.dtype} in {pretrained.folder})")
-        state = state_of(pretrained.params, setup.optimizer, setup.abstract_state)
+        new_adapters = partial(init_params, setup.model_config, config.seed, setup.lora) if setup.lora else None
+        state = state_of(pretrained.params, setup.optimizer, setup.abstract_state, new_adapters)
     else:
         say(f"weights: new, drawn from seed {config.seed}")
         state = init_state(setup.model_config, setup.optimizer, setup.mesh, config.seed)
@@ -162,7 +171,7 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
         stages,
         start_step=start_step,
         end_step=end_step,
-        flops_per_token=setup.model_config.flops_per_token,
+        flops_per_token=setup.flops_per_token,
         peak_flops=total_peak_flops(),
         log_every=config.log_every,
         max_skipped_steps=config.optimizer.max_skipped_steps,
@@ -176,12 +185,12 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
     )
     if reference and not start_step:
         share = micro_batch(config).accumulation_steps(setup.mesh.size, stages[0].global_batch_size, stages[0].seq_len)
-        reference.make(eval_step, state.params, setup.mesh, stages[0].global_batch_size // share)
+        reference.make(eval_step, state.model_params, setup.mesh, stages[0].global_batch_size // share)
     hooks = Hooks(
         config, workdir, stages, setup.model_config, manifest, tokenizer, setup.mesh, eval_step, writer, say, reference
     )
-    if pretrained is not None and config.eval.every:
-        hooks.evaluate(0, state.params)  # the end of the run compares with it
+    if pretrained is not None and not start_step and config.eval.every:
+        hooks.evaluate(0, state.model_params)  # the end of the run compares with it
 
     for step, batch in enumerate(loader.batches(start_step), start_step):
         stop_marks = np.full(len(batch["valid"]), stop_request.name is not None, np.int32)
@@ -200,16 +209,16 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
 
         if is_last or done % config.checkpoint.every == 0:
             with logger.paused():
-                checkpoints.save(state, resume_metadata(done, order, config, setup.model_config, manifest))
+                checkpoints.save(state, resume_metadata(done, order, config, setup.model_config, manifest, base))
                 say(f"step {done}: saving in the background, host memory {host_memory_bytes() / 2**30:.1f} GiB")
         if config.eval.every and done % config.eval.every == 0 and done < last_step and not stopping:
             with logger.paused():
-                evaluation = hooks.evaluate(done, state.params)
+                evaluation = hooks.evaluate(done, state.model_params)
                 if evaluation:
                     checkpoints.record_score(done, evaluation.score)
         if config.sample.every and done % config.sample.every == 0 and not stopping:
             with logger.paused():
-                hooks.sample(done, state.params)
+                hooks.sample(done, state.model_params)
         if is_last:
             break
 
@@ -224,7 +233,7 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
         say(f"saved at step {step} of {last_step}: {why}; run the same command again to continue")
         draw_curves(workdir, say)
     else:
-        evaluation = hooks.evaluate(step, state.params) if config.eval.every else None
+        evaluation = hooks.evaluate(step, state.model_params) if config.eval.every else None
         if evaluation:
             checkpoints.record_score(step, evaluation.score)
         del state  # its memory is needed for what follows
@@ -242,8 +251,10 @@ def say(line: str) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _open_pretrained(config: ConfigDict, saved: Mapping[str, Any] | None) -> "Pretrained | None":
-    """Opens the model of `config.init_from`, unless this run has a checkpoint; `config.model` becomes that model.
+def _open_pretrained(config: ConfigDict, workdir: Path, saved: Mapping[str, Any] | None) -> "Pretrained | None":
+    """Opens the model of `config.init_from`; `config.model` becomes that model.
+
+    A run that has a checkpoint does not need it, except for LoRA, where the checkpoint holds only the adapters.
 
     Args:
       saved: the resume metadata of the run's checkpoint, if it has one.
@@ -257,7 +268,11 @@ def _open_pretrained(config: ConfigDict, saved: Mapping[str, Any] | None) -> "Pr
         config.init_from = origin  # known from the checkpoint, where it is not given again
         if origin:
             set_model(config, ModelConfig.from_saved(saved["model"]))
-        return None
+        if "base" not in saved:
+            return None
+        from tonsai_jax.huggingface.pretrained import open_base
+
+        return open_base(saved["base"], workdir)
     if not config.init_from:
         return None
     from tonsai_jax.huggingface.pretrained import open_pretrained  # imported here: most runs start from scratch
@@ -310,6 +325,12 @@ def _describe(
     model, last_step = setup.model_config, total_steps(setup.stages)
     active = f" ({model.num_active_parameters / 1e6:,.1f}M active)" if model.num_experts else ""
     say(f"model: {model.num_parameters / 1e6:,.1f}M parameters{active}, {model.num_layers} layers, {model.dtype}")
+    if setup.lora is not None:
+        trained = setup.lora.num_parameters(model)
+        say(
+            f"LoRA: {format_count(trained)} of {format_count(trained + model.num_parameters)} parameters are trained, "
+            f"rank {setup.lora.rank} at {', '.join(setup.lora.targets)}"
+        )
     say(f"attention: {setup.attention_backend} ({setup.attention_reason})")
     say(f"devices: {setup.mesh.size} x {jax.devices()[0].device_kind}, mesh {dict(setup.mesh.shape)}")
     tokens = tokens_between(setup.stages, 0, last_step)

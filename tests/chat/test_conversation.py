@@ -50,7 +50,7 @@ def turns(*roles: str) -> dict:
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
-        ({"text": "A story."}, "no conversation in its fields (text); a record has one of messages"),
+        ({"text": "A story."}, "no conversation in its fields (text); a record has messages"),
         ({}, "no conversation in its fields (none)"),
         ({"messages": []}, "its messages is not a list of messages"),
         ({"messages": "Hi"}, "its messages is not a list of messages"),

@@ -129,7 +129,7 @@ def test_a_bad_record_is_named_by_file_and_line(
 
 
 def test_a_file_without_conversations_and_one_of_text_are_refused(tmp_path: Path, tokenizer_dir: Path) -> None:
-    with pytest.raises(UserError, match="no conversation is left"):
+    with pytest.raises(UserError, match="no conversations are left"):
         prepare(write(tmp_path / "bad.jsonl", {"text": "a"}), tokenizer_dir, tmp_path / "rows", on_error="skip")
     with pytest.raises(UserError, match="has no records; conversations are read from"):
         prepare(write(tmp_path / "book.txt", "Once upon a time"), tokenizer_dir, tmp_path / "rows")
@@ -153,6 +153,10 @@ def test_conversations_join_a_folder_of_text_rows_as_a_source(tmp_path: Path, to
         assert learned.sum() == 4  # the windows of text, of which every token is learned
         begins = (batch["marks"][learned] & BEGIN) != 0
         np.testing.assert_array_equal(begins, batch["tokens"][learned] == 0)
+
+    without = Stage(steps=1, seq_len=21, global_batch_size=8, weights={"text": 1.0})
+    [batch] = Loader(DataOrder(manifest, seed=0, stages=[without]), document_mask=True).batches(0)
+    assert "marks" not in batch  # a stage of text alone is computed as in a run without conversations
 
     shorter = Stage(steps=3, seq_len=21, global_batch_size=8, weights={"instructions": 1.0})
     with pytest.raises(UserError, match="packed in rows of 63 tokens, which are not cut; set seq_len=63"):

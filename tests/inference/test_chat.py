@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.support.tiny_model import ENGLISH, KHMER, config_with, random_params, tiny_tokenizer
+from tests.support.tiny_chat import CONFIG, PARAMS, WrittenAnswers, chat_of, chat_tokenizer
+from tests.support.tiny_model import ENGLISH, KHMER, tiny_tokenizer
 from tonsai_jax.chat.conversation import Message
 from tonsai_jax.chat.template import ChatTemplate
 from tonsai_jax.errors import UserError
@@ -10,13 +11,8 @@ from tonsai_jax.inference.chat import Chat, Reply
 from tonsai_jax.inference.decoding import Decoder
 from tonsai_jax.sampling import Sampling
 from tonsai_jax.text.syllables import SYLLABLE
-from tonsai_jax.tokenizer.examples import Example
-from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.tokenizer.special_tokens import END_OF_TURN
-from tonsai_jax.tokenizer.training import train_tokenizer
 
-CONFIG = config_with(vocab_size=320, context_length=128)
-PARAMS = random_params(CONFIG)
 GREEDY = Sampling(temperature=0)
 QUESTION = Message("user", "Who walks?")
 ANSWER = Message("assistant", "The children.")
@@ -25,34 +21,16 @@ SYSTEM = Message("system", "Be kind.")
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tokenizer") / "chat"
-    train_tokenizer([Example(KHMER, "km"), Example(ENGLISH, "en")] * 5, vocab_size=320, output_dir=folder)
-    return Tokenizer.from_folder(folder)
+    return chat_tokenizer(tmp_path_factory.mktemp("tokenizer") / "chat")
 
 
 @pytest.fixture(scope="module")
 def chat(tokenizer):
-    return Chat(CONFIG, PARAMS, tokenizer)
+    return chat_of(tokenizer)
 
 
 def reply(chat: Chat, *messages: Message, new: int = 12, sampling: Sampling = GREEDY) -> Reply:
     return chat.reply(messages, max_new_tokens=new, sampling=sampling, seed=0)
-
-
-class Model:
-    """Stands for the model: gives these ids, and knows the prompts that it was given and the ids that were asked for."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, ids: list[int]) -> None:
-        self.ids, self.prompts, self.asked = ids, [], 0
-        monkeypatch.setattr(Decoder, "generate", lambda _, prompts, *, end_ids, **__: self.generate(prompts, end_ids))
-
-    def generate(self, prompts, end_ids):
-        self.prompts.extend(prompts)
-        for id in self.ids:
-            self.asked += 1
-            if id in end_ids:
-                return
-            yield [id]
 
 
 def test_an_answer_continues_the_prompt_of_the_chat_template_up_to_an_end_id(chat, tokenizer):
@@ -64,12 +42,14 @@ def test_an_answer_continues_the_prompt_of_the_chat_template_up_to_an_end_id(cha
 
 
 def test_the_end_of_a_turn_ends_an_answer(chat, tokenizer, monkeypatch):
-    Model(monkeypatch, [*tokenizer.encode("abc"), tokenizer.special_tokens[END_OF_TURN], *tokenizer.encode("def")])
+    WrittenAnswers(
+        monkeypatch, [*tokenizer.encode("abc"), tokenizer.special_tokens[END_OF_TURN], *tokenizer.encode("def")]
+    )
     assert "".join(reply(chat, QUESTION)) == "abc"
 
 
 def test_the_pieces_end_between_two_orthographic_syllables_and_join_to_the_answer(chat, tokenizer, monkeypatch):
-    Model(monkeypatch, tokenizer.encode(KHMER))
+    WrittenAnswers(monkeypatch, tokenizer.encode(KHMER))
     pieces = list(reply(chat, QUESTION))
     assert "".join(pieces) == KHMER
     assert len([piece for piece in pieces if piece]) > 10
@@ -77,21 +57,21 @@ def test_the_pieces_end_between_two_orthographic_syllables_and_join_to_the_answe
 
 
 def test_white_space_before_an_answer_is_left_out(chat, tokenizer, monkeypatch):
-    Model(monkeypatch, tokenizer.encode("\n  two words"))
+    WrittenAnswers(monkeypatch, tokenizer.encode("\n  two words"))
     assert "".join(reply(chat, QUESTION)) == "two words"
 
 
 def test_a_closed_answer_asks_the_model_for_nothing_more(chat, tokenizer, monkeypatch):
-    model = Model(monkeypatch, tokenizer.encode(ENGLISH))
+    model = WrittenAnswers(monkeypatch, tokenizer.encode(ENGLISH))
     answer = reply(chat, QUESTION)
     next(iter(answer))
     answer.close()
     assert list(answer) == []
-    assert model.asked == 1
+    assert model.given == 1
 
 
 def test_an_answer_knows_whether_the_limit_ended_it(chat, tokenizer, monkeypatch):
-    Model(monkeypatch, tokenizer.encode("abc"))
+    WrittenAnswers(monkeypatch, tokenizer.encode("abc"))
     short, cut = reply(chat, QUESTION, new=9), reply(chat, QUESTION, new=3)
     assert not cut.is_cut
     assert ("".join(short), short.is_cut) == ("abc", False)
@@ -99,7 +79,7 @@ def test_an_answer_knows_whether_the_limit_ended_it(chat, tokenizer, monkeypatch
 
 
 def test_messages_are_normalized_like_the_training_text(chat, tokenizer, monkeypatch):
-    model = Model(monkeypatch, [])
+    model = WrittenAnswers(monkeypatch, [])
     for text in ("ស្ត្រី", "ស្រ្តី", "ស្ត្រី\u200b"):  # two orders of the subscripts, and an invisible space
         list(reply(chat, Message("user", text)))
     assert model.prompts[0] == model.prompts[1] == model.prompts[2]
@@ -108,7 +88,7 @@ def test_messages_are_normalized_like_the_training_text(chat, tokenizer, monkeyp
 def test_the_oldest_questions_and_answers_are_left_out_where_the_context_is_full_and_the_system_prompt_stays(
     chat, tokenizer, monkeypatch
 ):
-    model = Model(monkeypatch, [])
+    model = WrittenAnswers(monkeypatch, [])
     template = ChatTemplate.of(tokenizer)
     history = [QUESTION, ANSWER] * 5
     whole = len(template.prompt([SYSTEM, *history, QUESTION]))

@@ -13,16 +13,9 @@ from tonsai_jax.errors import did_you_mean
 Record = Mapping[str, Any]
 ROLES = ("system", "user", "assistant")
 LISTS = ("messages", "conversations", "conversation")
-# The fields of the other forms: of the user's message in their order, and of the answer.
-FORMS = (
-    (("instruction", "input"), "output"),
-    (("instruction", "context"), "response"),
-    (("context", "question"), "answer"),
-    (("prompt",), "response"),
-    (("prompt",), "completion"),
-    (("query",), "response"),
-)
-_OPTIONAL = ("input", "context")
+# The other forms: the fields of the user's message in their order, of which the first is needed, and those of the answer.
+ASKED = (("instruction", "input", "context"), ("question", "context"), ("prompt", "input"), ("query", "context"))
+ANSWERS = ("output", "response", "answer", "completion")
 _SYSTEM = ("system", "system_prompt")
 # Names of roles in other files. A role that is not here is refused: it may be a tool, whose words are neither side's.
 _ROLE_NAMES = {
@@ -60,20 +53,20 @@ def conversation_of(record: Record) -> Conversation:
     name = next((name for name in LISTS if record.get(name) is not None), None)
     if name is not None:
         return checked((*first, *messages_of(record[name], name)))
-    for asked, answer in FORMS:
-        needed = [field for field in asked if field not in _OPTIONAL]
-        if any(field not in record for field in (*needed, answer)):
-            continue
-        if isinstance(record[answer], list):  # a prompt and its completion can be lists of messages too
-            return checked((*first, *messages_of(record[asked[0]], asked[0]), *messages_of(record[answer], answer)))
-        parts = [text_of(record[field], field) for field in asked if field in needed or record.get(field)]
-        return checked(
-            (*first, Message("user", "\n\n".join(parts)), Message("assistant", text_of(record[answer], answer)))
+    answer = next((name for name in ANSWERS if name in record), None)
+    asked = next((fields for fields in ASKED if fields[0] in record), None)
+    if answer is None or asked is None:
+        raise BadRecordError(
+            f"no conversation in its fields ({', '.join(record) or 'none'}); a record has {', '.join(LISTS)}, or one of "
+            f"{', '.join(fields[0] for fields in ASKED)} with one of {', '.join(ANSWERS)}"
         )
-    forms = "; ".join(f"{', '.join(asked)}, {answer}" for asked, answer in FORMS)
-    raise BadRecordError(
-        f"no conversation in its fields ({', '.join(record) or 'none'}); a record has one of {', '.join(LISTS)}, or: {forms}"
-    )
+    if isinstance(record[answer], list):  # a prompt and its completion can be lists of messages too
+        return checked((*first, *messages_of(record[asked[0]], asked[0]), *messages_of(record[answer], answer)))
+    parts = [text_of(record[field], field) for field in asked if field == asked[0] or record.get(field)]
+    if asked[0] == "question":
+        parts.reverse()  # a text comes before the question about it
+    question = Message("user", "\n\n".join(parts))
+    return checked((*first, question, Message("assistant", text_of(record[answer], answer))))
 
 
 def system_of(record: Record) -> Conversation:

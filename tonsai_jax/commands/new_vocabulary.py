@@ -80,7 +80,7 @@ def main() -> None:
         raise UserError(f"--distill-steps {args.distill_steps}: must be at least 1")
     check_replaceable(Path(args.output_dir), manifest="export.json", format=FORMAT)  # now, and not after the work
     new = Tokenizer.from_folder(args.tokenizer_dir)
-    pretrained = open_pretrained(args.model)
+    pretrained = open_pretrained(args.model, "--model")
     old = pretrained.tokenizer()
     sampled = SampledText()
     texts = list(sampled.passing(_examples(args)))

@@ -37,14 +37,14 @@ class Windows(grain.MapDataset[dict[str, Any]]):
     Element n is a dictionary:
       tokens: the ids of the window, (seq_len + 1,) of the rows' dtype; the last id is only a target.
       valid: int32 scalar, how many of the seq_len targets are real; fewer only in the last window of a source.
-      marks: only where a source of the run is packed: uint8 (seq_len + 1,), see `data.marks`.
+      marks: only where a source of the segment is packed: uint8 (seq_len + 1,), see `data.marks`.
 
     Args:
       order: the order of the run.
       segment: one of `order.segments`.
       steps: length of the segment; it has steps * global_batch_size windows.
       rows: the token rows of each source.
-      document_mask: whether documents of plain text are kept apart, in a run with packed sources.
+      document_mask: whether documents of plain text are kept apart, in a segment with packed sources.
       attach: more arrays for a packed window, such as what a model says about it.
 
     Raises:
@@ -66,7 +66,7 @@ class Windows(grain.MapDataset[dict[str, Any]]):
         self._length = steps * segment.global_batch_size
         self._rows = rows
         self._attach = attach
-        self._has_marks = any(source.is_packed for source in order.manifest.sources.values())
+        self._has_marks = any(order.manifest.sources[name].is_packed for name in segment.shares)
         self._text_begins = order.manifest.end_of_text_id if document_mask else None
 
     def __len__(self) -> int:

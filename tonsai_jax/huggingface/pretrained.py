@@ -1,20 +1,27 @@
 """Opens a model to continue from: one of the Hugging Face Hub, a folder in its format, or the folder of a run."""
 
 import dataclasses
+import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json
 from tonsai_jax.huggingface.config_json import model_config_of
 from tonsai_jax.huggingface.download import HUB, download
 from tonsai_jax.huggingface.weights import Weights
-from tonsai_jax.inference.load import open_checkpoint
 from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.model.lora import join_adapters, merge_adapters
 from tonsai_jax.tokenizer.loading import TOKENIZER_FILES, Tokenizer
+from tonsai_jax.training.saved import SavedRun, open_checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +34,10 @@ class Pretrained:
       tokenizer_folder: the folder of its tokenizer.
       model_config: what the model is, with the defaults for how it is computed.
       dtype: in which its weights are stored: "float32", "bfloat16" or "float16".
-      params: called with a tree of shardings (None: the default device) it reads the parameters, a nested dict of float32
-        arrays. Raises `UserError` for weights that do not fit `model_config`.
+      params: called with a tree of what is wanted (shape, dtype and sharding of each parameter; None: float32 on the default
+        device) it reads the parameters, a nested dict. Raises `UserError` for weights that do not fit `model_config`.
+      identity: computes what changes when the weights change.
+      step: the step of the checkpoint of a run, else None.
     """
 
     where: str
@@ -37,6 +46,15 @@ class Pretrained:
     model_config: ModelConfig
     dtype: str
     params: Callable[..., dict[str, Any]]
+    identity: Callable[[], str]
+    step: int | None = None
+
+    def record(self) -> dict[str, Any]:
+        """What `open_base` needs to open this model again, also from another folder, as plain values for JSON."""
+        where = str(self.folder)
+        if self.where.startswith(HUB):  # the commit, since a branch moves on
+            where = f"{self.where.partition('@')[0]}@{self.folder.name}"
+        return {"where": where, "step": self.step, "identity": self.identity()}
 
     def tokenizer(self) -> Tokenizer:
         """Raises `UserError` if the model came without a tokenizer, or with one that cannot be used."""
@@ -68,12 +86,14 @@ class Pretrained:
         return ""
 
 
-def open_pretrained(where: str) -> Pretrained:
+def open_pretrained(where: str, named: str = "init_from", step: int | None = None) -> Pretrained:
     """Opens a model, without its weights.
 
     Args:
       where: "hf:ORG/NAME" or "hf:ORG/NAME@REVISION", which is downloaded into the cache of the Hub if it is not there; the
         folder of a model in Hugging Face format; or the workdir of a run.
+      named: the key or flag that says so.
+      step: which checkpoint of a run; None is the newest.
 
     Raises `UserError` where there is no such model, or one that is not supported.
     """
@@ -81,12 +101,12 @@ def open_pretrained(where: str) -> Pretrained:
         return _open_folder(where, download(where.removeprefix(HUB)))
     folder = Path(where).expanduser().absolute()
     if folder.is_file():
-        raise UserError(f"init_from={where}: is a file; give the folder of the model")
+        raise UserError(f"{named}={where}: is a file; give the folder of the model")
     if not folder.is_dir():
         hint = f"; for a model of the Hub write {HUB}{where}" if re.fullmatch(r"[\w.-]+/[\w.-]+", where) else ""
-        raise UserError(f"init_from={where}: no such folder{hint}")
+        raise UserError(f"{named}={where}: no such folder{hint}")
     if (folder / "checkpoints").is_dir():
-        return _open_run(where, folder)
+        return _open_run(where, open_checkpoint(folder, step))
     return _open_folder(where, folder)
 
 
@@ -97,19 +117,57 @@ def pretrained_config(where: str) -> ModelConfig:
     return open_pretrained(where).model_config
 
 
-def _open_run(where: str, workdir: Path) -> Pretrained:
-    checkpoint = open_checkpoint(workdir)
-    return Pretrained(where, workdir, workdir / "tokenizer", checkpoint.model_config, "float32", checkpoint.params)
+def open_base(record: Mapping[str, Any], workdir: Path) -> Pretrained:
+    """Opens the model that the adapters in `workdir` belong to, from its `Pretrained.record`.
+
+    Raises `UserError` where it is gone, or is not what it was.
+    """
+    try:
+        base = open_pretrained(record["where"], "base", record["step"])
+    except UserError as error:
+        raise UserError(f"{workdir}: the model that its adapters belong to cannot be opened: {error}") from None
+    if base.identity() != record["identity"]:
+        raise UserError(
+            f"{workdir}: its adapters belong to the model that was in {record['where']} when they were trained, and the "
+            "weights there are others now; put the earlier ones back, or train again in another --workdir"
+        )
+    return base
+
+
+def params_of(checkpoint: SavedRun, wanted: Any = None) -> dict[str, Any]:
+    """All parameters of a run's model; the adapters of LoRA are merged into their base.
+
+    Args:
+      wanted: tree like the parameters, the shape, dtype and sharding of each; None is float32 on the default device.
+    """
+    if (lora := checkpoint.lora) is None:
+        return checkpoint.params(wanted)
+    base = open_base(checkpoint.saved["base"], checkpoint.workdir)
+    if wanted is None:
+        return merge_adapters(join_adapters(checkpoint.params(), base.params()), lora)
+    # Merged in float32 where they are wanted, and only then rounded.
+    whole = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=leaf.sharding), wanted)
+    everywhere = NamedSharding(jax.tree.leaves(wanted)[0].sharding.mesh, PartitionSpec())
+    adapters = jax.device_put(checkpoint.params(), everywhere)
+    merged = merge_adapters(join_adapters(adapters, base.params(whole)), lora)
+    return jax.tree.map(lambda leaf, like: jax.device_put(leaf.astype(like.dtype), like.sharding), merged, wanted)
+
+
+def _open_run(where: str, run: SavedRun) -> Pretrained:
+    def identity() -> str:
+        return hashlib.sha256(json.dumps(run.saved, sort_keys=True).encode()).hexdigest()
+
+    params = partial(params_of, run)
+    tokenizer = run.workdir / "tokenizer"
+    return Pretrained(where, run.workdir, tokenizer, run.model_config, "float32", params, identity, run.step)
 
 
 def _open_folder(where: str, folder: Path) -> Pretrained:
     model_config = _config_of(folder)
     weights = Weights(folder)
 
-    def params(shardings: Any = None) -> dict[str, Any]:
-        return weights.params(model_config, shardings)
-
-    return Pretrained(where, folder, folder, model_config, weights.dtype, params)
+    params = partial(weights.params, model_config)
+    return Pretrained(where, folder, folder, model_config, weights.dtype, params, weights.sha256)
 
 
 def _config_of(folder: Path) -> ModelConfig:

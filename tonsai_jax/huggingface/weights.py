@@ -1,10 +1,12 @@
 """Reads the weights of a model in Hugging Face format into our parameters, one tensor at a time.
 
 It is the way back of the export: the table of `names.tensors` says which part of which parameter a tensor is. A tensor is sent
-to all devices in the dtype in which it is stored; there it becomes float32, and each device writes its own part of it into its
-place. So the host holds one tensor at a time, and a device its part of the model and one tensor.
+to all devices in the dtype in which it is stored; there it becomes float32, or what is asked for, and each device writes its
+own part of it into its place. So the host holds one tensor at a time, and a device its part of the model and one tensor.
 """
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -19,7 +21,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from safetensors import SafetensorError, safe_open
 
 from tonsai_jax.errors import UserError
-from tonsai_jax.files import read_json, refuse_lfs_pointer
+from tonsai_jax.files import read_json, refuse_lfs_pointer, sha256_file
 from tonsai_jax.huggingface.names import Tensor, flat, tensors
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.training.state import init_params
@@ -63,28 +65,33 @@ class Weights:
         most = max(sizes, key=lambda kind: sizes[kind])
         self.dtype = DTYPES.get(most, "float32")
 
-    def params(self, model_config: ModelConfig, shardings: Any = None) -> dict[str, Any]:
-        """The parameters, a nested dict of float32 arrays; rows that pad the vocabulary are 0.
+    def sha256(self) -> str:
+        """The identity of the weights: SHA-256 of the names and the bytes of their files, in hex."""
+        files = {file.name: sha256_file(file) for file in set(self._file_of.values())}
+        return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+    def params(self, model_config: ModelConfig, wanted: Any = None) -> dict[str, Any]:
+        """The parameters, a nested dict of arrays; rows that pad the vocabulary are 0.
 
         Args:
           model_config: of the model, from its config.json.
-          shardings: tree like the parameters, a `NamedSharding` for each; None puts all of them on the default device.
+          wanted: tree like the parameters, the shape, dtype and `NamedSharding` of each; None is float32 on the default device.
 
         Raises `UserError` for a tensor that is missing, has another shape or dtype, or has no place in the model.
         """
-        shapes = jax.eval_shape(lambda: init_params(model_config, 0))
-        placed = flat(shardings) if shardings is not None else {}
-        wanted = self._matched(model_config, flat(shapes))
+        shapes = flat(jax.eval_shape(lambda: init_params(model_config, 0)) if wanted is None else wanted)
+        matched = self._matched(model_config, shapes)
         arrays: dict[str, Any] = {}
-        for path, leaf in flat(shapes).items():
-            make = jax.jit(partial(jnp.zeros, leaf.shape, jnp.float32), out_shardings=placed.get(path))
+        for path, leaf in shapes.items():
+            make = jax.jit(partial(jnp.zeros, leaf.shape, leaf.dtype), out_shardings=leaf.sharding)
             arrays[path] = make()
-        for tensor, name in wanted:
+        for tensor, name in matched:
+            sharding = shapes[tensor.path].sharding
             arrays[tensor.path] = _write(
                 arrays[tensor.path],
-                _on_devices(self._read(name), placed.get(tensor.path)),
+                _on_devices(self._read(name), sharding),
                 np.array(tensor.index, np.int32),
-                sharding=placed.get(tensor.path),
+                sharding=sharding,
                 start=tensor.columns.start if tensor.columns else 0,
                 is_transposed=tensor.is_transposed,
                 factor=tensor.factor,
@@ -191,7 +198,7 @@ def _write(
     value = (value.T if is_transposed else value).astype(jnp.float32)
     if factor != 1.0:
         value = value / factor
-    value = value.reshape((1,) * len(index) + value.shape)
+    value = value.astype(param.dtype).reshape((1,) * len(index) + value.shape)
     column = [0] * (param.ndim - len(index) - 1) + [start]
     param = jax.lax.dynamic_update_slice(param, value, (*index, *map(jnp.int32, column)))
     return param if sharding is None else jax.lax.with_sharding_constraint(param, sharding)

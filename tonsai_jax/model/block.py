@@ -73,7 +73,12 @@ class Block(nnx.Module):
     Args:
       attention_backend: from `choose_attention_backend`.
       mesh: the devices over which tokens and experts are spread; only experts use it.
+
+    Attributes:
+      adapter_dropout: that of the adapters of LoRA, where it has some.
     """
+
+    adapter_dropout: float = 0.0
 
     def __init__(self, config: ModelConfig, attention_backend: str, mesh: Mesh | None, *, rngs: nnx.Rngs):
         residual_std = INIT_STD / math.sqrt(2 * config.num_layers)  # GPT-2: the residual stream keeps its variance
@@ -125,13 +130,15 @@ class Block(nnx.Module):
           (output, (cached_kv or None without a cache, routing or None without experts)).
         """
         keys = (None, None, None) if dropout_key is None else tuple(jax.random.split(dropout_key, 3))
+        # Not a fourth part of the split, which would change the other three.
+        adapter_key = None if dropout_key is None else jax.random.fold_in(dropout_key, 3)
         attention_BxTxD, cached_kv = self._attention(
-            self.attention_norm(x_BxTxD), mask, rotation, keys[0], cached_kv, positions_BxT
+            self.attention_norm(x_BxTxD), mask, rotation, (keys[0], adapter_key), cached_kv, positions_BxT
         )
         if self.config.sandwich_norms:
             attention_BxTxD = self.post_attention_norm(attention_BxTxD)
         x_BxTxD += dropout(attention_BxTxD, self.config.dropout, keys[1])
-        feed_forward_BxTxD, routing = self._feed_forward(self.mlp_norm(x_BxTxD), dropless)
+        feed_forward_BxTxD, routing = self._feed_forward(self.mlp_norm(x_BxTxD), dropless, adapter_key)
         if self.config.sandwich_norms:
             feed_forward_BxTxD = self.post_mlp_norm(feed_forward_BxTxD)
         return x_BxTxD + dropout(feed_forward_BxTxD, self.config.dropout, keys[2]), (cached_kv, routing)
@@ -141,13 +148,14 @@ class Block(nnx.Module):
         x_BxTxD: jax.Array,
         mask: jax.Array | None,
         rotation: tuple[jax.Array, jax.Array] | None,
-        dropout_key: jax.Array | None,
+        keys: tuple[jax.Array | None, jax.Array | None],
         cached_kv: tuple[jax.Array, jax.Array] | None,
         positions_BxT: jax.Array | None,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
+        dropout_key, adapter_key = keys
         B, T, _ = x_BxTxD.shape
         H, K, Dh = self.config.num_heads, self.config.kv_heads, self.config.head_dim
-        qkv = checkpoint_name(self.qkv(x_BxTxD), "qkv").reshape(B, T, H + 2 * K, Dh)
+        qkv = checkpoint_name(self.qkv(x_BxTxD, adapter_key), "qkv").reshape(B, T, H + 2 * K, Dh)
         q_BxTxHxDh, k_BxTxKxDh, v_BxTxKxDh = jnp.split(qkv, (H, H + K), axis=2)
         if self.config.qk_norm:
             q_BxTxHxDh, k_BxTxKxDh = self.q_norm(q_BxTxHxDh), self.k_norm(k_BxTxKxDh)
@@ -172,9 +180,11 @@ class Block(nnx.Module):
             dropout=self.config.attention_dropout,
             dropout_key=dropout_key,
         )
-        return self.attention_out(heads_BxTxHxDh.reshape(B, T, H * Dh)), cached_kv
+        return self.attention_out(heads_BxTxHxDh.reshape(B, T, H * Dh), adapter_key), cached_kv
 
-    def _feed_forward(self, x_BxTxD: jax.Array, dropless: bool) -> tuple[jax.Array, Routing | None]:
+    def _feed_forward(
+        self, x_BxTxD: jax.Array, dropless: bool, adapter_key: jax.Array | None
+    ) -> tuple[jax.Array, Routing | None]:
         config = self.config
         if config.num_experts:
             return mixture_of_experts(
@@ -186,7 +196,7 @@ class Block(nnx.Module):
                 mesh=self.mesh,
                 dropless=dropless,
             )
-        hidden_BxTxF = checkpoint_name(self.mlp_up(x_BxTxD), "mlp_pre_activation")
+        hidden_BxTxF = checkpoint_name(self.mlp_up(x_BxTxD, adapter_key), "mlp_pre_activation")
         if config.mlp == "gelu":
             hidden_BxTxF = jax.nn.gelu(hidden_BxTxF, approximate=True)
         elif config.mlp == "swiglu":
@@ -197,4 +207,4 @@ class Block(nnx.Module):
             hidden_BxTxF = jax.nn.gelu(gate_BxTxF, approximate=True) * values_BxTxF
         else:
             raise unknown_name("model.mlp", config.mlp, choices_of("mlp"))
-        return self.mlp_down(hidden_BxTxF), None
+        return self.mlp_down(hidden_BxTxF, adapter_key), None

@@ -1,4 +1,4 @@
-"""The keys of a model, and the numbers that follow from them: sizes, parameters, FLOPs.
+"""The keys of a model and of its adapters, and the numbers that follow from them: sizes, parameters, FLOPs.
 
 `ModelConfig` is the only place that declares them. A field's default, meaning, allowed values and effect on checkpoints stand
 in its `key(...)`. `config.model`, the checks at construction and those of a resumed run read them from there, so a new key
@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from tonsai_jax.errors import UserError, unknown_name
+from tonsai_jax.errors import UserError, did_you_mean, unknown_name
 
 VOCAB_MULTIPLE = 128  # embedding rows are padded to it: even tiles for the matrix units, even shards for FSDP
 T = TypeVar("T")
@@ -259,7 +259,7 @@ class ModelConfig:
         if self.bias:
             layer += q + 2 * self.kv_heads * dh + d  # attention
             if not self.num_experts:
-                layer += self._up_width + d
+                layer += self.up_width + d
         tables = self.vocab_size * (1 if self.tie_embeddings else 2)
         return (tables + self.num_positions) * d + self.num_layers * layer + norm
 
@@ -286,20 +286,80 @@ class ModelConfig:
         return 6.0 * weights + 6.0 * (self.num_layers * seq_len - outside) * self.num_heads * self.head_dim
 
     @property
-    def _up_width(self) -> int:
+    def up_width(self) -> int:
         """Columns of the first feed-forward matrix; those of SwiGLU and GeGLU hold the gate and the values."""
         return self.d_ff * (1 if self.mlp == "gelu" else 2)
 
     @property
     def _expert_weights(self) -> int:
         """Weights of the feed-forward network, or of one expert."""
-        return self.d_model * (self._up_width + self.d_ff)
+        return self.d_model * (self.up_width + self.d_ff)
 
     def _layer_weights(self, experts: int) -> int:
         """Weights of the matrix products of a layer with this number of experts, router included."""
         d = self.d_model
         attention = d * (2 * self.num_heads + 2 * self.kv_heads) * self.head_dim
         return attention + experts * self._expert_weights + d * self.num_experts
+
+
+LORA_TARGETS = ("qkv", "attention_out", "mlp_up", "mlp_down")
+
+
+@dataclasses.dataclass(frozen=True)
+class Lora:
+    """The adapters of LoRA (`model/lora.py`); the keys of `config.lora`.
+
+    Raises `UserError` at construction for values that cannot make adapters.
+    """
+
+    rank: int
+    alpha: float
+    dropout: float
+    targets: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise UserError(f"lora.rank={self.rank!r} must be at least 1, or 0 to train all parameters")
+        if not 0 < self.alpha < math.inf:
+            raise UserError(f"lora.alpha={self.alpha!r} must be above 0")
+        if not 0.0 <= self.dropout < 1.0:
+            raise UserError(f"lora.dropout={self.dropout!r} must lie in [0, 1)")
+        if not self.targets or len(set(self.targets)) < len(self.targets):
+            raise UserError(f"lora.targets={self.targets!r} must name different ones of {', '.join(LORA_TARGETS)}")
+        for name in self.targets:
+            if name not in LORA_TARGETS:
+                known = did_you_mean(name, LORA_TARGETS)
+                there = "" if "known are" in known else f"; known are: {', '.join(LORA_TARGETS)}"
+                raise UserError(
+                    f"lora.targets: no layer is called {name!r}{known}{there}. Experts and routers get no adapters"
+                )
+
+    @property
+    def scale(self) -> float:
+        """What the product of the two matrices is multiplied by."""
+        return self.alpha / self.rank
+
+    def num_parameters(self, model: ModelConfig) -> int:
+        """Parameters of the adapters of this model: those that are trained."""
+        d, heads = model.d_model, model.num_heads * model.head_dim
+        qkv = heads + 2 * model.kv_heads * model.head_dim
+        widths = {"qkv": d + qkv, "attention_out": heads + d, "mlp_up": d + model.up_width, "mlp_down": model.d_ff + d}
+        return model.num_layers * self.rank * sum(widths[name] for name in self.targets)
+
+    def flops_per_token(self, model: ModelConfig, seq_len: int) -> float:
+        """As `ModelConfig.flops_per_token`, without the gradients of the base: 4 for each of its weights, and 6 for each of the
+        adapters'."""
+        base_gradients = model.flops_per_token(0) / 3
+        return model.flops_per_token(seq_len) - base_gradients + 6.0 * self.num_parameters(model)
+
+    def check_model(self, model: ModelConfig) -> None:
+        """Raises `UserError` for a target that the model does not have."""
+        if model.num_experts and (missing := [name for name in self.targets if name.startswith("mlp")]):
+            rest = tuple(name for name in self.targets if name not in missing) or LORA_TARGETS[:2]
+            raise UserError(
+                f"lora.targets={self.targets!r}: a model with experts (model.num_experts={model.num_experts}) has no "
+                f"{' and '.join(missing)}, and experts and routers get no adapters; set lora.targets={rest!r}"
+            )
 
 
 def choices_of(name: str) -> tuple[str, ...]:

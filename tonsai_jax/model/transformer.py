@@ -159,7 +159,7 @@ class Transformer(nnx.Module):
     ) -> tuple[jax.Array, tuple[Any, Routing | None]]:
         config = self.config
         # Look up in float32, then cast. Casting the table first would make its gradient a bfloat16 scatter-add.
-        x_BxTxD = self.token_embedding[tokens_BxT]
+        x_BxTxD = self.token_embedding[tokens_BxT].astype(jnp.float32)  # the table of a frozen base may be bfloat16
         if config.scale_embedding:  # by a factor in the compute dtype, as published models are trained
             x_BxTxD = x_BxTxD * jnp.asarray(math.sqrt(config.d_model), config.dtype)
         cos_sin = local_cos_sin = None
@@ -172,7 +172,7 @@ class Transformer(nnx.Module):
             raise unknown_name("model.position", config.position, choices_of("position"))
         x_BxTxD = x_BxTxD.astype(config.dtype)
         layer_keys = None
-        if dropout_key is not None and (config.dropout or config.attention_dropout):
+        if dropout_key is not None and (config.dropout or config.attention_dropout or self.blocks.adapter_dropout):
             embedding_key, blocks_key = jax.random.split(dropout_key)
             x_BxTxD = dropout(x_BxTxD, config.dropout, embedding_key)
             layer_keys = jax.random.split(blocks_key, config.num_layers)

@@ -51,7 +51,7 @@ def _slow(setup: Setup) -> Iterator[str]:
     else:
         return
     steps = total_steps(stages)
-    run_seconds = flops_between(stages, 0, steps, model.flops_per_token) / rate
+    run_seconds = flops_between(stages, 0, steps, setup.flops_per_token) / rate
     if run_seconds / steps < SLOW_STEP_SECONDS:
         return
     yield (

@@ -1,8 +1,9 @@
 """Checkpoints: what is in one, which ones stay, and how errors of the disk reach the user.
 
-A checkpoint at step n holds three items: `params`, `optimizer` (moments and counts) and `progress`, the resume metadata
-(JSON: the step, where the data stands, the model's config, the run's config). Saves run in the background. A folder gets
-its final name, the number of the step, when all of it is written, so the earlier checkpoint stays whole until then.
+A checkpoint at step n holds three items: `params` (those that are trained: of LoRA only the adapters), `optimizer` (moments
+and counts) and `progress`, the resume metadata (JSON: the step, where the data stands, the model's config, the run's config).
+Saves run in the background. A folder gets its final name, the number of the step, when all of it is written, so the earlier
+checkpoint stays whole until then.
 """
 
 import dataclasses
@@ -124,7 +125,7 @@ class Checkpoints:
         return self._restore(step, progress=ocp.args.JsonRestore()).progress
 
     def restore_state(self, step: int, abstract: TrainState) -> TrainState:
-        """The state at `step`, placed as `abstract` says, however it was placed when saved."""
+        """The state at `step` without `frozen`, placed as `abstract` says, however it was placed when saved."""
         items = {"params": abstract.params, "optimizer": abstract.opt_state}
         restored = self._restore(step, **{name: ocp.args.StandardRestore(item) for name, item in items.items()})
         placed_step = jax.device_put(jnp.int32(step), abstract.step.sharding)

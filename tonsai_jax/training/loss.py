@@ -44,7 +44,7 @@ def cross_entropy(
     """The loss to minimize and the cross-entropy to report: weighted sums over the batch, float32 scalars in nats.
 
     The loss is the cross-entropy plus z_loss * log(Z)^2, which keeps log Z near 0 (PaLM, arXiv:2204.02311, section 5).
-    Only the loss has gradients, to `x` (in its dtype) and `table` (float32).
+    Only the loss has gradients, to `x` (in its dtype) and `table` (float32, and only computed where it is asked for).
 
     Args:
       x_BxTxD: hidden states in the compute dtype.
@@ -56,8 +56,9 @@ def cross_entropy(
       mesh: devices over which the batch is split; each sums over its own sequences, then one sum over devices follows.
     """
 
-    def sums(*arrays: jax.Array, with_gradients: bool) -> _Sums:
-        local = partial(_local, vocab_size=vocab_size, chunk=chunk, z_loss=z_loss, with_gradients=with_gradients)
+    def sums(*arrays: jax.Array, with_gradients: bool, with_table: bool = False) -> _Sums:
+        settings = {"vocab_size": vocab_size, "chunk": chunk, "z_loss": z_loss}
+        local = partial(_local, **settings, with_gradients=with_gradients, with_table=with_table)
         if mesh is None or mesh.size == 1:
             return local(*arrays)
 
@@ -74,16 +75,19 @@ def cross_entropy(
     def losses(*arrays: jax.Array) -> tuple[jax.Array, jax.Array]:
         return sums(*arrays, with_gradients=False)[:2]
 
-    def forward(*arrays: jax.Array) -> tuple[tuple[jax.Array, jax.Array], Any]:
-        loss, nll, *gradients = sums(*arrays, with_gradients=True)
+    def forward(*arrays: Any) -> tuple[tuple[jax.Array, jax.Array], Any]:
+        _, table, *_ = arrays  # `perturbed`: its gradient is asked for
+        values = [array.value for array in arrays]
+        loss, nll, *gradients = sums(*values, with_gradients=True, with_table=table.perturbed)
         return (loss, nll), gradients
 
     def backward(gradients: Any, cotangents: tuple[jax.Array, jax.Array]) -> tuple[jax.Array | None, ...]:
         dx_BxTxD, dtable_VxD = gradients
         scale = cotangents[0]
-        return (dx_BxTxD * scale).astype(dx_BxTxD.dtype), dtable_VxD * scale, None, None
+        dtable_VxD = None if dtable_VxD is None else dtable_VxD * scale
+        return (dx_BxTxD * scale).astype(dx_BxTxD.dtype), dtable_VxD, None, None
 
-    losses.defvjp(forward, backward)
+    losses.defvjp(forward, backward, symbolic_zeros=True)
     return losses(x_BxTxD, table_VxD, targets_BxT, weights_BxT)
 
 
@@ -152,8 +156,9 @@ def _local(
     chunk: int,
     z_loss: float,
     with_gradients: bool,
+    with_table: bool,
 ) -> _Sums:
-    """The work of one device; the gradients are None where they are not asked for."""
+    """The work of one device; the gradients, or that of the table alone, are None where they are not asked for."""
     B, T, _ = x_BxTxD.shape
     table = table_VxD.astype(x_BxTxD.dtype)
     ids_V = jnp.arange(table.shape[0])
@@ -177,11 +182,12 @@ def _local(
         dlogits_NxV = exp_NxV * p_scale_N[:, None] - jnp.where(is_target_NxV, weight_N[:, None], 0)
         dlogits_NxV = dlogits_NxV.astype(x_NxD.dtype)
         dx_NxD = jnp.einsum("nv,vd->nd", dlogits_NxV, table)
-        dtable_VxD += jnp.einsum("nv,nd->vd", dlogits_NxV, x_NxD, preferred_element_type=jnp.float32)
+        if with_table:
+            dtable_VxD += jnp.einsum("nv,nd->vd", dlogits_NxV, x_NxD, preferred_element_type=jnp.float32)
         return (loss, nll, dtable_VxD), dx_NxD
 
     zero = jnp.zeros((), dtype=jnp.float32)
-    start = (zero, zero, jnp.zeros(table.shape, dtype=jnp.float32) if with_gradients else None)
+    start = (zero, zero, jnp.zeros(table.shape, dtype=jnp.float32) if with_table else None)
     inputs = tuple(_chunks(each, chunk) for each in (x_BxTxD, targets_BxT, weights_BxT))
     (loss, nll, dtable_VxD), dx = jax.lax.scan(one_chunk, start, inputs)
     return loss, nll, None if dx is None else _unchunked(dx, B, T), dtable_VxD

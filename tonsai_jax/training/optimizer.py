@@ -15,7 +15,8 @@ from tonsai_jax.errors import UserError, unknown_name
 from tonsai_jax.training.muon import scale_by_muon_and_adam
 
 Schedule = Callable[[jax.Array], jax.Array]
-DECAYED = ("kernel", "token_embedding", "position_embedding", "head")  # matrices; biases and norms do not decay
+# Matrices; biases and norms do not decay.
+DECAYED = ("kernel", "token_embedding", "position_embedding", "head", "lora_a", "lora_b")
 
 
 def learning_rate_schedule(

@@ -47,6 +47,7 @@ def changes_since(
             f"use another --workdir, or the config that started this run"
         )
     check_optimizer(saved["config"], config, workdir)
+    check_adapters(saved["config"], config, workdir)
     before, now = (", ".join(sorted(sources)) for sources in (saved["data"]["rows"], manifest.sources))
     sources = [f"sources: {before} -> {now}"] if before != now else []
     return sources + differences(to_json(from_json(saved["config"])), to_json(config))
@@ -99,6 +100,17 @@ def check_optimizer(saved_config: Mapping[str, Any], config: ConfigDict, workdir
             )
 
 
+def check_adapters(saved_config: Mapping[str, Any], config: ConfigDict, workdir: Path) -> None:
+    """Raises `UserError` where a checkpoint has other adapters than the config asks for."""
+    saved, wanted = from_json(saved_config).lora, config.lora
+    for key in ("rank", "targets"):
+        if saved[key] != wanted[key] and (saved.rank or wanted.rank):
+            raise UserError(
+                f"{workdir}: its checkpoint does not fit lora.{key}={wanted[key]!r}: it was trained with {saved[key]!r} "
+                f"(rank 0 trains all parameters); add --config.lora.{key}={saved[key]!r}, or give another --workdir"
+            )
+
+
 def open_workdir(workdir: Path, config: ConfigDict, manifest: RowsManifest) -> None:
     """Writes the config and the tokenizer of a run that begins or resumes; on the first host only."""
     if jax.process_index() == 0:
@@ -108,10 +120,19 @@ def open_workdir(workdir: Path, config: ConfigDict, manifest: RowsManifest) -> N
 
 
 def resume_metadata(
-    step: int, order: DataOrder, config: ConfigDict, model_config: ModelConfig, manifest: RowsManifest
+    step: int,
+    order: DataOrder,
+    config: ConfigDict,
+    model_config: ModelConfig,
+    manifest: RowsManifest,
+    base: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The JSON part of a checkpoint: what a run needs besides its arrays to resume after `step` steps."""
-    return {
+    """The JSON part of a checkpoint: what a run needs besides its arrays to resume after `step` steps.
+
+    Args:
+      base: of LoRA, the model that the adapters belong to (`huggingface.pretrained.Pretrained.record`).
+    """
+    return ({} if base is None else {"base": dict(base)}) | {
         "step": step,
         "data": order.state(step),
         "model": dataclasses.asdict(model_config),

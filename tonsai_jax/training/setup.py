@@ -11,9 +11,16 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from tonsai_jax.config import check_schedule, loss_settings, micro_batch, model_config, optimizer_settings
+from tonsai_jax.config import (
+    check_schedule,
+    lora_settings,
+    loss_settings,
+    micro_batch,
+    model_config,
+    optimizer_settings,
+)
 from tonsai_jax.model.attention import choose_attention_backend
-from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.model.config import Lora, ModelConfig
 from tonsai_jax.runtime.hardware import check_dtype
 from tonsai_jax.stages import Stage, total_steps
 from tonsai_jax.training.mesh import make_mesh
@@ -36,8 +43,15 @@ class Setup:
     model_config: ModelConfig
     attention_backend: str
     attention_reason: str
+    lora: Lora | None
     optimizer: optax.GradientTransformation
     abstract_state: TrainState
+
+    def flops_per_token(self, seq_len: int) -> float:
+        """FLOPs per token of one training step, see `ModelConfig.flops_per_token`."""
+        if self.lora is None:
+            return self.model_config.flops_per_token(seq_len)
+        return self.lora.flops_per_token(self.model_config, seq_len)
 
 
 def check_run(config: ConfigDict, stages: Sequence[Stage], vocab_size: int) -> Setup:
@@ -60,10 +74,11 @@ def check_run(config: ConfigDict, stages: Sequence[Stage], vocab_size: int) -> S
     seq_lens = [stage.seq_len for stage in stages]
     attention_backend, attention_reason = choose_attention_backend(model, jax.default_backend(), seq_lens)
     optimizer = make_optimizer(**optimizer_settings(config))
-    state = abstract_state(model, optimizer, mesh)
+    lora = lora_settings(config)
+    state = abstract_state(model, optimizer, mesh, lora)
     if config.optimizer.frozen_steps:
         mask_of(state.params, config.optimizer.frozen_except)  # only for its error
-    return Setup(stages, mesh, model, attention_backend, attention_reason, optimizer, state)
+    return Setup(stages, mesh, model, attention_backend, attention_reason, lora, optimizer, state)
 
 
 def make_steps(
@@ -78,7 +93,7 @@ def make_steps(
       token_bytes: int32 [vocab_size], UTF-8 bytes of each id.
       prefix_bytes: bytes that the tokenizer puts before every text.
     """
-    graph = model_graph(setup.model_config, setup.attention_backend, setup.mesh)
+    graph = model_graph(setup.model_config, setup.attention_backend, setup.mesh, setup.lora)
     loss = LossSettings(**loss_settings(config))
     schedule = learning_rate_schedule(
         config.optimizer.schedule,

@@ -10,7 +10,8 @@ import optax
 from flax import nnx
 from jax.sharding import AbstractMesh, Mesh
 
-from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.model.config import Lora, ModelConfig
+from tonsai_jax.model.lora import add_adapters, join_adapters, split_adapters, stored_base
 from tonsai_jax.model.transformer import Transformer
 from tonsai_jax.training.mesh import shardings
 
@@ -22,38 +23,52 @@ class TrainState:
 
     Attributes:
       step: int32 scalar, the steps done, skipped ones included.
-      params: nested dict of float32 arrays.
+      params: nested dict of float32 arrays, the parameters that are trained.
       opt_state: the state of the Optax optimizer.
+      frozen: nested dict, the parameters that are not trained: the base of LoRA, see `stored_base`; else empty. They are in
+        no checkpoint.
     """
 
     step: jax.Array
     params: Any
     opt_state: Any
+    frozen: Any = dataclasses.field(default_factory=dict)
+
+    @property
+    def model_params(self) -> dict[str, Any]:
+        """All parameters of the model, trained and frozen."""
+        return join_adapters(self.params, self.frozen)
 
 
-def model_graph(model_config: ModelConfig, attention_backend: str, mesh: Mesh | None = None) -> nnx.GraphDef:
+def model_graph(
+    model_config: ModelConfig, attention_backend: str, mesh: Mesh | None = None, lora: Lora | None = None
+) -> nnx.GraphDef:
     """The model without its parameters: `nnx.merge(graph, params)` is a `Transformer`. Allocates no arrays.
 
     Args:
       attention_backend, mesh: see `Transformer`.
+      lora: the adapters that it has.
     """
-    abstract = nnx.eval_shape(lambda: Transformer(model_config, attention_backend, mesh, rngs=nnx.Rngs(0)))
+    abstract = nnx.eval_shape(lambda: _model(model_config, attention_backend, mesh, lora, seed=0))
     return nnx.split(abstract, nnx.Param)[0]
 
 
-def init_params(model_config: ModelConfig, seed: int) -> dict[str, Any]:
+def init_params(model_config: ModelConfig, seed: int, lora: Lora | None = None) -> dict[str, Any]:
     """Initial parameters, a nested dict of float32 arrays; the same for a seed on any mesh."""
-    return nnx.to_pure_dict(nnx.state(Transformer(model_config, rngs=nnx.Rngs(seed)), nnx.Param))
+    return nnx.to_pure_dict(nnx.state(_model(model_config, "xla", None, lora, seed), nnx.Param))
 
 
 def abstract_state(
-    model_config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh | AbstractMesh
+    model_config: ModelConfig,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh | AbstractMesh,
+    lora: Lora | None = None,
 ) -> TrainState:
     """The state as shapes, dtypes and shardings, without arrays; the devices of `mesh` need not exist.
 
     Raises `UserError` for a parameter in `optimizer.rate_of` that the model does not have.
     """
-    shapes = jax.eval_shape(lambda: _init(model_config, optimizer, 0))
+    shapes = jax.eval_shape(lambda: _init(model_config, optimizer, 0, lora))
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
@@ -61,27 +76,60 @@ def abstract_state(
     )
 
 
-def init_state(model_config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int) -> TrainState:
-    """The state before the first step; each device makes only the part that it keeps."""
-    placement = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(model_config, optimizer, mesh))
-    return jax.jit(lambda: _init(model_config, optimizer, seed), out_shardings=placement)()
+def init_state(
+    model_config: ModelConfig,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    seed: int,
+    lora: Lora | None = None,
+) -> TrainState:
+    """The state before the first step, all of it drawn from `seed`; each device makes only the part that it keeps."""
+    placement = _placement(abstract_state(model_config, optimizer, mesh, lora))
+    return jax.jit(lambda: _init(model_config, optimizer, seed, lora), out_shardings=placement)()
 
 
 def state_of(
-    read_params: Callable[[Any], Any], optimizer: optax.GradientTransformation, abstract: TrainState
+    read_params: Callable[[Any], Any],
+    optimizer: optax.GradientTransformation,
+    abstract: TrainState,
+    new_adapters: Callable[[], Any] | None = None,
 ) -> TrainState:
     """The state before the first step of a run that continues from another model.
 
     Args:
-      read_params: reads the parameters; it is given a tree of their shardings.
+      read_params: reads the parameters of that model; it is given a tree of their shapes, dtypes and shardings.
       abstract: from `abstract_state`.
+      new_adapters: draws the adapters of LoRA, see `init_params`; without it all parameters of the model are trained.
     """
-    placement = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    params = read_params(placement.params)
+    placement = _placement(abstract)
+    if new_adapters is None:
+        params, frozen = read_params(abstract.params), {}
+    else:
+        frozen = read_params(abstract.frozen)
+        params = jax.jit(lambda: split_adapters(new_adapters())[0], out_shardings=placement.params)()
     opt_state = jax.jit(optimizer.init, out_shardings=placement.opt_state)(params)
-    return TrainState(step=jax.device_put(jnp.int32(0), placement.step), params=params, opt_state=opt_state)
+    return TrainState(jax.device_put(jnp.int32(0), placement.step), params, opt_state, frozen)
 
 
-def _init(model_config: ModelConfig, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
-    params = init_params(model_config, seed)
-    return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=optimizer.init(params))
+def _placement(abstract: TrainState) -> TrainState:
+    return jax.tree.map(lambda leaf: leaf.sharding, abstract)
+
+
+def _init(
+    model_config: ModelConfig, optimizer: optax.GradientTransformation, seed: int, lora: Lora | None
+) -> TrainState:
+    params, frozen = init_params(model_config, seed, lora), {}
+    if lora is not None:
+        params, base = split_adapters(params)
+        frozen = stored_base(base, model_config.dtype)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), frozen)
+
+
+def _model(
+    model_config: ModelConfig, attention_backend: str, mesh: Mesh | None, lora: Lora | None, seed: int
+) -> Transformer:
+    rngs = nnx.Rngs(seed)
+    model = Transformer(model_config, attention_backend, mesh, rngs=rngs)
+    if lora is not None:
+        add_adapters(model, lora, rngs)
+    return model

@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from tonsai_jax.data.marks import ANSWER, BEGIN
 from tonsai_jax.model.experts import Routing
+from tonsai_jax.model.lora import join_adapters
 from tonsai_jax.model.transformer import Transformer, output_table
 from tonsai_jax.runtime.xla import compiler_options
 from tonsai_jax.stages import MicroBatch
@@ -176,10 +177,11 @@ def make_train_step(
     """
 
     def loss_of(
-        params: Any, sequences: Batch, weight: jax.Array, share: float, key: jax.Array
+        params: Any, frozen: Any, sequences: Batch, weight: jax.Array, share: float, key: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Loss and metrics of one micro-batch, scaled so that their sums over micro-batches are those of the whole batch."""
         inputs_BxT, targets_BxT, learned_BxT, segments_BxT = sequences_of(sequences)
+        params = join_adapters(params, frozen)
         model = nnx.merge(graph, params)
         x_BxTxD, routing = model(
             inputs_BxT, end_of_text_id=end_of_text_id, segments_BxT=segments_BxT, dropout_key=key, dropless=False
@@ -208,11 +210,11 @@ def make_train_step(
         accumulation = micro_batch.accumulation_steps(mesh.size, B, T)
 
         if accumulation == 1:
-            gradients, sums = gradient_of(state.params, batch, weight, 1.0, key)
+            gradients, sums = gradient_of(state.params, state.frozen, batch, weight, 1.0, key)
         else:
 
             def gradient_of_one(sequences: Batch, key: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
-                return gradient_of(state.params, sequences, weight, 1 / accumulation, key)
+                return gradient_of(state.params, state.frozen, sequences, weight, 1 / accumulation, key)
 
             def add_one(total: Any, one: tuple[Batch, jax.Array]) -> tuple[Any, None]:
                 return jax.tree.map(jnp.add, total, gradient_of_one(*one)), None
@@ -252,7 +254,7 @@ def make_train_step(
             "stop": stop,
         }
         # Keep the sharding of the input: XLA may choose another one, and the next call would compile again for it.
-        state = TrainState(state.step + 1, params, opt_state)
+        state = TrainState(state.step + 1, params, opt_state, state.frozen)
         return jax.lax.with_sharding_constraint(state, shardings(state, mesh)), metrics
 
     return train_step
