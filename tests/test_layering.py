@@ -30,6 +30,7 @@ LEVELS = (
     ("chat_ui", "evaluation"),
     ("gguf",),
     ("adapt",),
+    ("reinforce",),
     ("samples",),
     ("cli", "hooks"),
     ("train",),

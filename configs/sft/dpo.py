@@ -47,6 +47,8 @@ def get_config(variant: str = "") -> ConfigDict:
 
     config.checkpoint.every = 100
     config.eval.every = 50
+    config.sample.chat = True
+    config.sample.prompts = ("តើអ្នកជានរណា?", "Who are you?")
     config.export = True
 
     if variant == "laptop":
