@@ -59,6 +59,6 @@ def get_config(variant: str = "") -> ConfigDict:
         config.model.remat = "none"
         config.model.scan_layers = False
         config.loss.chunk_tokens = 512
-        config.optimizer.learning_rate = 5e-5
+        config.optimizer.learning_rate = 2e-4
         config.optimizer.warmup_steps = 5
     return config
