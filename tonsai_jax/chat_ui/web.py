@@ -234,7 +234,8 @@ def page(chats: Sequence[tuple[str, Chat]], *, max_new_tokens: int, sampling: Sa
             send,
             [box, state, system, limit, random_seed, *controls],
             outputs,
-            show_progress="hidden",
+            show_progress="minimal",
+            show_progress_on=views[:1],
             api_visibility="private",
         )
         box.stop(ready, None, box, cancels=[sending], queue=False, api_visibility="private")
