@@ -209,7 +209,7 @@ def page(chats: Sequence[tuple[str, Chat]], *, max_new_tokens: int, sampling: Sa
                 yield show(ready(), "", conversations)
                 return
             try:
-                chosen = {control[0]: value for control, value in zip(_CONTROLS, settings, strict=True)}
+                chosen: dict[str, Any] = {control[0]: value for control, value in zip(_CONTROLS, settings, strict=True)}
                 emptied = gradio.update(value="", submit_btn=False, stop_btn=True)
                 for line, answered in answers(
                     chats,
