@@ -118,7 +118,8 @@ def test_a_mistake_at_a_terminal_is_one_line_and_the_chat_goes_on(chat, tokenize
 
 def test_ctrl_c_stops_an_answer_and_what_was_said_stays_in_the_history(chat, tokenizer, monkeypatch, capsys):
     model = WrittenAnswers(monkeypatch, tokenizer.encode("one two three"))
-    whole, pressed = model._generate, []
+    whole = model._generate
+    pressed: list[str] = []
 
     def pressing_once(prompts, end_ids):
         for count, ids in enumerate(whole(prompts, end_ids)):

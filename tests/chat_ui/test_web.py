@@ -16,6 +16,7 @@ from tonsai_jax.chat.conversation import Message
 from tonsai_jax.chat.template import ChatTemplate
 from tonsai_jax.chat_ui import web
 from tonsai_jax.errors import UserError
+from tonsai_jax.inference.chat import Chat, Reply
 from tonsai_jax.sampling import Sampling
 
 GREEDY = Sampling(temperature=0)
@@ -63,11 +64,19 @@ def test_all_models_answer_a_message_each_in_its_own_conversation(chats, tokeniz
 
 def test_answers_that_are_closed_ask_no_model_for_more(chats, tokenizer, monkeypatch):
     model = WrittenAnswers(monkeypatch, tokenizer.encode(KHMER))
+    replies: list[Reply] = []
+    reply = Chat.reply
+
+    def kept(*args, **settings):  # so that a reply ends because it is closed, and not because nobody has it
+        replies.append(reply(*args, **settings))
+        return replies[-1]
+
+    monkeypatch.setattr(Chat, "reply", kept)
     stream = answers(chats, [(), ()])
     list(itertools.islice(stream, 3))
     stream.close()
     given = model.given
-    assert list(stream) == []
+    assert [list(each) for each in (stream, *replies)] == [[], [], []]
     assert model.given == given < 10
 
 

@@ -209,7 +209,7 @@ def page(chats: Sequence[tuple[str, Chat]], *, max_new_tokens: int, sampling: Sa
                 yield show(ready(), "", conversations)
                 return
             try:
-                chosen = {control[0]: value for control, value in zip(_CONTROLS, settings, strict=True)}
+                chosen: dict[str, Any] = {control[0]: value for control, value in zip(_CONTROLS, settings, strict=True)}
                 emptied = gradio.update(value="", submit_btn=False, stop_btn=True)
                 for line, answered in answers(
                     chats,
@@ -234,7 +234,8 @@ def page(chats: Sequence[tuple[str, Chat]], *, max_new_tokens: int, sampling: Sa
             send,
             [box, state, system, limit, random_seed, *controls],
             outputs,
-            show_progress="hidden",
+            show_progress="minimal",
+            show_progress_on=views[:1],
             api_visibility="private",
         )
         box.stop(ready, None, box, cancels=[sending], queue=False, api_visibility="private")
