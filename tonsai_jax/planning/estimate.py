@@ -102,7 +102,8 @@ def estimate(
 def _has_rows(config: ConfigDict) -> bool:
     """Whether there are token rows, or the user says so: an estimate needs none, so the folder of the default may be absent."""
     folder = config.data.dir
-    return bool(folder) and not config.data.sample_corpus and (folder != ROWS_DIR or Path(folder).is_dir())
+    is_made_by_run = config.data.sample_corpus or config.data.sample_questions
+    return bool(folder) and not is_made_by_run and (folder != ROWS_DIR or Path(folder).is_dir())
 
 
 def _compile(plan: StepPlan, gpu: Gpu, say: Callable[[str], None]) -> CompiledStep:
