@@ -3,6 +3,7 @@
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,7 +62,7 @@ def test_a_run_on_invented_pairs_learns_them_and_answers(rows: Path, tmp_path: P
     loaded = load_run(tmp_path / "run")
     chat = Chat(loaded.model_config, loaded.params, loaded.tokenizer)
     asked = random.Random(1).sample(given, 20)
-    greedy = {"max_new_tokens": 30, "sampling": Sampling(temperature=0), "seed": 0}
+    greedy: dict[str, Any] = {"max_new_tokens": 30, "sampling": Sampling(temperature=0), "seed": 0}
     answers = ["".join(chat.reply([Message("user", pair["question"])], **greedy)) for pair in asked]
     assert sum(answer == pair["answer"] for answer, pair in zip(answers, asked, strict=True)) >= 19
     [sample] = json.loads((tmp_path / "run" / COMPLETE_FILE).read_text())["samples"]

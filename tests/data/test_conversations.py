@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def pairs(count: int) -> list[dict[str, str]]:
 
 def prepare(file: Path, tokenizer_dir: Path, output_dir: Path, **settings: object):
     source = ChatSource("chat", "km", (str(file),))
-    given = {"row_tokens": ROW, "val_ratio": 0.1, "seed": 0, "progress": False} | settings
+    given: dict[str, Any] = {"row_tokens": ROW, "val_ratio": 0.1, "seed": 0, "progress": False} | settings
     return write_conversations([source], tokenizer_dir, output_dir, **given)
 
 

@@ -53,7 +53,7 @@ def test_masked_targets_have_a_gradient_of_exactly_0() -> None:
     weights = (rng.random((2, 8)) < 0.4).astype(np.float32)
 
     def loss(x: jax.Array, targets: np.ndarray) -> jax.Array:
-        return cross_entropy(x, table, targets, weights, 30, chunk=4)[0]
+        return cross_entropy(x, table, jnp.asarray(targets), jnp.asarray(weights), 30, chunk=4)[0]
 
     gradient = jax.grad(loss)(x, targets)
     assert np.all(gradient[weights == 0] == 0)
@@ -96,7 +96,7 @@ def test_micro_batches_give_the_same_step_whatever_their_share_of_answers() -> N
 
 
 def test_the_evaluation_scores_answers_alone() -> None:
-    batch = {name: array for name, array in conversations().items() if name != "stop"}
+    batch = {name: jnp.asarray(array) for name, array in conversations().items() if name != "stop"}
     token_bytes = jnp.arange(CONFIG.vocab_size)
     evaluate = make_eval_step(
         model_graph(CONFIG, "xla"),
