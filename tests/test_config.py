@@ -227,6 +227,10 @@ def test_stages_that_cannot_be_are_refused(values: dict[str, object], message: s
         ({"optimizer__name": "adam"}, "optimizer.name='adam' is not known; did you mean 'adamw'?"),
         ({"optimizer__momentum": 1.0}, "optimizer.momentum=1.0 must lie in [0, 1)"),
         ({"optimizer__mu_dtype": "float16"}, "optimizer.mu_dtype='float16' is not known; did you mean"),
+        (
+            {"data__sample_questions": True},
+            "data.sample_questions=True needs a model; add --config.init_from=runs/quickstart",
+        ),
         ({"optimizer__rate_of": 0.5}, "optimizer.rate_of=0.5 must be a dict such as {'token_embedding': 0.5}"),
         ({"optimizer__rate_of": {"bias": -1}}, "optimizer.rate_of: factor of 'bias' is -1; factors are numbers of"),
     ],
@@ -277,6 +281,13 @@ def test_a_variant_that_is_not_there_is_refused() -> None:
 def test_a_run_without_a_workdir_goes_to_one_named_after_its_config() -> None:
     assert default_workdir("configs/gpt2_124m.py") == Path("runs/gpt2_124m")
     assert default_workdir("configs/gpt2_500m.py:exact") == Path("runs/gpt2_500m_exact")
+    assert default_workdir("/home/dara/mine.py") == Path("runs/mine")
+
+
+def test_configs_with_one_name_in_two_folders_get_two_workdirs() -> None:
+    assert default_workdir("configs/quickstart.py") == Path("runs/quickstart")
+    assert default_workdir("configs/sft/quickstart.py") == Path("runs/sft_quickstart")
+    assert default_workdir("/home/dara/tonsai_jax/configs/sft/full.py:laptop") == Path("runs/sft_full_laptop")
 
 
 def test_weights_and_biases_must_be_there_before_anything_begins() -> None:

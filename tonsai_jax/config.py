@@ -56,6 +56,8 @@ def default_config() -> ConfigDict:
     config.data.dir = ROWS_DIR  # folder of token rows, which `tonsai data` or `tonsai tokenize` writes
     # True: write a small corpus of stories, its tokenizer and rows to data.dir if absent.
     config.data.sample_corpus = False
+    # True: write questions about these stories to data.dir if absent, for the model of init_from, which is then a run.
+    config.data.sample_questions = False
     config.data.weights = placeholder(object)  # {source: weight}; None takes the weights in the rows' manifest
     config.data.max_epochs = 0.0  # refuse a run that reads a source more often than this; 0 is no limit
 
@@ -318,6 +320,8 @@ def validate(config: ConfigDict) -> None:
         section, _, name = key.rpartition(".")
         value = config[section][name] if section else config[name]
         require(value >= least, key, f"must be at least {least}")
+    with_tokenizer = not config.data.sample_questions or bool(config.init_from)
+    require(with_tokenizer, "data.sample_questions", "needs a model; add --config.init_from=runs/quickstart")
     data = config.mesh.data
     require(data == -1 or data >= 1, "mesh.data", "must be -1 (what the others leave) or at least 1")
     require(0 < config.runtime.memory_fraction <= 1, "runtime.memory_fraction", "must lie in (0, 1]")

@@ -218,7 +218,8 @@ def describe_complete_run(workdir: Path, step: int, say: Callable[[str], None], 
         say(f"  tonsai chat --workdir {folder}")
     else:
         say(f"  tonsai generate --workdir {folder} --prompt {shlex.quote(prompt)}")
-    say(f"  tonsai evaluate --workdir {folder}")
+    if "eval/margin" not in record["scores"]:
+        say(f"  tonsai evaluate --workdir {folder}")
     if record["exported"]:
         say(f'  AutoModelForCausalLM.from_pretrained("{workdir / "export"}") with transformers')
     else:

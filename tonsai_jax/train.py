@@ -286,12 +286,15 @@ def _open_pretrained(config: ConfigDict, workdir: Path, saved: Mapping[str, Any]
 def _open_rows(config: ConfigDict) -> RowsManifest:
     if not config.data.dir:
         raise UserError("data.dir is not set; add --config.data.dir=FOLDER, token rows of `tonsai tokenize`")
-    if config.data.sample_corpus:
+    if config.data.sample_corpus or config.data.sample_questions:
         if jax.process_index() == 0:
             # Imported here, since it loads everything that prepares text.
-            from tonsai_jax.samples.quickstart import build_sample_rows
+            from tonsai_jax.samples.quickstart import build_question_rows, build_sample_rows
 
-            build_sample_rows(Path(config.data.dir))
+            if config.data.sample_corpus:
+                build_sample_rows(Path(config.data.dir))
+            else:
+                build_question_rows(Path(config.data.dir), Path(config.init_from, "tokenizer"))
         sync_global_devices("sample corpus")  # the other hosts read what the first one wrote
     return read_manifest(config.data.dir)
 

@@ -82,6 +82,18 @@ def test_a_conversation_that_is_there_twice_is_kept_once(tmp_path: Path, tokeniz
     assert sum(split.documents for split in packed.source.splits.values()) == 20
 
 
+def test_validation_conversations_can_be_given(tmp_path: Path, tokenizer_dir: Path) -> None:
+    train, validation = write(tmp_path / "train.jsonl", *pairs(20)), write(tmp_path / "held.jsonl", *pairs(25)[18:])
+    source = ChatSource("chat", "km", (str(train),), validation=(str(validation),))
+    [packed] = write_conversations(
+        [source], tokenizer_dir, tmp_path / "rows", row_tokens=ROW, val_ratio=0.5, seed=0, progress=False
+    )
+    assert packed.counts == {"conversations": 27, "duplicates": 2}
+    held_out = segments(tmp_path / "rows", "validation")
+    assert sorted(text.split("What is ")[1].split("?")[0] for text in held_out) == ["20", "21", "22", "23", "24"]
+    assert len(segments(tmp_path / "rows", "train")) == 20
+
+
 def test_a_long_conversation_loses_its_last_turns(tmp_path: Path, tokenizer_dir: Path) -> None:
     turns = [{"from": ("human", "gpt")[n % 2], "value": f"turn number {n}"} for n in range(20)]
     file = write(tmp_path / "chat.jsonl", {"conversations": turns})

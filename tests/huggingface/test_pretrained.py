@@ -288,6 +288,11 @@ def test_a_folder_that_is_absent_is_refused_and_the_hub_is_named() -> None:
         open_pretrained("org/model")
 
 
+def test_a_run_that_is_absent_must_be_trained_first() -> None:
+    with pytest.raises(UserError, match="init_from=runs/none: no such folder; train that run first"):
+        open_pretrained("runs/none")
+
+
 def test_a_model_in_the_cache_of_the_hub_needs_no_network(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ from tests.support.families import config_of
 from tests.support.tiny_model import CONFIG, config_with, random_params
 from tonsai_jax.errors import UserError
 from tonsai_jax.model.config import LORA_TARGETS, Lora, ModelConfig
-from tonsai_jax.model.lora import join_adapters, merge_adapters, split_adapters, stored_base
+from tonsai_jax.model.lora import merge_adapters, split_adapters, stored_base
 from tonsai_jax.training.state import init_params, model_graph
 
 LORA = Lora(rank=4, alpha=16.0, dropout=0.0, targets=LORA_TARGETS)
@@ -43,14 +43,6 @@ def drawn(config: ModelConfig, lora: Lora | None = None) -> dict[str, Any]:
     return jax.jit(lambda: init_params(config, 0, lora))()
 
 
-def noisy(config: ModelConfig, lora: Lora) -> dict[str, Any]:
-    """All parameters random, B of the adapters too."""
-    rng = np.random.default_rng(1)
-    adapters, _ = split_adapters(jax.eval_shape(lambda: init_params(config, 0, lora)))
-    adapters = jax.tree.map(lambda leaf: jnp.asarray(0.1 * rng.standard_normal(leaf.shape), jnp.float32), adapters)
-    return join_adapters(adapters, random_params(config))
-
-
 def test_a_new_adapter_changes_nothing() -> None:
     params = drawn(CONFIG, LORA)
     adapters, base = split_adapters(params)
@@ -72,7 +64,7 @@ def test_a_is_drawn_as_peft_draws_it() -> None:
 def test_merged_equals_applied(variant: str) -> None:
     config = config_of(variant)
     lora = dataclasses.replace(LORA, targets=LORA_TARGETS[:2] if config.num_experts else LORA_TARGETS)
-    params = noisy(config, lora)
+    params = random_params(config, lora=lora)
     merged = merge_adapters(params, lora)
     assert jax.tree.structure(merged) == jax.tree.structure(random_params(config))
     applied = logits(config, params, lora)
@@ -97,7 +89,7 @@ def test_the_count_of_trained_parameters_is_that_of_the_arrays(variant: str) -> 
 
 def test_dropout_of_adapters_changes_with_the_key_and_only_where_there_is_a_key() -> None:
     lora = dataclasses.replace(LORA, dropout=0.5)
-    params = noisy(CONFIG, lora)
+    params = random_params(CONFIG, lora=lora)
     without = logits(CONFIG, params, lora)
     np.testing.assert_array_equal(without, logits(CONFIG, params, LORA, jax.random.key(0)))
     first, again, second = (logits(CONFIG, params, lora, jax.random.key(key)) for key in (0, 0, 1))

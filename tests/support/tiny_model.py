@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.model.config import Lora, ModelConfig
 from tonsai_jax.tokenizer.examples import Example
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.tokenizer.special_tokens import END_OF_TEXT
@@ -31,7 +31,7 @@ def config_with(**changes) -> ModelConfig:
     return replace(CONFIG, **changes)
 
 
-def random_params(config: ModelConfig, seed: int = 0):
+def random_params(config: ModelConfig, seed: int = 0, lora: Lora | None = None):
     """Every parameter random, so that no zero bias and no unit scale hides a mistake."""
     rng = np.random.default_rng(seed)
 
@@ -39,7 +39,7 @@ def random_params(config: ModelConfig, seed: int = 0):
         mean = 1.0 if path[-1] == jax.tree_util.DictKey("scale") else 0.0
         return jnp.asarray(mean + 0.1 * rng.standard_normal(leaf.shape), jnp.float32)
 
-    return jax.tree_util.tree_map_with_path(noise, jax.eval_shape(lambda: init_params(config, 0)))
+    return jax.tree_util.tree_map_with_path(noise, jax.eval_shape(lambda: init_params(config, 0, lora)))
 
 
 def tiny_tokenizer(folder) -> Tokenizer:

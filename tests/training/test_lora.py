@@ -141,6 +141,7 @@ def test_a_stopped_run_resumes_bit_for_bit_and_opens_merged(lora_run: TinyRun, b
     assert_same(ours["token_embedding"], open_pretrained(str(base)).params()["token_embedding"])
 
 
+@pytest.mark.full
 def test_a_run_continues_from_a_lora_run(lora_run: TinyRun, tmp_path: Path) -> None:
     """From its merged model: with new adapters, or with all parameters trained."""
     lora_run.train("steps=2")
@@ -167,10 +168,11 @@ def test_a_base_that_changed_or_is_gone_is_refused(lora_run: TinyRun, base: Path
         ):
             use()
     shutil.rmtree(folder)
-    with pytest.raises(UserError, match=r"its adapters belong to cannot be opened: init_from=.*no such folder"):
+    with pytest.raises(UserError, match=r"its adapters belong to cannot be opened: base=.*no such folder"):
         load_run(lora_run.workdir)
 
 
+@pytest.mark.full
 def test_adapters_of_another_shape_do_not_resume(lora_run: TinyRun) -> None:
     lora_run.train(steps_today=1)
     for key in ("lora.rank=8", "lora.rank=0", "lora.targets=('qkv',)"):

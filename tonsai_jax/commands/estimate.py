@@ -52,7 +52,7 @@ def main() -> None:
         set_model(config, pretrained_config(config.init_from))
     if args.data:
         read_manifest(args.data)  # raises where there are no rows, which only a folder of the config may lack
-        config.data.dir, config.data.sample_corpus = args.data, False
+        config.data.dir, config.data.sample_corpus, config.data.sample_questions = args.data, False, False
     figures = estimate(config, gpu, args.num_gpus, tokens=args.tokens, price=args.price, compiles=not args.no_compile)
     print(estimate_as_text(figures))
     if args.json:

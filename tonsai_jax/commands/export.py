@@ -12,6 +12,8 @@ from tonsai_jax.runtime.libraries import quiet_libraries
 EXAMPLES = """examples:
   tonsai export --workdir runs/gpt2 --output-dir export/gpt2
   tonsai export --workdir runs/gpt2 --output-dir export/gpt2 --verify  # needs transformers: uv sync --extra hf
+  tonsai export --workdir runs/lora --output-dir export/lora              # LoRA: merged into its base model
+  tonsai export --workdir runs/lora --output-dir export/adapter --adapter # LoRA: only the adapters, for peft
   tonsai export --workdir runs/gpt2 --output-dir export/gpt2 --push-to-hub USER/NAME --private
   tonsai export --output-dir export/gpt2 --push-to-hub USER/NAME      # upload an earlier export as it is
 """
@@ -39,6 +41,11 @@ def main() -> None:
         help="the exported tokenizer leaves text as it is, instead of normalizing it like the training text",
     )
     add(
+        "--adapter",
+        action="store_true",
+        help="of a run with LoRA write only the adapters, as peft loads them onto the base model, instead of the merged model",
+    )
+    add(
         "--verify",
         action="store_true",
         help="load the export with transformers and compare it with the run: token ids, logits, a greedy continuation",
@@ -55,11 +62,16 @@ def main() -> None:
     uploading = _given(args, "private", "revision", "commit_message")
     if uploading and not args.push_to_hub:
         raise UserError(f"{uploading[0]} has no effect without --push-to-hub USER/NAME; add that, or leave it out")
-    exporting = _given(args, "step", "dtype", "license", "no_normalizer", "verify")
+    exporting = _given(args, "step", "dtype", "license", "no_normalizer", "adapter", "verify")
     if not args.workdir and (exporting or not args.push_to_hub):
         raise UserError(
             "--workdir is missing: the folder of the run to export. It may be left out only with --push-to-hub, to upload "
             "an earlier export as it is"
+        )
+
+    if args.adapter and (merging := _given(args, "dtype", "verify")):
+        raise UserError(
+            f"{merging[0]} is for a whole model, and --adapter writes only adapters (float32); leave one out"
         )
 
     quiet_libraries()
@@ -67,12 +79,17 @@ def main() -> None:
 
     if args.push_to_hub:
         check_repo_id(args.push_to_hub)  # now, and not after the export
-    folder = _export(args) if args.workdir else Path(args.output_dir)
+    if args.adapter:
+        folder = _export_adapter(args)
+    else:
+        folder = _export(args) if args.workdir else Path(args.output_dir)
     if args.push_to_hub:
         address = push_to_hub(
             folder, args.push_to_hub, private=args.private, revision=args.revision, message=args.commit_message
         )
         print(f"uploaded to {address}")
+    elif args.adapter:
+        print(f"next: the model card {folder / 'README.md'} says how peft loads it")
     else:
         print(f'next: AutoModelForCausalLM.from_pretrained("{folder}"); the model card is {folder / "README.md"}')
 
@@ -106,4 +123,45 @@ def _export(args: argparse.Namespace) -> Path:
     print(f"{folder}: {run.model_config.num_parameters:,} parameters of step {run.step:,}, {size:,.1f} MB")
     if args.verify:
         print(f"verified: {verify(folder, run.model_config, run.params, run.tokenizer, dtype)}")
+    return folder
+
+
+def _export_adapter(args: argparse.Namespace) -> Path:
+    from tonsai_jax.config import from_json
+    from tonsai_jax.files import read_json
+    from tonsai_jax.huggingface.adapter import export_adapter
+    from tonsai_jax.huggingface.card import details_of_run
+    from tonsai_jax.huggingface.download import HUB
+    from tonsai_jax.tokenizer.loading import Tokenizer
+    from tonsai_jax.training.saved import open_checkpoint
+
+    run = open_checkpoint(args.workdir, args.step)
+    if run.lora is None:
+        raise UserError(
+            f"{run.workdir}: has no adapters, all parameters were trained (lora.rank=0); leave --adapter out"
+        )
+    config = from_json(read_json(run.workdir / "config.json"))
+    details = details_of_run(run.workdir, config, run.step, run.saved["data"]["rows"])
+    base = run.saved["base"]["where"]
+    on_hub = base.startswith(HUB)
+    folder = export_adapter(
+        run.model_config,
+        run.params(),
+        run.lora,
+        Tokenizer.from_folder(run.workdir / "tokenizer"),
+        args.output_dir,
+        base_model=base.removeprefix(HUB).partition("@")[0],
+        details=dataclasses.replace(details, license=args.license),
+        normalize=not args.no_normalizer,
+    )
+    count = run.lora.num_parameters(run.model_config)
+    print(f"{folder}: {count:,} parameters of the adapters of step {run.step:,}, for the model {base}")
+    if run.saved["base"]["step"] is not None:
+        print(
+            f"note: that is a run; export it first, peft needs the base model in Hugging Face format: --workdir {base}"
+        )
+    if not on_hub:
+        print(
+            "note: adapter_config.json names that folder; before you share it, put the base model's name on the Hub there"
+        )
     return folder

@@ -41,6 +41,7 @@ class ChatSource:
       locations: files, folders and globs of json, jsonl, csv, tsv and parquet, or "hf:ORG/NAME" for a dataset of the Hub.
       weight: in mixtures that do not name the source; None takes its share of all rows.
       kind: "conversations", or "pairs" of a chosen and a rejected one.
+      validation: locations of the validation conversations; () chooses them by chance among the others.
     """
 
     name: str
@@ -48,6 +49,7 @@ class ChatSource:
     locations: tuple[str, ...]
     weight: float | None = None
     kind: str = "conversations"
+    validation: tuple[str, ...] = ()
 
 
 Sample = tuple[Encoded, ...]
@@ -215,17 +217,22 @@ class _Packer:
         """Writes both splits of a source to `folder`; a weight that is not given is -1."""
         faults, counts = Faults(self._on_error), Counter[str]()
         encoded: dict[bytes, Sample] = {}
+        num_train = 0
         with progress_bar("encoding", unit=f" {source.kind}", total=None, wanted=self._progress) as bar:
-            for where, record in _records(source.locations, faults):
-                counts["conversations"] += 1
-                found = self._encode(source.kind, where, record, faults, counts)
-                if found and encoded.setdefault(_ids_of(found).tobytes(), found) is not found:
-                    counts["duplicates"] += 1
-                bar.update(1)
+            for locations in (source.locations, source.validation):
+                num_train = len(encoded)
+                for where, record in _records(locations, faults):
+                    counts["conversations"] += 1
+                    found = self._encode(source.kind, where, record, faults, counts)
+                    if found and encoded.setdefault(_ids_of(found).tobytes(), found) is not found:
+                        counts["duplicates"] += 1
+                    bar.update(1)
         if not encoded:
             raise UserError(f"{', '.join(source.locations)}: no {source.kind} are left to train on")
         kept = list(encoded.values())
         is_validation = list(choose_validation(len(kept), self._val_ratio, f"{self._seed}/{source.name}"))
+        if source.validation:
+            is_validation = [number >= num_train for number in range(len(kept))]
         splits = {}
         for split, is_held_out in (("train", False), ("validation", True)):
             chosen = [each for each, held_out in zip(kept, is_validation, strict=True) if held_out == is_held_out]

@@ -92,13 +92,14 @@ def evaluate_pairs(
         numbers = np.arange(len(rows))
         if max_rows and len(rows) > max_rows:
             numbers = np.linspace(0, len(rows) - 1, max_rows).astype(np.int64)
-        logp_NxS = score_rows(score_step, params, rows, numbers.tolist(), mesh, batch_size, task="evaluating")
-        if not logp_NxS.size:
+        if not len(numbers):
             continue
-        before_NxS = reference.rows(name, "validation")[numbers, : logp_NxS.shape[1]]
-        is_pair_NxP = before_NxS[:, ::2] < 0
-        ratio_NxS = logp_NxS - before_NxS
-        margins = (ratio_NxS[:, ::2] - ratio_NxS[:, 1::2])[is_pair_NxP]
+        scored = score_rows(score_step, params, rows, numbers.tolist(), mesh, batch_size, task="evaluating")
+        before = reference.rows(name, "validation")[numbers]
+        ratios = np.concatenate(
+            [logp_S - before_S[: len(logp_S)] for logp_S, before_S in zip(scored, before, strict=True)]
+        )
+        margins = ratios[::2] - ratios[1::2]
         sources[name] = PairScore(
             len(margins),
             float(objective.loss(margins).mean()),

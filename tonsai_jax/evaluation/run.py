@@ -60,6 +60,11 @@ def evaluate_run(
         batch_size=batch_size,
         max_windows=max_batches * batch_size,
     )
+    if all(source.kind == "pairs" for source in manifest.sources.values()):
+        raise UserError(
+            f"{manifest.directory}: holds pairs of answers; bits per byte are measured on text or conversations, give such rows "
+            "with --data-dir. Margin and accuracy of the pairs are in the run's metrics.jsonl"
+        )
     if not evaluation.sources:
         raise UserError(
             f"{manifest.directory}: there are no validation rows; `tonsai tokenize --val-ratio 0.01` sets some aside"

@@ -13,7 +13,7 @@ from tonsai_jax.data.manifest import read_manifest
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json
 from tonsai_jax.huggingface.names import family_of
-from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.model.config import Lora, ModelConfig
 from tonsai_jax.reporting.metrics_file import metrics_rows, scores_of
 from tonsai_jax.reporting.numbers import count_of
 from tonsai_jax.text.normalize import Normalization
@@ -197,6 +197,59 @@ def model_card(
             "## Limits",
             "",
             *_limits(details.base_model),
+            "",
+        ]
+    )
+
+
+def adapter_card(name: str, model_config: ModelConfig, lora: Lora, base_model: str, details: CardDetails) -> str:
+    """The text of README.md for adapters of LoRA: metadata, how to load them, data, scores and limits.
+
+    Args:
+      name: the adapter's name.
+      model_config: of the model that they belong to.
+      base_model: where that model is: ORG/NAME of the Hub, or a folder.
+      details: what is known about the run.
+    """
+    metadata = _metadata(name, family_of(model_config), details) | {"library_name": "peft"}
+    if "base_model" in metadata:
+        metadata["base_model_relation"] = "adapter"
+    metadata["tags"] = [*metadata["tags"], "lora"]
+    shown = details.base_model or Path(base_model).name
+    steps = "" if details.step is None else f", trained for {count_of(details.step, 'step')}"
+    return "\n".join(
+        [
+            "---",
+            yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True) + "---",
+            "",
+            f"# {name}",
+            "",
+            f"LoRA adapters for {_linked(shown)}: {lora.num_parameters(model_config):,} parameters, rank {lora.rank}, "
+            f"alpha {lora.alpha:g}{steps}, made with tonsai_jax. Without that model they are of no use.",
+            "",
+            "## How to use it",
+            "",
+            "```python",
+            "from peft import PeftModel",
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            "",
+            'folder = "."  # this folder, or its name on the Hub',
+            "tokenizer = AutoTokenizer.from_pretrained(folder)",
+            f'base = AutoModelForCausalLM.from_pretrained("{shown}")',
+            "model = PeftModel.from_pretrained(base, folder)  # or .merge_and_unload() for a model without adapters",
+            "```",
+            "",
+            "## Training data",
+            "",
+            *_sources_table(details),
+            "",
+            "## Scores",
+            "",
+            *_scores_table(details),
+            "",
+            "## Limits",
+            "",
+            *_limits(shown),
             "",
         ]
     )

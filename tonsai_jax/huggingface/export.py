@@ -25,7 +25,7 @@ from tonsai_jax.huggingface.normalizer import NORMALIZER_FILE, normalizer_file, 
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.tokenizer.loading import Tokenizer
 
-FORMAT = "tonsai_jax/export"
+FORMAT, ADAPTER_FORMAT = "tonsai_jax/export", "tonsai_jax/adapter"
 VERSION = 1
 CARD, GENERATION_CONFIG = "README.md", "generation_config.json"
 # What people edit in an export, and where the new one goes if they did.
@@ -77,10 +77,8 @@ def export(
             model_config, end_of_text_id=tokenizer.end_of_text_id, pad_id=tokenizer.pad_id, dtype=dtype
         )
         special = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        if tokenizer.is_ours:
-            _write_tokenizer(folder, tokenizer, model_config.context_length, normalize)
-        else:
-            _copy_tokenizer(folder, tokenizer)
+        write_tokenizer(folder, tokenizer, model_config.context_length, normalize)
+        if not tokenizer.is_ours:
             ids = tokenizer.special_ids
             special = {"bos_token_id": ids.bos, "eos_token_id": ids.eos, "pad_token_id": ids.pad}
         write_json(folder / "config.json", config | special)
@@ -96,19 +94,29 @@ def export(
             starts_documents=tokenizer.is_ours or tokenizer.end_of_text_id == tokenizer.special_ids.first,
         )
         (folder / CARD).write_text(card, encoding="utf-8")
-        record = {"format": FORMAT, "version": VERSION, "step": details.step, "dtype": dtype}
-        record["sha256"] = {name: sha256_file(folder / name) for name in EDITABLE}
-        ours = {file.name for file in folder.iterdir()} | {"export.json"}
-        if (output_dir / "export.json").exists():
-            ours |= _keep_additions(output_dir, folder)
-        write_json(folder / "export.json", record | {"files": sorted(ours)})
+        seal(folder, output_dir, {"format": FORMAT, "version": VERSION, "step": details.step, "dtype": dtype})
     return output_dir
+
+
+def seal(folder: Path, output_dir: Path, record: dict[str, Any]) -> None:
+    """Ends the writing of an export: takes over what a person added to the earlier one, and writes export.json.
+
+    Args:
+      folder: the new export.
+      output_dir: where it will be, and an earlier one may be now.
+      record: what export.json says besides the files.
+    """
+    sha256 = {name: sha256_file(folder / name) for name in EDITABLE if (folder / name).is_file()}
+    ours = {file.name for file in folder.iterdir()} | {"export.json"}
+    if (output_dir / "export.json").exists():
+        ours |= _keep_additions(output_dir, folder)
+    write_json(folder / "export.json", record | {"sha256": sha256, "files": sorted(ours)})
 
 
 def check_export(folder: Path) -> None:
     """Raises `UserError` if `folder` is not a complete export."""
     record = read_json(folder / "export.json") if (folder / "export.json").is_file() else None
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
+    if not isinstance(record, dict) or record.get("format") not in (FORMAT, ADAPTER_FORMAT):
         raise UserError(f"{folder}: no export here (no export.json); give --workdir to make one")
     for name in record.get("files", ()):
         if not (folder / name).is_file():
@@ -164,6 +172,14 @@ def _warn_about_yarn(model_config: ModelConfig) -> None:
 
 def _warn(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr)
+
+
+def write_tokenizer(folder: Path, tokenizer: Tokenizer, context_length: int, normalize: bool) -> None:
+    """Writes the files of a tokenizer: ours as `transformers` should use it, another one as it is."""
+    if tokenizer.is_ours:
+        _write_tokenizer(folder, tokenizer, context_length, normalize)
+    else:
+        _copy_tokenizer(folder, tokenizer)
 
 
 def _copy_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:

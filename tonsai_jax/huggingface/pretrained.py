@@ -104,6 +104,8 @@ def open_pretrained(where: str, named: str = "init_from", step: int | None = Non
         raise UserError(f"{named}={where}: is a file; give the folder of the model")
     if not folder.is_dir():
         hint = f"; for a model of the Hub write {HUB}{where}" if re.fullmatch(r"[\w.-]+/[\w.-]+", where) else ""
+        if where.startswith("runs/"):
+            hint = "; train that run first, or give the folder of another model"
         raise UserError(f"{named}={where}: no such folder{hint}")
     if (folder / "checkpoints").is_dir():
         return _open_run(where, open_checkpoint(folder, step))

@@ -98,7 +98,8 @@ def least_bytes(
     """
     least = dict.fromkeys(KINDS, 0)
     devices = int(np.prod(list(mesh_sizes.values())))
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
+    frozen, trained = map(jax.tree_util.tree_leaves_with_path, (state.frozen, state.params))
+    for is_trained, path, leaf in [*((False, *each) for each in frozen), *((True, *each) for each in trained)]:
         split = leaf.size // int(np.prod(leaf.sharding.shard_shape(leaf.shape)))
         # Experts stay on their devices: a device gathers only the parts of its own experts.
         experts = mesh_sizes["expert"] if "expert" in leaf.sharding.spec else 1
@@ -107,8 +108,8 @@ def least_bytes(
         if split > experts:
             width = jnp.dtype(compute_dtype).itemsize if in_layers else leaf.dtype.itemsize
             least["all-gather"] += size * width * (2 if in_layers else 1) * accumulation_steps
-            least["reduce-scatter"] += size * leaf.dtype.itemsize * accumulation_steps
-        if split < devices:
+            least["reduce-scatter"] += is_trained * size * leaf.dtype.itemsize * accumulation_steps
+        if is_trained and split < devices:
             least["all-reduce"] += leaf.size // split * leaf.dtype.itemsize
     return least
 

@@ -52,7 +52,7 @@ def compile_step(plan: StepPlan, gpu: Gpu) -> CompiledStep:
     begin = time.monotonic()
     mesh = described_mesh(gpu, plan.mesh_sizes)
     step = make_train_step(
-        model_graph(plan.model_config, plan.attention_backend, mesh),
+        model_graph(plan.model_config, plan.attention_backend, mesh, plan.lora),
         plan.optimizer,
         lambda step: jnp.float32(plan.config.optimizer.learning_rate),  # its value changes no array
         mesh,
@@ -73,7 +73,7 @@ def compile_step(plan: StepPlan, gpu: Gpu) -> CompiledStep:
     set_optimization_level(plan.config.runtime.optimization_level, "gpu", mesh.size)
     try:
         with cudnn_attention_without_a_gpu():
-            state = abstract_state(plan.model_config, plan.optimizer, mesh)
+            state = abstract_state(plan.model_config, plan.optimizer, mesh, plan.lora)
             compiled = step.lower(state, batch).compile()  # type: ignore[attr-defined]  # it is jitted
     finally:
         jax.config.update("jax_optimization_level", level)

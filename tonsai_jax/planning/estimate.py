@@ -83,10 +83,11 @@ def estimate(
         "mesh": dict(plans[0].mesh_sizes),
         "usable_bytes": plans[0].usable_bytes(gpu),
         "parameters": model_config.num_parameters,
+        "trained_parameters": plans[0].lora and plans[0].lora.num_parameters(model_config),
         "active_parameters": model_config.num_active_parameters,
         "dtype": model_config.dtype,
         "attention": plans[0].attention_backend,
-        "flops_per_token": flops_by_part(model_config, longest),
+        "flops_per_token": flops_by_part(model_config, longest, plans[0].lora),
         "stages": figures,
         "run": {
             "tokens": sum(total_tokens),
@@ -101,7 +102,8 @@ def estimate(
 def _has_rows(config: ConfigDict) -> bool:
     """Whether there are token rows, or the user says so: an estimate needs none, so the folder of the default may be absent."""
     folder = config.data.dir
-    return bool(folder) and not config.data.sample_corpus and (folder != ROWS_DIR or Path(folder).is_dir())
+    is_made_by_run = config.data.sample_corpus or config.data.sample_questions
+    return bool(folder) and not is_made_by_run and (folder != ROWS_DIR or Path(folder).is_dir())
 
 
 def _compile(plan: StepPlan, gpu: Gpu, say: Callable[[str], None]) -> CompiledStep:
@@ -113,7 +115,7 @@ def _compile(plan: StepPlan, gpu: Gpu, say: Callable[[str], None]) -> CompiledSt
 def _stage(plan: StepPlan, gpu: Gpu, compiled: CompiledStep | None) -> dict[str, Any]:
     usable, memory = plan.usable_bytes(gpu), plan.memory()
     devices = math.prod(plan.mesh_sizes.values())
-    state = described_state(plan.model_config, plan.optimizer, plan.mesh_sizes)
+    state = described_state(plan.model_config, plan.optimizer, plan.mesh_sizes, plan.lora)
     least = least_bytes(state, plan.mesh_sizes, plan.accumulation_steps, plan.model_config.dtype)
     tokens = plan.sequences_per_device * plan.stage.seq_len
     seconds = seconds_by_part(
@@ -123,10 +125,12 @@ def _stage(plan: StepPlan, gpu: Gpu, compiled: CompiledStep | None) -> dict[str,
         seq_len=plan.stage.seq_len,
         local_parameters=local_parameters(state),
         wire_seconds=seconds_on_the_wire(least, devices, gpu.link_bandwidth),
+        lora=plan.lora,
     )
     step_seconds = sum(seconds.values())
     rate = tokens * devices / step_seconds
-    flops = plan.model_config.flops_per_token(plan.stage.seq_len)
+    parts = flops_by_part(plan.model_config, plan.stage.seq_len, plan.lora)
+    flops = parts["gemm"] + parts["head"] + parts["attention"]
     return {
         "seq_len": plan.stage.seq_len,
         "global_batch_size": plan.stage.global_batch_size,

@@ -19,7 +19,8 @@ import optax
 from flax import nnx
 from jax.sharding import AbstractMesh, AxisType
 
-from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.model.config import Lora, ModelConfig
+from tonsai_jax.model.lora import join_adapters, split_adapters
 from tonsai_jax.planning.described_gpu import cudnn_attention_without_a_gpu
 from tonsai_jax.training.loss import chunk_length
 from tonsai_jax.training.state import TrainState, abstract_state, init_params, model_graph
@@ -40,6 +41,7 @@ def memory_by_part(
     micro_batch_size: int,
     seq_len: int,
     chunk_tokens: int,
+    lora: Lora | None = None,
     accumulates: bool = False,
 ) -> dict[str, int]:
     """Bytes on each GPU, by part, at the moment of a training step when memory is fullest; their sum is the peak.
@@ -52,31 +54,38 @@ def memory_by_part(
       mesh_sizes: devices along each axis of the mesh, such as {"data": 1, "fsdp": 8, "expert": 1}.
       micro_batch_size: sequences that a GPU processes at once.
       chunk_tokens: tokens per GPU whose logits exist at once.
+      lora: the adapters, where only they are trained.
       accumulates: whether the batch is processed in several micro-batches, whose gradients are added up.
 
     Returns:
-      parameters; moments; gradients; activations, kept for the backward pass; logits: one chunk of them with their gradients and
-      those of the head; workspace: of the layer that is being computed, and of gathered parameters.
+      parameters, also those of a frozen base; moments; gradients; activations, kept for the backward pass; logits: one chunk of
+      them with their gradients and those of the head; workspace: of the layer that is being computed, and of gathered
+      parameters.
     """
-    state = described_state(model_config, optimizer, mesh_sizes)
-    parameters = _local_bytes(state.params)
+    state = described_state(model_config, optimizer, mesh_sizes, lora)
+    trained = _local_bytes(state.params)
+    parameters = trained + _local_bytes(state.frozen)
     moments = _local_bytes((state.opt_state, state.step))
-    kept, layer = _kept_per_sequence(model_config, attention_backend, seq_len)
+    kept, layer = _kept_per_sequence(model_config, attention_backend, seq_len, lora)
     table = model_config.padded_vocab_size * model_config.d_model
     width = jnp.dtype(model_config.dtype).itemsize
-    is_split = parameters < sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.params))
+    all_parameters = jax.tree.leaves((state.params, state.frozen))
+    is_split = parameters < sum(leaf.size * leaf.dtype.itemsize for leaf in all_parameters)
+    # The table in the compute dtype and its gradient. That of a frozen base is stored in this dtype, and has no gradient.
+    head = 0 if lora else table * (4 + width)
+    table_bytes = table * (width if lora else 4)
 
     chunk = micro_batch_size * chunk_length(micro_batch_size, seq_len, chunk_tokens)
     at_loss = {
-        "gradients": parameters if accumulates else 0,
-        "logits": chunk * model_config.padded_vocab_size * (4 + width) + table * (4 + width),
-        "workspace": table * 4 if is_split else 0,  # the gathered embedding
+        "gradients": trained if accumulates else 0,
+        "logits": chunk * model_config.padded_vocab_size * (4 + width) + head,
+        "workspace": table_bytes if is_split else 0,  # the gathered embedding
     }
     at_end = {
-        "gradients": parameters * (2 if accumulates else 1),
+        "gradients": trained * (2 if accumulates else 1),
         "logits": 0,
         "workspace": round(WORKSPACE_SHARE[attention_backend] * layer * micro_batch_size)
-        + (table * 4 if is_split else 0),  # the gradient of the head
+        + (table * 4 if is_split and not lora else 0),  # the gradient of the head
     }
     fullest = max(at_loss, at_end, key=lambda moment: sum(moment.values()))
     return {
@@ -116,23 +125,29 @@ def largest_micro_batch_size(usable_bytes: int, sequences_per_device: int | None
 
 
 def described_state(
-    model_config: ModelConfig, optimizer: optax.GradientTransformation, mesh_sizes: Mapping[str, int]
+    model_config: ModelConfig,
+    optimizer: optax.GradientTransformation,
+    mesh_sizes: Mapping[str, int],
+    lora: Lora | None = None,
 ) -> TrainState:
     """Shapes, dtypes and shardings of the training state on a mesh of devices that need not exist."""
-    return _described_state(model_config, optimizer, tuple(mesh_sizes.items()))
+    return _described_state(model_config, optimizer, tuple(mesh_sizes.items()), lora)
 
 
 @functools.lru_cache(maxsize=8)
 def _described_state(
-    model_config: ModelConfig, optimizer: optax.GradientTransformation, sizes: tuple[tuple[str, int], ...]
+    model_config: ModelConfig,
+    optimizer: optax.GradientTransformation,
+    sizes: tuple[tuple[str, int], ...],
+    lora: Lora | None,
 ) -> TrainState:
     names = tuple(name for name, _ in sizes)
     mesh = AbstractMesh(tuple(size for _, size in sizes), names, axis_types=(AxisType.Auto,) * len(names))
-    return abstract_state(model_config, optimizer, mesh)
+    return abstract_state(model_config, optimizer, mesh, lora)
 
 
 def local_parameters(state: TrainState) -> int:
-    """Elements of the parameters that one device keeps."""
+    """Elements of the trained parameters that one device keeps."""
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(state.params))
 
 
@@ -142,23 +157,28 @@ def _local_bytes(tree: Any) -> int:
 
 
 @functools.lru_cache(maxsize=8)
-def _kept_per_sequence(model_config: ModelConfig, attention_backend: str, seq_len: int) -> tuple[int, int]:
+def _kept_per_sequence(
+    model_config: ModelConfig, attention_backend: str, seq_len: int, lora: Lora | None
+) -> tuple[int, int]:
     """Bytes that one more sequence adds to what the backward pass keeps: of the whole model; of one layer without remat."""
 
     def kept(config: ModelConfig, sequences: int) -> int:
-        graph = model_graph(config, attention_backend)
-        params = jax.eval_shape(lambda: init_params(config, 0))
+        graph = model_graph(config, attention_backend, lora=lora)
+        params, frozen = jax.eval_shape(lambda: init_params(config, 0, lora)), {}
+        if lora is not None:
+            params, frozen = split_adapters(params)
 
-        def backward_pass(params: Any, tokens_BxT: jax.Array) -> Any:
+        def backward_pass(params: Any, frozen: Any, tokens_BxT: jax.Array) -> Any:
             def forward(params: Any) -> Any:
                 key = jax.random.key(0)
-                return nnx.merge(graph, params)(tokens_BxT, end_of_text_id=0, dropout_key=key, dropless=False)
+                model = nnx.merge(graph, join_adapters(params, frozen))
+                return model(tokens_BxT, end_of_text_id=0, dropout_key=key, dropless=False)
 
             kept = jax.tree.leaves(jax.vjp(forward, params)[1])
             return [leaf for leaf in kept if jax.typeof(leaf).memory_space != jax.memory.Space.Host]
 
         tokens = jax.ShapeDtypeStruct((sequences, seq_len), np.int32)
-        leaves = jax.tree.leaves(jax.eval_shape(backward_pass, params, tokens))
+        leaves = jax.tree.leaves(jax.eval_shape(backward_pass, params, frozen, tokens))
         return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
     with cudnn_attention_without_a_gpu():

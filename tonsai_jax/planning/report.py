@@ -27,9 +27,14 @@ def _head(figures: dict[str, Any]) -> Table:
         extra += f", {flops['unused_slots'] / 1e9:.3f} G in unused capacity slots of experts"
     if flops["outside_window"]:
         extra += f", {flops['outside_window'] / 1e9:.3f} G outside the sliding window"
+    trained = figures["trained_parameters"]
+    lora = f", {trained / 1e6:,.2f} M trained (LoRA)" if trained else ""
     rows = [
         ["GPUs", f"{figures['num_gpus']} x {figures['gpu']['name']}, mesh {figures['mesh']}"],
-        ["parameters", f"{figures['parameters'] / 1e6:,.1f} M, {figures['active_parameters'] / 1e6:,.1f} M active"],
+        [
+            "parameters",
+            f"{figures['parameters'] / 1e6:,.1f} M, {figures['active_parameters'] / 1e6:,.1f} M active{lora}",
+        ],
         ["compute", f"{figures['dtype']}, attention {figures['attention']}"],
         ["FLOPs per token", f"{model / 1e9:.3f} G, plus {extra}"],
     ]

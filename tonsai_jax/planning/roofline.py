@@ -9,14 +9,14 @@ from collections.abc import Mapping
 
 import jax.numpy as jnp
 
-from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.model.config import Lora, ModelConfig
 from tonsai_jax.runtime.hardware import COPY_SHARE, MATMUL_SHARE, Gpu
 
 ATTENTION_SHARE = 0.27  # of the peak: fused causal attention, forward and backward, heads of 64; assumed
 
 
-def flops_by_part(model_config: ModelConfig, seq_len: int) -> dict[str, float]:
-    """FLOPs of a training step per token, by part.
+def flops_by_part(model_config: ModelConfig, seq_len: int, lora: Lora | None = None) -> dict[str, float]:
+    """FLOPs of a training step per token, by part. With LoRA those of the frozen weights' gradients are not among them.
 
     Returns:
       gemm (matrix products of the layers), head and attention: their sum is `ModelConfig.flops_per_token`; unused_slots: what
@@ -46,6 +46,8 @@ def flops_by_part(model_config: ModelConfig, seq_len: int) -> dict[str, float]:
     projection = 2.0 * model_config.num_layers * model_config.d_model * model_config.num_heads * model_config.head_dim
     forward = (gemm + spare + attention + outside_window) / 3
     recomputed = {"none": 0.0, "qkv_mlp": projection, "offload": projection, "full": forward}[model_config.remat]
+    if lora is not None:
+        gemm, head, spare = gemm * 2 / 3 + 6.0 * lora.num_parameters(model_config), head * 2 / 3, spare * 2 / 3
     return {
         "gemm": gemm,
         "head": head,
@@ -57,16 +59,23 @@ def flops_by_part(model_config: ModelConfig, seq_len: int) -> dict[str, float]:
 
 
 def seconds_by_part(
-    model_config: ModelConfig, gpu: Gpu, *, tokens: int, seq_len: int, local_parameters: int, wire_seconds: float
+    model_config: ModelConfig,
+    gpu: Gpu,
+    *,
+    tokens: int,
+    seq_len: int,
+    local_parameters: int,
+    wire_seconds: float,
+    lora: Lora | None = None,
 ) -> dict[str, float]:
     """Seconds of one step on each GPU, by part.
 
     Args:
       tokens: that one GPU processes in one step.
-      local_parameters: elements of the parameters that one GPU keeps and updates.
+      local_parameters: elements of the parameters that one GPU updates.
       wire_seconds: time of the collectives, with none of them overlapped.
     """
-    flops = flops_by_part(model_config, seq_len)
+    flops = flops_by_part(model_config, seq_len, lora)
     matmul = gpu.flops_for(model_config.dtype) * MATMUL_SHARE
     fused = gpu.flops_for(model_config.dtype) * ATTENTION_SHARE
     bandwidth = gpu.memory_bandwidth * COPY_SHARE

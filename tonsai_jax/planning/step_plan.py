@@ -7,9 +7,9 @@ from typing import Any
 import optax
 from ml_collections import ConfigDict
 
-from tonsai_jax.config import micro_batch, model_config, optimizer_settings, stages_of, validate
+from tonsai_jax.config import lora_settings, micro_batch, model_config, optimizer_settings, stages_of, validate
 from tonsai_jax.model.attention import choose_attention_backend
-from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.model.config import Lora, ModelConfig
 from tonsai_jax.planning.memory import largest_micro_batch_size, memory_by_part
 from tonsai_jax.runtime.hardware import Gpu
 from tonsai_jax.stages import Stage
@@ -23,6 +23,7 @@ class StepPlan:
 
     Attributes:
       attention_backend: "xla" or "cudnn".
+      lora: the adapters, where only they are trained.
       mesh_sizes: devices along each axis of the mesh.
       sequences_per_device: sequences of a step that one device processes.
       accumulation_steps: micro-batches in which it processes them, one after the other.
@@ -33,6 +34,7 @@ class StepPlan:
     model_config: ModelConfig
     optimizer: optax.GradientTransformation
     attention_backend: str
+    lora: Lora | None
     mesh_sizes: Mapping[str, int]
     sequences_per_device: int
     accumulation_steps: int
@@ -76,6 +78,7 @@ class StepPlan:
             "optimizer": self.optimizer,
             "attention_backend": self.attention_backend,
             "mesh_sizes": self.mesh_sizes,
+            "lora": self.lora,
             "seq_len": self.stage.seq_len,
             "chunk_tokens": self.config.loss.chunk_tokens,
         }
@@ -103,6 +106,7 @@ def plan_steps(config: ConfigDict, *, vocab_size: int, num_devices: int, backend
             model_config=model,
             optimizer=optimizer,
             attention_backend=attention_backend,
+            lora=lora_settings(config),
             mesh_sizes=sizes,
             accumulation_steps=micro_batch(config).accumulation_steps(
                 num_devices, stage.global_batch_size, stage.seq_len

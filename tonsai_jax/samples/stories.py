@@ -7,7 +7,9 @@ enough for a model of a million parameters to learn.
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
 from types import ModuleType
 
 from tonsai_jax.errors import UserError
@@ -25,22 +27,53 @@ PROMPTS = {
 }
 
 
+@dataclass(frozen=True)
+class Story:
+    """A story and what it is made of.
+
+    Attributes:
+      language: "km" or "en".
+      plot: its name in the grammar.
+      words: what every slot is filled with.
+      ways: the introduction and then each step, in the way that was chosen, with slots; "" is a step that is left out.
+    """
+
+    language: str
+    plot: str
+    words: Mapping[str, str]
+    ways: tuple[str, ...]
+
+    def text(self, steps: int | None = None) -> str:
+        """The story from its introduction to the step with this number, or all of it."""
+        ways = self.ways if steps is None else self.ways[: steps + 1]
+        return self.fill(" ".join(way for way in ways if way))
+
+    def fill(self, template: str) -> str:
+        """A template with this story's words in its slots."""
+        text = template.format_map(self.words)
+        return _polish_english(text) if self.language == "en" else text
+
+
 def stories(language: str, count: int, *, seed: int) -> Iterator[str]:
     """Generates `count` stories, each a string of one line. The same seed gives the same stories.
 
     Raises `UserError` if there is no grammar for `language`.
     """
+    return (story.text() for story in islice(draw_stories(language, seed=seed), count))
+
+
+def draw_stories(language: str, *, seed: int) -> Iterator[Story]:
+    """Generates stories without end; see `stories`."""
     if language not in GRAMMARS:
         raise UserError(f"no stories in {language!r}; the languages are {', '.join(GRAMMARS)}")
     grammar = GRAMMARS[language]
     rng = random.Random(f"{language} {seed}")
-    plots = [(grammar.SLOTS | slots, parse_steps(steps)) for slots, steps in grammar.PLOTS.values()]
-    for _ in range(count):
-        slots, steps = rng.choice(plots)
+    plots = [(name, grammar.SLOTS | slots, parse_steps(steps)) for name, (slots, steps) in grammar.PLOTS.items()]
+    while True:
+        plot, slots, steps = rng.choice(plots)
         words = _draw(slots, rng)
-        sentences = [rng.choice(ways).format_map(words) for ways in [grammar.INTRODUCTIONS, *steps]]
-        story = " ".join(sentence for sentence in sentences if sentence)
-        yield _polish_english(story) if language == "en" else story
+        ways = tuple(rng.choice(ways) for ways in [grammar.INTRODUCTIONS, *steps])
+        yield Story(language, plot, words, ways)
 
 
 def parse_steps(text: str) -> list[list[str]]:

@@ -71,15 +71,18 @@ class Reference:
 
     def make(self, score_step: ScoreStep, params: Any, mesh: Mesh, batch_size: int) -> None:
         """Scores all rows of both splits with the parameters before the first step, and writes the file."""
-        scored = {}
+        scored: dict[str, list[np.ndarray]] = {}
         for source in self.sources:
             for split in SPLITS:
                 rows = open_rows(self.manifest, source, split)
                 scored[f"{split}/{source}"] = score_rows(
                     score_step, params, rows, range(len(rows)), mesh, batch_size, task=f"reference of {source}"
                 )
-        width = max(array.shape[1] for array in scored.values())
-        self._by_split = {name: np.pad(array, ((0, 0), (0, width - array.shape[1]))) for name, array in scored.items()}
+        width = max(len(sums) for of_rows in scored.values() for sums in of_rows)
+        for name, of_rows in scored.items():
+            self._by_split[name] = np.zeros((len(of_rows), width), np.float32)
+            for row, sums in enumerate(of_rows):
+                self._by_split[name][row, : len(sums)] = sums
         if jax.process_index() == 0:
             with atomic_write(self._path) as partial, partial.open("wb") as file:
                 np.savez(file, rows=np.array(self._identity()), **self._by_split)
@@ -103,8 +106,10 @@ def score_rows(
     batch_size: int,
     *,
     task: str,
-) -> np.ndarray:
-    """The log-probabilities of the answers in each segment of some packed rows, float32 [N, S]; the same on every process.
+) -> list[np.ndarray]:
+    """The log-probabilities of the answers in each segment of some packed rows, float32 (2 * pairs,) for each row.
+
+    Every process gets all of them.
 
     Args:
       score_step: from `make_score_step`.
@@ -128,12 +133,11 @@ def score_rows(
             logp_BxT = process_allgather(score_step(params, put_batch(batch, mesh)), tiled=True)
             found += [_by_segment(logp_T, marks) for logp_T, (_, marks) in zip(logp_BxT, windows[:count], strict=False)]
             bar.update(count)
-    width = max(map(len, found), default=0)
-    return np.array([np.pad(sums, (0, width - len(sums))) for sums in found], np.float32).reshape(len(found), width)
+    return found
 
 
 def _by_segment(logp_T: np.ndarray, marks_T1: np.ndarray) -> np.ndarray:
     """The sums over the answers of each segment that has one, (2 * pairs,)."""
     is_answer_T = (marks_T1[1:] & ANSWER) > 0
     segment_T = np.cumsum((marks_T1[:-1] & BEGIN) > 0) - 1
-    return np.bincount(segment_T[is_answer_T], weights=logp_T[is_answer_T])
+    return np.bincount(segment_T[is_answer_T], weights=logp_T[is_answer_T]).astype(np.float32)
