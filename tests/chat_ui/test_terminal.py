@@ -202,11 +202,14 @@ def test_a_wrong_command_is_refused_in_one_line(words, message, model):
     assert err.startswith(f"error: {message.replace('MODEL', str(model))}")
 
 
-def test_a_limit_of_no_tokens_is_refused(model, monkeypatch):
-    pipe(monkeypatch, "one\n")
-    code, _, err = tonsai("chat", "--model", str(model), "--max-new-tokens", "0")
-    assert (code, err.count("\n")) == (1, 1)
-    assert err.startswith("error: max_new_tokens=0 must be at least 1")
+@pytest.mark.parametrize("limit", ["0", "128"])
+def test_a_limit_that_cannot_be_is_refused_before_the_chat_begins(model, monkeypatch, limit):
+    prompts = type_lines(monkeypatch, "one")
+    code, _, err = tonsai("chat", "--model", str(model), "--max-new-tokens", limit)
+    assert (code, err.count("\n"), prompts) == (1, 1, [])
+    assert err.startswith(
+        f"error: max_new_tokens={limit} must be at least 1, and less than the model's context_length=128"
+    )
 
 
 def test_a_model_without_a_chat_template_is_refused_before_its_weights_are_read(tmp_path, monkeypatch):

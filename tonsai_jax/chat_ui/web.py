@@ -169,7 +169,7 @@ def page(chats: Sequence[tuple[str, Chat]], *, max_new_tokens: int, sampling: Sa
         with gradio.Sidebar():
             gradio.Markdown("### Settings")
             system = gradio.Textbox(label="System prompt", lines=3, max_lines=10)
-            limit = gradio.Slider(1, longest, min(max_new_tokens, longest), step=1, label="Max new tokens")
+            limit = gradio.Slider(1, longest, max_new_tokens, step=1, label="Max new tokens")
             controls = [
                 gradio.Slider(least, max(most, value), value, step=step, label=label)
                 for name, label, least, most, step in _CONTROLS

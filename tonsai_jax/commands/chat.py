@@ -64,6 +64,8 @@ def main() -> None:
     max_new_tokens = args.max_new_tokens
     if max_new_tokens is None:
         max_new_tokens = min(chat.max_new_tokens for _, chat in chats)
+    for _, chat in chats:
+        chat.check_limit(max_new_tokens)
     if args.web:
         serve(
             chats,

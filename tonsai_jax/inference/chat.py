@@ -80,17 +80,21 @@ class Chat:
           seed: the same seed, messages and settings give the same answer.
 
         Raises:
-          UserError: the last message is too long, or the chat template refuses the conversation.
+          UserError: the limit or the last message is too long, or the chat template refuses the conversation.
         """
+        self.check_limit(max_new_tokens)
+        normalized = [Message(message.role, self._normalize(message.content)) for message in messages]
+        ids, left_out = self._prompt(normalized, self.context_length - max_new_tokens)
+        pieces = self._generator.stream_ids([ids], max_new_tokens=max_new_tokens, sampling=sampling, seed=seed)
+        return Reply(pieces, left_out=left_out, max_new_tokens=max_new_tokens)
+
+    def check_limit(self, max_new_tokens: int) -> None:
+        """Raises `UserError` unless the context has room for an answer of so many tokens and for a message."""
         if not 0 < max_new_tokens < self.context_length:
             raise UserError(
                 f"max_new_tokens={max_new_tokens} must be at least 1, and less than the model's context_length="
                 f"{self.context_length}, to which the messages belong too"
             )
-        normalized = [Message(message.role, self._normalize(message.content)) for message in messages]
-        ids, left_out = self._prompt(normalized, self.context_length - max_new_tokens)
-        pieces = self._generator.stream_ids([ids], max_new_tokens=max_new_tokens, sampling=sampling, seed=seed)
-        return Reply(pieces, left_out=left_out, max_new_tokens=max_new_tokens)
 
     def _prompt(self, messages: Sequence[Message], room: int) -> tuple[list[int], int]:
         """The ids of as many of the last messages as fit into `room` tokens, and the number of those that do not."""
