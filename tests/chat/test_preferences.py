@@ -99,7 +99,7 @@ def test_a_row_holds_whole_pairs_and_learns_only_where_they_differ(tmp_path, tok
     manifest = read_manifest(tmp_path / "rows")
     assert manifest.sources["pairs"].kind == "pairs"
     rows, tokenizer = open_rows(manifest, "pairs", "train"), Tokenizer.from_folder(tokenizer_dir)
-    found = []
+    found: list[tuple[str, str]] = []
     for number in range(len(rows)):
         ids, marks = rows.packed_window(number)
         segments = np.split(np.arange(65), np.flatnonzero(marks & BEGIN)[1:])

@@ -230,7 +230,7 @@ def test_between_steps_a_device_evaluates_no_more_windows_at_once_than_in_traini
     )
     evaluation = hooks.evaluate(1, PARAMS)
     assert held == {2}
-    assert evaluation is not None
+    assert isinstance(evaluation, Evaluation)
     for name, whole in scored(eval_step, manifest, PARAMS, batch_size=4, max_windows=8).sources.items():
         assert evaluation.sources[name].tokens == whole.tokens
         assert evaluation.sources[name].nats == pytest.approx(whole.nats, rel=1e-6)

@@ -109,7 +109,7 @@ def test_log_probabilities_of_targets_are_those_of_the_full_softmax_and_have_no_
     loud[VOCAB_SIZE:] = 1e4  # padding gets no probability here either
 
     def total(x_BxTxD):
-        logp_BxT = target_log_probabilities(x_BxTxD, loud, TARGETS, VOCAB_SIZE, chunk)
+        logp_BxT = target_log_probabilities(x_BxTxD, jnp.asarray(loud), TARGETS, VOCAB_SIZE, chunk)
         return jnp.sum(logp_BxT), logp_BxT
 
     gradient, logp_BxT = jax.jit(jax.grad(total, has_aux=True))(X)

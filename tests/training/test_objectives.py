@@ -98,7 +98,7 @@ def plain_preference(objective, logp_BxT, batch):
 
 def plain_grpo(objective, logp_BxT, batch):
     """The formula token by token."""
-    losses, divergences, clipped = [], [], []
+    by_answer: list[list[jax.Array]] = []
     for row in range(B):
         targets = [token - 1 for token in range(T + 1) if batch["marks"][row, token] & ANSWER]
         if not targets:
@@ -111,9 +111,9 @@ def plain_grpo(objective, logp_BxT, batch):
             kl = to_reference - jnp.log(to_reference) - 1
             gain = jnp.where(near * advantage < ratio * advantage, near * advantage, ratio * advantage)
             of_tokens.append((objective.beta * kl - gain, kl, near * advantage < ratio * advantage))
-        for values, value in zip((losses, divergences, clipped), zip(*of_tokens, strict=True), strict=True):
-            values.append(sum(value) / len(value))
-    return sum(losses) / len(losses), {"kl": sum(divergences) / len(losses), "clipped": sum(clipped) / len(losses)}
+        by_answer.append([sum(values) / len(values) for values in zip(*of_tokens, strict=True)])
+    loss, kl, clipped = (sum(values) / len(values) for values in zip(*by_answer, strict=True))
+    return loss, {"kl": kl, "clipped": clipped}
 
 
 def plain(objective, params, batch):

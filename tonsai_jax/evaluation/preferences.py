@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -102,7 +103,7 @@ def evaluate_pairs(
         margins = ratios[::2] - ratios[1::2]
         sources[name] = PairScore(
             len(margins),
-            float(objective.loss(margins).mean()),
+            float(objective.loss(jnp.asarray(margins)).mean()),
             float(objective.beta * margins.mean()),
             float(np.heaviside(margins, 0.5).mean()),
         )

@@ -57,7 +57,7 @@ class Preference:
             "reward_rejected": over_pairs(self.beta * rejected_BxP),
         }
 
-    def loss(self, margins: jax.typing.ArrayLike) -> jax.Array:
+    def loss(self, margins: jax.Array) -> jax.Array:
         """What pairs with these margins cost, element by element."""
         if self.kind == "dpo":
             return -jax.nn.log_sigmoid(self.beta * margins)

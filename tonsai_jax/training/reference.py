@@ -85,7 +85,7 @@ class Reference:
                 self._by_split[name][row, : len(sums)] = sums
         if jax.process_index() == 0:
             with atomic_write(self._path) as partial, partial.open("wb") as file:
-                np.savez(file, rows=np.array(self._identity()), **self._by_split)
+                np.savez(file, **{"rows": np.array(self._identity()), **self._by_split})  # type: ignore[arg-type]  # none is "allow_pickle"
 
     def _identity(self) -> str:
         """Names the rows; the weights need no name, since a workdir without a checkpoint makes its reference again."""
