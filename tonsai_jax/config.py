@@ -70,7 +70,7 @@ def default_config() -> ConfigDict:
     config.lora.targets = LORA_TARGETS  # the layers' matrices that get them; not experts and routers
 
     config.loss = ConfigDict()
-    # next_token, or for pairs of answers dpo or ipo (docs/instruct.md); these need init_from.
+    # next_token, or for pairs of answers dpo or ipo (docs/preferences.md); these need init_from.
     config.loss.objective = "next_token"
     config.loss.beta = 0.1  # dpo and ipo only: how strongly the model is kept near the one that it began as
     config.loss.chunk_tokens = 4096  # tokens per device whose logits are in memory at once; 512 is faster on a CPU

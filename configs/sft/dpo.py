@@ -6,7 +6,7 @@
 
 `init_from` is a model that already answers: the workdir of a run of configs/sft/full.py, or a chat model of the Hub. It is also
 the reference: the run scores all pairs once before its first step, and keeps these numbers in WORKDIR/reference.npz. The length
-of a sequence is that of the packed rows. --config.loss.objective=ipo is the variant that stops at a margin (docs/instruct.md).
+of a sequence is that of the packed rows. --config.loss.objective=ipo is the variant that stops at a margin (docs/preferences.md).
 
 The learning rate is far below that of SFT, since a few hundred steps can ruin a model that answers well. `margin` in the log is
 how much more the model prefers the chosen answers than it did; `accuracy` in how many pairs.
