@@ -19,7 +19,7 @@ from tests.support.tiny_model import config_with
 from tests.support.tiny_run import TinyRun
 from tonsai_jax.config import default_config
 from tonsai_jax.errors import UserError, run_command
-from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.model.config import LORA_TARGETS, Lora, ModelConfig
 from tonsai_jax.model.presets import preset
 from tonsai_jax.planning.advice import explain_out_of_memory, out_of_memory_advice
 from tonsai_jax.planning.described_gpu import why_not_compiled
@@ -325,3 +325,22 @@ def test_the_compiled_step_needs_what_the_estimate_says() -> None:
     figures = estimate(config, gpu_named("h100"), 8, say=lambda line: None)
     (stage,) = figures["stages"]
     assert stage["compiled"]["peak_bytes"] == pytest.approx(sum(stage["memory"].values()), rel=0.05)
+
+
+def test_lora_keeps_the_base_in_the_compute_dtype_and_moments_of_the_adapters_alone() -> None:
+    lora = Lora(rank=8, alpha=16.0, dropout=0.0, targets=LORA_TARGETS)
+    model = replace(MODEL, dtype="bfloat16")
+    whole, parts = memory(model), memory(model, lora=lora)
+    adapters = 4 * lora.num_parameters(model)
+    assert parts["moments"] == pytest.approx(2 * adapters, abs=16)
+    assert parts["gradients"] <= adapters
+    assert parts["parameters"] - adapters == pytest.approx(whole["parameters"] / 2, rel=0.03)  # norms stay float32
+    flops = flops_by_part(model, 64, lora)
+    assert lora.flops_per_token(model, 64) == pytest.approx(flops["gemm"] + flops["head"] + flops["attention"])
+
+
+def test_the_figures_of_a_lora_run_name_what_is_trained() -> None:
+    config = config_of()
+    config.init_from, config.lora.rank = "base", 8
+    text = estimate_as_text(estimate(config, gpu_named("h100"), 1, compiles=False, say=lambda line: None))
+    assert ", 0.10 M trained (LoRA)" in text

@@ -17,6 +17,7 @@ from tests.support.families import config_of
 from tests.support.tiny_model import CONFIG, config_with, random_params
 from tests.support.tiny_run import TinyRun
 from tests.support.train_step import ADAMW, COSINE, END, assert_same, batch_of, one_device
+from tonsai_jax.commands import export as export_command
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json
 from tonsai_jax.huggingface.export import export
@@ -120,7 +121,9 @@ def lora_run(run: TinyRun, base: Path) -> TinyRun:
     return run
 
 
-def test_a_stopped_run_resumes_bit_for_bit_and_opens_merged(lora_run: TinyRun, base: Path, tmp_path: Path) -> None:
+def test_a_stopped_run_resumes_bit_for_bit_and_opens_merged(
+    lora_run: TinyRun, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     keys = ("eval.every=3", "sample.every=3", "model.dtype=bfloat16")
     never_stopped = TinyRun(lora_run.rows, tmp_path / "never" / "run", lora_run.overrides)
     printed = never_stopped.train(*keys)
@@ -139,6 +142,11 @@ def test_a_stopped_run_resumes_bit_for_bit_and_opens_merged(lora_run: TinyRun, b
     whole = merge_adapters(join_adapters(opened.params(), open_pretrained(str(base)).params()), opened.lora)
     assert_same(ours, whole)
     assert_same(ours["token_embedding"], open_pretrained(str(base)).params()["token_embedding"])
+
+    folder = tmp_path / "adapter"
+    monkeypatch.setattr("sys.argv", ["export", f"--workdir={lora_run.workdir}", f"--output-dir={folder}", "--adapter"])
+    export_command.main()
+    assert read_json(folder / "adapter_config.json")["base_model_name_or_path"] == str(base)
 
 
 @pytest.mark.full

@@ -57,7 +57,7 @@ def cross_entropy(
     """
 
     def sums(*arrays: jax.Array, with_gradients: bool, with_table: bool = False) -> _Sums:
-        settings = {"vocab_size": vocab_size, "chunk": chunk, "z_loss": z_loss}
+        settings: dict[str, Any] = {"vocab_size": vocab_size, "chunk": chunk, "z_loss": z_loss}
         local = partial(_local, **settings, with_gradients=with_gradients, with_table=with_table)
         if mesh is None or mesh.size == 1:
             return local(*arrays)
