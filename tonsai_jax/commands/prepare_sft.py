@@ -22,8 +22,8 @@ EXAMPLES = """examples:
 
 A record of a .json, .jsonl, .csv, .tsv or .parquet file is a conversation in one of the usual forms: messages (role, content),
 conversations (from, value), instruction with output, question with answer, prompt with response or completion. With --pairs a
-record is a prompt with a chosen and a rejected answer, texts or lists of messages. docs/instruct.md and docs/preferences.md describe all forms. The
-tokenizer must have a chat template, as ours and those of chat models do.
+record is a prompt with a chosen and a rejected answer, texts or lists of messages. docs/instruct.md and docs/preferences.md
+describe all forms. The tokenizer must have a chat template, as ours and those of chat models do.
 """
 
 
