@@ -163,7 +163,7 @@ def complete_run(
         "before": before[0] if before else {},
         "scores": evaluation.scalars() if evaluation else {},
         "samples": [{"prompt": prompt, "continuation": text} for prompt, text in continuations],
-        "chat": run.config.sample.chat,
+        "chat": _chat_flags(run.config) if run.config.sample.chat else "",
         "exported": run.config.export,
     }
     write_json(workdir / COMPLETE_FILE, record)
@@ -214,8 +214,8 @@ def describe_complete_run(workdir: Path, step: int, say: Callable[[str], None], 
     say("What next:")
     folder, name = shlex.quote(str(workdir)), shlex.quote(workdir.name)
     prompt = record["samples"][0]["prompt"] if record["samples"] else "Once upon a time"
-    if record.get("chat"):
-        say(f"  tonsai chat --workdir {folder}")
+    if chat_flags := record.get("chat"):
+        say(f"  tonsai chat --workdir {folder} {chat_flags}")
     else:
         say(f"  tonsai generate --workdir {folder} --prompt {shlex.quote(prompt)}")
     if "eval/margin" not in record["scores"]:
@@ -227,6 +227,11 @@ def describe_complete_run(workdir: Path, step: int, say: Callable[[str], None], 
     say("  train on your own text: tonsai data --help, and README.md, “Your own text”")
     say("  train longer: raise the run's length (config.steps, tokens or epochs) and run the same command again")
     return True
+
+
+def _chat_flags(config: ConfigDict) -> str:
+    """The flags with which `tonsai chat` answers as the samples of the run do."""
+    return f"--temperature {config.sample.temperature:g} --max-new-tokens {config.sample.max_new_tokens}"
 
 
 def _continuations(

@@ -39,6 +39,7 @@ def get_config() -> ConfigDict:
     config.eval.every = 300
     config.sample.chat = True
     config.sample.temperature = 0.0
+    config.sample.max_new_tokens = 32
     config.sample.prompts = (  # about held-out stories
         "នៅក្បែរភ្នំ មានក្មេងស្រីតូចម្នាក់ឈ្មោះកល្យាណ។ ព្រឹកមួយ កល្យាណដើរលេងក្នុងសួន។ នាងឃើញកូនសេកមួយក្បាលធ្លាក់ពីសំបុក។ តើកល្យាណឃើញអ្វី?",
         "Once upon a time, a brave boy named Sam lived by the sea. One day, Sam was walking in the garden. "

@@ -85,8 +85,8 @@ def main() -> None:
     )
     print(f"{args.rank} ({lora.num_parameters(config) / 1e6:.2f} M), {device}, load {os.getloadavg()[0]:.1f}")
     print(f"{'':<18}{'full':>10}{'LoRA':>10}{'ratio':>8}")
-    rows = (("seconds", "step, s", 1.0), ("flops", "GFLOP", 1e9), ("parameter_bytes", "parameters, MB", 1e6))
-    rows += (("optimizer_bytes", "optimizer, MB", 1e6), ("scratch_bytes", "scratch, MB", 1e6))
+    rows = [("seconds", "step, s", 1.0), ("flops", "GFLOP", 1e9), ("parameter_bytes", "parameters, MB", 1e6)]
+    rows += [("optimizer_bytes", "optimizer, MB", 1e6), ("scratch_bytes", "scratch, MB", 1e6)]
     for key, title, unit in rows:
         full, ours = figures["full"][key] / unit, figures["lora"][key] / unit
         print(f"{title:<18}{full:>10.3f}{ours:>10.3f}{ratios[key]:>8.3f}")

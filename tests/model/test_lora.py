@@ -66,7 +66,7 @@ def test_merged_equals_applied(variant: str) -> None:
     lora = dataclasses.replace(LORA, targets=LORA_TARGETS[:2] if config.num_experts else LORA_TARGETS)
     params = random_params(config, lora=lora)
     merged = merge_adapters(params, lora)
-    assert jax.tree.structure(merged) == jax.tree.structure(random_params(config))
+    assert jax.tree.map(jnp.shape, merged) == jax.tree.map(jnp.shape, random_params(config))
     applied = logits(config, params, lora)
     np.testing.assert_allclose(logits(config, merged), applied, atol=2e-5 * np.abs(applied).max())
     assert np.abs(applied - logits(config, split_adapters(params)[1])).max() > 0.1

@@ -131,7 +131,7 @@ def open_base(record: Mapping[str, Any], workdir: Path) -> Pretrained:
     if base.identity() != record["identity"]:
         raise UserError(
             f"{workdir}: its adapters belong to the model that was in {record['where']} when they were trained, and the "
-            "weights there are others now; put the earlier ones back, or train again in another --workdir"
+            "weights there are others now; put the earlier ones back, or train again in another folder"
         )
     return base
 

@@ -48,7 +48,8 @@ def add_adapters(model: Transformer, lora: Lora, rngs: nnx.Rngs) -> None:
     """Gives each target of `lora` an adapter, its A drawn from the stream "params"; the model has the targets."""
     for number, name in enumerate(lora.targets):
         layer = getattr(model.blocks, name)
-        layer.adapter = Adapter(*layer.kernel.shape, lora, number, rngs)
+        num_layers, features_in, features_out = layer.kernel.shape
+        layer.adapter = Adapter(num_layers, features_in, features_out, lora, number, rngs)
     model.blocks.adapter_dropout = lora.dropout
 
 

@@ -164,7 +164,7 @@ def _kept_per_sequence(
 
     def kept(config: ModelConfig, sequences: int) -> int:
         graph = model_graph(config, attention_backend, lora=lora)
-        params, frozen = jax.eval_shape(lambda: init_params(config, 0, lora)), {}
+        params, frozen = jax.eval_shape(lambda: init_params(config, 0, lora)), dict[str, Any]()
         if lora is not None:
             params, frozen = split_adapters(params)
 
