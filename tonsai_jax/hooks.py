@@ -160,7 +160,7 @@ def complete_run(
         from tonsai_jax.huggingface.card import details_of_run
         from tonsai_jax.huggingface.export import export
 
-        details = details_of_run(run.workdir, run.config, run.step, run.rows)
+        details = details_of_run(run.workdir, run.config, run.step, run.saved)
         export(run.model_config, run.params, run.tokenizer, workdir / "export", details=details)
     from tonsai_jax.reporting.metrics_file import metrics_rows
 

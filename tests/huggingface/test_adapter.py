@@ -14,7 +14,7 @@ from tests.support.tiny_model import random_params, tiny_tokenizer
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json
 from tonsai_jax.huggingface.adapter import export_adapter
-from tonsai_jax.huggingface.card import CardDetails
+from tonsai_jax.huggingface.card import CardDetails, adapter_card
 from tonsai_jax.huggingface.export import export
 from tonsai_jax.model.config import LORA_TARGETS, Lora
 from tonsai_jax.model.lora import merge_adapters, split_adapters
@@ -85,14 +85,32 @@ def test_the_folder_names_its_base_and_how_to_load_it(tokenizer: Tokenizer, tmp_
     config = config_of("llama, GQA, tied")
     adapters, _ = split_adapters(random_params(config, lora=LORA))
     details = CardDetails(name="khmer-lora", step=20, base_model="org/base")
-    folder = export_adapter(config, adapters, LORA, tokenizer, tmp_path / "a", base_model="org/base", details=details)
+    base = "hf:org/base@0123abc"
+    folder = export_adapter(config, adapters, LORA, tokenizer, tmp_path / "a", base_model=base, details=details)
     saved = read_json(folder / "adapter_config.json")
-    assert (saved["base_model_name_or_path"], saved["r"], saved["lora_alpha"]) == ("org/base", 4, 6.0)
+    assert (saved["base_model_name_or_path"], saved["revision"]) == ("org/base", "0123abc")
+    assert (saved["r"], saved["lora_alpha"]) == (4, 6.0)
     assert "self_attn.q_proj" in saved["target_modules"]
     card = (folder / "README.md").read_text(encoding="utf-8")
     for line in ("library_name: peft", "base_model: org/base", "base_model_relation: adapter", "trained for 20 steps"):
         assert line in card
+    assert 'AutoModelForCausalLM.from_pretrained("org/base", revision="0123abc")' in card
     assert (folder / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize(("is_run", "written_by"), [(True, "`tonsai export` writes it"), (False, "on the model `sft`")])
+def test_the_card_does_not_name_a_model_of_the_hub_that_the_adapters_were_not_trained_on(
+    is_run: bool, written_by: str, tmp_path: Path
+) -> None:
+    """Here the adapters belong to a model that itself continues from one of the Hub."""
+    details = CardDetails(name="khmer-lora", step=20, base_model="org/base")
+    base = str(tmp_path / "runs" / "sft")
+    card = adapter_card("lora", config_of("gpt2"), LORA, base, details, base_is_run=is_run)
+    assert 'AutoModelForCausalLM.from_pretrained("path/to/sft")' in card
+    assert written_by in card
+    assert "On the weights of org/base the adapters do not give the model" in card
+    assert "\nbase_model" not in card
+    assert str(tmp_path) not in card
 
 
 def test_a_merged_export_is_not_replaced_by_adapters(tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -239,8 +239,8 @@ def test_the_card_states_languages_data_scores_and_what_is_not_known(folder, tok
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert card.startswith("---\nlanguage:\n- km\n- en\nlibrary_name: transformers\n")
     assert "\n# tiny\n" in card
-    assert "| wiki | km | 60.0% | CC BY-SA 4.0 |" in card
-    assert "| stories | en | 40.0% | not recorded |" in card
+    assert "| wiki | km | text | 60.0% | CC BY-SA 4.0 |" in card
+    assert "| stories | en | text | 40.0% | not recorded |" in card
     assert "| km | 0.9876 |" in card
     assert "| source wiki | 0.9876 |" in card
     assert f"{CONFIG.num_parameters:,} parameters, trained for 1,200 steps" in card
@@ -303,7 +303,7 @@ def test_details_name_no_sources_of_token_rows_that_were_written_after_the_run(t
     config = default_config()
     config.data.dir = str(tmp_path)
     rows = write_rows(tmp_path, {"wiki": np.arange(100)})
-    trained_on = {"wiki": rows.identity("wiki")}
+    trained_on = {"data": {"rows": {"wiki": rows.identity("wiki")}}}
     assert [source.name for source in details_of_run(tmp_path, config, 1, trained_on).sources] == ["wiki"]
     write_rows(tmp_path, {"wiki": np.arange(200)})
     assert details_of_run(tmp_path, config, 1, trained_on).sources == ()

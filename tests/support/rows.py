@@ -19,6 +19,7 @@ def write_rows(
     vocab_size: int = 65_536,
     rows_per_shard: int = 100,
     weights: dict[str, float] | None = None,
+    kinds: dict[str, str] | None = None,
 ) -> RowsManifest:
     """Writes a rows folder whose sources' train splits are the given id streams."""
     tokenizer = directory / "tokenizer" / "tokenizer.json"
@@ -39,7 +40,9 @@ def write_rows(
                 writer.write(piece)
             split = writer.finish(documents=7, text_bytes=3 * len(ids))
         weight = weights[name] if weights else 1 / len(streams)
-        sources[name] = SourceInfo(name, weight, "km", {"train": split, "validation": EMPTY})
+        sources[name] = SourceInfo(
+            name, weight, "km", {"train": split, "validation": EMPTY}, kind=(kinds or {}).get(name, "text")
+        )
     manifest = RowsManifest(
         directory, row_tokens, dtype_for(vocab_size), vocab_size, 0, sha256_file(tokenizer), sources
     )

@@ -108,7 +108,7 @@ def _export(args: argparse.Namespace) -> Path:
     if args.verify:
         check_libraries()  # now, and not after the export
     run = load_run(args.workdir, args.step)
-    details = dataclasses.replace(details_of_run(run.workdir, run.config, run.step, run.rows), license=args.license)
+    details = dataclasses.replace(details_of_run(run.workdir, run.config, run.step, run.saved), license=args.license)
     dtype = args.dtype or "float32"
     folder = export(
         run.model_config,
@@ -130,8 +130,7 @@ def _export_adapter(args: argparse.Namespace) -> Path:
     from tonsai_jax.config import from_json
     from tonsai_jax.files import read_json
     from tonsai_jax.huggingface.adapter import export_adapter
-    from tonsai_jax.huggingface.card import details_of_run
-    from tonsai_jax.huggingface.download import HUB
+    from tonsai_jax.huggingface.card import details_of_run, hub_model
     from tonsai_jax.tokenizer.loading import Tokenizer
     from tonsai_jax.training.saved import open_checkpoint
 
@@ -141,26 +140,26 @@ def _export_adapter(args: argparse.Namespace) -> Path:
             f"{run.workdir}: has no adapters, all parameters were trained (lora.rank=0); leave --adapter out"
         )
     config = from_json(read_json(run.workdir / "config.json"))
-    details = details_of_run(run.workdir, config, run.step, run.saved["data"]["rows"])
-    base = run.saved["base"]["where"]
-    on_hub = base.startswith(HUB)
+    details = details_of_run(run.workdir, config, run.step, run.saved)
+    base, is_run = run.saved["base"]["where"], run.saved["base"]["step"] is not None
     folder = export_adapter(
         run.model_config,
         run.params(),
         run.lora,
         Tokenizer.from_folder(run.workdir / "tokenizer"),
         args.output_dir,
-        base_model=base.removeprefix(HUB).partition("@")[0],
+        base_model=base,
+        base_is_run=is_run,
         details=dataclasses.replace(details, license=args.license),
         normalize=not args.no_normalizer,
     )
     count = run.lora.num_parameters(run.model_config)
     print(f"{folder}: {count:,} parameters of the adapters of step {run.step:,}, for the model {base}")
-    if run.saved["base"]["step"] is not None:
+    if is_run:
         print(
             f"note: that is a run; export it first, peft needs the base model in Hugging Face format: --workdir {base}"
         )
-    if not on_hub:
+    if hub_model(base) is None:
         print(
             "note: adapter_config.json names that folder; before you share it, put the base model's name on the Hub there"
         )

@@ -43,7 +43,7 @@ def main() -> None:
 
     check_path(args.output)  # now, and not after the run is loaded
     run = load_run(args.workdir, args.step)
-    details = details_of_run(run.workdir, run.config, run.step, run.rows)
+    details = details_of_run(run.workdir, run.config, run.step, run.saved)
     file = export_gguf(run.model_config, run.params, run.tokenizer, args.output, details=details, dtype=args.dtype)
     size = file.stat().st_size / 1e6
     print(f"{file}: {run.model_config.num_parameters:,} parameters of step {run.step:,}, {args.dtype}, {size:,.1f} MB")

@@ -14,7 +14,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from tonsai_jax.files import atomic_folder, disk_errors, write_json
-from tonsai_jax.huggingface.card import CardDetails, adapter_card
+from tonsai_jax.huggingface.card import CardDetails, adapter_card, hub_model
 from tonsai_jax.huggingface.export import ADAPTER_FORMAT, CARD, VERSION, seal, write_tokenizer
 from tonsai_jax.huggingface.names import check_ids, family_of, tensors
 from tonsai_jax.model.config import Lora, ModelConfig
@@ -29,6 +29,7 @@ def export_adapter(
     output_dir: str | Path,
     *,
     base_model: str,
+    base_is_run: bool = False,
     details: CardDetails | None = None,
     normalize: bool = True,
 ) -> Path:
@@ -36,7 +37,8 @@ def export_adapter(
 
     Args:
       adapters: nested dict, see `model.lora.split_adapters`.
-      base_model: where `peft` finds the model without the adapters: ORG/NAME of the Hub, or a folder.
+      base_model: the model that the adapters were trained on: hf:ORG/NAME@REVISION, or a folder.
+      base_is_run: whether that folder is a run, which `peft` can load only after an export.
       tokenizer, output_dir, details, normalize: see `export`.
 
     Returns the folder. Raises `UserError` as `export` does.
@@ -45,13 +47,15 @@ def export_adapter(
     check_ids(model_config, tokenizer)
     details = details or CardDetails()
     arrays = _tensors(model_config, adapters, lora)
+    base_name, revision = hub_model(base_model) or (base_model, None)
     # The name of a layer without its number: "self_attn.q_proj".
     modules = sorted({".".join(name.split(".")[-4:-2]) for name in arrays})
     with atomic_folder(output_dir, manifest="export.json", format=ADAPTER_FORMAT) as folder, disk_errors(output_dir):
         config = {
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
-            "base_model_name_or_path": base_model,
+            "base_model_name_or_path": base_name,
+            "revision": revision,
             "r": lora.rank,
             "lora_alpha": lora.alpha,
             "lora_dropout": lora.dropout,
@@ -64,7 +68,15 @@ def export_adapter(
         save_file(arrays, folder / "adapter_model.safetensors", metadata={"format": "pt"})
         (folder / "adapter_model.safetensors").chmod((folder / "adapter_config.json").stat().st_mode)
         write_tokenizer(folder, tokenizer, model_config.context_length, normalize)
-        card = adapter_card(details.name or output_dir.name, model_config, lora, base_model, details)
+        card = adapter_card(
+            details.name or output_dir.name,
+            model_config,
+            lora,
+            base_model,
+            details,
+            base_is_run=base_is_run,
+            chat_template=tokenizer.chat_template is not None,
+        )
         (folder / CARD).write_text(card, encoding="utf-8")
         seal(folder, output_dir, {"format": ADAPTER_FORMAT, "version": VERSION, "step": details.step})
     return output_dir

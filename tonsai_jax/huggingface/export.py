@@ -92,6 +92,7 @@ def export(
             normalization=tokenizer.normalization,
             tokenizer_normalizes=normalize and tokenizer.is_ours,
             starts_documents=tokenizer.is_ours or tokenizer.end_of_text_id == tokenizer.special_ids.first,
+            chat_template=tokenizer.chat_template is not None,
         )
         (folder / CARD).write_text(card, encoding="utf-8")
         seal(folder, output_dir, {"format": FORMAT, "version": VERSION, "step": details.step, "dtype": dtype})

@@ -25,8 +25,7 @@ class Run:
     params: dict[str, Any]
     tokenizer: Tokenizer
     step: int
-    # The identity of each source's token rows in training (`RowsManifest.identity`).
-    rows: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    saved: Mapping[str, Any] | None = None  # the resume metadata of the checkpoint, see `training.run.resume_metadata`
 
 
 def load_run(workdir: str | Path, step: int | None = None) -> Run:
@@ -42,5 +41,5 @@ def load_run(workdir: str | Path, step: int | None = None) -> Run:
         params=params_of(checkpoint),
         tokenizer=Tokenizer.from_folder(checkpoint.workdir / "tokenizer"),
         step=checkpoint.step,
-        rows=checkpoint.saved["data"]["rows"],
+        saved=checkpoint.saved,
     )
