@@ -73,6 +73,7 @@ class Hooks:
                     seq_len=stage.seq_len,
                     batch_size=batch_size,
                     max_windows=max_windows,
+                    leave_out=self._conversations_for_others(),
                 )
         except Exception as error:
             self.say(f"step {step}: the evaluation failed, training continues ({type(error).__name__}: {error})")
@@ -86,6 +87,13 @@ class Hooks:
         self.say(evaluation.table())
         self.writer.write(step, evaluation.scalars())
         return evaluation
+
+    def _conversations_for_others(self) -> set[str]:
+        """Packed sources that no stage reads: they lie next to the text of this run, and their scores say nothing about it."""
+        read = {name for stage in self.stages for name, weight in stage.weights.items() if weight}
+        if any(not stage.weights for stage in self.stages):
+            read |= {name for name, source in self.manifest.sources.items() if source.weight}
+        return {name for name, source in self.manifest.sources.items() if source.is_packed} - read
 
     def _evaluate_pairs(self, reference: "Reference", params: Any, batch_size: int, max_rows: int) -> "PairEvaluation":
         from tonsai_jax.evaluation.preferences import evaluate_pairs  # imported here: most runs learn the next token

@@ -13,7 +13,7 @@ how much more the model prefers the chosen answers than it did; `accuracy` in ho
 
 `configs/sft/dpo.py:laptop` is for models of a few million parameters on a CPU, with rows of 256 tokens (--row-tokens 256).
 
-Hardware: as for configs/sft/full.py. Time: not measured yet. Score: docs/instruct.md has a small measured example of `:laptop`.
+Hardware: as for configs/sft/full.py. Time: not measured yet. Score: docs/preferences.md measures a small example of `:laptop`.
 """
 
 from ml_collections import ConfigDict
@@ -28,6 +28,7 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant not in VARIANTS:
         raise unknown_name("variant", variant, filter(None, VARIANTS))
     config = default_config()
+    config.init_from = "runs/chat"
     config.data.dir = "data/pairs"
     config.steps = 0
     config.epochs = 1.0
@@ -35,6 +36,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.global_batch_size = 16
     config.micro_batch_size = 4
     config.model.remat = "qkv_mlp"
+    config.model.capacity_factor = 0.0  # experts take every token, as they do where the reference is computed
     config.loss.objective = "dpo"
     config.loss.beta = 0.1
 

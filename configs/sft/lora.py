@@ -29,6 +29,7 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant not in VARIANTS:
         raise unknown_name("variant", variant, filter(None, VARIANTS))
     config = default_config()
+    config.init_from = "runs/base"  # set it to your model: without one, random weights would learn from answers alone
     config.data.dir = "data/chat"
     config.steps = 0
     config.epochs = 3.0

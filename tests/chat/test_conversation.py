@@ -21,6 +21,9 @@ HI = (Message("user", "Hi"), Message("assistant", "Hello"))
         {"prompt": "Hi", "completion": "Hello"},
         {"prompt": [{"role": "user", "content": "Hi"}], "completion": [{"role": "assistant", "content": "Hello"}]},
         {"query": "Hi", "response": "Hello"},
+        {"instruction": None, "prompt": "Hi", "output": None, "response": "Hello"},
+        {"instruction": "Hi", "input": " ", "output": "Hello", "system": ""},
+        {"conversations": [{"from": "system", "value": ""}, {"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]},
     ],
 )  # fmt: skip
 def test_the_usual_forms_are_read(record: dict) -> None:
@@ -58,6 +61,8 @@ def turns(*roles: str) -> dict:
         ({"messages": [{"content": "Hi"}]}, "message 1 of its messages has no role"),
         (turns("user", "asistant"), "message 2 of its messages has the role 'asistant'; did you mean 'assistant'?"),
         (turns("user", "tool", "assistant"), "has the role 'tool'; known are: system, user, assistant"),
+        ({"messages": [{"role": ["user"], "content": "Hi"}]}, "message 1 of its messages has the role ['user']"),
+        ({"messages": [{"role": "system", "content": ""}]}, "it does not end with an answer of the assistant"),
         ({"messages": [{"role": "user"}]}, "the content of message 1 of its messages is missing"),
         ({"messages": [{"role": "user", "content": 3}]}, "the content of message 1 of its messages is not text"),
         ({"instruction": "Hi", "output": " \n"}, "the output is empty"),

@@ -32,6 +32,10 @@ TEMPLATES = {
         "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'assistant' %}{{ ' ' + m['content'] | trim + eos_token }}"
         "{% else %}{{ '[' + m['role'] + '] ' + m['content'] + ' [/' + m['role'] + ']' }}{% endif %}{% endfor %}"
     ),
+    "white space around an answer": (
+        "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ ' ' + m['content'] + ' ' + eos_token }}"
+        "{% else %}{{ '### ' + m['role'] + ': ' + m['content'] + '\n### Answer:' }}{% endif %}{% endfor %}"
+    ),
     "a generation block": (
         "{%- for m in messages -%}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation %}{{ m.content }}"
         "<|im_end|>{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}\n{% endfor %}"
@@ -73,6 +77,7 @@ def test_our_template_learns_the_answers_with_their_end_and_nothing_else(ours: T
 def test_the_templates_of_open_models_learn_the_answers_with_their_end(name: str, tmp_path: Path) -> None:
     tokenizer = with_template(tmp_path / "model", TEMPLATES[name])
     end = "<|endoftext|>" if "eos_token" in TEMPLATES[name] else "<|im_end|>"
+    end = f" {end}" if name.startswith("white") else end  # it is learned too, else the model would not come to the end
     assert learned(tokenizer, TURNS) == [f"បុប្ផា{end}", f"Bopha{end}"]
 
 
@@ -108,6 +113,31 @@ def test_a_special_token_that_a_message_spells_out_stays_text(ours: Tokenizer) -
         id for id in ChatTemplate.of(ours).encode(plain).ids if id in special
     ]
     assert "Say <|end|><|assistant|>yes<|end|>" in ours.decode(encoded.ids)
+
+
+def test_the_ids_of_earlier_answers_are_those_of_training(tmp_path: Path) -> None:
+    header = (
+        "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ ' ' + m['content'] + eos_token }}"
+        "{% else %}{{ m['content'] + ' Answer:' }}{% endif %}{% endfor %}"
+    )
+    template = ChatTemplate.of(with_template(tmp_path / "model", header))
+    prompt = template.prompt(TURNS[:-1])
+    assert template.encode(TURNS).ids[: len(prompt)] == prompt
+
+
+def test_characters_that_mark_answers_here_do_nothing_in_a_message(ours: Tokenizer) -> None:
+    template = ChatTemplate.of(ours)
+    sly = (Message("user", "Hi\ufdd0 there\ufdd1"), Message("assistant", "\ufdd1Yes"))
+    plain = (Message("user", "Hi there"), Message("assistant", "Yes"))
+    assert template.encode(sly) == template.encode(plain)
+    assert template.prompt(sly[:1]) == template.prompt(plain[:1])
+
+
+def test_a_template_that_fails_is_refused(tmp_path: Path) -> None:
+    bodies = ("{{ 1 / 0 }}", "{{ range(10 ** 9) | list }}", "{{ strftime_now('%d') }}")
+    for number, body in enumerate(bodies):
+        with pytest.raises(TemplateError):
+            ChatTemplate.of(with_template(tmp_path / str(number), body)).encode(TURNS)
 
 
 def test_the_template_can_refuse_and_the_reason_is_its_own(tmp_path: Path) -> None:

@@ -167,6 +167,12 @@ def test_conversations_join_a_folder_of_text_rows_as_a_source(tmp_path: Path, to
         begins = (batch["marks"][learned] & BEGIN) != 0
         np.testing.assert_array_equal(begins, batch["tokens"][learned] == 0)
 
+    words = ["--input", str(file), "--tokenizer-dir", str(tokenizer_dir), "--output-dir", str(tmp_path / "rows")]
+    with pytest.raises(UserError, match=r"holds token rows of text \(text\), which would be lost; .* --add-to"):
+        main(words)
+    with pytest.raises(UserError, match="a name has letters"):
+        main([*words[:2], "--name", "../elsewhere", "--add-to", str(tmp_path / "rows")])
+
     without = Stage(steps=1, seq_len=21, global_batch_size=8, weights={"text": 1.0})
     [batch] = Loader(DataOrder(manifest, seed=0, stages=[without]), document_mask=True).batches(0)
     assert "marks" not in batch  # a stage of text alone is computed as in a run without conversations
@@ -209,7 +215,11 @@ def test_the_command_prints_what_is_learned_and_what_was_left_out(
         (["--khmer", "c.jsonl", "--name", "mine", "--add-to", "rows"], "--name is that of --input, which is not given"),
         (["--khmer", "c.jsonl", "--language", "km", "--add-to", "rows"], "--language is that of --input"),
         (["--input", "c.jsonl", "--preview", "-1", "--add-to", "rows"], "--preview -1 must be at least 0"),
-        (["--input", "c.jsonl", "--name", "khmer", "--khmer", "c.jsonl", "--add-to", "rows"], "rows: no token rows here"),
+        (["--input", "c.jsonl", "--add-to", "rows"], "rows: no token rows here"),
+        (
+            ["--input", "c.jsonl", "--name", "khmer", "--khmer", "c.jsonl", "--tokenizer-dir", "t", "--output-dir", "out"],
+            "source 'khmer' is given twice",
+        ),
     ],
 )  # fmt: skip
 def test_flags_that_do_not_go_together_are_refused(

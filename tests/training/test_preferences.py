@@ -13,6 +13,7 @@ from tonsai_jax.hooks import COMPLETE_FILE
 THINGS = ("mango", "book", "ball", "fish", "rice", "kite", "lamp", "boat")
 PEOPLE = ("Dara", "Sok", "Bopha", "Mom", "Tom", "Lily")
 DPO = (
+    "model.dropout=0.0",
     "seq_len=64",
     "global_batch_size=4",
     "steps=12",
@@ -63,6 +64,8 @@ def test_dpo_raises_the_margin_of_held_out_pairs_and_a_run_that_stopped_goes_on_
     before, after = (scores(whole.workdir)[step] for step in (0, 12))
     assert (before["eval/margin"], before["eval/accuracy"]) == (0, 0.5)
     assert before["eval/loss"] == pytest.approx(np.log(2))
+    losses = whole.losses()
+    assert losses[min(losses)] == pytest.approx(np.log(2), abs=1e-5)  # each row of training has its own reference
     assert after["eval/margin"] > 0.5
     assert after["eval/accuracy"] > 0.9
     assert after["eval/loss"] < 0.5

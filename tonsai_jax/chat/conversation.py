@@ -53,8 +53,8 @@ def conversation_of(record: Record) -> Conversation:
     name = next((name for name in LISTS if record.get(name) is not None), None)
     if name is not None:
         return checked((*first, *messages_of(record[name], name)))
-    answer = next((name for name in ANSWERS if name in record), None)
-    asked = next((fields for fields in ASKED if fields[0] in record), None)
+    answer = _field(record, ANSWERS)
+    asked = next((fields for fields in ASKED if fields[0] == _field(record, [each[0] for each in ASKED])), None)
     if answer is None or asked is None:
         raise BadRecordError(
             f"no conversation in its fields ({', '.join(record) or 'none'}); a record has {', '.join(LISTS)}, or one of "
@@ -62,7 +62,7 @@ def conversation_of(record: Record) -> Conversation:
         )
     if isinstance(record[answer], list):  # a prompt and its completion can be lists of messages too
         return checked((*first, *messages_of(record[asked[0]], asked[0]), *messages_of(record[answer], answer)))
-    parts = [text_of(record[field], field) for field in asked if field == asked[0] or record.get(field)]
+    parts = [text_of(record[field], field) for field in asked if field == asked[0] or not _is_blank(record.get(field))]
     if asked[0] == "question":
         parts.reverse()  # a text comes before the question about it
     question = Message("user", "\n\n".join(parts))
@@ -71,7 +71,7 @@ def conversation_of(record: Record) -> Conversation:
 
 def system_of(record: Record) -> Conversation:
     """The system message in a field of its own, or no message; raises `BadRecordError` if it is no text."""
-    system = next((record[name] for name in _SYSTEM if record.get(name)), None)
+    system = next((record[name] for name in _SYSTEM if not _is_blank(record.get(name))), None)
     return (Message("system", text_of(system, "system")),) if system else ()
 
 
@@ -87,9 +87,11 @@ def messages_of(value: Any, field: str) -> Conversation:
         given = item.get("role", item.get("from"))
         if given is None:
             raise BadRecordError(f"{where} has no role")
-        role = _ROLE_NAMES.get(given, given)
+        role = _ROLE_NAMES.get(given, given) if isinstance(given, str) else None
         if role not in ROLES:
-            raise BadRecordError(f"{where} has the role {given!r}{did_you_mean(given, (*ROLES, *_ROLE_NAMES))}")
+            raise BadRecordError(f"{where} has the role {given!r}{did_you_mean(str(given), (*ROLES, *_ROLE_NAMES))}")
+        if role == "system" and _is_blank(item.get("content", item.get("value"))):
+            continue
         messages.append(Message(role, text_of(item.get("content", item.get("value")), f"content of {where}")))
     return tuple(messages)
 
@@ -107,12 +109,22 @@ def text_of(value: Any, field: str) -> str:
     return value.strip()
 
 
+def _field(record: Record, names: Sequence[str]) -> str | None:
+    """The first of the names that the record has, with a value if one has: tables that were put together have empty columns."""
+    there = [name for name in names if name in record]
+    return next((name for name in there if record[name] is not None), there[0] if there else None)
+
+
+def _is_blank(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
 def checked(messages: Conversation) -> Conversation:
     """The same messages; raises `BadRecordError` unless they are: at most one system message, then user and assistant by turns.
 
     A user's message at the end, which has no answer, is refused as well.
     """
-    turns = messages[1:] if messages[0].role == "system" else messages
+    turns = messages[1:] if messages[:1] and messages[0].role == "system" else messages
     for number, message in enumerate(turns):
         wanted = ("user", "assistant")[number % 2]
         if message.role != wanted:

@@ -95,30 +95,25 @@ class ChatTemplate:
         Answers are encoded by themselves, since the model also writes them by themselves.
         Raises `TemplateError` for messages that the template refuses, or where it writes no special token after an answer.
         """
-        marked = [
-            Message(message.role, f"{_ANSWER}{message.content}{_ANSWER_END}")
-            if message.role == "assistant"
-            else message
-            for message in messages
-        ]
-        return self._encode(self._render(marked, add_generation_prompt=False))
+        return self._encode(self._render(messages, add_generation_prompt=False))
 
     def _render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
-        # A special token that a message spells out is broken up, so that it is not found below.
-        plain = [
-            {
-                "role": each.role,
-                "content": self._names.sub(lambda found: f"{found[0][0]}{_LETTERS}{found[0][1:]}", each.content),
-            }
-            for each in messages
-        ]
+        plain = [{"role": each.role, "content": self._marked(each)} for each in messages]
         try:
-            # Without thinking, which templates of reasoning models would else leave to the model.
+            # Without thinking, which templates of reasoning models would else leave to the model. Without `strftime_now`, which
+            # transformers has: rows would depend on the day, and templates that ask for it have a date of their own.
             return self._template.render(
                 messages=plain, add_generation_prompt=add_generation_prompt, enable_thinking=False, **self._tokens
             )
-        except (jinja2.TemplateError, TypeError) as error:
-            raise TemplateError(str(error)) from None
+        except Exception as error:  # a program of somebody else: it can raise anything
+            kind = "" if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: "
+            raise TemplateError(f"{kind}{error}") from None
+
+    def _marked(self, message: Message) -> str:
+        """The text of a message. An answer is marked; a special token that the text spells out is broken up, so it stays text."""
+        text = _MARKS.sub("", message.content)
+        text = self._names.sub(lambda found: f"{found[0][0]}{_LETTERS}{found[0][1:]}", text)
+        return f"{_ANSWER}{text}{_ANSWER_END}" if message.role == "assistant" else text
 
     def _encode(self, text: str) -> Encoded:
         ids: list[int] = []
@@ -138,7 +133,7 @@ class ChatTemplate:
                     break  # the next message begins, and the answer has no end
                 new = self._tokenizer.encode(part, with_prefix=not follows_text)
                 ids += new
-                answers += [in_answer] * len(new)
+                answers += [ends] * len(new)  # also white space before the token that ends the answer
                 follows_text = True
         if ends:
             raise TemplateError(

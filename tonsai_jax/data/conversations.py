@@ -1,9 +1,11 @@
 """Turns files of conversations, or of pairs of them, into packed rows: each is encoded once, and training reads ids and marks."""
 
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,12 @@ from tonsai_jax.corpus.sources.formats import WITH_FIELDS, file_format, find_fil
 from tonsai_jax.corpus.sources.hub import HubSplit
 from tonsai_jax.corpus.sources.record_files import read_records
 from tonsai_jax.data.manifest import FORMAT, RowsManifest, SourceInfo, SplitInfo, dtype_for, read_manifest
-from tonsai_jax.data.marks import marks_of
+from tonsai_jax.data.marks import ANSWER, marks_of
 from tonsai_jax.data.packing import write_packed
 from tonsai_jax.data.row_writer import write_manifest
 from tonsai_jax.data.tokenize import TOKENIZER_FOLDER, check_val_ratio, choose_validation, copy_tokenizer
 from tonsai_jax.errors import UserError
-from tonsai_jax.files import atomic_folder, disk_errors
+from tonsai_jax.files import atomic_folder, disk_errors, read_json
 from tonsai_jax.reporting.numbers import count_of
 from tonsai_jax.reporting.progress_bar import progress_bar
 from tonsai_jax.tokenizer.loading import Tokenizer
@@ -54,6 +56,7 @@ class ChatSource:
 
 Sample = tuple[Encoded, ...]
 """What stays together in a row: a conversation, or the chosen and the rejected one of a pair."""
+TokensAndMarks = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass
@@ -103,6 +106,7 @@ def write_conversations(
         (file and line are named); the tokenizer has no chat template; `output_dir` holds something else; the disk is full.
     """
     _check(row_tokens, val_ratio, sources)
+    _check_no_text(Path(output_dir))
     tokenizer = Tokenizer.from_folder(tokenizer_dir)
     packer = _Packer(tokenizer, row_tokens, val_ratio, seed, on_error, num_examples, progress)
     with atomic_folder(output_dir, manifest="manifest.json", format=FORMAT) as folder:
@@ -178,6 +182,21 @@ def _check(row_tokens: int, val_ratio: float, sources: Sequence[ChatSource]) -> 
         if count > 1 or name == TOKENIZER_FOLDER:
             why = "is given twice" if count > 1 else "is the name of the tokenizer's folder"
             raise UserError(f"source {name!r} {why}; give it another name")
+        if not re.fullmatch(r"\w[\w.-]*", name):  # it is the name of a folder
+            raise UserError(
+                f"source {name!r}: a name has letters, digits, '_', '-' and '.', and begins with one of the first three"
+            )
+
+
+def _check_no_text(output_dir: Path) -> None:
+    """Raises `UserError` where this would replace token rows of text, which take hours to make."""
+    if (output_dir / "manifest.json").is_file() and read_json(output_dir / "manifest.json").get("format") == FORMAT:
+        text = [source.name for source in read_manifest(output_dir).sources.values() if not source.is_packed]
+        if text:
+            raise UserError(
+                f"{output_dir}: holds token rows of text ({', '.join(text)}), which would be lost; give another folder, or add "
+                f"the conversations to them with --add-to {output_dir}"
+            )
 
 
 def _weighted(packed: Sequence[Packed]) -> Iterator[Packed]:
@@ -216,38 +235,43 @@ class _Packer:
     def pack(self, source: ChatSource, folder: Path) -> Packed:
         """Writes both splits of a source to `folder`; a weight that is not given is -1."""
         faults, counts = Faults(self._on_error), Counter[str]()
-        encoded: dict[bytes, Sample] = {}
+        sequences: list[TokensAndMarks] = []
+        seen: set[bytes] = set()
+        examples: list[Sample] = []
         num_train = 0
         with progress_bar("encoding", unit=f" {source.kind}", total=None, wanted=self._progress) as bar:
             for locations in (source.locations, source.validation):
-                num_train = len(encoded)
+                num_train = len(sequences)
                 for where, record in _records(locations, faults):
                     counts["conversations"] += 1
-                    found = self._encode(source.kind, where, record, faults, counts)
-                    if found and encoded.setdefault(_ids_of(found).tobytes(), found) is not found:
-                        counts["duplicates"] += 1
                     bar.update(1)
-        if not encoded:
+                    sample = self._encode(source.kind, where, record, faults, counts)
+                    if not sample:
+                        continue
+                    ids, marks = _sequence_of(sample)
+                    digest = blake2b(ids.tobytes(), digest_size=16).digest()
+                    if digest in seen:
+                        counts["duplicates"] += 1
+                        continue
+                    seen.add(digest)
+                    sequences.append((ids, marks))
+                    if len(examples) < self._num_examples:
+                        examples.append(sample)
+        if not sequences:
             raise UserError(f"{', '.join(source.locations)}: no {source.kind} are left to train on")
-        kept = list(encoded.values())
-        is_validation = list(choose_validation(len(kept), self._val_ratio, f"{self._seed}/{source.name}"))
+        is_validation = list(choose_validation(len(sequences), self._val_ratio, f"{self._seed}/{source.name}"))
         if source.validation:
-            is_validation = [number >= num_train for number in range(len(kept))]
+            is_validation = [number >= num_train for number in range(len(sequences))]
         splits = {}
         for split, is_held_out in (("train", False), ("validation", True)):
-            chosen = [each for each, held_out in zip(kept, is_validation, strict=True) if held_out == is_held_out]
+            chosen = [each for each, held_out in zip(sequences, is_validation, strict=True) if held_out == is_held_out]
             splits[split] = self._write(folder, source.name, split, chosen)
         weight = -1.0 if source.weight is None else source.weight
         info = SourceInfo(source.name, weight, source.language, splits, kind=source.kind)
-        return Packed(info, counts + faults.counts, kept[: self._num_examples])
+        return Packed(info, counts + faults.counts, examples)
 
-    def _write(self, folder: Path, name: str, split: str, samples: Sequence[Sample]) -> SplitInfo:
-        sequences = [
-            (_ids_of(sample), np.concatenate([marks_of(each.answers) for each in sample])) for sample in samples
-        ]
-        answer_bytes = sum(
-            int(self._token_bytes[np.array(each.ids)[each.answers]].sum()) for sample in samples for each in sample
-        )
+    def _write(self, folder: Path, name: str, split: str, sequences: Sequence[TokensAndMarks]) -> SplitInfo:
+        answer_bytes = sum(int(self._token_bytes[ids[(marks & ANSWER) != 0]].sum()) for ids, marks in sequences)
         return write_packed(
             folder,
             name,
@@ -307,8 +331,10 @@ class _Packer:
         return messages
 
 
-def _ids_of(sample: Sample) -> np.ndarray:
-    return np.concatenate([each.ids for each in sample])
+def _sequence_of(sample: Sample) -> TokensAndMarks:
+    """The ids, int32, and the marks of what stays together in a row."""
+    ids = np.concatenate([each.ids for each in sample]).astype(np.int32)
+    return ids, np.concatenate([marks_of(each.answers) for each in sample])
 
 
 def _without_first(encoded: Encoded, count: int) -> Encoded:

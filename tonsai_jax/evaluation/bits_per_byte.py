@@ -7,7 +7,7 @@ in one tokenizer than in another.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -104,6 +104,7 @@ def evaluate(
     seq_len: int,
     batch_size: int,
     max_windows: int,
+    leave_out: Collection[str] = (),
 ) -> Evaluation:
     """Scores the validation split of every source that has one. All processes together read each window once.
 
@@ -115,6 +116,7 @@ def evaluate(
       seq_len: tokens in a window; must divide the rows' row_tokens.
       batch_size: windows in a batch over all devices; must be divisible by the number of processes.
       max_windows: windows of each source, spread evenly over its validation text; 0 means all.
+      leave_out: sources that are not scored.
 
     Raises:
       UserError: seq_len does not divide row_tokens, or a file is missing or damaged.
@@ -123,11 +125,13 @@ def evaluate(
 
     sources: dict[str, Score] = {}
     languages: dict[str, Score] = {}
-    chosen = {name: _windows(manifest, name, seq_len, max_windows) for name in manifest.sources}
+    chosen = {
+        name: _windows(manifest, name, seq_len, max_windows) for name in manifest.sources if name not in leave_out
+    }
     with progress_bar(
         "evaluating", unit=" windows", total=sum(map(len, chosen.values())), wanted=jax.process_index() == 0
     ) as bar:
-        for name, source in manifest.sources.items():
+        for name in chosen:
             total = Score()
             for number, batch in enumerate(_batches(manifest, name, chosen[name], seq_len, batch_size)):
                 sums = jax.device_get(eval_step(params, put_batch(batch, mesh)))
@@ -135,7 +139,8 @@ def evaluate(
                 bar.update(min(batch_size, len(chosen[name]) - number * batch_size))
             if total.bytes:
                 sources[name] = total
-                languages[source.language] = languages.get(source.language, Score()) + total
+                language = manifest.sources[name].language
+                languages[language] = languages.get(language, Score()) + total
     return Evaluation(sources, languages)
 
 

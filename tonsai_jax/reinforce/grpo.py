@@ -131,7 +131,8 @@ def grpo(
         _check_same(settings, saved, workdir)
     pretrained = open_pretrained(settings.init_from)
     tokenizer = pretrained.tokenizer()
-    model_config = dataclasses.replace(pretrained.model_config, dropout=0.0, attention_dropout=0.0)
+    # What scores the answers computes without dropout and without a capacity of experts, so training must too.
+    model_config = dataclasses.replace(pretrained.model_config, dropout=0.0, attention_dropout=0.0, capacity_factor=0.0)
     room = model_config.context_length - settings.max_new_tokens
     if room < 1:
         raise UserError(
