@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from tonsai_jax.config import default_config
-from tonsai_jax.hooks import complete_run
+from tonsai_jax.hooks import _chat_flags, complete_run
 
 
 @pytest.mark.parametrize("export", [True, False])
@@ -21,3 +21,14 @@ def test_a_run_on_several_hosts_says_that_it_does_not_export_and_what_does(
     assert ("in spite of config.export" in lines[0]) == export
     assert f"tonsai export --workdir {tmp_path} --output-dir {tmp_path / 'export'}" in lines[1]
     assert not any(tmp_path.iterdir())
+
+
+def test_the_flags_for_a_chat_are_those_that_sample_as_the_run_did() -> None:
+    config = default_config()
+    config.sample.temperature, config.sample.max_new_tokens = 0.0, 40
+    assert _chat_flags(config) == "--temperature 0 --max-new-tokens 40"
+    config.sample.update(top_k=0, top_p=0.9, min_p=0.05, repetition_penalty=1.1, stop=("the end", "។"))
+    assert _chat_flags(config) == (
+        "--temperature 0 --top-k 0 --top-p 0.9 --min-p 0.05 --repetition-penalty 1.1 --stop 'the end' --stop '។' "
+        "--max-new-tokens 40"
+    )

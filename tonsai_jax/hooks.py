@@ -21,6 +21,7 @@ from tonsai_jax.files import atomic_write, read_json, write_json
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.model.lora import merge_adapters
 from tonsai_jax.reporting.numbers import count_of
+from tonsai_jax.sampling import Sampling
 from tonsai_jax.stages import Stage, stage_at
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.training.metrics import MetricsWriter
@@ -78,7 +79,10 @@ class Hooks:
             self.say(f"step {step}: the evaluation failed, training continues ({type(error).__name__}: {error})")
             return None
         if not evaluation.sources:
-            self.say("no validation text to evaluate on; `tonsai tokenize --val-ratio` sets some aside")
+            self.say(
+                "no validation text to evaluate on; `tonsai tokenize --val-ratio`, or `tonsai prepare-sft --val-ratio` for "
+                "conversations, sets some aside"
+            )
             return None
         self.say(evaluation.table())
         self.writer.write(step, evaluation.scalars())
@@ -238,8 +242,15 @@ def describe_complete_run(workdir: Path, step: int, say: Callable[[str], None], 
 
 
 def _chat_flags(config: ConfigDict) -> str:
-    """The flags with which `tonsai chat` answers as the samples of the run do."""
-    return f"--temperature {config.sample.temperature:g} --max-new-tokens {config.sample.max_new_tokens}"
+    """The flags with which `tonsai chat` answers as the samples of the run do; of most, only those that are not the default."""
+    words = []
+    for field in dataclasses.fields(Sampling):
+        value = config.sample[field.name]
+        if field.name == "temperature" or value != field.default:
+            flag = f"--{field.name.replace('_', '-')}"
+            for each in value if field.name == "stop" else (f"{value:g}",):
+                words += [flag, each]
+    return shlex.join([*words, "--max-new-tokens", str(config.sample.max_new_tokens)])
 
 
 def _continuations(

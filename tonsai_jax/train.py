@@ -10,6 +10,7 @@ SIGTERM and Ctrl-C save first, then end with exit code 0.
 
 import dataclasses
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
@@ -72,6 +73,11 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
     checkpoints = Checkpoints(workdir, keep)
     start_step = checkpoints.latest_step() or 0
     saved = checkpoints.resume_metadata(start_step) if start_step else None
+    if saved is not None and "grpo" in saved:
+        raise UserError(
+            f"{workdir}: this is a run of `tonsai grpo`, and only that command resumes it; to train its model further, give "
+            f"another --workdir and {shlex.quote(f'--config.init_from={workdir}')}"
+        )
     pretrained = _open_pretrained(config, workdir, saved)
     validate(config)
     manifest = _open_rows(config)

@@ -8,7 +8,10 @@
 must have a chat template (docs/instruct.md). The length of a sequence is that of the packed rows, 2048 tokens.
 `configs/sft/full.py:laptop` is for models of a few million parameters on a CPU, with rows of 256 tokens (--row-tokens 256).
 
-Hardware: as for pretraining a model of the same size; `tonsai estimate` says which. configs/sft/lora.py needs less.
+Hardware: as for pretraining a model of the same size; configs/sft/lora.py needs less. Which, also before there are rows:
+
+    tonsai estimate --config configs/sft/full.py --config.init_from=hf:ORG/NAME --gpu h100 --tokens 5e6
+
 Time: not measured yet. Score: not measured yet.
 """
 

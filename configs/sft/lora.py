@@ -10,7 +10,10 @@ The learning rate is ten times that of configs/sft/full.py, as adapters take it.
 alone; the run needs the model of `init_from` again when it resumes. `configs/sft/lora.py:laptop` is for models of a few million
 parameters on a CPU, with rows of 256 tokens (--row-tokens 256).
 
-Hardware: as configs/sft/full.py, but without gradients and moments of the model; `tonsai estimate` says how much that is.
+Hardware: as configs/sft/full.py, but without gradients and moments of the model. How much that is, also before there are rows:
+
+    tonsai estimate --config configs/sft/lora.py --config.init_from=hf:ORG/NAME --gpu h100 --tokens 5e6
+
 Time: not measured yet. Score: not measured yet.
 """
 

@@ -193,6 +193,14 @@ def test_the_command_opens_a_checkpoint_of_a_run(tokenizer, monkeypatch):
         (("--model", "MODEL", "--step", "3"), "--model MODEL: is not the folder of a run, so it has no step 3"),
         (("--model", "MODEL", "--top-p", "2"), "top_p=2.0 must be in (0, 1]"),
         (("--model", "MODEL", "--compare", "MODEL"), "--compare shows two models side by side on the page: add --web"),
+        (
+            ("--model", "MODEL", "--port", "80"),
+            "--port is that of the page for the browser: add --web, or leave it out",
+        ),
+        (
+            ("--model", "MODEL", "--host", "::"),
+            "--host is that of the page for the browser: add --web, or leave it out",
+        ),
         (("--workdir", "MODEL"), "MODEL: this is an exported model, not a run"),
     ],
 )

@@ -159,6 +159,36 @@ def test_a_message_empties_its_box_and_one_that_is_refused_stays_in_it(page, tok
 
 
 @pytest.mark.full
+def test_a_cleared_setting_is_its_default_and_after_any_failure_the_box_is_ready_again(page, tokenizer, monkeypatch):
+    model = WrittenAnswers(monkeypatch, tokenizer.encode("yes"))
+    send = next(function.fn for function in page.fns.values() if function.name == "send")
+    cleared = ("", None, None, None, None, None, None, None)  # system prompt, limit, seed, the controls
+    given, reply, written = [], Chat.reply, model._generate
+
+    def kept(*args, **settings):
+        given.append(settings)
+        return reply(*args, **settings)
+
+    monkeypatch.setattr(Chat, "reply", kept)
+    *_, (box, note, conversations, *_) = send("one", [EARLIER, ()], *cleared)
+    assert given == [{"max_new_tokens": 20, "sampling": GREEDY, "seed": 0}] * 2
+    assert (box["submit_btn"], note["visible"]) == (True, False)
+
+    def fails(*args):
+        yield from itertools.islice(written(*args), 1)
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(model, "_generate", fails)
+    *_, (box, note, conversations, *_) = send("one", [EARLIER, ()], *cleared)
+    assert (box["submit_btn"], box["stop_btn"]) == (True, False)
+    assert note["value"] == "<p>the answer failed: MemoryError: no room</p>"
+    assert [conversation[-1].role for conversation in conversations] == [
+        "assistant",
+        "assistant",
+    ]  # what there is stays
+
+
+@pytest.mark.full
 def test_the_page_sends_nothing_and_loads_nothing_from_elsewhere(page):
     assert page.analytics_enabled is False
     theme = web.launch_settings()["theme"]

@@ -211,6 +211,10 @@ def test_the_command_prints_what_is_learned_and_what_was_left_out(
         (["--tokenizer-dir", "t", "--output-dir", "out"], "no conversations given; add --khmer, --english or --input"),
         (["--input", "c.jsonl", "--output-dir", "out"], "give --tokenizer-dir"),
         (["--input", "c.jsonl", "--add-to", "rows", "--tokenizer-dir", "t"], "leave out --tokenizer-dir"),
+        (["--input", "c.jsonl", "--add-to", "rows", "--row-tokens", "512"], "leave out --row-tokens"),
+        (["--khmer", "c.jsonl", "--name", "mine", "--add-to", "rows"], "--name is that of --input, which is not given"),
+        (["--khmer", "c.jsonl", "--language", "km", "--add-to", "rows"], "--language is that of --input"),
+        (["--input", "c.jsonl", "--preview", "-1", "--add-to", "rows"], "--preview -1 must be at least 0"),
         (["--input", "c.jsonl", "--add-to", "rows"], "rows: no token rows here"),
         (
             ["--input", "c.jsonl", "--name", "khmer", "--khmer", "c.jsonl", "--tokenizer-dir", "t", "--output-dir", "out"],

@@ -96,7 +96,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_holds_no_rows_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no token rows here.*`tonsai tokenize`"):
+    with pytest.raises(UserError, match=r"no token rows here.*`tonsai tokenize`.*`tonsai prepare-sft`"):
         read_manifest(tmp_path / "nowhere")
     (tmp_path / "manifest.json").write_text('{"format": "tonsai_jax/documents", "version": 1}')
     with pytest.raises(UserError, match=r"manifest\.json: this is not a folder of token rows"):

@@ -273,7 +273,7 @@ def test_rows_of_another_tokenizer_are_refused(tokenizer, tmp_path) -> None:
 def test_rows_without_validation_text_are_refused(tokenizer, manifest) -> None:
     sources = {"untested": manifest.sources["untested"]}
     empty = RowsManifest(**{**vars(manifest), "sources": sources})
-    with pytest.raises(UserError, match="no validation rows; `tonsai tokenize --val-ratio"):
+    with pytest.raises(UserError, match=r"no validation rows; .*`tonsai prepare-sft --val-ratio"):
         evaluate_run(run_with(tokenizer), empty, seq_len=None, batch_size=8, max_batches=0)
 
 

@@ -231,6 +231,7 @@ def test_the_memory_that_jax_takes_is_the_configs_share() -> None:
         (("--config", "configs/quickstart.py", "--gpu", "h100"), "model.vocab_size=0 takes the size of the tokenizer"),
         (("--config", CONFIG, "--gpu", "h100", "--data", "nowhere"), "no token rows here"),
         (("--config", CONFIG, "--gpu", "h100", "--data", "data/tokens"), "data/tokens: no token rows here"),
+        (("--config", CONFIG, "--gpu", "h100", "--config.data.dir=data/mine"), "data/mine: no token rows here"),
     ],
 )
 def test_a_mistake_is_an_error_of_one_line(arguments: tuple[str, ...], message: str, monkeypatch, capsys) -> None:
@@ -264,14 +265,18 @@ def test_the_command_tells_epochs_and_what_it_cannot_tell(rows: Path, tmp_path: 
     assert f"{figures['epochs']['km']:.2f}" in done.stdout
 
 
-def test_an_estimate_needs_no_token_rows_in_the_folder_of_the_default(tmp_path: Path, monkeypatch) -> None:
+def test_an_estimate_needs_no_token_rows_in_the_folder_of_a_config_but_a_length(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = get_config()
-    assert config.data.dir == "data/tokens"
-    assert estimate(config, gpu_named("h100"), 1, compiles=False, say=lambda line: None)["epochs"] is None
-    config.data.dir = "data/mine"
-    with pytest.raises(UserError, match="data/mine: no token rows here"):
-        estimate(config, gpu_named("h100"), 1, compiles=False, say=lambda line: None)
+    config.data.dir = "data/chat"
+    settings: dict[str, Any] = {"compiles": False, "say": lambda line: None}
+    assert estimate(config, gpu_named("h100"), 1, **settings)["epochs"] is None
+    config.steps, config.epochs = 0, 3.0
+    with pytest.raises(UserError, match=r"in epochs of token rows, which are not there \(data/chat\); add --tokens N"):
+        estimate(config, gpu_named("h100"), 1, **settings)
+    assert estimate(config, gpu_named("h100"), 1, tokens=1e9, **settings)["run"]["tokens"] == pytest.approx(
+        1e9, rel=1e-2
+    )
 
 
 # Out of memory

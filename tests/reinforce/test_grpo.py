@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.tiny_model import ENGLISH
 from tests.support.tiny_run import TinyRun
+from tonsai_jax.commands import evaluate
 from tonsai_jax.errors import UserError
 from tonsai_jax.inference.load import load_run
 from tonsai_jax.reinforce.grpo import Settings, advantages, grpo
@@ -134,13 +135,15 @@ def practice(folder, base, workdir, *, stop_after=None):
 
 
 @pytest.mark.full
-def test_a_model_earns_more_of_a_reward_and_a_run_that_stopped_goes_on_as_if_it_had_not(tmp_path, base):
+def test_a_model_earns_more_of_a_reward_and_a_run_that_stopped_goes_on_as_if_it_had_not(
+    tmp_path, base, rows, monkeypatch
+):
     practice(tmp_path, base, tmp_path / "whole")
-    rows = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
-    rewards = [row["train/reward"] for row in rows]
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    rewards = [line["train/reward"] for line in lines]
     assert len(rewards) == 12
     assert np.mean(rewards[-3:]) > 3 * np.mean(rewards[:3])
-    assert rows[-1]["train/kl"] > rows[0]["train/kl"]
+    assert lines[-1]["train/kl"] > lines[0]["train/kl"]
 
     lines = practice(tmp_path, base, tmp_path / "stopped", stop_after=5)
     assert "saved after round 6 of 12: SIGTERM" in lines[-1] or "saved after round 5 of 12: SIGTERM" in lines[-1]
@@ -148,6 +151,16 @@ def test_a_model_earns_more_of_a_reward_and_a_run_that_stopped_goes_on_as_if_it_
     ours, theirs = load_run(tmp_path / "stopped"), load_run(tmp_path / "whole")
     assert ours.step == theirs.step == 24
     np.testing.assert_array_equal(ours.params["token_embedding"], theirs.params["token_embedding"])
+
+    with pytest.raises(
+        UserError, match=r"/whole: this is a run of `tonsai grpo`.*another --workdir and --config.init_from="
+    ):
+        TinyRun(rows, tmp_path / "whole").train()
+    monkeypatch.setattr("sys.argv", ["evaluate", "--workdir", str(tmp_path / "whole")])
+    with pytest.raises(
+        UserError, match="/whole: this run learned without token rows; name those to evaluate on with --data-dir"
+    ):
+        evaluate.main()
 
     other = Settings(str(base), "a_test:letters", group_size=4)
     with pytest.raises(UserError, match=r"its run has other settings \(--prompts-per-round was 4, --group-size was 8"):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -184,8 +185,12 @@ def test_a_base_that_changed_or_is_gone_is_refused(lora_run: TinyRun, base: Path
 def test_adapters_of_another_shape_do_not_resume(lora_run: TinyRun) -> None:
     lora_run.train(steps_today=1)
     for key in ("lora.rank=8", "lora.rank=0", "lora.targets=('qkv',)"):
-        with pytest.raises(UserError, match=rf"does not fit lora.{key[5:9]}.*give another --workdir"):
+        with pytest.raises(UserError, match=rf"does not fit lora.{key[5:9]}.*give another --workdir") as refused:
             lora_run.train(key)
+    advice = re.search("add (.*), or give", str(refused.value))
+    assert advice
+    [word] = shlex.split(advice[1])  # a shell takes it as one word, and the run goes on with it
+    lora_run.train(word.removeprefix("--config."), steps_today=1)
     assert "lora.alpha: 16.0 -> 8.0" in lora_run.train("lora.alpha=8.0")
 
 

@@ -6,6 +6,7 @@ import html
 import importlib.util
 import os
 import socket
+import traceback
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -203,28 +204,40 @@ def page(chats: Sequence[tuple[str, Chat]], *, max_new_tokens: int, sampling: Sa
             return gradio.update(submit_btn=True, stop_btn=False)
 
         def send(
-            text: str, conversations: list[Conversation], system: str, limit: int, seed: int, *settings: float
+            text: str,
+            conversations: list[Conversation],
+            system: str,
+            chosen_limit: int | None,
+            chosen_seed: int | None,
+            *settings: float | None,
         ) -> Iterator[tuple[Any, ...]]:
             if not text.strip():
                 yield show(ready(), "", conversations)
                 return
+            answered = conversations
+            # A box that was cleared gives None: what it showed first holds.
+            chosen: dict[str, Any] = {
+                name: value for (name, *_), value in zip(_CONTROLS, settings, strict=True) if value is not None
+            }
             try:
-                chosen: dict[str, Any] = {control[0]: value for control, value in zip(_CONTROLS, settings, strict=True)}
                 emptied = gradio.update(value="", submit_btn=False, stop_btn=True)
                 for line, answered in answers(
                     chats,
                     conversations,
                     text.strip(),
                     system=system,
-                    max_new_tokens=limit,
+                    max_new_tokens=max_new_tokens if chosen_limit is None else chosen_limit,
                     sampling=dataclasses.replace(sampling, **chosen),
-                    seed=seed,
+                    seed=seed if chosen_seed is None else chosen_seed,
                 ):
                     yield show(emptied, line, answered)
                     emptied = gradio.skip()  # what is typed meanwhile stays
                 yield show(ready(), line, answered)
             except UserError as error:  # the message stays in its box, to be mended
                 yield show(ready(), f"not sent: {error}", conversations)
+            except Exception as error:  # the page must not wait for ever for an answer that has ended
+                traceback.print_exc()
+                yield show(ready(), f"the answer failed: {type(error).__name__}: {error}", answered)
 
         def start_again() -> tuple[Any, ...]:
             return show(ready(), "", [()] * len(chats))

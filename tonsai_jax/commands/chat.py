@@ -38,25 +38,28 @@ def main() -> None:
     add("--web", action="store_true", help="open a page for the browser instead (uv sync --inexact --extra ui)")
     add(
         "--host",
-        default="127.0.0.1",
         metavar="ADDRESS",
         help="with --web: address to serve the page at (default: 127.0.0.1, which only this machine reaches)",
     )
-    add("--port", type=int, default=7860, metavar="N", help="with --web: port to serve the page at (default: 7860)")
+    add("--port", type=int, metavar="N", help="with --web: port to serve the page at (default: 7860)")
     add("--compare", metavar="MODEL", help="with --web: a second model next to it: a run's folder, or as for --model")
     add("--compare-step", type=int, metavar="N", help="with --compare RUN: checkpoint to use (default: the newest)")
     args = parser.parse_args()
     sampling = sampling_of(args)
     if args.compare and not args.web:
         raise UserError("--compare shows two models side by side on the page: add --web")
+    for flag, value in (("--host", args.host), ("--port", args.port)):
+        if value is not None and not args.web:
+            raise UserError(f"{flag} is that of the page for the browser: add --web, or leave it out")
     if args.compare_step is not None and not args.compare:
         raise UserError("--compare-step has no effect without --compare; add that, or leave it out")
 
     quiet_libraries()
+    host, port = "127.0.0.1" if args.host is None else args.host, 7860 if args.port is None else args.port
     if args.web:
         from tonsai_jax.chat_ui.web import check, serve
 
-        check(args.host, args.port)  # now, and not after the models are loaded
+        check(host, port)  # now, and not after the models are loaded
     flag = "--workdir" if args.workdir else "--model"
     chats = [_open(flag, args.workdir or args.model, args.step)]
     if args.compare:
@@ -72,8 +75,8 @@ def main() -> None:
             max_new_tokens=max_new_tokens,
             sampling=sampling,
             seed=args.seed,
-            host=args.host,
-            port=args.port,
+            host=host,
+            port=port,
         )
     else:
         from tonsai_jax.chat_ui.terminal import Terminal

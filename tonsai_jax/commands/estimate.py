@@ -45,13 +45,18 @@ def main() -> None:
     from tonsai_jax.planning.estimate import estimate
     from tonsai_jax.planning.report import estimate_as_text
     from tonsai_jax.runtime.hardware import gpu_named
+    from tonsai_jax.runtime.libraries import quiet_libraries
 
+    quiet_libraries()
     gpu = gpu_named(args.gpu)
     config, _, _ = parse_flags([sys.argv[0], f"--config={args.config}", *keys], "")
     if config.init_from:
         set_model(config, pretrained_config(config.init_from))
+    is_made_by_run = config.data.sample_corpus or config.data.sample_questions
+    is_named = any(word.lstrip("-").partition("=")[0] == "config.data.dir" for word in keys)
+    if args.data or (is_named and not is_made_by_run):  # rows may be absent only where nobody named them
+        read_manifest(args.data or config.data.dir)
     if args.data:
-        read_manifest(args.data)  # raises where there are no rows, which only a folder of the config may lack
         config.data.dir, config.data.sample_corpus, config.data.sample_questions = args.data, False, False
     figures = estimate(config, gpu, args.num_gpus, tokens=args.tokens, price=args.price, compiles=not args.no_compile)
     print(estimate_as_text(figures))

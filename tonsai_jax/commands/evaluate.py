@@ -39,9 +39,14 @@ def main() -> None:
     from tonsai_jax.inference.load import load_run
 
     run = load_run(args.workdir, args.step)
+    data_dir = args.data_dir or run.config.data.dir
+    if not data_dir:
+        raise UserError(
+            f"{args.workdir}: this run learned without token rows; name those to evaluate on with --data-dir"
+        )
     evaluation = evaluate_run(
         run,
-        read_manifest(args.data_dir or run.config.data.dir),
+        read_manifest(data_dir),
         seq_len=args.seq_len,
         batch_size=args.batch_size,
         max_batches=args.max_batches,

@@ -41,15 +41,14 @@ def main(words: Sequence[str] | None = None) -> None:
         action="store_true",
         help="the records are preferences, a chosen and a rejected answer to the same prompt, for configs/sft/dpo.py",
     )
-    add("--name", default="instructions", help="name of the source of --input (default: instructions)")
-    add("--language", default="mul", help="language tag of --input (default: mul, several languages)")
+    add("--name", help="name of the source of --input (default: instructions)")
+    add("--language", help="language tag of --input (default: mul, several languages)")
     add("--tokenizer-dir", metavar="DIR", help="tokenizer with a chat template: its folder, or hf:ORG/NAME")
     add(
         "--row-tokens",
         type=int,
-        default=2048,
         metavar="N",
-        help="tokens in a row: the seq_len of training (default: 2048)",
+        help="tokens in a row: the seq_len of training (default: 2048; with --add-to those of its rows)",
     )
     add("--val-ratio", type=float, default=0.02, metavar="X", help="share kept for validation (default: 0.02)")
     add("--seed", type=int, default=42, help="random seed that chooses the validation conversations (default: 42)")
@@ -75,7 +74,11 @@ def main(words: Sequence[str] | None = None) -> None:
         for name, language, places in (
             ("khmer", "km", args.khmer),
             ("english", "en", args.english),
-            (args.name, args.language, args.input),
+            (
+                "instructions" if args.name is None else args.name,
+                "mul" if args.language is None else args.language,
+                args.input,
+            ),
         )
         if places
     ]
@@ -86,6 +89,13 @@ def main(words: Sequence[str] | None = None) -> None:
             "give --tokenizer-dir, the tokenizer of the model" if args.add_to is None
             else "--add-to takes the tokenizer of those rows; leave out --tokenizer-dir"
         )  # fmt: skip
+    for flag, value in (("--name", args.name), ("--language", args.language)):
+        if value is not None and not args.input:
+            raise UserError(f"{flag} is that of --input, which is not given; leave it out")
+    if args.add_to is not None and args.row_tokens is not None:
+        raise UserError("--add-to packs in rows of the length that the folder has; leave out --row-tokens")
+    if args.preview < 0:
+        raise UserError(f"--preview {args.preview} must be at least 0")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # exit, so that half-written files are removed
     settings = {"val_ratio": args.val_ratio, "seed": args.seed, "on_error": args.on_error, "num_examples": args.preview}
     if args.add_to is not None:
@@ -94,7 +104,11 @@ def main(words: Sequence[str] | None = None) -> None:
     else:
         folder = args.output_dir
         packed = write_conversations(
-            sources, tokenizer_folder(args.tokenizer_dir), folder, row_tokens=args.row_tokens, **settings
+            sources,
+            tokenizer_folder(args.tokenizer_dir),
+            folder,
+            row_tokens=2048 if args.row_tokens is None else args.row_tokens,
+            **settings,
         )
     _print(packed, folder)
     if args.json:

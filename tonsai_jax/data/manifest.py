@@ -124,15 +124,18 @@ def read_manifest(directory: str | Path) -> RowsManifest:
     if not path.is_file():
         raise UserError(
             f"{directory}: no token rows here (no manifest.json); `tonsai data --khmer FILE --english FILE --vocab-size 8000` "
-            "writes them to data/tokens; step by step: `tonsai prepare`, `tonsai train-tokenizer`, `tonsai tokenize`"
+            "writes them to data/tokens; step by step: `tonsai prepare`, `tonsai train-tokenizer`, `tonsai tokenize`. "
+            "`tonsai prepare-sft` makes rows of conversations, or of pairs of answers"
         )
     value = read_json(path)
     if not isinstance(value, dict) or value.get("format") != FORMAT:
-        raise UserError(f"{path}: this is not a folder of token rows; make one with `tonsai tokenize`")
+        raise UserError(
+            f"{path}: this is not a folder of token rows; make one with `tonsai tokenize` or `tonsai prepare-sft`"
+        )
     if value.get("version") != VERSION:
         raise UserError(
             f"{path}: format version {value.get('version')}, but this program reads version {VERSION}; "
-            "tokenize the dataset again with `tonsai tokenize`"
+            "make the rows again with `tonsai tokenize` or `tonsai prepare-sft`"
         )
     try:
         manifest = _manifest_from_json(directory, value)

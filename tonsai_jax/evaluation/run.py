@@ -39,7 +39,8 @@ def evaluate_run(
     if manifest.tokenizer_hash != run.tokenizer.hash:
         raise UserError(
             f"{manifest.directory}: these rows were made with another tokenizer than the run's; give others with "
-            f"--data-dir, or tokenize the text again with `tonsai tokenize --tokenizer-dir {run.workdir / 'tokenizer'}`"
+            f"--data-dir, or make them again with `tonsai tokenize --tokenizer-dir {run.workdir / 'tokenizer'}` (rows of "
+            f"conversations: `tonsai prepare-sft --tokenizer-dir {run.workdir / 'tokenizer'}`)"
         )
     mesh = one_device_mesh()
     attention_backend, _ = choose_attention_backend(run.model_config, jax.default_backend(), [seq_len])
@@ -67,6 +68,7 @@ def evaluate_run(
         )
     if not evaluation.sources:
         raise UserError(
-            f"{manifest.directory}: there are no validation rows; `tonsai tokenize --val-ratio 0.01` sets some aside"
+            f"{manifest.directory}: there are no validation rows; `tonsai tokenize --val-ratio 0.01`, or "
+            "`tonsai prepare-sft --val-ratio 0.02` for conversations, sets some aside"
         )
     return evaluation

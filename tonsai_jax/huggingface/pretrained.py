@@ -71,17 +71,19 @@ class Pretrained:
                 "is that of the model; if it is another one, the model starts with wrong embeddings"
             )
         own = self.tokenizer()
+        again = (
+            f"`tonsai tokenize --tokenizer-dir {self.tokenizer_folder}` (rows of conversations: "
+            f"`tonsai prepare-sft --tokenizer-dir {self.tokenizer_folder}`)"
+        )
         if _what_decides_ids(own) != _what_decides_ids(tokenizer):
             raise UserError(
                 f"{tokenizer.folder}: these token rows were made with another tokenizer than that of {self.where}. Make them "
-                f"with `tonsai tokenize --tokenizer-dir {self.tokenizer_folder}`, or give the model the new vocabulary "
-                "with `tonsai new-vocabulary`"
+                f"with {again}, or give the model the new vocabulary with `tonsai new-vocabulary`"
             )
         if own.end_of_text_id != tokenizer.end_of_text_id:
             raise UserError(
                 f"{tokenizer.folder}: these token rows have the id {tokenizer.end_of_text_id} between documents, but the "
-                f"tokenizer of {self.where} has {own.end_of_text_id}; make them again with "
-                f"`tonsai tokenize --tokenizer-dir {self.tokenizer_folder}`"
+                f"tokenizer of {self.where} has {own.end_of_text_id}; make them again with {again}"
             )
         return ""
 

@@ -7,6 +7,7 @@ needs one new field.
 
 import dataclasses
 import math
+import shlex
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -356,9 +357,10 @@ class Lora:
         """Raises `UserError` for a target that the model does not have."""
         if model.num_experts and (missing := [name for name in self.targets if name.startswith("mlp")]):
             rest = tuple(name for name in self.targets if name not in missing) or LORA_TARGETS[:2]
+            flag = shlex.quote(f"--config.lora.targets={rest!r}".replace("'", '"'))
             raise UserError(
                 f"lora.targets={self.targets!r}: a model with experts (model.num_experts={model.num_experts}) has no "
-                f"{' and '.join(missing)}, and experts and routers get no adapters; set lora.targets={rest!r}"
+                f"{' and '.join(missing)}, and experts and routers get no adapters; add {flag}"
             )
 
 

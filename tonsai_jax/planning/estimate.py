@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from tonsai_jax.config import ROWS_DIR, stages_of
+from tonsai_jax.config import stages_of
 from tonsai_jax.data.manifest import RowsManifest, read_manifest
 from tonsai_jax.data.order import DataOrder
 from tonsai_jax.errors import UserError
@@ -67,9 +67,10 @@ def estimate(
     if tokens is not None and len(planned) == 1:
         planned = (dataclasses.replace(planned[0], steps=1),)  # `tokens` replaces the length
     if not all(stage.steps for stage in planned):
-        raise UserError(
-            "a length in epochs depends on the token rows, which are not known; add --data DIR (token rows)"
-        )
+        ways = "--data DIR, the token rows"
+        if len(planned) == 1:
+            ways = f"--tokens N, the tokens of the whole run, or {ways}"
+        raise UserError(f"the length is in epochs of token rows, which are not there ({config.data.dir}); add {ways}")
     stages = _stages(planned, tokens)
     figures = [_stage(plan, gpu, None if obstacle else _compile(plan, gpu, say)) for plan in plans]
     total_tokens = [stage.steps * stage.tokens_per_step for stage in stages]
@@ -100,10 +101,9 @@ def estimate(
 
 
 def _has_rows(config: ConfigDict) -> bool:
-    """Whether there are token rows, or the user says so: an estimate needs none, so the folder of the default may be absent."""
-    folder = config.data.dir
+    """Whether there are token rows: an estimate needs none, so the folder of a config may be absent."""
     is_made_by_run = config.data.sample_corpus or config.data.sample_questions
-    return bool(folder) and not is_made_by_run and (folder != ROWS_DIR or Path(folder).is_dir())
+    return bool(config.data.dir) and not is_made_by_run and Path(config.data.dir).is_dir()
 
 
 def _compile(plan: StepPlan, gpu: Gpu, say: Callable[[str], None]) -> CompiledStep:

@@ -1,6 +1,7 @@
 """A run on disk, opened to train on: what changed since its checkpoint, and what its next checkpoint keeps."""
 
 import dataclasses
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -105,9 +106,10 @@ def check_adapters(saved_config: Mapping[str, Any], config: ConfigDict, workdir:
     saved, wanted = from_json(saved_config).lora, config.lora
     for key in ("rank", "targets"):
         if saved[key] != wanted[key] and (saved.rank or wanted.rank):
+            flag = shlex.quote(f"--config.lora.{key}={saved[key]!r}".replace("'", '"'))
             raise UserError(
                 f"{workdir}: its checkpoint does not fit lora.{key}={wanted[key]!r}: it was trained with {saved[key]!r} "
-                f"(rank 0 trains all parameters); add --config.lora.{key}={saved[key]!r}, or give another --workdir"
+                f"(rank 0 trains all parameters); add {flag}, or give another --workdir"
             )
 
 
