@@ -161,7 +161,7 @@ def complete_run(
         say(f"no continuations: {error}")
         continuations = []
     if run.config.export:
-        from tonsai_jax.huggingface.card import details_of_run
+        from tonsai_jax.huggingface.card_details import details_of_run
         from tonsai_jax.huggingface.export import export
 
         details = details_of_run(run.workdir, run.config, run.step, run.saved)

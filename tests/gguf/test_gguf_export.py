@@ -31,7 +31,7 @@ from tonsai_jax.errors import UserError  # noqa: E402
 from tonsai_jax.files import read_json, write_json  # noqa: E402
 from tonsai_jax.gguf.export import export_gguf  # noqa: E402
 from tonsai_jax.gguf.vocabulary import vocabulary  # noqa: E402
-from tonsai_jax.huggingface.card import CardDetails, SourceDetails  # noqa: E402
+from tonsai_jax.huggingface.card_details import CardDetails, SourceDetails  # noqa: E402
 from tonsai_jax.huggingface.export import export  # noqa: E402
 from tonsai_jax.huggingface.names import flat, tensors  # noqa: E402
 from tonsai_jax.inference import load as load_module  # noqa: E402

@@ -14,7 +14,8 @@ from tests.support.tiny_model import random_params, tiny_tokenizer
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json
 from tonsai_jax.huggingface.adapter import export_adapter
-from tonsai_jax.huggingface.card import CardDetails, adapter_card
+from tonsai_jax.huggingface.card import adapter_card
+from tonsai_jax.huggingface.card_details import CardDetails
 from tonsai_jax.huggingface.export import export
 from tonsai_jax.model.config import LORA_TARGETS, Lora
 from tonsai_jax.model.lora import merge_adapters, split_adapters

@@ -21,7 +21,7 @@ from tests.support.rows import write_rows
 from tests.support.tiny_model import CONFIG, ENGLISH, KHMER, config_with, random_params, tiny_tokenizer
 from tonsai_jax.config import default_config
 from tonsai_jax.errors import UserError
-from tonsai_jax.huggingface.card import CardDetails, SourceDetails, details_of_run
+from tonsai_jax.huggingface.card_details import CardDetails, SourceDetails, details_of_run
 from tonsai_jax.huggingface.export import export
 from tonsai_jax.huggingface.hub import push_to_hub
 from tonsai_jax.inference import load as load_module

@@ -25,7 +25,7 @@ from tonsai_jax.config import default_config, model_config, set_model
 from tonsai_jax.data.tokenize import tokenize_dataset
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json, write_json
-from tonsai_jax.huggingface.card import details_of_run
+from tonsai_jax.huggingface.card_details import details_of_run
 from tonsai_jax.huggingface.export import export
 from tonsai_jax.huggingface.names import flat
 from tonsai_jax.huggingface.pretrained import open_pretrained

@@ -100,7 +100,7 @@ def _given(args: argparse.Namespace, *names: str) -> list[str]:
 
 
 def _export(args: argparse.Namespace) -> Path:
-    from tonsai_jax.huggingface.card import details_of_run
+    from tonsai_jax.huggingface.card_details import details_of_run
     from tonsai_jax.huggingface.export import export
     from tonsai_jax.huggingface.verify import check_libraries, verify
     from tonsai_jax.inference.load import load_run
@@ -130,7 +130,7 @@ def _export_adapter(args: argparse.Namespace) -> Path:
     from tonsai_jax.config import from_json
     from tonsai_jax.files import read_json
     from tonsai_jax.huggingface.adapter import export_adapter
-    from tonsai_jax.huggingface.card import details_of_run, hub_model
+    from tonsai_jax.huggingface.card_details import details_of_run, hub_model
     from tonsai_jax.tokenizer.loading import Tokenizer
     from tonsai_jax.training.saved import open_checkpoint
 

@@ -38,7 +38,7 @@ def main() -> None:
             raise
         raise UserError("GGUF files need the package gguf; install it with: uv sync --inexact --extra gguf") from None
     from tonsai_jax.gguf.vocabulary import vocabulary
-    from tonsai_jax.huggingface.card import details_of_run
+    from tonsai_jax.huggingface.card_details import details_of_run
     from tonsai_jax.inference.load import load_run
 
     check_path(args.output)  # now, and not after the run is loaded

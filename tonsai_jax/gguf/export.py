@@ -15,7 +15,7 @@ from tonsai_jax.errors import UserError
 from tonsai_jax.files import atomic_write
 from tonsai_jax.gguf.tensors import ARCHITECTURES, ROPE_FACTORS, GGUFTensor, dtype_of, gguf_tensors, rope_factors
 from tonsai_jax.gguf.vocabulary import Vocabulary, vocabulary
-from tonsai_jax.huggingface.card import CardDetails
+from tonsai_jax.huggingface.card_details import CardDetails
 from tonsai_jax.huggingface.names import check_ids, family_of, flat
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.model.rope import YARN_FAST, YARN_SLOW

@@ -14,7 +14,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from tonsai_jax.files import atomic_folder, disk_errors, write_json
-from tonsai_jax.huggingface.card import CardDetails, adapter_card, hub_model
+from tonsai_jax.huggingface.card import adapter_card
+from tonsai_jax.huggingface.card_details import CardDetails, hub_model
 from tonsai_jax.huggingface.export import ADAPTER_FORMAT, CARD, VERSION, seal, write_tokenizer
 from tonsai_jax.huggingface.names import check_ids, family_of, tensors
 from tonsai_jax.model.config import Lora, ModelConfig

@@ -18,7 +18,8 @@ from tokenizers import normalizers, processors
 
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import atomic_folder, disk_errors, read_json, sha256_file, write_json
-from tonsai_jax.huggingface.card import CardDetails, model_card
+from tonsai_jax.huggingface.card import model_card
+from tonsai_jax.huggingface.card_details import CardDetails
 from tonsai_jax.huggingface.config_json import config_json
 from tonsai_jax.huggingface.names import Tensor, check_ids, flat, tensors
 from tonsai_jax.huggingface.normalizer import NORMALIZER_FILE, normalizer_file, tokenizer_normalizer
