@@ -287,7 +287,8 @@ def test_a_run_without_a_workdir_goes_to_one_named_after_its_config() -> None:
 def test_configs_with_one_name_in_two_folders_get_two_workdirs() -> None:
     assert default_workdir("configs/quickstart.py") == Path("runs/quickstart")
     assert default_workdir("configs/sft/quickstart.py") == Path("runs/sft_quickstart")
-    assert default_workdir("/home/dara/tonsai_jax/configs/sft/full.py:laptop") == Path("runs/sft_full_laptop")
+    assert default_workdir("/home/configs/tonsai_jax/configs/sft/full.py:laptop") == Path("runs/sft_full_laptop")
+    assert default_workdir("/home/dara/mine.py") == Path("runs/mine")
 
 
 def test_weights_and_biases_must_be_there_before_anything_begins() -> None:

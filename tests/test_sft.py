@@ -42,7 +42,7 @@ def test_a_run_on_invented_pairs_learns_them_and_answers(rows: Path, tmp_path: P
     prepare_sft([*words, "--row-tokens", str(ROW_TOKENS), "--output-dir", str(tmp_path / "rows")])
 
     length = (
-        "epochs=50",
+        "epochs=40",
         "steps=0",
         f"seq_len={ROW_TOKENS}",
         "global_batch_size=8",

@@ -63,12 +63,11 @@ def parse_flags(argv: list[str], doc: str) -> tuple[ConfigDict, Path, int | None
 def default_workdir(config_path: str) -> Path:
     """The workdir of a command without --workdir: for 'configs/gpt2_500m.py:exact' it is 'runs/gpt2_500m_exact'.
 
-    A folder in configs/ is part of the name, since configs of two folders can have the same name: 'runs/sft_full'. Of a config
-    elsewhere only the name of the file counts.
+    A folder in configs/ is part of the name, since configs of two folders can have the same name: 'runs/sft_full'.
     """
     file, _, variant = config_path.partition(":")
     folders = Path(file).parent.parts
-    inner = folders[1:] if folders[:1] == ("configs",) else ()
+    inner = folders[len(folders) - folders[::-1].index("configs") :] if "configs" in folders else ()
     return Path("runs", "_".join((*inner, Path(file).stem, *filter(None, [variant]))))
 
 
