@@ -6,10 +6,10 @@
     tonsai export --workdir runs/chat --output-dir export/chat              # one model
     tonsai export --workdir runs/chat --output-dir export/adapter --adapter   # only what was trained, for peft
 
-The learning rate is ten times that of configs/sft/full.py (three times in `:laptop`), as adapters take it. A checkpoint holds the
-adapters alone; the run needs the model of `init_from` again when it resumes. Embeddings are not trained: a base that never saw the
-tokens of its chat template learns better with configs/sft/full.py. `configs/sft/lora.py:laptop` is for models of a few million
-parameters on a CPU, with rows of 256 tokens (--row-tokens 256).
+The learning rate is ten times that of configs/sft/full.py (three times in `:laptop`), as adapters take it. A checkpoint holds
+the adapters alone; the run needs the model of `init_from` again when it resumes. Embeddings are not trained: a base that never
+saw the tokens of its chat template learns better with configs/sft/full.py. `configs/sft/lora.py:laptop` is for models of a few
+million parameters on a CPU, with rows of 256 tokens (--row-tokens 256).
 
 Hardware: as configs/sft/full.py, but without gradients and moments of the model. How much that is, also before there are rows:
 
