@@ -1,11 +1,14 @@
 """The parser of a command's flags: a mistake in them is one line, as every other mistake."""
 
 import argparse
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import file_to_write
 from tonsai_jax.sampling import Sampling
+
+if TYPE_CHECKING:
+    from tonsai_jax.inference.load import LanguageModel
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -25,6 +28,13 @@ class CommandParser(argparse.ArgumentParser):
             "--workdir", required=True, metavar="DIR", help="folder of the run, the --workdir of tonsai train"
         )
         self.add_argument("--step", type=int, metavar="N", help="checkpoint to use (default: the newest)")
+
+    def add_model(self) -> None:
+        """Adds the flags that choose a model: `args.workdir` with `args.step`, or `args.model`; `open_model` opens it."""
+        models = self.add_mutually_exclusive_group(required=True)
+        models.add_argument("--workdir", metavar="DIR", help="folder of the run, the --workdir of tonsai train")
+        models.add_argument("--model", metavar="MODEL", help="hf:ORG/NAME, or the folder of an exported model")
+        self.add_argument("--step", type=int, metavar="N", help="checkpoint of the run to use (default: the newest)")
 
     def add_json(self) -> None:
         """Adds the flag for a file that gets the printed figures: `args.json`, a path or None."""
@@ -70,6 +80,17 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} ({self.prog} --help)")
+
+
+def open_model(args: argparse.Namespace) -> "LanguageModel":
+    """The model that the flags of `add_model` name; a `Run` for --workdir. Raises `UserError` where there is none."""
+    from tonsai_jax.inference.load import load_model, load_run  # imported here: a mistake in the flags needs no JAX
+
+    if args.workdir is not None:
+        return load_run(args.workdir, args.step)
+    if args.step is not None:
+        raise UserError("--step is a checkpoint of a run; give it with --workdir, not with --model")
+    return load_model(args.model)
 
 
 def sampling_of(args: argparse.Namespace) -> Sampling:

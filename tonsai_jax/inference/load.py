@@ -1,4 +1,4 @@
-"""A trained run, opened for use: its model, parameters and tokenizer."""
+"""A trained model, opened for use: its parameters and tokenizer, and what else belongs to it where it is a run."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,21 +9,32 @@ from ml_collections import ConfigDict
 
 from tonsai_jax.config import from_json
 from tonsai_jax.files import read_json
-from tonsai_jax.huggingface.pretrained import params_of
+from tonsai_jax.huggingface.pretrained import open_pretrained, params_of
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.training.saved import open_checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-    """A trained model and what belongs to it; `params` are float32 on the default device."""
+class LanguageModel:
+    """A model ready to be used, from wherever it came; `params` are float32 on the default device.
 
-    workdir: Path
-    config: ConfigDict
+    Attributes:
+      name: for reports: how the user named it.
+    """
+
+    name: str
     model_config: ModelConfig
     params: dict[str, Any]
     tokenizer: Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Run(LanguageModel):
+    """A checkpoint of a run, and what belongs to it."""
+
+    workdir: Path
+    config: ConfigDict
     step: int
     saved: Mapping[str, Any] | None = None  # the resume metadata of the checkpoint, see `training.run.resume_metadata`
 
@@ -35,6 +46,7 @@ def load_run(workdir: str | Path, step: int | None = None) -> Run:
     """
     checkpoint = open_checkpoint(workdir, step)
     return Run(
+        name=str(workdir),
         workdir=checkpoint.workdir,
         config=from_json(read_json(checkpoint.workdir / "config.json")),
         model_config=checkpoint.model_config,
@@ -43,3 +55,12 @@ def load_run(workdir: str | Path, step: int | None = None) -> Run:
         step=checkpoint.step,
         saved=checkpoint.saved,
     )
+
+
+def load_model(where: str) -> LanguageModel:
+    """Opens a model that is not a run of this package: "hf:ORG/NAME", "hf:ORG/NAME@REVISION", or a folder in that format.
+
+    Raises the errors of `open_pretrained`.
+    """
+    pretrained = open_pretrained(where, "--model")
+    return LanguageModel(where, pretrained.model_config, pretrained.params(None), pretrained.tokenizer())
