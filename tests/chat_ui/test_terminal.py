@@ -175,7 +175,7 @@ def test_the_command_opens_a_model_and_answers_a_pipe(model, tokenizer, monkeypa
 def test_the_command_opens_a_checkpoint_of_a_run(tokenizer, monkeypatch):
     def load_run(workdir, step):
         assert (workdir, step) == ("runs/tiny", 30)
-        return Run(Path(workdir), ConfigDict(), CONFIG, PARAMS, tokenizer, step)
+        return Run("run", CONFIG, PARAMS, tokenizer, Path(workdir), ConfigDict(), step)
 
     monkeypatch.setattr(load, "load_run", load_run)
     WrittenAnswers(monkeypatch, tokenizer.encode("yes"))

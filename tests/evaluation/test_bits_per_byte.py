@@ -251,7 +251,7 @@ def test_a_score_is_bits_by_bytes() -> None:
 def run_with(tokenizer: Tokenizer, params=ZERO) -> Run:
     config = default_config()
     config.seq_len = SEQ_LEN
-    return Run(tokenizer.folder.parent, config, config_with(), params, tokenizer, step=1)
+    return Run("run", config_with(), params, tokenizer, tokenizer.folder.parent, config, step=1)
 
 
 def test_a_run_is_scored_by_the_bytes_of_its_own_tokenizer(tokenizer, manifest) -> None:

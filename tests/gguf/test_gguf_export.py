@@ -387,7 +387,7 @@ def run_script(monkeypatch, run: Run, output: Path) -> int:
 def test_the_command_says_what_is_different_in_llama_cpp(pattern, warns, trained, monkeypatch, capsys, tmp_path):
     tokenizer = trained("bpe", pattern)
     config = config_with(vocab_size=tokenizer.vocab_size)
-    run = Run(tmp_path, default_config(), config, random_params(config), tokenizer, step=30)
+    run = Run("run", config, random_params(config), tokenizer, tmp_path, default_config(), step=30)
     assert run_script(monkeypatch, run, tmp_path / "a.gguf") == 0
     out = capsys.readouterr().out
     assert out.startswith(f"{tmp_path / 'a.gguf'}: {config.num_parameters:,} parameters of step 30, float32, ")
@@ -397,7 +397,7 @@ def test_the_command_says_what_is_different_in_llama_cpp(pattern, warns, trained
 
 
 def test_without_the_package_the_command_says_how_to_get_it(tokenizer, monkeypatch, capsys, tmp_path):
-    run = Run(tmp_path, default_config(), CONFIG, random_params(CONFIG), tokenizer, step=30)
+    run = Run("run", CONFIG, random_params(CONFIG), tokenizer, tmp_path, default_config(), step=30)
     monkeypatch.setitem(sys.modules, "gguf", None)
     for name in [name for name in sys.modules if name.startswith("tonsai_jax.gguf.")]:
         monkeypatch.delitem(sys.modules, name)

@@ -437,7 +437,7 @@ def test_a_hub_that_cannot_be_reached_is_reported_in_one_line_and_the_export_sta
 
 
 def test_the_command_exports_and_prints_what_and_where(tokenizer, monkeypatch, capsys, tmp_path):
-    run = Run(tmp_path, default_config(), CONFIG, PARAMS, tokenizer, step=30)
+    run = Run("run", CONFIG, PARAMS, tokenizer, tmp_path, default_config(), step=30)
     monkeypatch.setattr(load_module, "load_run", lambda workdir, step=None: run)
     arguments = ["--workdir", "runs/tiny", "--output-dir", str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", ["tonsai export", *arguments])

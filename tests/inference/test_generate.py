@@ -274,7 +274,7 @@ def test_a_text_without_a_prompt_begins_after_the_prefix_of_the_tokenizer(tmp_pa
 
 
 def run_script(monkeypatch, capsys, tokenizer, *arguments):
-    run = Run(Path("runs/tiny"), ConfigDict(), CONFIG, PARAMS, tokenizer, step=30)
+    run = Run("run", CONFIG, PARAMS, tokenizer, Path("runs/tiny"), ConfigDict(), step=30)
     monkeypatch.setattr(load_module, "load_run", lambda workdir, step=None: run)
     monkeypatch.setattr(sys, "argv", ["generate.py", "--workdir", "runs/tiny", *map(str, arguments)])
     code: str | int | None = 0

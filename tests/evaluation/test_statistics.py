@@ -1,0 +1,42 @@
+"""Tests of tonsai_jax/evaluation/statistics.py."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+from tonsai_jax.evaluation.statistics import Estimate, bootstrap, mean, ratio
+
+
+def test_the_error_of_a_mean_is_that_of_the_sample() -> None:
+    estimate = mean([0, 1, 1, 1])
+    assert estimate.value == 0.75
+    assert estimate.stderr == pytest.approx(0.25)  # sample standard deviation 0.5, four items
+    assert (estimate.low, estimate.high) == pytest.approx((0.75 - 0.489991, 0.75 + 0.489991))
+
+
+@pytest.mark.parametrize("estimate", [mean([2.0]), ratio([4.0], [2.0]), bootstrap(lambda _: 2.0, 1)])
+def test_one_item_has_no_error(estimate) -> None:
+    assert estimate == (2.0, None, None, None)
+
+
+def test_the_intervals_hold_the_truth_about_95_times_in_100() -> None:
+    random = np.random.default_rng(0)
+    held = dict.fromkeys(("mean", "ratio", "bootstrap"), 0)
+
+    def count(name: str, estimate: Estimate, truth: float) -> None:
+        assert estimate.low is not None
+        assert estimate.high is not None
+        held[name] += estimate.low <= truth <= estimate.high
+
+    for _ in range(200):
+        x = random.uniform(1, 3, 80)
+        y = x * random.normal(1.0, 0.5, 80)
+        count("mean", mean(y), 2.0)
+        count("ratio", ratio(y, x), 1.0)
+        count("bootstrap", bootstrap(partial(_ratio_of, y, x), 80), 1.0)
+    assert all(180 <= number <= 199 for number in held.values()), held
+
+
+def _ratio_of(y: np.ndarray, x: np.ndarray, chosen: np.ndarray) -> float:
+    return float(y[chosen].sum() / x[chosen].sum())

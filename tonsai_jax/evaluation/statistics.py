@@ -1,0 +1,62 @@
+"""Scores with their error: what a score would be on other items of the same kind."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+_NORMAL_95 = 1.959964  # two-sided 95 % quantile of the normal distribution
+_RESAMPLES = 1000
+
+
+class Estimate(NamedTuple):
+    """A score over items with its standard error and 95 % confidence interval; the others are None for fewer than two items."""
+
+    value: float
+    stderr: float | None
+    low: float | None
+    high: float | None
+
+
+def mean(values: Sequence[float] | np.ndarray) -> Estimate:
+    """The mean of one value for each item; its standard error is the sample standard deviation / sqrt(n)."""
+    values = np.asarray(values, np.float64)
+    if len(values) < 2:
+        return Estimate(float(values.mean()), None, None, None)
+    return _normal(float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))))
+
+
+def ratio(numerators: Sequence[float] | np.ndarray, denominators: Sequence[float] | np.ndarray) -> Estimate:
+    """sum(numerators) / sum(denominators) over items, such as bits over bytes of documents.
+
+    The standard error is that of the ratio estimator (Cochran, Sampling Techniques, 1977, section 2.11).
+    """
+    y, x = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
+    value = float(y.sum() / x.sum())
+    if len(y) < 2:
+        return Estimate(value, None, None, None)
+    return _normal(value, float((y - value * x).std(ddof=1) / np.sqrt(len(y)) / x.mean()))
+
+
+def bootstrap(statistic: Callable[[np.ndarray], float], n: int, seed: int = 0) -> Estimate:
+    """A score that is no mean over items, such as the chrF++ of a corpus, from resamples of the items.
+
+    Args:
+      statistic: the score of the items with these numbers, int64 (n,), some of them several times.
+      n: the number of items.
+      seed: of the resamples.
+
+    The interval holds the middle 95 % of the scores of 1,000 resamples (Efron and Tibshirani, An Introduction to the Bootstrap,
+    1993, chapter 13).
+    """
+    value = statistic(np.arange(n))
+    if n < 2:
+        return Estimate(value, None, None, None)
+    random = np.random.default_rng(seed)
+    scores = np.array([statistic(random.integers(n, size=n)) for _ in range(_RESAMPLES)])
+    low, high = np.quantile(scores, (0.025, 0.975))
+    return Estimate(value, float(scores.std(ddof=1)), float(low), float(high))
+
+
+def _normal(value: float, stderr: float) -> Estimate:
+    return Estimate(value, stderr, value - _NORMAL_95 * stderr, value + _NORMAL_95 * stderr)
