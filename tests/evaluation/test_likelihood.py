@@ -1,16 +1,15 @@
 """Log-likelihoods of continuations: equal to those of each whole sequence computed alone."""
 
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
 from flax import nnx
 
 from tests.support.families import config_of
-from tests.support.tiny_model import CONFIG, ENGLISH, KHMER, config_with, random_params, tiny_tokenizer
+from tests.support.tiny_model import CONFIG, config_with, random_params, tiny_tokenizer
 from tonsai_jax.errors import UserError
-from tonsai_jax.evaluation.likelihood import LogLikelihood, Request, Scorer, encode_pairs
+from tonsai_jax.evaluation.likelihood import Scorer
+from tonsai_jax.evaluation.requests import LogLikelihood, Request
 from tonsai_jax.inference.load import LanguageModel
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.tokenizer.loading import Tokenizer
@@ -112,24 +111,3 @@ def test_a_continuation_longer_than_the_context_is_refused(tokenizer: Tokenizer)
     scorer = Scorer(model_of(config_with(context_length=16), tokenizer))
     with pytest.raises(UserError, match="continuation 1 has 17 tokens, more than the model's context_length=16"):
         scorer.log_likelihoods([Request([1], [2] * 17)])
-
-
-def test_pairs_are_split_where_the_ids_of_the_context_end(tokenizer: Tokenizer) -> None:
-    pairs = [("The children", " walk"), ("The children ", "walk"), (KHMER, ENGLISH), ("", KHMER)]
-    requests = encode_pairs(tokenizer, pairs)
-    for (context, continuation), request in zip(pairs, requests, strict=True):
-        assert request.context_ids == [tokenizer.end_of_text_id, *tokenizer.encode(context.rstrip())]
-        whole = [*request.context_ids[1:], *request.continuation_ids]
-        assert tokenizer.decode(whole) == context + continuation
-    assert requests[0] == requests[1], "white space at the end of the context belongs to the continuation"
-
-
-def test_without_the_leading_end_of_text_only_an_empty_context_has_it(tokenizer: Tokenizer) -> None:
-    plain, empty = encode_pairs(tokenizer, [("a", "b"), ("", "b")], leading_end_of_text=False)
-    assert plain.context_ids == tokenizer.encode("a")
-    assert empty.context_ids == [tokenizer.end_of_text_id]
-
-
-def test_pairs_are_normalized_like_the_training_text(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    with_zero_width = encode_pairs(tokenizer, [("សាលា\u200b", "រៀន")])
-    assert with_zero_width == encode_pairs(tokenizer, [(tokenizer.normalize_prompt("សាលា\u200b"), "រៀន")])

@@ -4,9 +4,10 @@ Requests that begin alike, as the choices of a question do, share a row of token
 once (`prefix_rows.py`). Array names: B rows, T row length, D model width, N scored tokens, V vocabulary.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,63 +16,19 @@ from flax import nnx
 
 from tonsai_jax.errors import UserError
 from tonsai_jax.evaluation.prefix_rows import PrefixRows, prefix_rows
+from tonsai_jax.evaluation.requests import LogLikelihood, Request
 from tonsai_jax.inference.load import LanguageModel
 from tonsai_jax.model.attention import choose_attention_backend
 from tonsai_jax.model.transformer import Transformer
 from tonsai_jax.reporting.numbers import count_of
-from tonsai_jax.tokenizer.loading import Tokenizer
+from tonsai_jax.reporting.progress_bar import progress_bar
 from tonsai_jax.training.state import model_graph
 
 _BATCH_TOKENS = {"cpu": 2048, "gpu": 16_384, "tpu": 16_384}  # of a batch of rows, by JAX's backend
 _MOST_LOGITS = 1 << 26  # at once: 256 MiB
 _FEWEST_SCORED = 64  # tokens scored at once; powers of two from here on are compiled
 
-
-class Request(NamedTuple):
-    """A continuation to score: the ids before it, at least one, and its own."""
-
-    context_ids: Sequence[int]
-    continuation_ids: Sequence[int]
-
-
-class LogLikelihood(NamedTuple):
-    """The score of a continuation.
-
-    Attributes:
-      nats: ln of its probability after the context.
-      is_greedy: whether each of its tokens is the likeliest one.
-      tokens: how many it has.
-    """
-
-    nats: float
-    is_greedy: bool
-    tokens: int
-
-
-def encode_pairs(
-    tokenizer: Tokenizer, pairs: Iterable[tuple[str, str]], *, leading_end_of_text: bool = True
-) -> list[Request]:
-    """The ids of (context, continuation) pairs, split as lm-eval splits them, so that scores can be compared.
-
-    Both are normalized as one text, like the tokenizer's training text. White space at the end of the context belongs to the
-    continuation. The whole is encoded; what is longer than the ids of the context alone is the continuation.
-
-    Args:
-      leading_end_of_text: whether the end-of-text id comes before a context, as before every document in training. lm-eval puts
-        it there only where the tokenizer itself does. Before an empty context it always stands.
-    """
-    texts: list[tuple[str, str]] = []
-    for context, continuation in pairs:
-        stripped = context.rstrip()
-        texts.append((stripped, stripped + context[len(stripped) :] + continuation))
-    distinct = list(dict.fromkeys(text for pair in texts for text in pair))
-    encoded = tokenizer.encode_batch([tokenizer.normalize_prompt(text) for text in distinct])
-    ids_of = dict(zip(distinct, encoded, strict=True))
-    requests = []
-    for context, whole in texts:
-        lead = [tokenizer.end_of_text_id] if leading_end_of_text or not context else []
-        requests.append(Request(lead + ids_of[context], ids_of[whole][len(ids_of[context]) :]))
-    return requests
+_logger = logging.getLogger(__name__)
 
 
 class Scorer:
@@ -90,39 +47,44 @@ class Scorer:
         self._params = jax.tree.map(jnp.asarray, model.params)
         self._most_scored = max(_FEWEST_SCORED, 1 << ((_MOST_LOGITS // config.vocab_size).bit_length() - 1))
 
-    def log_likelihoods(
-        self, requests: Sequence[Request], progress: Callable[[int], None] = lambda done: None
-    ) -> list[LogLikelihood]:
+    def log_likelihoods(self, requests: Sequence[Request], *, name: str = "") -> list[LogLikelihood]:
         """The score of each request, in their order.
 
-        A context that does not fit before its continuation into the model's context loses its beginning, as in lm-eval.
+        A context that does not fit before its continuation into the model's context loses its beginning, as in lm-eval; the log
+        says how many did.
 
         Args:
-          progress: called with the number of requests scored so far.
+          name: of the progress that is shown on stderr; "" shows none.
 
         Raises `UserError` for a continuation that is longer than the model's context.
         """
-        sequences, scored = [], []
-        for number, (context, continuation) in enumerate(requests, start=1):
-            if len(continuation) > self._context_length:
-                raise UserError(
-                    f"continuation {number} has {count_of(len(continuation), 'token')}, more than the model's context_length="
-                    f"{self._context_length}; use shorter texts"
-                )
-            fits = [*context, *continuation][-self._context_length - 1 : -1]
-            sequences.append(tuple(fits) if continuation else ())
-            scored.append(len(continuation))
+        sequences = [self._sequence(number, request) for number, request in enumerate(requests, start=1)]
+        if cut := sum(len(context) + len(rest) > self._context_length + 1 for context, rest in requests):
+            _logger.warning(
+                f"{name + ': ' if name else ''}{cut:,} of {count_of(len(requests), 'context')} do not fit into the model's "
+                f"context of {self._context_length} tokens and lost their beginning"
+            )
         results = [LogLikelihood(0.0, True, 0)] * len(requests)
-        wanted = [number for number, count in enumerate(scored) if count]
+        wanted = [number for number, request in enumerate(requests) if request.continuation_ids]
         if not wanted:
             return results
-        rows = prefix_rows([sequences[number] for number in wanted], [scored[number] for number in wanted])
         targets = [np.asarray(requests[number].continuation_ids, np.int32) for number in wanted]
-        for done, (index, logp, likeliest) in enumerate(self._scores(rows, targets), start=1):
-            number = wanted[index]
-            results[number] = LogLikelihood(float(logp.sum(dtype=np.float64)), bool(likeliest.all()), len(logp))
-            progress(done)
+        rows = prefix_rows([sequences[number] for number in wanted], list(map(len, targets)))
+        with progress_bar(name, unit=" continuations", total=len(wanted), wanted=bool(name)) as progress:
+            for index, logp, likeliest in self._scores(rows, targets):
+                nats = float(logp.sum(dtype=np.float64))
+                results[wanted[index]] = LogLikelihood(nats, bool(likeliest.all()), len(logp))
+                progress.update(1)
         return results
+
+    def _sequence(self, number: int, request: Request) -> tuple[int, ...]:
+        """What the model reads: all ids but the last one, as many as fit."""
+        if len(request.continuation_ids) > self._context_length:
+            raise UserError(
+                f"continuation {number} has {count_of(len(request.continuation_ids), 'token')}, more than the model's "
+                f"context_length={self._context_length}; use shorter texts"
+            )
+        return (*request.context_ids, *request.continuation_ids)[-self._context_length - 1 : -1]
 
     def _scores(self, rows: PrefixRows, targets: Sequence[np.ndarray]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """For each sequence its number, the log-probability of each of its targets, and whether the target is the likeliest."""
