@@ -255,7 +255,7 @@ def run_with(tokenizer: Tokenizer, params=ZERO) -> Run:
 
 
 def test_a_run_is_scored_by_the_bytes_of_its_own_tokenizer(tokenizer, manifest) -> None:
-    evaluation = evaluate_run(run_with(tokenizer), manifest, seq_len=None, batch_size=8, max_batches=0)
+    evaluation = evaluate_run(run_with(tokenizer), manifest, seq_len=None, batch_size=8, max_batches=0).evaluation()
     ids = targets("stories")
     bits = math.log2(CONFIG.vocab_size) * len(ids)
     assert evaluation.sources["stories"].bits_per_byte == pytest.approx(

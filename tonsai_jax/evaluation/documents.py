@@ -56,8 +56,8 @@ class DocumentScorer:
       seq_len: the most tokens that the model reads at once; None is its context, but at most 8,192.
       stride: a longer document is read in windows, and each but the first scores this many tokens after `seq_len - stride`
         tokens of context; None is `seq_len`, so that windows are those of token rows.
-      batch_tokens: tokens in a batch; None is 2,048 on a CPU, 16,384 elsewhere.
-      dtype: "float32" or "bfloat16" to compute in; None is the one above.
+      batch_size: sequences of `seq_len` in a batch; None is as many as have 2,048 tokens on a CPU, 16,384 elsewhere. Shorter
+        sequences are put into batches of as many tokens.
 
     Raises `UserError` for a `seq_len` that the model cannot take, and for a `stride` out of range.
     """
@@ -68,8 +68,7 @@ class DocumentScorer:
         *,
         seq_len: int | None = None,
         stride: int | None = None,
-        batch_tokens: int | None = None,
-        dtype: str | None = None,
+        batch_size: int | None = None,
     ) -> None:
         context = model.model_config.context_length
         self.seq_len = min(context, LONGEST_DEFAULT) if seq_len is None else seq_len
@@ -79,8 +78,8 @@ class DocumentScorer:
         if not 1 <= self.stride <= self.seq_len:
             raise UserError(f"stride {stride} must be between 1 and the sequence length of {self.seq_len} tokens")
         on_cpu = jax.default_backend() == "cpu"
-        self.dtype = dtype or ("float32" if on_cpu else "bfloat16")
-        self._batch_tokens = batch_tokens or (2048 if on_cpu else 16_384)
+        self.dtype = "float32" if on_cpu else "bfloat16"
+        self._batch_tokens = batch_size * self.seq_len if batch_size else 2048 if on_cpu else 16_384
         self._model = model
         self._mesh = one_device_mesh()
         config = dataclasses.replace(model.model_config, dtype=self.dtype, remat="none", document_mask=False)

@@ -1,0 +1,15 @@
+"""All tasks by name. To add one, write it in a file of this folder, with a tuple TASKS, and add that here."""
+
+from tonsai_jax.evaluation.tasks import belebele, cloze, commonsense, nli
+from tonsai_jax.evaluation.tasks.task import Task
+
+TASKS: dict[str, Task] = {
+    task.name: task
+    for tasks in (
+        belebele.TASKS,
+        nli.TASKS,
+        cloze.TASKS,
+        commonsense.TASKS,
+    )
+    for task in tasks
+}
