@@ -38,10 +38,10 @@ def test_flores_is_read_from_the_hubs_files_and_from_those_of_flores_200(tmp_pat
 
 def test_sib200_is_a_table_with_quoted_sentences(tmp_path: Path) -> None:
     write_sib200(tmp_path)
-    topics = read_sib200(tmp_path, "en")
-    assert topics[0].text == f'{ENGLISH[0]} "{ENGLISH[1]}"'
-    assert [topic.text for topic in topics[1:]] == ENGLISH[1:]
-    assert Counter(topic.category for topic in topics)["travel"] == 3
+    topics = read_sib200(tmp_path, "en", "test")
+    assert topics[0]["text"] == f'{ENGLISH[0]} "{ENGLISH[1]}"'
+    assert [topic["text"] for topic in topics[1:]] == ENGLISH[1:]
+    assert Counter(topic["category"] for topic in topics)["travel"] == 3
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_missing_or_damaged_file_is_one_line_that_names_it(name: str, content,
 def read_everything(folder: Path) -> None:
     read_ntrex(folder)
     read_flores(folder)
-    read_sib200(folder, "km")
+    read_sib200(folder, "km", "test")
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:

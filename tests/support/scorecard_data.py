@@ -26,13 +26,14 @@ def write_flores(folder: Path) -> None:
 
 
 def write_sib200(folder: Path) -> None:
-    """20 sentences of each language, 3 for most topics; the first with quotation marks, doubled as in the published files."""
+    """20 sentences for test and 20 for training; the first with quotation marks, doubled as in the published files."""
     for code, texts in (("khm_Khmr", KHMER), ("eng_Latn", ENGLISH)):
         (folder / code).mkdir(parents=True)
         lines = [f"{number}\t{_TOPICS[number % 7]}\t{text}" for number, text in enumerate(texts)]
         lines[0] = f'0\t{_TOPICS[0]}\t"{texts[0]} ""{texts[1]}"""'
         table = "\n".join(["index_id\tcategory\ttext", *lines, ""])
-        (folder / code / "test.tsv").write_text(table, encoding="utf-8")
+        for split in ("train", "test"):
+            (folder / code / f"{split}.tsv").write_text(table, encoding="utf-8")
 
 
 def write_all(folder: Path) -> Path:

@@ -27,14 +27,6 @@ class Parallel:
     texts: dict[str, list[str]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Topic:
-    """A sentence, and which of the topics of SIB-200 it has."""
-
-    text: str
-    category: str
-
-
 def read_ntrex(folder: Path) -> Parallel:
     """NTREX-128: 1,997 sentences of news, one a line. Raises `UserError` for a file that is missing, empty or damaged."""
     return _parallel("ntrex", {language: _find(folder, [name]) for language, name in NTREX_FILES.items()})
@@ -45,20 +37,28 @@ def read_flores(folder: Path) -> Parallel:
 
     Raises `UserError` for a file that is missing, empty or damaged.
     """
-    paths = {
-        language: _find(folder, [f"devtest/{code}.parquet", f"devtest/{code}.jsonl", f"{code}.devtest"])
-        for language, code in CODES.items()
-    }
-    return _parallel("flores", paths)
+    return _parallel("flores", {language: _find(folder, _flores_names(code)) for language, code in CODES.items()})
 
 
-def read_sib200(folder: Path, language: str) -> list[Topic]:
-    """The test sentences of SIB-200 in a language, 204 of them. Raises `UserError` for a file that is missing or damaged."""
-    path = _find(folder, [f"{CODES[language]}/test.tsv"])
+def has_flores(folder: Path) -> bool:
+    """Whether a file of FLORES+ in one of the languages is below the folder."""
+    return any(any(folder.rglob(name)) for code in CODES.values() for name in _flores_names(code))
+
+
+def _flores_names(code: str) -> list[str]:
+    return [f"devtest/{code}.parquet", f"devtest/{code}.jsonl", f"{code}.devtest"]
+
+
+def read_sib200(folder: Path, language: str, split: str) -> list[dict[str, str]]:
+    """SIB-200: records with "text" and "category", one of seven topics; 204 in the split "test", 701 in "train".
+
+    Raises `UserError` for a file that is missing, empty or damaged.
+    """
+    path = _find(folder, [f"{CODES[language]}/{split}.tsv"])
     rows = list(csv.DictReader(io.StringIO(_text(path)), delimiter="\t"))
     if not rows or not all(row.get("text") and row.get("category") for row in rows):
         raise UserError(f"{path}: not a table with the columns category and text in every row; download it again")
-    return [Topic(row["text"], row["category"]) for row in rows]
+    return rows
 
 
 def _find(folder: Path, names: Sequence[str]) -> Path:

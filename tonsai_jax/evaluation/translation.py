@@ -20,33 +20,42 @@ _NAMES = {"km": "Khmer", "en": "English"}
 _ROOM, _SPARE_TOKENS = 1.5, 16
 
 
-def spread(count: int, limit: int) -> list[int]:
-    """`limit` numbers below `count`, evenly spread; all of them for a limit of 0 or where there are no more."""
-    if not limit or count <= limit:
+def spread(count: int, limit: int | None) -> list[int]:
+    """`limit` numbers below `count`, evenly spread; all of them without a limit, or where there are no more."""
+    if limit is None or count <= limit:
         return list(range(count))
     return np.linspace(0, count - 1, limit).astype(int).tolist()
 
 
 def translation_score(
-    model: LanguageModel, generator: Generator, parallel: Parallel, source: str, target: str, *, limit: int = 0
+    model: LanguageModel,
+    generator: Generator,
+    parallel: Parallel,
+    source: str,
+    target: str,
+    *,
+    limit: int | None = None,
+    shots: int = SHOTS,
 ) -> TaskScore:
     """chrF++ of the model's translations of a test set, with the chrF++ of a copy of the source as chance.
 
-    The examples in the prompt are three sentences of the test set that are shorter than most; they are not translated.
+    The examples in the prompt are sentences of the test set that are shorter than most; they are not translated.
 
     Args:
       source, target: "km" and "en", or the other way round.
-      limit: sentences to translate, evenly spread over the test set; 0 for all.
+      limit: sentences to translate, evenly spread over the test set; None for all.
+      shots: examples in a prompt; fewer where they do not fit into the model's context.
 
-    Raises `UserError` for a test set of three sentences or fewer.
+    Raises `UserError` for a test set that has no sentence left besides the examples.
     """
+    name = f"{parallel.name}_{source}_{target}"
     sources, references = parallel.texts[source], parallel.texts[target]
-    if len(sources) <= SHOTS:
-        raise UserError(f"{parallel.name}: has {len(sources)} sentences; translation needs at least {SHOTS + 1}")
+    if len(sources) <= shots:
+        raise UserError(f"{name}: has only {len(sources)} sentences; {shots} examples leave none to translate")
     # At the lower quartile: a long example costs time in every prompt, and the shortest sentences are headlines.
     by_length = sorted(range(len(sources)), key=lambda number: len(sources[number] + references[number]))
-    shots = by_length[len(by_length) // 4 :][:SHOTS]
-    others = sorted(set(range(len(sources))) - set(shots))
+    examples = by_length[len(by_length) // 4 :][:shots]
+    others = sorted(set(range(len(sources))) - set(examples))
     chosen = [others[place] for place in spread(len(others), limit)]
 
     def prompt(number: int) -> str:
@@ -55,16 +64,16 @@ def translation_score(
     outputs, used = one_line_answers(
         model,
         generator,
-        [f"{prompt(number)} {references[number]}\n\n" for number in shots],
+        [f"{prompt(number)} {references[number]}\n\n" for number in examples],
         [prompt(number) for number in chosen],
         _most_tokens(model, sources, references, chosen),
-        task=f"translating {parallel.name}, {source} to {target}",
+        task=name,
     )
     expected = [references[number] for number in chosen]
     score = chrf(outputs, expected)
     copied = chrf([sources[number] for number in chosen], expected)
     return TaskScore(
-        task=f"{parallel.name}_{source}_{target}",
+        task=name,
         metric="chrf++",
         n=len(chosen),
         shots=used,
