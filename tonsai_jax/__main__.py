@@ -22,6 +22,7 @@ COMMANDS = {
     "ablate": "train variants of a config and compare them",
     "plot": "curves of one or several runs",
     "evaluate": "bits per byte of a trained model on held-out text",
+    "prompts": "continue a suite of Khmer and English prompts and check the texts",
     "generate": "continue text with a trained model",
     "chat": "chat with a trained model, in the terminal or on a local web page",
     "export": "a trained model in Hugging Face format, for transformers and the Hub",
