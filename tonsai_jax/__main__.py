@@ -25,6 +25,7 @@ COMMANDS = {
     "tasks": "scores of a trained model on questions with choices and on missing words",
     "lm-eval": "tasks of the Language Model Evaluation Harness, on a model of ours",
     "scorecard": "Khmer and English of a trained model, from test sets that were downloaded once",
+    "prompts": "continue a suite of Khmer and English prompts and check the texts",
     "generate": "continue text with a trained model",
     "chat": "chat with a trained model, in the terminal or on a local web page",
     "export": "a trained model in Hugging Face format, for transformers and the Hub",

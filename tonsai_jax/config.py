@@ -125,6 +125,10 @@ def default_config() -> ConfigDict:
     config.eval.every = 500  # steps between evaluations, and one at the end; 0 never evaluates
     config.eval.max_batches = 50  # of each source's validation rows, global_batch_size windows each; 0 is all
 
+    # Continue the prompts of the prompt suite after each evaluation and check the texts (docs/prompt_suite.md). False for a
+    # model that learns neither Khmer nor English, or only little of them.
+    config.eval.prompt_suite = True
+
     config.sample = ConfigDict()
     config.sample.every = 0  # steps between written samples; 0 never samples
     config.sample.prompts = ("ប្រទេសកម្ពុជា", "Once upon a time")

@@ -17,7 +17,7 @@ from tonsai_jax.config import lora_settings, micro_batch, sampling
 from tonsai_jax.data.manifest import RowsManifest
 from tonsai_jax.errors import UserError
 from tonsai_jax.evaluation.bits_per_byte import Evaluation, evaluate
-from tonsai_jax.files import atomic_write, read_json, write_json
+from tonsai_jax.files import read_json, write_json, write_json_lines
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.model.lora import merge_adapters
 from tonsai_jax.reporting.numbers import count_of
@@ -28,6 +28,7 @@ from tonsai_jax.training.metrics import MetricsWriter
 
 if TYPE_CHECKING:
     from tonsai_jax.evaluation.preferences import PairEvaluation
+    from tonsai_jax.inference.generate import Generator
     from tonsai_jax.training.reference import Reference
 
 COMPLETE_FILE = "complete.json"
@@ -104,29 +105,55 @@ class Hooks:
             self.eval_step, params, reference, objective, self.mesh, batch_size=batch_size, max_rows=max_rows
         )
 
-    def sample(self, step: int, params: Any) -> None:
-        """Writes continuations of `sample.prompts` to samples/step-N.txt and prints the first line of each.
+    def write_texts(self, step: int, params: Any, *, samples: bool, suite: bool) -> None:
+        """Continues `sample.prompts` and the prompt suite, whichever is asked for, and prints what came of it.
+
+        Writes samples/step-N.jsonl, prompt_suite/step-N.jsonl and the means of the suite's checks. On several hosts it does
+        nothing: parameters are spread over them; `tonsai generate` and `tonsai prompts` read a checkpoint instead.
 
         Args:
           params: those of adapters are merged into the others.
+          samples: whether `sample.prompts` are continued.
+          suite: whether the prompt suite is, unless `eval.prompt_suite` is False.
         """
-        if jax.process_count() > 1:
-            return  # parameters are spread over hosts; `tonsai generate` reads the checkpoint instead
-        from tonsai_jax.reporting.samples import sample_text  # imported here: most runs sample only at their end
-
-        try:
-            if (lora := lora_settings(self.config)) is not None:
-                params = merge_adapters(params, lora)
-            texts = _continuations(self.config, self.model_config, params, self.tokenizer)
-            written = "\n\n".join(sample_text(*each) for each in texts)
-            with atomic_write(self.workdir / "samples" / f"step-{step:06d}.txt") as partial:
-                partial.write_text(written + "\n", encoding="utf-8")
-        except Exception as error:
-            self.say(f"step {step}: no samples, training continues ({type(error).__name__}: {error})")
+        suite = suite and self.config.eval.prompt_suite
+        if jax.process_count() > 1 or not (samples or suite):
             return
+        generator = None
+        for what, write in [("prompt suite", self._prompt_suite)] * suite + [("samples", self._sample)] * samples:
+            try:
+                generator = generator or self._generator(params)
+                write(step, generator)
+            except Exception as error:
+                self.say(f"step {step}: no {what}, training continues ({type(error).__name__}: {error})")
+
+    def _generator(self, params: Any) -> "Generator":
+        from tonsai_jax.inference.generate import Generator  # imported here: some runs write texts only at their end
+
+        if (lora := lora_settings(self.config)) is not None:
+            params = merge_adapters(params, lora)
+        return Generator(self.model_config, params, self.tokenizer)
+
+    def _sample(self, step: int, generator: "Generator") -> None:
+        from tonsai_jax.reporting.samples import sample_text  # imported here, as above
+
+        texts = _continuations(self.config, generator)
+        records = [{"prompt": prompt, "continuation": text} for prompt, text in texts]
+        write_json_lines(self.workdir / "samples" / f"step-{step:06d}.jsonl", records)
         for prompt, text in texts:
             self.say(f"  {sample_text(prompt, text.strip().partition(chr(10))[0])}")
-        self.writer.write_text(step, "samples", written)
+        self.writer.write_text(step, "samples", "\n\n".join(sample_text(*each) for each in texts))
+
+    def _prompt_suite(self, step: int, generator: "Generator") -> None:
+        from tonsai_jax.evaluation.prompt_suite.generation import run_suite  # imported here, as above
+        from tonsai_jax.evaluation.prompt_suite.prompts import read_suite
+
+        results = run_suite(generator, read_suite(), chat=self.config.sample.chat)
+        self.say(f"  {results.line()}")
+        if results.results:
+            records = (each.to_json() for each in results.results)
+            write_json_lines(self.workdir / "prompt_suite" / f"step-{step:06d}.jsonl", records)
+            self.writer.write(step, results.scalars())
 
 
 def complete_run(
@@ -152,11 +179,13 @@ def complete_run(
         say(f"  tonsai export --workdir {folder} --output-dir {folder}/export")
         say(f"  tonsai generate --workdir {folder} --prompt 'Once upon a time'")
         return
-    from tonsai_jax.inference.load import load_run  # imported here, as what follows: only the end of a run needs it
+    # Imported here, as what follows: only the end of a run needs it.
+    from tonsai_jax.inference.generate import Generator
+    from tonsai_jax.inference.load import load_run
 
     run = load_run(workdir)
     try:
-        continuations = _continuations(run.config, run.model_config, run.params, run.tokenizer)
+        continuations = _continuations(run.config, Generator(run.model_config, run.params, run.tokenizer))
     except UserError as error:  # a prompt longer than the context is no reason to lose the export
         say(f"no continuations: {error}")
         continuations = []
@@ -253,9 +282,7 @@ def _chat_flags(config: ConfigDict) -> str:
     return shlex.join([*words, "--max-new-tokens", str(config.sample.max_new_tokens)])
 
 
-def _continuations(
-    config: ConfigDict, model_config: ModelConfig, params: Any, tokenizer: Tokenizer
-) -> list[tuple[str, str]]:
+def _continuations(config: ConfigDict, generator: "Generator") -> list[tuple[str, str]]:
     """Every prompt of `config.sample` with its continuation or its answer; raises `UserError` for a prompt that is too long."""
     settings = {"max_new_tokens": config.sample.max_new_tokens, "sampling": sampling(config), "seed": config.seed}
     prompts = list(config.sample.prompts)
@@ -263,8 +290,6 @@ def _continuations(
         from tonsai_jax.chat.conversation import Message  # imported here: most runs do not chat
         from tonsai_jax.inference.chat import Chat
 
-        chat = Chat(model_config, params, tokenizer)
+        chat = Chat(generator)
         return [(prompt, "".join(chat.reply([Message("user", prompt)], **settings))) for prompt in prompts]
-    from tonsai_jax.inference.generate import Generator  # imported here: most runs sample only at their end
-
-    return list(zip(prompts, Generator(model_config, params, tokenizer).texts(prompts, **settings), strict=True))
+    return list(zip(prompts, generator.texts(prompts, **settings), strict=True))

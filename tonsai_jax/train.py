@@ -197,6 +197,7 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
     )
     if pretrained is not None and not start_step and config.eval.every:
         hooks.evaluate(0, state.model_params)  # the end of the run compares with it
+        hooks.write_texts(0, state.model_params, samples=False, suite=True)
 
     for step, batch in enumerate(loader.batches(start_step), start_step):
         stop_marks = np.full(len(batch["valid"]), stop_request.name is not None, np.int32)
@@ -217,14 +218,16 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
             with logger.paused():
                 checkpoints.save(state, resume_metadata(done, order, config, setup.model_config, manifest, base))
                 say(f"step {done}: saving in the background, host memory {host_memory_bytes() / 2**30:.1f} GiB")
-        if config.eval.every and done % config.eval.every == 0 and done < last_step and not stopping:
+        evaluates = bool(config.eval.every) and done % config.eval.every == 0 and done < last_step and not stopping
+        if evaluates:
             with logger.paused():
                 evaluation = hooks.evaluate(done, state.model_params)
                 if evaluation:
                     checkpoints.record_score(done, evaluation.score)
-        if config.sample.every and done % config.sample.every == 0 and not stopping:
+        samples = bool(config.sample.every) and done % config.sample.every == 0 and not stopping
+        if samples or evaluates:
             with logger.paused():
-                hooks.sample(done, state.model_params)
+                hooks.write_texts(done, state.model_params, samples=samples, suite=evaluates)
         if is_last:
             break
 
@@ -242,6 +245,8 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
         evaluation = hooks.evaluate(step, state.model_params) if config.eval.every else None
         if evaluation:
             checkpoints.record_score(step, evaluation.score)
+        if config.eval.every:
+            hooks.write_texts(step, state.model_params, samples=False, suite=True)
         del state  # its memory is needed for what follows
         draw_curves(workdir, say)
         complete_run(workdir, config, evaluation, say)

@@ -254,13 +254,22 @@ def test_a_failed_evaluation_does_not_end_the_run(rows: Path, tmp_path: Path) ->
 
 @pytest.mark.full
 def test_evaluation_and_samples_are_written(run: TinyRun) -> None:
-    run.overrides = ("steps=4", "eval.every=2", "sample.every=2", "checkpoint.every=2", "checkpoint.keep_best=1")
-    run.train()
+    keys = ("eval.every=2", "eval.prompt_suite=True", "sample.every=2", "checkpoint.every=2", "checkpoint.keep_best=1")
+    run.overrides = ("steps=4", "model.context_length=256", *keys)
+    printed = run.train()
     lines = [json.loads(line) for line in (run.workdir / "metrics.jsonl").read_text().splitlines()]
     evaluations = [line for line in lines if "eval/bits_per_byte" in line]
     assert [line["step"] for line in evaluations] == [2, 4]
     assert {"eval/bits_per_byte/km", "eval/bits_per_byte/source/en", "eval/perplexity/en"} <= evaluations[0].keys()
-    assert (run.workdir / "samples" / "step-000002.txt").read_text().startswith("Once upon a time → ")
+    sample = json.loads((run.workdir / "samples" / "step-000002.jsonl").read_text())
+    assert (sample["prompt"], sample.keys()) == ("Once upon a time", {"prompt", "continuation"})
+    assert printed.count("  prompt suite, km: script ") == 2
+    suites = [line for line in lines if "eval/prompts/script_share/km" in line]
+    assert [line["step"] for line in suites] == [2, 4]
+    assert {path.name for path in (run.workdir / "prompt_suite").iterdir()} == {
+        "step-000002.jsonl",
+        "step-000004.jsonl",
+    }
     assert set(json.loads((run.workdir / "scores.json").read_text())) == {"2", "4"}
     assert any((run.workdir / "tensorboard").iterdir())
 
@@ -295,7 +304,8 @@ def test_the_quickstart_from_nothing_to_a_continuation_and_then_complete(
     assert (tmp_path / "data" / "quickstart" / "manifest.json").is_file()
     metrics = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in metrics if "eval/bits_per_byte/km" in line] == [3, 6]
-    assert (workdir / "samples" / "step-000003.txt").read_text(encoding="utf-8").startswith("កាលពីព្រេងនាយ")
+    first_sample, _ = (workdir / "samples" / "step-000003.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(first_sample)["prompt"].startswith("កាលពីព្រេងនាយ")
     for said in ("complete: 6 steps", "km: ", "en: ", "កាលពីព្រេងនាយ", "Once upon a time", "What next:"):
         assert said in first.stdout
         assert said in again.stdout

@@ -90,14 +90,15 @@ def _open(flag: str, where: str, step: int | None) -> "tuple[str, Chat]":
     from tonsai_jax.chat.template import ChatTemplate
     from tonsai_jax.huggingface.pretrained import open_pretrained
     from tonsai_jax.inference.chat import Chat
+    from tonsai_jax.inference.generate import Generator
     from tonsai_jax.inference.load import load_run
 
     if flag == "--workdir" or (Path(where) / "checkpoints").is_dir():
         run = load_run(where, step)
-        return f"{where}, step {run.step:,}", Chat(run.model_config, run.params, run.tokenizer)
+        return f"{where}, step {run.step:,}", Chat(Generator(run.model_config, run.params, run.tokenizer))
     if step is not None:
         raise UserError(f"{flag} {where}: is not the folder of a run, so it has no step {step}; leave the step out")
     pretrained = open_pretrained(where, flag)
     tokenizer = pretrained.tokenizer()
     ChatTemplate.of(tokenizer)  # an error now, and not after the weights are read
-    return where, Chat(pretrained.model_config, pretrained.params(), tokenizer)
+    return where, Chat(Generator(pretrained.model_config, pretrained.params(), tokenizer))
