@@ -59,11 +59,10 @@ class Hooks:
             self.mesh.size, stage.global_batch_size, stage.seq_len
         )
         batch_size = stage.global_batch_size // accumulation  # as many sequences at once as in training
-        max_windows = self.config.eval.max_batches * stage.global_batch_size
         try:
             evaluation: Evaluation | PairEvaluation
             if self.reference is not None:
-                evaluation = self._evaluate_pairs(self.reference, params, batch_size, max_windows)
+                evaluation = self._evaluate_pairs(self.reference, params, batch_size)
             else:
                 evaluation = evaluate(
                     self.eval_step,
@@ -72,7 +71,7 @@ class Hooks:
                     self.mesh,
                     seq_len=stage.seq_len,
                     batch_size=batch_size,
-                    max_windows=max_windows,
+                    max_tokens=self.config.eval.tokens,
                     leave_out=self._conversations_for_others(),
                 )
         except Exception as error:
@@ -95,13 +94,19 @@ class Hooks:
             read |= {name for name, source in self.manifest.sources.items() if source.weight}
         return {name for name, source in self.manifest.sources.items() if source.is_packed} - read
 
-    def _evaluate_pairs(self, reference: "Reference", params: Any, batch_size: int, max_rows: int) -> "PairEvaluation":
+    def _evaluate_pairs(self, reference: "Reference", params: Any, batch_size: int) -> "PairEvaluation":
         from tonsai_jax.evaluation.preferences import evaluate_pairs  # imported here: most runs learn the next token
         from tonsai_jax.training.objectives import Preference
 
         objective = Preference(self.config.loss.objective, self.config.loss.beta)
         return evaluate_pairs(
-            self.eval_step, params, reference, objective, self.mesh, batch_size=batch_size, max_rows=max_rows
+            self.eval_step,
+            params,
+            reference,
+            objective,
+            self.mesh,
+            batch_size=batch_size,
+            max_tokens=self.config.eval.tokens,
         )
 
     def sample(self, step: int, params: Any) -> None:

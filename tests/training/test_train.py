@@ -273,7 +273,7 @@ def test_the_quickstart_from_nothing_to_a_continuation_and_then_complete(
         settings |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0", "XLA_FLAGS": ""}  # once as a user's run compiles
     quickstart = Path(__file__).parents[2] / "configs" / "quickstart.py"
     every = ("checkpoint.every=3", "eval.every=3", "sample.every=3")
-    fewer = ("steps=6", "optimizer.warmup_steps=2", "eval.max_batches=2", "sample.max_new_tokens=8", *every)
+    fewer = ("steps=6", "optimizer.warmup_steps=2", "eval.tokens=8192", "sample.max_new_tokens=8", *every)
     command = [
         sys.executable,
         "-m",

@@ -59,7 +59,7 @@ def evaluate_run(
         mesh,
         seq_len=seq_len,
         batch_size=batch_size,
-        max_windows=max_batches * batch_size,
+        max_tokens=max_batches * batch_size * seq_len * len(manifest.sources),
     )
     if all(source.kind == "pairs" for source in manifest.sources.values()):
         raise UserError(
