@@ -26,6 +26,9 @@ class MetricsWriter:
 
     What an earlier run wrote past `start_step`, the checkpoint that this one goes on from, is dropped: those steps are
     taken again.
+
+    Attributes:
+      last_progress: the last row with `progress/tokens` of those that stay; empty for a run that begins, and on other hosts.
     """
 
     def __init__(
@@ -40,14 +43,15 @@ class MetricsWriter:
     ) -> None:
         self._active = active
         self._wandb: Any = None
+        self.last_progress: dict[str, Any] = {}
         if not active:
             return
         self._path = workdir / "metrics.jsonl"
         with disk_errors(self._path):
             workdir.mkdir(parents=True, exist_ok=True)
-            _drop_rows_after(
-                self._path, start_step or -1
-            )  # a new run also measures the model that it continues from again
+            # A new run also measures the model that it continues from again.
+            kept = _drop_rows_after(self._path, start_step or -1)
+            self.last_progress = next((row for row in reversed(kept) if row.get("progress/tokens") is not None), {})
             self._jsonl = self._path.open("a", encoding="utf-8")
             # Not tensorboardX's SummaryWriter: a full disk ends its thread, and then the run waits for it forever.
             (workdir / "tensorboard").mkdir(exist_ok=True)
@@ -89,18 +93,22 @@ class MetricsWriter:
         self._tensorboard.flush()
 
 
-def _drop_rows_after(path: Path, step: int) -> None:
+def _drop_rows_after(path: Path, step: int) -> list[dict[str, Any]]:
+    """Returns the rows that stay."""
     if not path.is_file():
-        return
-    kept = []
+        return []
+    kept, rows = [], []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            row = json.loads(line)
+            if row["step"] <= step:
                 kept.append(line)
-        except (json.JSONDecodeError, KeyError):
+                rows.append(row)
+        except (json.JSONDecodeError, KeyError, TypeError):
             continue  # the last line of a killed run
     with atomic_write(path) as partial:
         partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    return rows
 
 
 def _start_wandb(workdir: Path, project: str, name: str, config: Mapping[str, Any]) -> Any:
