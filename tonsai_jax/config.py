@@ -120,7 +120,10 @@ def default_config() -> ConfigDict:
     config.checkpoint.every = 500  # steps between checkpoints; the last step is always saved
     config.checkpoint.keep_last = 2  # newest checkpoints kept
     config.checkpoint.keep_every = 0  # also keep every checkpoint at a multiple of this step; 0 keeps none
-    config.checkpoint.keep_best = 0  # also keep this many with the lowest bits per byte; 0 keeps none
+    config.checkpoint.keep_best = 0  # also keep this many with the best scores; 0 keeps none
+    # The metric of the evaluations that is the score: bits_per_byte/km, bits_per_byte/source/wiki, accuracy (of pairs), ...
+    # Empty is the mean bits per byte of the languages, or the loss on held-out pairs.
+    config.checkpoint.best_metric = ""
 
     config.eval = ConfigDict()
     config.eval.every = 500  # steps between evaluations, and one at the end; 0 never evaluates
@@ -325,6 +328,8 @@ def validate(config: ConfigDict) -> None:
         require(value >= least, key, f"must be at least {least}")
     with_tokenizer = not config.data.sample_questions or bool(config.init_from)
     require(with_tokenizer, "data.sample_questions", "needs a model; add --config.init_from=runs/quickstart")
+    measured = config.eval.every > 0 or not config.checkpoint.best_metric
+    require(measured, "checkpoint.best_metric", "needs evaluations; set eval.every above 0")
     data = config.mesh.data
     require(data == -1 or data >= 1, "mesh.data", "must be -1 (what the others leave) or at least 1")
     require(0 < config.runtime.memory_fraction <= 1, "runtime.memory_fraction", "must lie in (0, 1]")

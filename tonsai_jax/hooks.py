@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from tonsai_jax.config import lora_settings, micro_batch, sampling
 from tonsai_jax.data.manifest import RowsManifest
 from tonsai_jax.errors import UserError
-from tonsai_jax.evaluation.bits_per_byte import Evaluation, evaluate
+from tonsai_jax.evaluation.bits_per_byte import Evaluation, conversations_for_others, evaluate
 from tonsai_jax.files import atomic_write, read_json, write_json
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.model.lora import merge_adapters
@@ -48,6 +48,7 @@ class Hooks:
     writer: MetricsWriter
     say: Callable[[str], None]
     reference: "Reference | None" = None  # of preferences
+    best_metric: str = "eval/bits_per_byte"
 
     def evaluate(self, step: int, params: Any) -> "Evaluation | PairEvaluation | None":
         """Prints and writes the scores after `step` steps; None where it failed or there is no validation text.
@@ -72,7 +73,7 @@ class Hooks:
                     seq_len=stage.seq_len,
                     batch_size=batch_size,
                     max_tokens=self.config.eval.tokens,
-                    leave_out=self._conversations_for_others(),
+                    leave_out=conversations_for_others(self.manifest, self.stages),
                 )
         except Exception as error:
             self.say(f"step {step}: the evaluation failed, training continues ({type(error).__name__}: {error})")
@@ -87,12 +88,19 @@ class Hooks:
         self.writer.write(step, evaluation.scalars())
         return evaluation
 
-    def _conversations_for_others(self) -> set[str]:
-        """Packed sources that no stage reads: they lie next to the text of this run, and their scores say nothing about it."""
-        read = {name for stage in self.stages for name, weight in stage.weights.items() if weight}
-        if any(not stage.weights for stage in self.stages):
-            read |= {name for name, source in self.manifest.sources.items() if source.weight}
-        return {name for name, source in self.manifest.sources.items() if source.is_packed} - read
+    def score(self, step: int, evaluation: "Evaluation | PairEvaluation | None") -> float | None:
+        """The score by which the checkpoint of `step` is compared with others, lower is better; None where it has none."""
+        if evaluation is None:
+            return None
+        from tonsai_jax.evaluation.best import score_of  # imported here, as what follows: a run starts without it
+
+        metrics = evaluation.scalars()
+        if self.best_metric not in metrics:
+            names = ", ".join(name.removeprefix("eval/") for name in metrics)
+            self.say(
+                f"step {step}: its checkpoint has no score, {self.best_metric} was not measured; there are: {names}"
+            )
+        return score_of(metrics, self.best_metric)
 
     def _evaluate_pairs(self, reference: "Reference", params: Any, batch_size: int) -> "PairEvaluation":
         from tonsai_jax.evaluation.preferences import evaluate_pairs  # imported here: most runs learn the next token

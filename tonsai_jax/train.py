@@ -89,6 +89,9 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
     # A model whose size is given needs no row for special tokens that nothing uses.
     vocab_size = tokenizer.required_rows if config.model.vocab_size else tokenizer.vocab_size
     setup = check_run(config, stages, vocab_size)
+    from tonsai_jax.evaluation.best import best_metric, scores_so_far  # imported here: the loop does not need it
+
+    metric = best_metric(config, manifest, stages)
     if config.export:
         from tonsai_jax.huggingface.names import family_of
 
@@ -135,7 +138,9 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
         say(line)
 
     # From here on the run writes and computes.
-    open_workdir(workdir, config, manifest)
+    if any(change.startswith("checkpoint.best_metric:") for change in changes):
+        checkpoints.replace_scores(scores_so_far(workdir, metric))
+    open_workdir(workdir, config, manifest, start_step)
     set_optimization_level(config.runtime.optimization_level, jax.default_backend(), setup.mesh.size)
     if no_cache := use_compile_cache(config.runtime.compile_cache, jax.default_backend()):
         say(no_cache)
@@ -181,6 +186,8 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
         peak_flops=total_peak_flops(),
         log_every=config.log_every,
         max_skipped_steps=config.optimizer.max_skipped_steps,
+        epochs=order.epochs,
+        last_progress=writer.last_progress,
     )
     profile = StepProfile(
         workdir / "profile",
@@ -193,7 +200,18 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
         share = micro_batch(config).accumulation_steps(setup.mesh.size, stages[0].global_batch_size, stages[0].seq_len)
         reference.make(eval_step, state.model_params, setup.mesh, stages[0].global_batch_size // share)
     hooks = Hooks(
-        config, workdir, stages, setup.model_config, manifest, tokenizer, setup.mesh, eval_step, writer, say, reference
+        config,
+        workdir,
+        stages,
+        setup.model_config,
+        manifest,
+        tokenizer,
+        setup.mesh,
+        eval_step,
+        writer,
+        say,
+        reference,
+        metric,
     )
     if pretrained is not None and not start_step and config.eval.every:
         hooks.evaluate(0, state.model_params)  # the end of the run compares with it
@@ -219,9 +237,9 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
                 say(f"step {done}: saving in the background, host memory {host_memory_bytes() / 2**30:.1f} GiB")
         if config.eval.every and done % config.eval.every == 0 and done < last_step and not stopping:
             with logger.paused():
-                evaluation = hooks.evaluate(done, state.model_params)
-                if evaluation:
-                    checkpoints.record_score(done, evaluation.score)
+                score = hooks.score(done, hooks.evaluate(done, state.model_params))
+                if score is not None:
+                    checkpoints.record_score(done, score)
         if config.sample.every and done % config.sample.every == 0 and not stopping:
             with logger.paused():
                 hooks.sample(done, state.model_params)
@@ -240,8 +258,8 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
         draw_curves(workdir, say)
     else:
         evaluation = hooks.evaluate(step, state.model_params) if config.eval.every else None
-        if evaluation:
-            checkpoints.record_score(step, evaluation.score)
+        if (score := hooks.score(step, evaluation)) is not None:
+            checkpoints.record_score(step, score)
         del state  # its memory is needed for what follows
         draw_curves(workdir, say)
         complete_run(workdir, config, evaluation, say)

@@ -7,7 +7,7 @@ in one tokenizer than in another.
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from tonsai_jax.data.manifest import RowsManifest
 from tonsai_jax.data.rows import open_rows, read_window, window_count
 from tonsai_jax.runtime.processes import on_every_process
+from tonsai_jax.stages import Stage
 from tonsai_jax.training.mesh import put_batch
 
 _PADDING = -1  # the number of a window that only fills a batch
@@ -64,11 +65,6 @@ class Evaluation:
         """The mean over languages, all with the same weight, or NaN without text."""
         scores = [score.bits_per_byte for score in self.languages.values()]
         return sum(scores) / len(scores) if scores else math.nan
-
-    @property
-    def score(self) -> float:
-        """The number by which checkpoints are compared; lower is better."""
-        return self.bits_per_byte
 
     def scalars(self) -> dict[str, float]:
         """Returns the scores as metrics: eval/bits_per_byte, eval/bits_per_byte/km, eval/perplexity/source/wiki, ..."""
@@ -172,6 +168,19 @@ def share_windows(counts: Mapping[str, int], max_tokens: int, seq_len: int) -> d
         if share < counts[name]:
             chosen[name] = np.linspace(0, counts[name] - 1, share).astype(np.int64)
     return {name: chosen[name] for name in counts}
+
+
+def conversations_for_others(manifest: RowsManifest, stages: Sequence[Stage]) -> set[str]:
+    """Packed sources that no stage reads: they lie next to the text of this run, and their scores say nothing about it."""
+    read = {name for stage in stages for name, weight in stage.weights.items() if weight}
+    if any(not stage.weights for stage in stages):
+        read |= {name for name, source in manifest.sources.items() if source.weight}
+    return {name for name, source in manifest.sources.items() if source.is_packed} - read
+
+
+def scored_sources(manifest: RowsManifest, seq_lens: Iterable[int]) -> list[str]:
+    """The sources that have something to score in windows of one of these lengths."""
+    return [name for name in manifest.sources if any(_window_count(manifest, name, seq_len) for seq_len in seq_lens)]
 
 
 def _window_count(manifest: RowsManifest, source: str, seq_len: int) -> int:

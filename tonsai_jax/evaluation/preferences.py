@@ -1,7 +1,6 @@
 """How well a model tells chosen answers from rejected ones, on held-out pairs."""
 
 import dataclasses
-import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -45,11 +44,6 @@ class PairEvaluation:
             return sum(score.pairs * getattr(score, name) for score in self.sources.values()) / pairs
 
         return PairScore(pairs, mean("loss"), mean("margin"), mean("accuracy"))
-
-    @property
-    def score(self) -> float:
-        """The loss over all pairs, by which checkpoints are compared; NaN without pairs."""
-        return self.all.loss if self.sources else math.nan
 
     def scalars(self) -> dict[str, float]:
         """Returns the scores as metrics: eval/margin, eval/margin/source/NAME, ..."""
