@@ -115,6 +115,7 @@ def default_config() -> ConfigDict:
     config.profile.start = 10  # steps of this process before the first traced step
 
     config.log_every = 10  # steps between lines of metrics
+    config.terminal_view = True  # a live view below the lines, where one process prints to a terminal
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 500  # steps between checkpoints; the last step is always saved

@@ -139,7 +139,7 @@ class Hooks:
             return
         for prompt, text in texts:
             self.say(f"  {sample_text(prompt, text.strip().partition(chr(10))[0])}")
-        self.writer.write_text(step, "samples", written)
+        self.writer.write_samples(step, texts)
 
 
 def complete_run(

@@ -13,7 +13,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,9 +61,16 @@ from tonsai_jax.training.state import init_params, init_state, state_of
 if TYPE_CHECKING:
     from tonsai_jax.huggingface.pretrained import Pretrained
     from tonsai_jax.training.reference import Reference
+    from tonsai_jax.training.terminal import TerminalView
 
 
-def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_today: int | None = None) -> None:
+def train(
+    config: ConfigDict,
+    workdir: Path,
+    stop_request: StopRequest,
+    steps_today: int | None = None,
+    view: "TerminalView | None" = None,
+) -> None:
     """Trains until the run is complete, `steps_today` steps are done, or a signal asks to stop; then saves.
 
     Raises `UserError` for anything that the user can correct; what was saved before stays whole.
@@ -175,6 +182,7 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
         wandb_project=config.wandb.project,
         wandb_name=config.wandb.name,
         config=to_json(config),
+        view=view,
     )
     logger = StepLogger(
         writer,
@@ -213,6 +221,8 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
         reference,
         metric,
     )
+    if view is not None:
+        view.start(start_step, end_step, logger.flops_at(end_step))
     if pretrained is not None and not start_step and config.eval.every:
         hooks.evaluate(0, state.model_params)  # the end of the run compares with it
 
@@ -252,6 +262,8 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
     stop_request.all_is_saved()
     step = int(state.step)
     if step < last_step:
+        if view is not None:
+            view.stop()
         asked = f"{stop_request.name or 'another host'} asked to stop"
         why = asked if stopping else f"--steps_today={steps_today} is done"
         say(f"saved at step {step} of {last_step}: {why}; run the same command again to continue")
@@ -260,6 +272,8 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
         evaluation = hooks.evaluate(step, state.model_params) if config.eval.every else None
         if (score := hooks.score(step, evaluation)) is not None:
             checkpoints.record_score(step, score)
+        if view is not None:
+            view.stop()
         del state  # its memory is needed for what follows
         draw_curves(workdir, say)
         complete_run(workdir, config, evaluation, say)
@@ -374,6 +388,14 @@ def _describe(
     say(f"steps: {start_step} of {last_step} done, {to_do} to do; the first one compiles and takes longer")
 
 
+def _view(config: ConfigDict) -> "AbstractContextManager[TerminalView | None]":
+    if not sys.stdout.isatty():
+        return nullcontext()
+    from tonsai_jax.training.terminal import open_view  # imported here: only a terminal needs it
+
+    return open_view(config.terminal_view) or nullcontext()
+
+
 def main() -> None:
     quiet_libraries()
     config, workdir, steps_today = parse_flags(sys.argv, __doc__ or "")
@@ -381,8 +403,8 @@ def main() -> None:
     set_environment(config.runtime.memory_fraction)
     start_processes()
     lock = workdir_lock(workdir, say) if jax.process_index() == 0 else nullcontext()
-    with StopRequest(say) as stop_request, lock, explain_out_of_memory(config):
-        train(config, workdir, stop_request, steps_today)
+    with StopRequest(say) as stop_request, lock, explain_out_of_memory(config), _view(config) as view:
+        train(config, workdir, stop_request, steps_today, view)
 
 
 if __name__ == "__main__":

@@ -269,10 +269,10 @@ def test_values_that_are_not_finite_are_null(out: MetricsWriter, tmp_path: Path)
 
 def test_tensorboard_gets_the_scalars_and_the_text_at_once(out: MetricsWriter, tmp_path: Path) -> None:
     out.write(1, {"train/loss": 1.0})
-    out.write_text(1, "sample", "កាលពីព្រេងនាយ")
+    out.write_samples(1, [("កាលពីព្រេងនាយ", "មាន")])
     (events,) = (tmp_path / "tensorboard").glob("events.out.tfevents.*")
     assert b"train/loss" in events.read_bytes()
-    assert "កាលពីព្រេងនាយ".encode() in events.read_bytes()
+    assert "កាលពីព្រេងនាយ → មាន".encode() in events.read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["metrics.jsonl", "tensorboard"])
@@ -290,7 +290,7 @@ out = MetricsWriter(Path({str(tmp_path)!r}), start_step=0, active=True, wandb_pr
 def main():
     for step in range(2000):
         if {kind!r} == "tensorboard":
-            out.write_text(step, "samples", "word " * 10)
+            out.write_samples(step, [("word " * 5, "word " * 5)])
         else:
             out.write(step, {{}})
 
@@ -304,6 +304,6 @@ run_command(main)
 def test_other_hosts_write_nothing(tmp_path: Path) -> None:
     quiet = writer(tmp_path / "run", active=False)
     quiet.write(1, {"train/loss": 1.0})
-    quiet.write_text(1, "sample", "text")
+    quiet.write_samples(1, [("prompt", "text")])
     quiet.close()
     assert list(tmp_path.iterdir()) == []

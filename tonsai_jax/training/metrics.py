@@ -1,14 +1,19 @@
 """Where a run's numbers go: metrics.jsonl and TensorBoard always, Weights & Biases when asked."""
 
 import json
+import logging
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from tonsai_jax.errors import UserError
 from tonsai_jax.files import atomic_write, disk_errors
+
+if TYPE_CHECKING:
+    from tonsai_jax.training.terminal import TerminalView
 
 # tensorboardX imports PyTorch wherever it finds it, which takes two seconds; what is used here does not need it.
 without_torch = sys.modules.setdefault("torch", None) is None  # type: ignore[arg-type]  # None: an import of it fails
@@ -19,6 +24,8 @@ from tensorboardX.summary import text as text_summary  # noqa: E402
 
 if without_torch:
     del sys.modules["torch"]
+
+_logger = logging.getLogger("tonsai_jax")
 
 
 class MetricsWriter:
@@ -40,8 +47,10 @@ class MetricsWriter:
         wandb_project: str,
         wandb_name: str,
         config: Mapping[str, Any],
+        view: "TerminalView | None" = None,
     ) -> None:
         self._active = active
+        self._view = view
         self._wandb: Any = None
         self.last_progress: dict[str, Any] = {}
         if not active:
@@ -72,14 +81,24 @@ class MetricsWriter:
             self._jsonl.flush()
             values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
             self._write_event(step, Summary(value=values))
-        if self._wandb is not None:
-            self._wandb.log(dict(scalars), step=step)
+        if self._view is not None:
+            self._view.row(step, scalars)
+        self._log(step, dict(scalars))
 
-    def write_text(self, step: int, name: str, text: str) -> None:
-        """Writes `text` to TensorBoard."""
-        if self._active:
-            with disk_errors(self._path):
-                self._write_event(step, text_summary(name, text))
+    def write_samples(self, step: int, samples: Sequence[tuple[str, str]]) -> None:
+        """Writes samples, each a prompt and its continuation, under the name `samples`; metrics.jsonl does not have them."""
+        if not self._active:
+            return
+        from tonsai_jax.reporting.samples import sample_text  # imported here: most runs sample only at their end
+
+        with disk_errors(self._path):
+            self._write_event(step, text_summary("samples", "\n\n".join(sample_text(*sample) for sample in samples)))
+        if self._view is not None:
+            self._view.samples(samples)
+        if self._wandb is not None:
+            import wandb
+
+            self._log(step, {"samples": wandb.Table(columns=["prompt", "continuation"], data=[*map(list, samples)])})
 
     def close(self) -> None:
         if self._active:
@@ -87,6 +106,16 @@ class MetricsWriter:
             self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish()
+
+    def _log(self, step: int, values: dict[str, Any]) -> None:
+        """Sends a row to Weights & Biases. Its step is one of the values: W&B's own step drops what a resumed run does again."""
+        if self._wandb is None:
+            return
+        try:
+            self._wandb.log({"step": step, **values})
+        except Exception as error:
+            _logger.warning("step %d: Weights & Biases stopped, training continues (%s)", step, error)
+            self._wandb = None
 
     def _write_event(self, step: int, summary: Summary) -> None:
         self._tensorboard.write_event(Event(wall_time=time.time(), step=step, summary=summary))
@@ -112,7 +141,17 @@ def _drop_rows_after(path: Path, step: int) -> list[dict[str, Any]]:
 
 
 def _start_wandb(workdir: Path, project: str, name: str, config: Mapping[str, Any]) -> Any:
+    """Raises `UserError` where W&B cannot start: it knows no key, or does not reach its server."""
     import wandb
 
     name = name or workdir.name
-    return wandb.init(project=project, name=name, id=name, dir=str(workdir), resume="allow", config=dict(config))
+    try:
+        run = wandb.init(project=project, name=name, id=name, dir=str(workdir), resume="allow", config=dict(config))
+    except Exception as error:
+        raise UserError(
+            f"wandb.project={project!r}: Weights & Biases does not start ({' '.join(str(error).split())}); run `wandb login`, or "
+            "set WANDB_MODE=offline and upload later with `wandb sync`, or leave wandb.project empty"
+        ) from error
+    run.define_metric("step", hidden=True)
+    run.define_metric("*", step_metric="step")
+    return run
