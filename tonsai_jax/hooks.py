@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from tonsai_jax.config import lora_settings, micro_batch, sampling
 from tonsai_jax.data.manifest import RowsManifest
 from tonsai_jax.errors import UserError
-from tonsai_jax.evaluation.bits_per_byte import Evaluation, evaluate
+from tonsai_jax.evaluation.bits_per_byte import Evaluation, conversations_for_others, evaluate
 from tonsai_jax.files import read_json, write_json, write_json_lines
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.model.lora import merge_adapters
@@ -49,6 +49,7 @@ class Hooks:
     writer: MetricsWriter
     say: Callable[[str], None]
     reference: "Reference | None" = None  # of preferences
+    best_metric: str = "eval/bits_per_byte"
 
     def evaluate(self, step: int, params: Any) -> "Evaluation | PairEvaluation | None":
         """Prints and writes the scores after `step` steps; None where it failed or there is no validation text.
@@ -60,11 +61,10 @@ class Hooks:
             self.mesh.size, stage.global_batch_size, stage.seq_len
         )
         batch_size = stage.global_batch_size // accumulation  # as many sequences at once as in training
-        max_windows = self.config.eval.max_batches * stage.global_batch_size
         try:
             evaluation: Evaluation | PairEvaluation
             if self.reference is not None:
-                evaluation = self._evaluate_pairs(self.reference, params, batch_size, max_windows)
+                evaluation = self._evaluate_pairs(self.reference, params, batch_size)
             else:
                 evaluation = evaluate(
                     self.eval_step,
@@ -73,8 +73,8 @@ class Hooks:
                     self.mesh,
                     seq_len=stage.seq_len,
                     batch_size=batch_size,
-                    max_windows=max_windows,
-                    leave_out=self._conversations_for_others(),
+                    max_tokens=self.config.eval.tokens,
+                    leave_out=conversations_for_others(self.manifest, self.stages),
                 )
         except Exception as error:
             self.say(f"step {step}: the evaluation failed, training continues ({type(error).__name__}: {error})")
@@ -89,20 +89,33 @@ class Hooks:
         self.writer.write(step, evaluation.scalars())
         return evaluation
 
-    def _conversations_for_others(self) -> set[str]:
-        """Packed sources that no stage reads: they lie next to the text of this run, and their scores say nothing about it."""
-        read = {name for stage in self.stages for name, weight in stage.weights.items() if weight}
-        if any(not stage.weights for stage in self.stages):
-            read |= {name for name, source in self.manifest.sources.items() if source.weight}
-        return {name for name, source in self.manifest.sources.items() if source.is_packed} - read
+    def score(self, step: int, evaluation: "Evaluation | PairEvaluation | None") -> float | None:
+        """The score by which the checkpoint of `step` is compared with others, lower is better; None where it has none."""
+        if evaluation is None:
+            return None
+        from tonsai_jax.evaluation.best import score_of  # imported here, as what follows: a run starts without it
 
-    def _evaluate_pairs(self, reference: "Reference", params: Any, batch_size: int, max_rows: int) -> "PairEvaluation":
+        metrics = evaluation.scalars()
+        if self.best_metric not in metrics:
+            names = ", ".join(name.removeprefix("eval/") for name in metrics)
+            self.say(
+                f"step {step}: its checkpoint has no score, {self.best_metric} was not measured; there are: {names}"
+            )
+        return score_of(metrics, self.best_metric)
+
+    def _evaluate_pairs(self, reference: "Reference", params: Any, batch_size: int) -> "PairEvaluation":
         from tonsai_jax.evaluation.preferences import evaluate_pairs  # imported here: most runs learn the next token
         from tonsai_jax.training.objectives import Preference
 
         objective = Preference(self.config.loss.objective, self.config.loss.beta)
         return evaluate_pairs(
-            self.eval_step, params, reference, objective, self.mesh, batch_size=batch_size, max_rows=max_rows
+            self.eval_step,
+            params,
+            reference,
+            objective,
+            self.mesh,
+            batch_size=batch_size,
+            max_tokens=self.config.eval.tokens,
         )
 
     def write_texts(self, step: int, params: Any, *, samples: bool, suite: bool) -> None:
@@ -142,7 +155,7 @@ class Hooks:
         write_json_lines(self.workdir / "samples" / f"step-{step:06d}.jsonl", records)
         for prompt, text in texts:
             self.say(f"  {sample_text(prompt, text.strip().partition(chr(10))[0])}")
-        self.writer.write_text(step, "samples", "\n\n".join(sample_text(*each) for each in texts))
+        self.writer.write_samples(step, texts)
 
     def _prompt_suite(self, step: int, generator: "Generator") -> None:
         from tonsai_jax.evaluation.prompt_suite.generation import run_suite  # imported here, as above

@@ -9,6 +9,7 @@ from tonsai_jax.runtime.libraries import quiet_libraries
 
 if TYPE_CHECKING:
     from tonsai_jax.inference.chat import Chat
+    from tonsai_jax.training.checkpoint import CheckpointStep
 
 EXAMPLES = """examples:
   tonsai chat --workdir runs/sft
@@ -27,7 +28,7 @@ def main() -> None:
     model.add_argument(
         "--model", metavar="MODEL", help="model in Hugging Face format: a folder, or hf:ORG/NAME to download it"
     )
-    add("--step", type=int, metavar="N", help="with --workdir: checkpoint to use (default: the newest)")
+    parser.add_step("with --workdir: checkpoint to use")
     add(
         "--max-new-tokens",
         type=int,
@@ -85,7 +86,7 @@ def main() -> None:
         Terminal(chat, max_new_tokens=max_new_tokens, sampling=sampling, seed=args.seed).run(name)
 
 
-def _open(flag: str, where: str, step: int | None) -> "tuple[str, Chat]":
+def _open(flag: str, where: str, step: "CheckpointStep | None") -> "tuple[str, Chat]":
     """A model with the name to show for it."""
     from tonsai_jax.chat.template import ChatTemplate
     from tonsai_jax.huggingface.pretrained import open_pretrained

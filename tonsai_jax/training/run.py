@@ -14,12 +14,12 @@ from tonsai_jax.config import LENGTH_KEYS, differences, from_json, to_json
 from tonsai_jax.data.manifest import RowsManifest
 from tonsai_jax.data.order import DataOrder
 from tonsai_jax.errors import UserError
-from tonsai_jax.files import disk_errors, write_json
+from tonsai_jax.files import disk_errors, read_json, write_json
 from tonsai_jax.model.config import ModelConfig, keys_that_change_arrays
 from tonsai_jax.stages import Stage
 
 # Sections and keys of the config that say what a run writes, and not what it learns.
-_WRITTEN = ("checkpoint", "eval", "export", "log_every", "profile", "sample", "wandb")
+_WRITTEN = ("checkpoint", "eval", "export", "log_every", "profile", "sample", "terminal_view", "wandb")
 
 
 def changes_since(
@@ -113,10 +113,17 @@ def check_adapters(saved_config: Mapping[str, Any], config: ConfigDict, workdir:
             )
 
 
-def open_workdir(workdir: Path, config: ConfigDict, manifest: RowsManifest) -> None:
-    """Writes the config and the tokenizer of a run that begins or resumes; on the first host only."""
+def open_workdir(workdir: Path, config: ConfigDict, manifest: RowsManifest, start_step: int) -> None:
+    """Writes what a run that begins or resumes is made of: config, tokenizer, manifest of its rows, environment.
+
+    On the first host only.
+    """
     if jax.process_index() == 0:
+        from tonsai_jax.runtime.environment import record_start
+
         write_json(workdir / "config.json", to_json(config))
+        write_json(workdir / "data.json", read_json(manifest.directory / "manifest.json"))
+        record_start(workdir / "environment.json", start_step)
         with disk_errors(workdir):
             shutil.copytree(manifest.directory / "tokenizer", workdir / "tokenizer", dirs_exist_ok=True)
 
