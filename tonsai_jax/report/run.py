@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,7 @@ def _evaluations(folder: Path, notes: list[str]) -> dict[str, tuple[int, list[Ta
         if path.stat().st_size == 0:
             notes.append(f"{_short(path)}: empty, left out; evaluate again to write it")
             continue
-        read = _tolerant(path, lambda path=path: read_scores(path), notes)
+        read = _tolerant(path, partial(read_scores, path), notes)
         if read is None:
             continue
         step, scores = read
