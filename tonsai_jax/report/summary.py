@@ -96,10 +96,10 @@ def format_hours(hours: float) -> str:
 def hours_of_starts(run: RunRecord) -> list[float | None]:
     """Hours of training that began with each start of the trainer, by the count in the metrics; None where it is not known."""
     known = run.metrics["progress/hours"]
-    if known.last is None:
+    if known.last is None or not run.environment:
         return [None] * len(run.environment)
     begins = [float(entry.get("start_step") or 0) for entry in run.environment]
-    ends = [*begins[1:], max(known.steps[-1], begins[-1] if begins else 0)]
+    ends = [*begins[1:], max(float(known.steps[-1]), begins[-1])]
     at = run.metrics.at
     spans = zip(begins, ends, strict=True)
     return [max(0.0, float(np.diff(at("progress/hours", np.array(span)))[0])) for span in spans]
