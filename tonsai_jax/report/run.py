@@ -34,9 +34,9 @@ class RunRecord:
       environment: one entry for each start of the trainer.
       data: the manifest of the token rows; empty where it cannot be read.
       complete: the content of complete.json; empty for a run that has none.
-      samples: {step: rows} of samples/; a row has "prompt" and "continuation".
+      samples: {step: rows} of samples/, and of the run's end; a row has "prompt" and "continuation".
       suite: the same of prompt_suite/; a row also has "id", "kind", "language" and "checks".
-      evaluations: {name of the evaluation: (step, scores)}, the newest of each name, and all of them in `all_scores`.
+      evaluations: {name of the evaluation: (step, scores)}, the newest of each name.
       checkpoints: the steps of the checkpoints that are kept.
       best: the step with the lowest score and that score; None where none was recorded.
       total_steps: the length that the config asks for; None where it is not known.
@@ -73,6 +73,10 @@ def read_run(workdir: Path, name: str) -> RunRecord:
     saved = _json(workdir / "config.json", dict, notes, expected=True)
     config = _tolerant(workdir / "config.json", lambda: from_json(saved), notes) if saved else None
     data = _json(workdir / "data.json", dict, notes)
+    complete = _json(workdir / "complete.json", dict, notes)
+    samples = _jsonl_by_step(workdir / "samples", {"prompt", "continuation"}, notes)
+    if complete.get("samples"):  # the end of a run also continues the prompts, whether or not it has before
+        samples.setdefault(int(complete.get("step", metrics.last_step)), complete["samples"])
     return RunRecord(
         name=name,
         workdir=workdir,
@@ -80,8 +84,8 @@ def read_run(workdir: Path, name: str) -> RunRecord:
         metrics=metrics,
         environment=[entry for entry in _json(workdir / "environment.json", list, notes) if isinstance(entry, dict)],
         data=data,
-        complete=_json(workdir / "complete.json", dict, notes),
-        samples=_jsonl_by_step(workdir / "samples", {"prompt", "continuation"}, notes),
+        complete=complete,
+        samples=samples,
         suite=_jsonl_by_step(workdir / "prompt_suite", {"id", "prompt", "continuation"}, notes),
         evaluations=_evaluations(workdir / EVALUATIONS, notes),
         checkpoints=_checkpoints(workdir / "checkpoints"),

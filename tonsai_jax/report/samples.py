@@ -40,8 +40,8 @@ def of_suite(runs: Sequence[RunRecord]) -> dict[str, list[Prompt]]:
     return by_kind
 
 
-def has_khmer(prompts: Sequence[Prompt]) -> bool:
-    return any(text.language == "km" for each in prompts for text in (each.prompt, *each.continuations))
+def has_khmer(text: str) -> bool:
+    return _KHMER.search(text) is not None
 
 
 def spread(steps: Sequence[int], count: int = STEPS_SHOWN) -> list[int]:
@@ -77,4 +77,4 @@ def _side_by_side(
 def _text(value: Any, language: str, label: str = "") -> Text:
     text = str(value).strip()
     shown = text if len(text) <= CHARACTERS_SHOWN else text[:CHARACTERS_SHOWN] + " …"
-    return Text(shown or "(nothing: the model ended the text)", "km" if _KHMER.search(text) else language, label)
+    return Text(shown or "(nothing: the model ended the text)", "km" if has_khmer(text) else language, label)

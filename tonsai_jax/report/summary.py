@@ -70,7 +70,7 @@ def cards(run: RunRecord, price: float | None) -> list[Card]:
         found.append(Card("time", format_hours(hours), "of all its processes, one after the other"))
     speed = metrics["speed/tokens_per_second"].values
     if len(speed):
-        found.append(Card("speed", f"{format_count(float(np.median(speed)))} tokens/s", "median"))
+        found.append(Card("speed", format_count(float(np.median(speed))), "tokens per second, median"))
     utilization = metrics["speed/mfu"].values
     if len(utilization):
         found.append(Card("MFU", f"{float(np.median(utilization)):.1%}", "median share of the devices' peak"))

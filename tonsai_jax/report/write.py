@@ -40,7 +40,7 @@ def write_report(
         runs[0].notes.append(
             f"--against {against}: one of the two configurations cannot be read, so they are not compared"
         )
-    prompts = [*values["samples"], *(each for of_kind in values["suite"].values() for each in of_kind)]
+    texts = [run.config.get("sample") for run in runs], values["samples"], values["suite"]
     notes = [f"{run.name}: {note}" if len(runs) > 1 else note for run in runs for note in run.notes]
     write_page(
         path,
@@ -53,7 +53,7 @@ def write_report(
         tasks=scores.task_charts(runs),
         compared=compared,
         notes=notes,
-        font=Markup(base64.b64encode(_FONT.read_bytes()).decode()) if samples.has_khmer(prompts) else None,
+        font=Markup(base64.b64encode(_FONT.read_bytes()).decode()) if samples.has_khmer(str(texts)) else None,
     )
     return notes
 
