@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 _ROWS_AT_ONCE = 4096  # that are kept as Python objects
+_NUMBERS = {int, float, type(None)}  # None: a value that was not finite
 _BROKEN_NAMED = 3  # in the note; the others are counted
 
 
@@ -75,9 +76,8 @@ def read_metrics(path: Path) -> Metrics:
     count = 0
     for number, row in _rows(path, broken):
         try:
-            names = tuple(row)
-            values = tuple(row.values())
-            if any(type(value) is str or isinstance(value, list | dict) for value in values) or row["step"] < 0:
+            names, values = tuple(row), tuple(row.values())
+            if not _NUMBERS.issuperset(map(type, values)) or row["step"] < 0:
                 raise TypeError
         except (KeyError, TypeError):
             broken.append(number)
@@ -100,7 +100,7 @@ def _rows(path: Path, broken: list[int]) -> Iterator[tuple[int, dict[str, Any]]]
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
-                row = json.loads(line)
+                row = json.loads(line.decode())
             except (json.JSONDecodeError, UnicodeDecodeError):
                 if line.strip():
                     broken.append(number)

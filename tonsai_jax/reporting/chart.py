@@ -41,11 +41,14 @@ def line_chart(
       log_y: a logarithmic y axis; values of 0 and less are left out.
       from_zero: the y axis begins at 0, so that heights can be compared.
     """
-    lines = [line._replace(points=[(x, y) for x, y in line.points if not log_y or y > 0]) for line in lines]
-    points = [point for line in lines for point in line.points]
-    if not points:
+    if log_y:
+        lines = [line._replace(points=[(x, y) for x, y in line.points if y > 0]) for line in lines]
+    lines = [line for line in lines if line.points]
+    if not lines:
         return Markup("<p>There is nothing to plot yet.</p>")
-    x_end = max(x for x, _ in points) or 1.0
+    x_end = max(line.points[-1][0] for line in lines) or 1.0
+    lines = [line._replace(points=thinned(line.points, x_end)) for line in lines]
+    points = [point for line in lines for point in line.points]
     shown = [y for x, y in points if x >= x_end / 20] or [y for _, y in points]
     shown += [0.0] if from_zero else []
     y_ticks = _log_ticks(min(shown), max(shown)) if log_y else ticks(min(shown), max(shown))
@@ -60,8 +63,7 @@ def line_chart(
         grid.append(f"M0 {SIZE * down:.0f}H{SIZE}")
     drawn = []
     for line in sorted(lines, key=lambda line: not line.light):
-        kept = thinned(line.points, x_end)
-        kept = kept if len(kept) > 1 else [*kept] * 2  # a single point becomes a dot
+        kept = line.points if len(line.points) > 1 else [*line.points] * 2  # a single point becomes a dot
         at = " ".join(f"{SIZE * x / x_end:.0f},{SIZE * (top - scale(y)) / (top - bottom):.0f}" for x, y in kept)
         kind = color_class(line.color) + (" light" if line.light else "")
         drawn.append(f'<polyline class="{kind}" points="{at}"><title>{escape(line.name)}</title></polyline>')
