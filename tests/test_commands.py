@@ -217,7 +217,7 @@ def test_every_command_that_a_text_names_exists_and_has_the_flags_named_with_it(
             "give either --vocab-size N, to train a tokenizer (8000 for a first try), or --tokenizer-dir",
         ),
         (("generate", "--workdir", "x", "--top-k", "many"), "argument --top-k: invalid int value: 'many' (tonsai gene"),
-        (("plot", "--workdir", "x", "--output", ""), "the name of the file to write is empty"),
+        (("report", "--workdir", "x", "--output", ""), "the name of the file to write is empty"),
     ],
 )
 def test_a_mistake_in_the_flags_is_one_line(words: tuple[str, ...], message: str) -> None:

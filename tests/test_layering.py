@@ -28,6 +28,7 @@ LEVELS = (
     ("huggingface", "planning"),
     ("inference",),
     ("chat_ui", "evaluation"),
+    ("report",),
     ("gguf",),
     ("adapt",),
     ("reinforce",),
@@ -62,6 +63,7 @@ ONLY = {
         "runtime",
     },
     "chat_ui": {"chat", "errors", "inference", "reporting", "sampling"},
+    "report": {"choices", "errors", "files", "reporting", "stages", "sampling", "model", "config", "evaluation"},
     "__main__": {"errors"},  # it imports a command when it knows which
     "ablation": {"errors", "files", "reporting", "stages", "data", "config", "cli"},
 }
@@ -71,7 +73,7 @@ WITHOUT_JAX = (
     *(PACKAGE / name for name in ("data/manifest.py", "data/rows.py", "data/row_writer.py", "data/tokenize.py")),
     *(
         file
-        for room in ("text", "jobs", "corpus", "reporting", "tokenizer", "chat", "samples")
+        for room in ("text", "jobs", "corpus", "reporting", "tokenizer", "chat", "samples", "report")
         for file in PACKAGE.glob(f"{room}/**/*.py")
     ),
 )
@@ -149,9 +151,9 @@ def test_no_module_for_text_imports_jax(path: Path) -> None:
     assert not roots & {"jax", "flax", "optax", "orbax"}
 
 
-def test_preparing_text_never_loads_jax() -> None:
+def test_preparing_text_and_reading_a_report_never_load_jax() -> None:
     """Not through another module either."""
-    names = ("corpus.prepare", "samples.stories", "tokenizer.training", "data.tokenize")
+    names = ("corpus.prepare", "samples.stories", "tokenizer.training", "data.tokenize", "report.write")
     code = "import sys\n" + "".join(f"import tonsai_jax.{name}\n" for name in names)
     code += "sys.exit(' '.join({'jax', 'flax', 'torch'} & set(sys.modules)) or 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -20,7 +20,7 @@ COMMANDS = {
     "train": "token rows to a trained model (python -m tonsai_jax.train)",
     "grpo": "improve a chat model by practice with rewards",
     "ablate": "train variants of a config and compare them",
-    "plot": "curves of one or several runs",
+    "report": "a page about a run, or several compared: curves, samples, scores, data, cost",
     "evaluate": "bits per byte of a trained model on held-out text",
     "tasks": "scores of a trained model on questions with choices and on missing words",
     "lm-eval": "tasks of the Language Model Evaluation Harness, on a model of ours",

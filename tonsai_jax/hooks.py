@@ -224,16 +224,16 @@ def complete_run(
     describe_complete_run(workdir, run.step, say)
 
 
-def draw_curves(workdir: Path, say: Callable[[str], None]) -> None:
-    """Writes `workdir/curves.html` from the metrics so far, on the first host; a failure prints one line."""
+def report_run(workdir: Path, say: Callable[[str], None]) -> None:
+    """Writes `workdir/report.html` from what the run has written so far, on the first host; a failure prints one line."""
     if jax.process_index() != 0:
         return
-    from tonsai_jax.reporting.curves import write_curves  # imported here: only the end of a process needs it
+    from tonsai_jax.report.write import write_report  # imported here: only the end of a process needs it
 
     try:
-        write_curves(workdir / "curves.html", {workdir.name: workdir})
-    except UserError as error:
-        say(f"no curves: {error}")
+        write_report(workdir / "report.html", [workdir])
+    except Exception as error:
+        say(f"no report: {error}" if isinstance(error, UserError) else f"no report ({type(error).__name__}: {error})")
 
 
 def describe_complete_run(workdir: Path, step: int, say: Callable[[str], None], *, has_changes: bool = False) -> bool:
@@ -264,7 +264,7 @@ def describe_complete_run(workdir: Path, step: int, say: Callable[[str], None], 
         )
     for sample in record["samples"]:
         say(f"  {sample_text(sample['prompt'], sample['continuation'])}")
-    say(f"  curves of the run: {workdir / 'curves.html'}; or: tensorboard --logdir {workdir / 'tensorboard'}")
+    say(f"  report of the run: {workdir / 'report.html'}; or: tensorboard --logdir {workdir / 'tensorboard'}")
     say("What next:")
     folder, name = shlex.quote(str(workdir)), shlex.quote(workdir.name)
     prompt = record["samples"][0]["prompt"] if record["samples"] else "Once upon a time"

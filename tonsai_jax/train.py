@@ -29,7 +29,7 @@ from tonsai_jax.data.loader import Loader
 from tonsai_jax.data.manifest import RowsManifest, read_manifest
 from tonsai_jax.data.order import DataOrder
 from tonsai_jax.errors import UserError, run_command
-from tonsai_jax.hooks import Hooks, complete_run, describe_complete_run, draw_curves
+from tonsai_jax.hooks import Hooks, complete_run, describe_complete_run, report_run
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.planning.advice import explain_out_of_memory, warnings_before
 from tonsai_jax.reporting.numbers import count_of, format_count
@@ -270,7 +270,7 @@ def train(
         asked = f"{stop_request.name or 'another host'} asked to stop"
         why = asked if stopping else f"--steps_today={steps_today} is done"
         say(f"saved at step {step} of {last_step}: {why}; run the same command again to continue")
-        draw_curves(workdir, say)
+        report_run(workdir, say)
     else:
         evaluation = hooks.evaluate(step, state.model_params) if config.eval.every else None
         if (score := hooks.score(step, evaluation)) is not None:
@@ -280,8 +280,10 @@ def train(
         if view is not None:
             view.stop()
         del state  # its memory is needed for what follows
-        draw_curves(workdir, say)
-        complete_run(workdir, config, evaluation, say)
+        try:
+            complete_run(workdir, config, evaluation, say)
+        finally:
+            report_run(workdir, say)
     writer.close()
 
 

@@ -77,7 +77,7 @@ def test_dpo_raises_the_margin_of_held_out_pairs_and_a_run_that_stopped_goes_on_
     stopped.train()
     assert stopped.losses() == whole.losses()
     assert (stopped.workdir / "reference.npz").stat().st_mtime_ns == written
-    assert {path.name for path in stopped.workdir.iterdir()} >= {COMPLETE_FILE, "curves.html"}
+    assert {path.name for path in stopped.workdir.iterdir()} >= {COMPLETE_FILE, "report.html"}
 
 
 @pytest.mark.full

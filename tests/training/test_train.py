@@ -147,7 +147,7 @@ def test_steps_today_trains_that_many_and_saves(run: TinyRun, never_stopped: Tin
     printed = run.train(steps_today=5)
     assert "saved at step 5 of 24: --steps_today=5 is done" in printed
     assert 5 in run.saved_steps()
-    assert "<polyline" in (run.workdir / "curves.html").read_text(encoding="utf-8")
+    assert "<polyline" in (run.workdir / "report.html").read_text(encoding="utf-8")
     assert list(run.losses()) == [1, 2, 3, 4, 5]
     run.train(steps_today=100)
     assert run.losses() == never_stopped.losses()

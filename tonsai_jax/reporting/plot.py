@@ -49,12 +49,12 @@ def line_plot(lines: Sequence[Line], *, x_label: str, y_label: str) -> Markup:
     for y in y_ticks:
         _, down = at(0, y)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{down:.1f}" y2="{down:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 8}" y="{down + 4:.1f}" text-anchor="end">{_number(y, y_ticks)}</text>')
+        parts.append(f'<text x="{LEFT - 8}" y="{down + 4:.1f}" text-anchor="end">{format_tick(y, y_ticks)}</text>')
     x_ticks = [x for x in ticks(0.0, x_end) if x <= x_end]
     for x in x_ticks:
         across, down = at(x, bottom)
         parts.append(
-            f'<text x="{across:.1f}" y="{down + 18:.1f}" text-anchor="middle">{_number(x, x_ticks)}</text>'
+            f'<text x="{across:.1f}" y="{down + 18:.1f}" text-anchor="middle">{format_tick(x, x_ticks)}</text>'
             f'<line class="grid" x1="{across:.1f}" x2="{across:.1f}" y1="{down:.1f}" y2="{down + 4:.1f}"/>'
         )
     middle = LEFT + (WIDTH - LEFT - RIGHT) / 2
@@ -66,7 +66,7 @@ def line_plot(lines: Sequence[Line], *, x_label: str, y_label: str) -> Markup:
     for line in sorted(lines, key=lambda line: not line.light):
         shown_points = line.points if len(line.points) > 1 else [*line.points] * 2  # a single point becomes a dot
         path = " ".join("{:.1f},{:.1f}".format(*at(x, y)) for x, y in shown_points)
-        kind = _color(line.color) + (" light" if line.light else "")
+        kind = color_class(line.color) + (" light" if line.light else "")
         parts.append(f'<polyline class="{kind}" points="{path}"><title>{escape(line.name)}</title></polyline>')
     parts.append("</svg>")
     label = escape(f"{y_label} against {x_label}")
@@ -75,7 +75,7 @@ def line_plot(lines: Sequence[Line], *, x_label: str, y_label: str) -> Markup:
 
 def legend(names: Sequence[str]) -> Markup:
     """Each name with its color: the first name has color 0."""
-    entries = (f'<span><i class="{_color(number)}"></i>{escape(name)}</span>' for number, name in enumerate(names))
+    entries = (f'<span><i class="{color_class(number)}"></i>{escape(name)}</span>' for number, name in enumerate(names))
     return Markup(f'<div class="legend">{"".join(entries)}</div>')
 
 
@@ -89,12 +89,12 @@ def ticks(low: float, high: float) -> list[float]:
     return [number * step for number in range(first, max(last, first + 1) + 1)]
 
 
-def _color(number: int) -> str:
+def color_class(number: int) -> str:
     """The CSS classes of a color number; past the last color the colors are used again, dashed."""
     return f"color{number % NUM_COLORS}{' dashed' if number >= NUM_COLORS else ''}"
 
 
-def _number(value: float, among: Sequence[float]) -> str:
+def format_tick(value: float, among: Sequence[float]) -> str:
     """A tick's label, with enough digits to differ from the ticks next to it: '0.25', '1,500', '12M'."""
     gap = among[1] - among[0] if len(among) > 1 else abs(value) or 1.0
     for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):

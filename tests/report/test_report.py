@@ -1,0 +1,265 @@
+"""The report of a run: what stands on the page, what is noted when something is missing, and several runs next to each other."""
+
+import json
+import os
+import re
+import shutil
+import socket
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+from tests.report.workdirs import STEPS, make_run, metrics_rows, write_rows
+from tests.support.console import tonsai
+from tonsai_jax.files import write_json
+from tonsai_jax.report.run import read_run
+from tonsai_jax.report.samples import spread
+from tonsai_jax.report.scores import published
+from tonsai_jax.report.summary import cards, device_hours, status_of
+from tonsai_jax.report.write import write_report
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("runs") / "complete", experts=4)
+
+
+@pytest.fixture
+def run(complete: Path, tmp_path: Path) -> Path:
+    """A copy that a test may spoil."""
+    return Path(shutil.copytree(complete, tmp_path / "run"))
+
+
+def page_of(*workdirs: Path, **options) -> str:
+    path = workdirs[0].parent / "page.html"
+    write_report(path, workdirs, **options)
+    return path.read_text(encoding="utf-8")
+
+
+def words(page: str) -> str:
+    """What a reader sees, in one line."""
+    return re.sub(r"\s+", " ", unescape(re.sub(r"<style>.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL)))
+
+
+def test_the_page_needs_no_network_and_no_script(complete: Path) -> None:
+    page = page_of(complete)
+    assert "<script" not in page
+    assert not re.findall(r"(?:src|@import|<link)[^>]*https?:", page)
+    assert all("url(data:" in found for found in re.findall(r"url\([^)]{0,20}", page))
+
+
+def test_every_section_is_there(complete: Path) -> None:
+    page = page_of(complete, price=2.0)
+    heads = [unescape(re.sub("<[^>]*>", "", head)) for head in re.findall(r"<h2>(.*?)</h2>", page)]
+    assert heads == [
+        "Learning", "Tasks", "Samples", "Prompt suite", "Experts", "Optimization", "Speed and memory", "Data", "Configuration",
+        "Environment",
+    ]  # fmt: skip
+
+
+def test_the_summary_has_the_scores_their_change_and_the_cost(complete: Path) -> None:
+    found = {card.name: card for card in cards(read_run(complete, "run"), 2.0)}
+    assert found["status"].figure == "complete"
+    assert found["bits per byte, km"][1:] == ("1.2000", "-40.0% since step 0", "good")
+    assert found["tokens read"].figure == "40.0k"
+    assert found["time"].figure == "4.0 h"
+    assert found["best checkpoint"][1:3] == ("step 40", "score 1.2000")
+    # 2 hours on 8 devices, then 2 hours on 4
+    assert found["cost"][1:3] == ("48.00", "24.00 device-hours at 2 each")
+    assert "cost" not in {card.name for card in cards(read_run(complete, "run"), None)}
+
+
+def test_the_axis_is_chosen_among_those_that_the_run_has_counted(run: Path) -> None:
+    assert re.findall(r'id="axis-(\w+)"', page_of(run)) == ["steps", "tokens", "hours", "flops"]
+    rows = [{name: value for name, value in row.items() if "progress/" not in name} for row in metrics_rows()]
+    write_rows(run, rows)
+    page = page_of(run)
+    assert 'id="axis-' not in page
+    assert 'class="by by-steps only"' in page
+
+
+def test_samples_stand_side_by_side_with_their_language(complete: Path) -> None:
+    page = page_of(complete)
+    assert page.count('<p lang="km">កម្ពុជា') == 5
+    assert "&lt;b&gt;upon&lt;/b&gt;" in page
+    assert "@font-face" in page  # there is Khmer on it
+    assert re.findall(r"<div><b>(step \d+)</b>", page)[:5] == [f"step {step}" for step in (0, 10, 20, 30, 40)]
+
+
+def test_a_page_without_khmer_carries_no_font(run: Path) -> None:
+    shutil.rmtree(run / "samples")
+    shutil.rmtree(run / "prompt_suite")
+    config = json.loads((run / "config.json").read_text())
+    config["sample"]["prompts"] = ["Once"]
+    write_json(run / "config.json", config)
+    assert "@font-face" not in page_of(run)
+
+
+def test_the_samples_of_the_end_of_a_run_are_among_the_others(run: Path) -> None:
+    shutil.rmtree(run / "samples")
+    write_json(run / "complete.json", {"step": STEPS, "samples": [{"prompt": "Once", "continuation": "at the end"}]})
+    assert "Once step 40 at the end" in words(page_of(run))
+
+
+def test_steps_are_spread_from_the_first_to_the_last() -> None:
+    assert spread([1, 2, 3]) == [1, 2, 3]
+    assert spread(list(range(0, 101))) == [0, 25, 50, 75, 100]
+
+
+def test_tasks_stand_next_to_chance_and_to_published_scores(complete: Path) -> None:
+    text = words(page_of(complete))
+    assert "hellaswag accuracy_bytes; higher is better; dashed: chance, 25.0 %" in text
+    assert "30.0 % ± 1.0 %" in text
+    assert "GPT-2 124M published 31.1 %" in text
+    assert "Llama 3 8B published, 5-shot: not the same prompt, FLORES-200" in text
+
+
+def test_every_published_score_names_its_source_and_quotes_it() -> None:
+    for each in published():
+        assert each.keys() - {"remark"} == {"model", "task", "metric", "value", "shots", "source", "url", "quote"}
+        assert each["url"].startswith("https://github.com/")
+        figure = f"{each['value']:.2f}" if each["metric"] == "chrf++" else f"{each['value']:.4f}"
+        in_percent = f"{100 * each['value']:.2f}"
+        assert figure[:6] in each["quote"] or in_percent in each["quote"] or round_trip(each), each
+
+
+def round_trip(each) -> bool:
+    numbers = [float(number) for number in re.findall(r"\d\.\d+", each["quote"])]
+    return any(round(number, 4) == each["value"] for number in numbers)
+
+
+def test_the_configuration_begins_with_what_differs_from_the_defaults(complete: Path) -> None:
+    page = page_of(complete)
+    assert "steps 40 1000" in words(page)
+    assert "<td>optimizer.beta1</td><td>0.9</td></tr>" in page  # among all keys
+    assert "optimizer.beta1 0.9 0.9" not in words(page)
+
+
+def test_the_configuration_of_another_run_is_compared(complete: Path, tmp_path: Path) -> None:
+    other = make_run(tmp_path / "other", experts=4, seed=7)
+    page = page_of(complete, against=other)
+    assert "seed 0 7" in words(page)
+    assert "What differs between the runs" in page
+
+
+def test_data_and_environment_are_tables(complete: Path) -> None:
+    text = words(page_of(complete))
+    assert "stories_km km CC0-1.0 75.0% 700 5.0M 21.0 5.0M 2.00" in text
+    assert "2026-01-02 08:30 20 2.0 h 4 × NVIDIA H100 jax 0.12.0 Python 3.12.3, Linux d1b0dff01234" in text
+
+
+def test_experts_are_a_map_with_a_row_each(complete: Path) -> None:
+    assert 'viewBox="0 0 40 4"' in page_of(complete)
+
+
+# What is missing or broken
+
+
+def test_what_cannot_be_read_is_noted_and_the_rest_stands(run: Path) -> None:
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 41, "tr')
+    (run / "environment.json").write_text("{")
+    (run / "data.json").write_text("[]")
+    (run / "evaluations" / "empty-step-000040.json").write_text("")
+    (run / "evaluations" / "other-step-000040.json").write_text('{"step": 1}')
+    (run / "samples" / "step-000040.jsonl").write_text("")
+    (run / "samples" / "step-000030.jsonl").write_text('{"prompt": "a"}\n{"prompt": "a", "continuation": "b"}\n')
+    notes = write_report(run / "report.html", [run])
+    lines = len(metrics_rows()) + 1
+    assert notes[0] == f"metrics.jsonl line {lines}: not a row of metrics, left out"
+    assert notes[1] == "data.json: not the file that a run writes, left out"
+    assert notes[4].startswith("environment.json: not valid JSON, left out (")
+    assert notes[2:4] == [
+        "samples/step-000030.jsonl: 1 broken line, left out",
+        "samples/step-000040.jsonl: empty, left out",
+    ]
+    assert notes[5] == "evaluations/empty-step-000040.json: empty, left out; evaluate again to write it"
+    assert notes[6].startswith("evaluations/other-step-000040.json: left out (not the scores of an evaluation (")
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert all(note in unescape(page) for note in notes)
+    assert "<polyline" in page
+
+
+@pytest.mark.parametrize("kept", ["metrics.jsonl", "config.json"])
+def test_a_run_that_left_one_file_has_a_report(run: Path, kept: str) -> None:
+    for path in run.iterdir():
+        if path.name != kept:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    page = page_of(run)
+    assert ("<polyline" in page) == (kept == "metrics.jsonl")
+    assert ("What differs from the defaults" in page) == (kept == "config.json")
+
+
+def test_a_config_of_another_version_is_shown(run: Path) -> None:
+    config = json.loads((run / "config.json").read_text())
+    del config["optimizer"]["beta2"]
+    write_json(run / "config.json", config | {"of_the_future": 1})
+    assert "What differs from the defaults" in page_of(run)
+
+
+def test_the_status_says_how_far_a_run_came_and_how_it_ended(run: Path) -> None:
+    def status() -> tuple[str, str]:
+        card = status_of(read_run(run, "run"))
+        return card.figure, card.remark
+
+    (run / "complete.json").unlink()
+    write_rows(run, [row for row in metrics_rows() if row["step"] <= 25])
+    (run / "checkpoints" / "25").mkdir(parents=True)
+    assert status() == ("stopped", f"at step 25 of {STEPS}; the same command continues it")
+    write_rows(run, [row for row in metrics_rows() if row["step"] <= 29])
+    assert status() == ("failed", f"ended at step 29 of {STEPS}; the last checkpoint is of step 25")
+    write_json(run / "trainer.lock", {"host": socket.gethostname(), "pid": os.getppid()})
+    assert status() == ("running", f"step 29 of {STEPS}")
+    write_json(run / "trainer.lock", {"host": socket.gethostname(), "pid": os.getpid()})  # the trainer that writes it
+    assert status()[0] == "failed"
+    write_rows(run, [*metrics_rows()[:5], {"step": 9, "train/loss": None}])
+    assert status() == ("failed", f"the loss was not finite at step 9 of {STEPS}")
+    write_rows(run, [])
+    assert status()[0] == "not started"
+
+
+def test_hours_or_devices_that_are_not_known_give_no_cost(run: Path) -> None:
+    (run / "environment.json").write_text("[{}]")
+    assert device_hours(read_run(run, "run")) is None
+    assert "Environment" in words(page_of(run))
+
+
+# Several runs, and the command
+
+
+def test_several_runs_are_compared(complete: Path, tmp_path: Path) -> None:
+    other = make_run(tmp_path / "other", seed=3)
+    page = page_of(complete, other)
+    text = words(page)
+    assert "2 runs compared" in text
+    assert "complete, step 40" in text
+    assert "other, step 40" in text
+    assert "seed 0 3" in text
+    assert f"steps {STEPS} {STEPS}" not in text  # it does not differ
+    assert page.count("<title>other</title>") > page.count("<title>km</title>") == 0
+    assert "bits per byte, km" in text
+    assert text.count("n = 500") == 2
+
+
+def test_the_command_writes_the_page_and_prints_the_notes(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run / "data.json").write_text("[]")
+    code, out, err = tonsai("report", "--workdir", str(run), "--price", "2.5")
+    assert (code, err) == (0, "")
+    assert (
+        out
+        == f"data.json: not the file that a run writes, left out\nwritten to {run}/report.html; open it in a browser\n"
+    )
+    for folder in ("a", "b"):
+        shutil.copytree(run, tmp_path / folder / "run")
+    monkeypatch.chdir(tmp_path)
+    assert tonsai("report", "--workdir", "a/run", "b/run")[1].endswith("written to report.html; open it in a browser\n")
+    assert "b/run" in words(Path("report.html").read_text(encoding="utf-8"))  # told apart by their paths
+
+
+def test_a_folder_that_is_no_run_is_refused_in_one_line(tmp_path: Path) -> None:
+    message = "no metrics.jsonl and no config.json, so this is not the workdir of a run; check the path"
+    assert tonsai("report", "--workdir", str(tmp_path)) == (1, "", f"error: {tmp_path}: {message}\n")
+    assert tonsai("report", "--workdir", "x", "--price", "-1")[2].startswith("error: --price -1: the price of an hour")
