@@ -110,6 +110,21 @@ def test_each_source_weighs_as_much_as_its_share_of_the_rows(tmp_path: Path, tok
     assert [each.source.weight for each in packed] == [written["few"].weight, written["many"].weight]
 
 
+def test_the_inputs_of_packed_rows_follow_from_the_rows_and_an_earlier_manifest_that_counts_them_is_read(
+    tmp_path: Path, tokenizer_dir: Path
+) -> None:
+    [packed] = prepare(write(tmp_path / "chat.jsonl", *pairs(40)), tokenizer_dir, tmp_path / "rows")
+    path = tmp_path / "rows" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    split = manifest["sources"]["chat"]["splits"]["train"]
+    assert "slots" not in split
+    read = read_manifest(tmp_path / "rows").sources["chat"].splits["train"]
+    assert read.targets == read.slots == packed.source.splits["train"].slots == split["rows"] * ROW
+    split["slots"] = split["rows"] * ROW
+    path.write_text(json.dumps(manifest))
+    assert read_manifest(tmp_path / "rows").sources["chat"].splits["train"] == read
+
+
 def test_a_long_conversation_loses_its_last_turns(tmp_path: Path, tokenizer_dir: Path) -> None:
     turns = [{"from": ("human", "gpt")[n % 2], "value": f"turn number {n}"} for n in range(20)]
     file = write(tmp_path / "chat.jsonl", {"conversations": turns})
