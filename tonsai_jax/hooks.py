@@ -91,10 +91,8 @@ class Hooks:
 
     def _conversations_for_others(self) -> set[str]:
         """Packed sources that no stage reads: they lie next to the text of this run, and their scores say nothing about it."""
-        read = {name for stage in self.stages for name, weight in stage.weights.items() if weight}
-        if any(not stage.weights for stage in self.stages):
-            read |= {name for name, source in self.manifest.sources.items() if source.weight}
-        return {name for name, source in self.manifest.sources.items() if source.is_packed} - read
+        packed = {name for name, source in self.manifest.sources.items() if source.is_packed}
+        return packed - self.manifest.read_by(self.stages)
 
     def _evaluate_pairs(self, reference: "Reference", params: Any, batch_size: int, max_rows: int) -> "PairEvaluation":
         from tonsai_jax.evaluation.preferences import evaluate_pairs  # imported here: most runs learn the next token

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json, sha256_file
-from tonsai_jax.stages import SourceSize
+from tonsai_jax.stages import SourceSize, Stage
 
 FORMAT = "tonsai_jax/rows"
 VERSION = 1
@@ -99,6 +100,14 @@ class RowsManifest:
         """A short hash of the training rows of a source, by which a run knows them again."""
         hashes = "".join(shard.sha256 for shard in self.sources[source].splits["train"].files)
         return hashlib.sha256(f"{self.row_tokens} {hashes}".encode()).hexdigest()[:16]
+
+    def read_by(self, stages: Iterable[Stage]) -> set[str]:
+        """The sources that a run with these stages reads; a stage without weights takes those of the manifest."""
+        read = set()
+        for stage in stages:
+            weights = stage.weights or {name: source.weight for name, source in self.sources.items()}
+            read |= {name for name, weight in weights.items() if weight > 0 and name in self.sources}
+        return read
 
     def train_sizes(self) -> dict[str, SourceSize]:
         """Weight and training targets of each source, from which a length in epochs becomes steps."""
