@@ -134,7 +134,8 @@ def train(
 
     stop_request.saves_first()
     epochs = order.epochs()
-    _describe(setup, manifest, epochs, start_step, end_step, sampling=config.sample.every > 0)
+    writes_texts = config.sample.every > 0 or (config.eval.every > 0 and config.eval.prompt_suite)
+    _describe(setup, manifest, epochs, start_step, end_step, writes_texts=writes_texts)
     for line in warnings_before(
         config,
         setup,
@@ -367,7 +368,7 @@ def _describe(
     start_step: int,
     end_step: int,
     *,
-    sampling: bool,
+    writes_texts: bool,
 ) -> None:
     """Prints what is about to run."""
     model, last_step = setup.model_config, total_steps(setup.stages)
@@ -389,8 +390,11 @@ def _describe(
     )
     for name, count in epochs.items():
         say(f"data: {name}, {count:.2f} epochs")
-    if sampling and jax.process_count() > 1:
-        say("samples: none, the parameters are spread over hosts; `tonsai generate` samples from a checkpoint")
+    if writes_texts and jax.process_count() > 1:
+        say(
+            "samples, prompt suite: none, the parameters are spread over hosts; `tonsai generate` and `tonsai prompts` read a "
+            "checkpoint"
+        )
     to_do = end_step - start_step
     say(f"steps: {start_step} of {last_step} done, {to_do} to do; the first one compiles and takes longer")
 

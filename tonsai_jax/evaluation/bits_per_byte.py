@@ -172,10 +172,7 @@ def share_windows(counts: Mapping[str, int], max_tokens: int, seq_len: int) -> d
 
 def conversations_for_others(manifest: RowsManifest, stages: Sequence[Stage]) -> set[str]:
     """Packed sources that no stage reads: they lie next to the text of this run, and their scores say nothing about it."""
-    read = {name for stage in stages for name, weight in stage.weights.items() if weight}
-    if any(not stage.weights for stage in stages):
-        read |= {name for name, source in manifest.sources.items() if source.weight}
-    return {name for name, source in manifest.sources.items() if source.is_packed} - read
+    return {name for name, source in manifest.sources.items() if source.is_packed} - manifest.read_by(stages)
 
 
 def scored_sources(manifest: RowsManifest, seq_lens: Iterable[int]) -> list[str]:

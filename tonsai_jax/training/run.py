@@ -66,11 +66,8 @@ def changes_length(change: str) -> bool:
 
 def check_kinds(config: ConfigDict, stages: Sequence[Stage], manifest: RowsManifest) -> set[str]:
     """The sources that a run reads; raises `UserError` where `loss.objective` does not learn from one of them."""
-    objective, used = config.loss.objective, set()
-    for stage in stages:
-        weights = stage.weights or {name: source.weight for name, source in manifest.sources.items()}
-        used |= {name for name, weight in weights.items() if weight > 0 and name in manifest.sources}
-    for name in sorted(used):
+    objective, read = config.loss.objective, manifest.read_by(stages)
+    for name in sorted(read):
         kind = manifest.sources[name].kind
         if (kind == "pairs") == (objective != "next_token"):
             continue
@@ -84,7 +81,7 @@ def check_kinds(config: ConfigDict, stages: Sequence[Stage], manifest: RowsManif
             f"{where} {kind}, but loss.objective={objective} learns from pairs of a chosen and a rejected answer; "
             "`tonsai prepare-sft --pairs` makes rows of them"
         )
-    return used
+    return read
 
 
 def check_optimizer(saved_config: Mapping[str, Any], config: ConfigDict, workdir: Path) -> None:

@@ -86,6 +86,7 @@ def test_confusion_counts_lines_that_are_mostly_in_another_script() -> None:
     text = "ភាសាខ្មែរ\nthe rest is English\n១២៣\nភាសាខ្មែរ 中文"
     assert language_confusion(text, ["km"]) == 1 / 3
     assert language_confusion(text, ["km", "en"]) == 0.0
+    assert language_confusion("កខ ab", ["km"]) == 0.0, "half of it is Khmer"
     assert language_confusion("១២៣", ["km"]) is None
 
 
