@@ -132,7 +132,8 @@ def test_a_run_and_its_export_print_the_same_figures_and_the_run_keeps_them(
         (f"text {texts / 'km.txt'}", "bits_per_byte", 2),
         (f"text {texts / 'en.txt.gz'}", "bits_per_byte", 2),
     ]
-    assert scores[0].value == figures["scores"][4]["bits_per_byte"]
+    totals = {each["name"]: each["bits_per_byte"] for each in figures["scores"] if each["length"] is None}
+    assert scores[0].value == totals["km"]
 
 
 def test_held_out_rows_have_bits_per_byte_by_length(made_once: MadeOnce, rows: Path, tmp_path: Path) -> None:
