@@ -95,3 +95,12 @@ def test_nothing_has_no_score() -> None:
     assert math.isnan(Tally().bits_per_byte.value)
     assert Breakdown("file").records() == []
     assert Breakdown("file").languages == {}
+
+
+def test_more_files_than_fit_a_screen_are_left_to_the_records() -> None:
+    found = Breakdown("file")
+    for number in range(31):
+        found.add("km", f"{number}.txt", documents((10.0, 5, 20)))
+    assert "file 0.txt" not in found.table()
+    assert "language km" in found.table()
+    assert len([record for record in found.records() if record["kind"] == "file" and record["length"] is None]) == 31
