@@ -56,7 +56,7 @@ class DocumentScorer:
       seq_len: the most tokens that the model reads at once; None is its context, but at most 8,192.
       stride: a longer document is read in windows, and each but the first scores this many tokens after `seq_len - stride`
         tokens of context; None is `seq_len`, so that windows are those of token rows.
-      batch_size: sequences of `seq_len` in a batch; None is as many as have 2,048 tokens on a CPU, 16,384 elsewhere. Shorter
+      batch_size: sequences of `seq_len` in a batch; None is as many as have 1,024 tokens on a CPU, 16,384 elsewhere. Shorter
         sequences are put into batches of as many tokens.
 
     Raises `UserError` for a `seq_len` that the model cannot take, and for a `stride` out of range.
@@ -79,7 +79,7 @@ class DocumentScorer:
             raise UserError(f"stride {stride} must be between 1 and the sequence length of {self.seq_len} tokens")
         on_cpu = jax.default_backend() == "cpu"
         self.dtype = "float32" if on_cpu else "bfloat16"
-        self._batch_tokens = batch_size * self.seq_len if batch_size else 2048 if on_cpu else 16_384
+        self._batch_tokens = batch_size * self.seq_len if batch_size else 1024 if on_cpu else 16_384
         self._model = model
         self._mesh = one_device_mesh()
         config = dataclasses.replace(model.model_config, dtype=self.dtype, remat="none", document_mask=False)
@@ -105,7 +105,7 @@ class DocumentScorer:
     ) -> Iterator[tuple[_Rows, dict[str, np.ndarray]]]:
         """Cuts documents into windows, collects these, and makes batches of windows of about the same length."""
         collected: list[Window] = []
-        groups: dict[tuple[int, bool], _Rows] = {}  # rows of one width, with one window or with several
+        groups: dict[int, _Rows] = {}  # rows of one width
         tokens = 0
         for number, (ids, size) in enumerate(_encoded(self._model.tokenizer, documents)):
             unfinished[number] = _Unfinished(len(ids) - 1, Score(0.0, len(ids) - 1, size))
@@ -116,20 +116,20 @@ class DocumentScorer:
                     yield from self._full_batches(collected, groups)
                     collected, tokens = [], 0
         yield from self._full_batches(collected, groups)
-        for (width, _), rows in groups.items():
+        for width, rows in groups.items():
             if rows:
                 yield rows, batch_of(rows, width, self._rows_of_batch(width))
 
     def _full_batches(
-        self, windows: list[Window], groups: dict[tuple[int, bool], _Rows]
+        self, windows: list[Window], groups: dict[int, _Rows]
     ) -> Iterator[tuple[_Rows, dict[str, np.ndarray]]]:
         """Packs windows into rows; adds these to `groups`, from which it takes all full batches."""
         for width, row in pack_windows(windows, self.seq_len):
-            rows = groups.setdefault((width, len(row) > 1), [])
+            rows = groups.setdefault(width, [])
             rows.append(row)
             if len(rows) == self._rows_of_batch(width):
                 yield rows, batch_of(rows, width, len(rows))
-                groups[width, len(row) > 1] = []
+                groups[width] = []
 
     def _rows_of_batch(self, width: int) -> int:
         return max(1, self._batch_tokens // width)

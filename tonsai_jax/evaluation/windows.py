@@ -8,8 +8,9 @@ import numpy as np
 
 from tonsai_jax.data.marks import ANSWER, BEGIN
 
-# Rows for windows of at most half their width, since a wide row would waste attention on them. All others get rows of `seq_len`.
-_WIDTHS = (256, 1024, 4096)
+# Up to this width several windows share a row. There the mask that keeps them apart costs nothing; in rows of 1,024 it would cost
+# more than the padding that it saves.
+SHARED_WIDTH = 256
 
 
 class Window(NamedTuple):
@@ -45,28 +46,36 @@ def windows_of(document: int, ids: np.ndarray, seq_len: int, stride: int) -> Ite
 
 
 def pack_windows(windows: Iterable[Window], seq_len: int) -> Iterator[tuple[int, list[Window]]]:
-    """Yields (width, windows of one row), the longest windows first; a row has `width` + 1 slots, one for each id."""
+    """Yields (width, windows of one row), the longest windows first; a row has `width` + 1 slots, one for each id.
+
+    Short windows share rows of up to `SHARED_WIDTH`. Each of the others has a row of its own, in one of four widths for each
+    doubling of the length.
+    """
     waiting = sorted(windows, key=lambda window: len(window.ids))
     lengths = [len(window.ids) for window in waiting]
+    shared_width = min(SHARED_WIDTH, seq_len)
     while waiting:
         row = [waiting.pop()]
         inputs = lengths.pop() - 1
-        width = next((width for width in _WIDTHS if 2 * inputs <= width < seq_len), seq_len)
-        space = width - inputs
+        if inputs > shared_width:
+            step = 1 << (inputs - 1).bit_length() - 3
+            yield min(-(-inputs // step) * step, seq_len), row
+            continue
+        space = shared_width - inputs
         while (place := bisect.bisect_right(lengths, space) - 1) >= 0:
             row.append(waiting.pop(place))
             space -= lengths.pop(place)
-        yield width, row
+        yield shared_width, row
 
 
 def batch_of(rows: list[list[Window]], width: int, size: int) -> dict[str, np.ndarray]:
-    """A batch for the score step: `size` rows, those after `rows` empty. Rows of one window need no marks, and get none.
+    """A batch for the score step: `size` rows, those after `rows` empty.
 
-    Returns "tokens", int32 [size, width + 1], "valid", int32 [size], and where a row has several windows "marks", uint8 like the
-    tokens, by which no token attends to another window.
+    Returns "tokens", int32 [size, width + 1], "valid", int32 [size], and where rows are shared "marks", uint8 like the tokens, by
+    which no token attends to another window.
     """
     batch = {"tokens": np.zeros((size, width + 1), np.int32), "valid": np.full(size, width, np.int32)}
-    if any(len(row) > 1 for row in rows):
+    if width <= SHARED_WIDTH:
         batch["marks"] = np.full((size, width + 1), ANSWER, np.uint8)
     for number, row in enumerate(rows):
         start = 0
