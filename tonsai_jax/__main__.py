@@ -24,6 +24,7 @@ COMMANDS = {
     "evaluate": "bits per byte of a trained model on held-out text",
     "tasks": "scores of a trained model on questions with choices and on missing words",
     "scorecard": "Khmer and English of a trained model, from test sets that were downloaded once",
+    "lm-eval": "tasks of the Language Model Evaluation Harness, on a model of ours",
     "generate": "continue text with a trained model",
     "chat": "chat with a trained model, in the terminal or on a local web page",
     "export": "a trained model in Hugging Face format, for transformers and the Hub",

@@ -100,9 +100,23 @@ class MultipleChoice:
 def scores_of(
     task: str, questions: Sequence[Question], examples: Sequence[Question], model: TaskModel, *, main: str = "accuracy"
 ) -> list[TaskScore]:
-    """The four accuracies of a model on questions, `main` first.
+    """The four accuracies of a model on questions, `main` first; the arguments are those of `answers_to`."""
+    answers = answers_to(task, questions, examples, model)
+    chance = float(np.mean([1 / len(question.choices) for question in questions]))
+    scores = []
+    for metric in [main, *(metric for metric in answers if metric != main)]:
+        right = [answer == question.answer for answer, question in zip(answers[metric], questions, strict=True)]
+        scores.append(TaskScore(task, metric, *mean(right), n=len(questions), shots=len(examples), chance=chance))
+    return scores
+
+
+def answers_to(
+    task: str, questions: Sequence[Question], examples: Sequence[Question], model: TaskModel
+) -> dict[str, list[int]]:
+    """For each of the four metrics the choice that the model takes for each question.
 
     Args:
+      task: the name of the progress that is shown.
       examples: worked examples, put before every question with a blank line between them, as lm-eval does.
     """
     lead = "".join(f"{example.text(example.answer)}\n\n" for example in examples)
@@ -112,7 +126,7 @@ def scores_of(
         for choice in range(len(question.choices))
     ]
     results = iter(model.scorer.log_likelihoods(encode_pairs(model.tokenizer, pairs), name=task))
-    right: dict[str, list[bool]] = {}
+    answers: dict[str, list[int]] = {}
     for question in questions:
         scores = [next(results) for _ in question.choices]
         nats = np.array([score.nats for score in scores])
@@ -123,10 +137,5 @@ def scores_of(
             "accuracy_tokens": np.array([max(1, score.tokens) for score in scores]),
         }
         for metric, length in lengths.items():
-            right.setdefault(metric, []).append(int(np.argmax(nats / length)) == question.answer)
-    chance = float(np.mean([1 / len(question.choices) for question in questions]))
-    ordered = [main, *(metric for metric in right if metric != main)]
-    return [
-        TaskScore(task, metric, *mean(right[metric]), n=len(questions), shots=len(examples), chance=chance)
-        for metric in ordered
-    ]
+            answers.setdefault(metric, []).append(int(np.argmax(nats / length)))
+    return answers
