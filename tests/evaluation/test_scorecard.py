@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.console import tonsai, without_progress
-from tests.support.scorecard_data import ENGLISH, KHMER, write_all, write_sib200
+from tests.support.scorecard_data import ENGLISH, KHMER, write_all, write_ntrex, write_sib200
 from tests.support.tiny_model import config_with, random_params, tiny_tokenizer
 from tonsai_jax.commands import scorecard as command
 from tonsai_jax.config import default_config
@@ -17,7 +17,7 @@ from tonsai_jax.evaluation.scorecard import scorecard
 from tonsai_jax.evaluation.task_scores import TaskScore, read_scores
 from tonsai_jax.inference.load import LanguageModel, Run
 
-CONFIG = config_with(context_length=512, dtype="bfloat16", attention="cudnn")
+CONFIG = config_with(context_length=1024, dtype="bfloat16", attention="cudnn")
 TASKS = [
     *(("ntrex_km", "bits_per_byte", 8, 0), ("ntrex_en", "bits_per_byte", 8, 0)),
     *(("ntrex_km_en", "chrf++", 8, 3), ("ntrex_en_km", "chrf++", 8, 3)),
@@ -68,7 +68,7 @@ def test_a_second_time_needs_no_network_and_gives_the_same(scores, model, data, 
 
 def test_bits_per_byte_are_those_of_sentences_from_the_whole_test_set(scores, model) -> None:
     score = scores[0]
-    plain = LanguageModel("tiny", config_with(context_length=512), model.params, model.tokenizer)
+    plain = LanguageModel("tiny", config_with(context_length=1024), model.params, model.tokenizer)
     chosen = [KHMER[number] for number in (0, 2, 5, 8, 10, 13, 16, 19)]
     sums = score_documents(plain, chosen)
     total = sum(each.nats for each in sums) / math.log(2) / sum(len(text.encode()) for text in chosen)
@@ -92,26 +92,29 @@ def test_examples_are_left_out_where_the_context_cannot_hold_them(model, data) -
 
 
 def test_a_damaged_and_a_missing_test_set_are_one_line_each_and_the_others_go_on(model, tmp_path: Path) -> None:
-    write_all(tmp_path)
+    write_ntrex(tmp_path / "NTREX-128")
+    write_sib200(tmp_path / "sib200")
     path = tmp_path / "NTREX-128" / "newstest2019-src.eng.txt"
     path.write_text("\n".join(ENGLISH[1:]), encoding="utf-8")
     (tmp_path / "sib200" / "khm_Khmr" / "train.tsv").unlink()
     failed: list[str] = []
-    scores = scorecard(model, tmp_path, limit=2, failed=failed.append)
-    assert {score.task for score in scores} == {name for name, *_ in TASKS if "flores" in name or name == "sib200_en"}
-    assert len(failed) == 2
+    scores = scorecard(model, tmp_path, limit=8, failed=failed.append)
+    assert [score.task for score in scores] == ["sib200_en"]
+    assert len(failed) == 3
     assert f"has 20 sentences and {path} has 19" in failed[0]
-    assert "there is no khm_Khmr/train.tsv in it" in failed[1]
+    assert "there is no devtest/khm_Khmr.parquet or " in failed[1]
+    assert "there is no khm_Khmr/train.tsv in it" in failed[2]
 
 
 def test_an_unknown_topic_in_a_table_names_the_file(model, tmp_path: Path) -> None:
-    write_all(tmp_path)
+    write_sib200(tmp_path)
     for path in tmp_path.rglob("test.tsv"):
         path.write_text(path.read_text(encoding="utf-8").replace("sports", "chess"), encoding="utf-8")
     failed: list[str] = []
-    scorecard(model, tmp_path, limit=1, failed=failed.append)
-    assert len(failed) == 2
-    assert failed[0].startswith(f"{tmp_path}: a record of khm_Khmr/test.tsv has category 'chess'; it must be one of")
+    assert not scorecard(model, tmp_path, limit=1, failed=failed.append)
+    *_, khmer, english = failed
+    assert khmer.startswith(f"{tmp_path}: a record of khm_Khmr/test.tsv has category 'chess'; it must be one of")
+    assert "eng_Latn/test.tsv" in english
 
 
 def test_the_command_prints_one_table_and_keeps_the_scores_with_the_run(scores, run, data, tmp_path: Path) -> None:
