@@ -7,8 +7,11 @@ _ANIMALS = {"cat": "ឆ្មា", "dog": "ឆ្កែ", "cow": "គោ", "bird
 _PLACES = {"market": "ផ្សារ", "school": "សាលា", "river": "ទន្លេ", "rice field": "វាលស្រែ", "house": "ផ្ទះ"}
 _TOPICS = ("science/technology", "travel", "politics", "sports", "health", "entertainment", "geography")
 
-ENGLISH = [f"The {animal} goes to the {place}." for animal in _ANIMALS for place in _PLACES]
-KHMER = [f"{animal}ទៅ{place}។" for animal in _ANIMALS.values() for place in _PLACES.values()]
+# With a number that is the same in both languages, as in real text.
+ENGLISH = [f"The {animal} goes to the {place} {len(place)} times a day." for animal in _ANIMALS for place in _PLACES]
+KHMER = [
+    f"{animal}ទៅ{khmer} {len(place)} ដងក្នុងមួយថ្ងៃ។" for animal in _ANIMALS.values() for place, khmer in _PLACES.items()
+]
 
 
 def write_ntrex(folder: Path, km: list[str] = KHMER, en: list[str] = ENGLISH) -> None:
