@@ -144,7 +144,7 @@ def _scores() -> list[TaskScore]:
         TaskScore("belebele_km", "accuracy", 0.291, 0.015, 0.262, 0.321, 900, chance=0.25),
         TaskScore("belebele_en", "accuracy", 0.262, 0.0147, 0.233, 0.291, 900, chance=0.25),
         TaskScore("sib200_km", "accuracy", 0.412, 0.034, 0.345, 0.479, 204, chance=1 / 7),
-        TaskScore("hellaswag", "accuracy_bytes", 0.334, 0.0047, 0.325, 0.343, 10_042, chance=0.25),
+        TaskScore("hellaswag", "accuracy_characters", 0.334, 0.0047, 0.325, 0.343, 10_042, chance=0.25),
         TaskScore("flores_km_en", "chrf++", 14.2, 0.3, 13.6, 14.8, 1012),
     ]
 

@@ -12,6 +12,7 @@ import pytest
 
 from tests.report.workdirs import STEPS, make_run, metrics_rows, write_rows
 from tests.support.console import tonsai
+from tonsai_jax.evaluation.task_scores import TaskScore, write_scores
 from tonsai_jax.files import write_json
 from tonsai_jax.report.run import read_run
 from tonsai_jax.report.samples import spread
@@ -109,10 +110,27 @@ def test_steps_are_spread_from_the_first_to_the_last() -> None:
 
 def test_tasks_stand_next_to_chance_and_to_published_scores(complete: Path) -> None:
     text = words(page_of(complete))
-    assert "hellaswag accuracy_bytes; higher is better; dashed: chance, 25.0 %" in text
+    assert "hellaswag accuracy_characters; higher is better; dashed: chance, 25.0 %" in text
     assert "30.0 % ± 1.0 %" in text
     assert "GPT-2 124M published 31.1 %" in text
     assert "Llama 3 8B published, 5-shot: not the same prompt, FLORES-200" in text
+
+
+def test_the_first_metric_of_a_task_is_shown_and_its_others_are_folded(run: Path) -> None:
+    scores = [TaskScore("piqa", metric, 0.5, None, None, None, 9) for metric in ("accuracy_bytes", "accuracy")]
+    write_scores(run, "tasks", STEPS, scores)
+    page = page_of(run)
+    shown, folded = page.split("Other metrics of these tasks")
+    assert "piqa <small>accuracy_bytes;" in shown
+    assert "piqa <small>accuracy;" in folded
+
+
+def test_the_best_checkpoint_names_the_metric_that_was_asked_for(run: Path) -> None:
+    write_json(run / "scores.json", {"20": -0.9, "40": -0.7})
+    record = read_run(run, "run")
+    record.config["checkpoint"]["best_metric"] = "accuracy/source/pairs"
+    found = {card.name: card for card in cards(record, None)}
+    assert found["best checkpoint"][1:3] == ("step 20", "accuracy, source, pairs 0.9000")
 
 
 def test_every_published_score_names_its_source_and_quotes_it() -> None:

@@ -78,10 +78,16 @@ def cards(run: RunRecord, price: float | None) -> list[Card]:
     if price is not None and spent is not None:
         found.append(Card("cost", f"{price * spent:,.2f}", f"{spent:,.2f} device-hours at {price:g} each"))
     if run.best is not None:
-        step, score = run.best
-        kept = "" if not run.checkpoints or step in run.checkpoints else "; that checkpoint was not kept"
-        found.append(Card("best checkpoint", f"step {step:,}", f"score {score:.4f}{kept}"))
+        found.append(_best(run, *run.best))
     return found
+
+
+def _best(run: RunRecord, step: int, score: float) -> Card:
+    """The card of the best checkpoint, with the metric that was asked for; its score is negative where higher is better."""
+    asked = str((run.config.get("checkpoint") or {}).get("best_metric") or "")
+    name = asked.removeprefix("eval/").replace("_", " ").replace("/", ", ")
+    kept = "" if not run.checkpoints or step in run.checkpoints else "; that checkpoint was not kept"
+    return Card("best checkpoint", f"step {step:,}", f"{name or 'score'} {abs(score) if name else score:.4f}{kept}")
 
 
 def format_hours(hours: float) -> str:
