@@ -5,7 +5,8 @@ Evaluation and samples never stop a run: the checkpoint is saved before them, an
 
 import dataclasses
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -192,6 +193,19 @@ def report_run(workdir: Path, say: Callable[[str], None]) -> None:
         write_report(workdir / "report.html", [workdir])
     except Exception as error:
         say(f"no report: {error}" if isinstance(error, UserError) else f"no report ({type(error).__name__}: {error})")
+
+
+@contextmanager
+def report_of_failure(workdir: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Writes the report also where the block raises an error, if the run has written metrics in it."""
+    metrics = workdir / "metrics.jsonl"
+    before = metrics.stat().st_mtime_ns if metrics.is_file() else None
+    try:
+        yield
+    except Exception:
+        if metrics.is_file() and metrics.stat().st_mtime_ns != before:
+            report_run(workdir, say)
+        raise
 
 
 def describe_complete_run(workdir: Path, step: int, say: Callable[[str], None], *, has_changes: bool = False) -> bool:
