@@ -167,6 +167,10 @@ def test_data_and_environment_are_tables(complete: Path) -> None:
     assert "2026-01-02 08:30 20 2.0 h 4 × NVIDIA H100 jax 0.12.0 Python 3.12.3, Linux d1b0dff01234" in text
 
 
+def test_a_command_that_started_the_trainer_twice_is_shown_once(complete: Path) -> None:
+    assert page_of(complete).count("<pre>train --config quickstart.py</pre>") == 1
+
+
 def test_experts_are_a_map_with_a_row_each(complete: Path) -> None:
     assert 'viewBox="0 0 40 4"' in page_of(complete)
 

@@ -48,6 +48,7 @@ def make_run(workdir: Path, *, experts: int = 0, **keys: Any) -> Path:
         {
             "started": f"2026-01-0{day}T08:30:00+00:00",
             "start_step": start,
+            "command": "train --config quickstart.py",
             "python": "3.12.3",
             "versions": {"jax": "0.12.0"},
             "platform": "Linux",

@@ -145,6 +145,12 @@ def environment_table(run: RunRecord) -> Table | None:
     return Table("", heads, rows, "lrrllll")
 
 
+def commands_of(run: RunRecord) -> list[str]:
+    """The commands that started the trainer, without those that are the same as the one before."""
+    given = [str(entry["command"]) for entry in run.environment if entry.get("command")]
+    return [command for number, command in enumerate(given) if number == 0 or command != given[number - 1]]
+
+
 def _when(started: Any) -> str:
     try:
         return datetime.fromisoformat(str(started)).strftime("%Y-%m-%d %H:%M")

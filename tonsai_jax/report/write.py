@@ -76,6 +76,7 @@ def _one(run: RunRecord, price: float | None) -> dict[str, Any]:
         "every_key": settings.every_key(run),
         "data": data,
         "environment": summary.environment_table(run),
+        "commands": summary.commands_of(run),
     }
 
 
@@ -94,6 +95,7 @@ def _several(runs: Sequence[RunRecord], price: float | None) -> dict[str, Any]:
         "every_key": Table("", [], [], ""),
         "data": None,
         "environment": None,
+        "commands": [],
     }
 
 
