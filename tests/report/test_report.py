@@ -203,6 +203,28 @@ def test_what_cannot_be_read_is_noted_and_the_rest_stands(run: Path) -> None:
     assert "<polyline" in page
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "note"),
+    [
+        ("complete.json", {"step": "40"}, "complete.json: not the file that a run writes, left out"),
+        ("data.json", {"sources": [1]}, "data.json: not the file that a run writes, left out"),
+        ("data.json", {"sources": {"a": {}, "b": 3}}, "data.json: source 'a' left out (KeyError: 'weight')"),
+        ("environment.json", [3, {"devices": "two", "versions": []}], None),
+        (
+            "evaluations/tasks-step-000040.json",
+            {"step": 1, "scores": [3]},
+            "evaluations/tasks-step-000040.json: left out",
+        ),
+        ("scores.json", {"a": 1, "2": "x", "3": None, "4": 1.7e308}, None),
+        ("config.json", {"model": 3}, "config.json: left out"),
+    ],
+)
+def test_json_of_something_else_is_left_out(run: Path, name: str, content: object, note: str | None) -> None:
+    (run / name).write_text(json.dumps(content))
+    notes = write_report(run / "report.html", [run])
+    assert [each.startswith(note) for each in notes[:1]] == [True] if note else not notes
+
+
 @pytest.mark.parametrize("kept", ["metrics.jsonl", "config.json"])
 def test_a_run_that_left_one_file_has_a_report(run: Path, kept: str) -> None:
     for path in run.iterdir():

@@ -28,7 +28,7 @@ def status_of(run: RunRecord) -> Card:
     saved = max(run.checkpoints, default=0)
     reached = f"step {step:,}" + (f" of {total:,}" if total else "")
     if run.complete or (total and not run.is_running and step >= total and (saved >= total or not run.checkpoints)):
-        return Card("status", "complete", f"{max(step, int(run.complete.get('step', 0))):,} steps", "good")
+        return Card("status", "complete", f"{max(step, run.complete.get('step', 0)):,} steps", "good")
     if run.is_running:
         return Card("status", "running", reached)
     if run.metrics.ended_in_nan:
@@ -55,7 +55,7 @@ def cards(run: RunRecord, price: float | None) -> list[Card]:
         if series.last is None or series.first is None:
             continue
         remark, tone = "one evaluation so far", ""
-        if len(series.values) > 1:
+        if len(series.values) > 1 and series.first > 0:
             change = series.last / series.first - 1
             remark = f"{change:+.1%} since step {series.steps[0]:,.0f}"
             tone = "good" if change < 0 else "bad"
