@@ -1,4 +1,4 @@
-"""The texts that a run writes between steps, and what it does at its end."""
+"""The texts that a run writes between steps."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.support.tiny_chat import CONFIG, PARAMS, chat_tokenizer
 from tonsai_jax.config import default_config
 from tonsai_jax.evaluation.prompt_suite import prompts
 from tonsai_jax.evaluation.prompt_suite.checks import CHECKS
-from tonsai_jax.hooks import Hooks, _chat_flags, complete_run
+from tonsai_jax.hooks import Hooks
 from tonsai_jax.inference import generate
 from tonsai_jax.training.metrics import MetricsWriter
 
@@ -124,28 +124,3 @@ def test_on_several_hosts_no_texts_are_written(hooks: Hooks, said: list[str], mo
     hooks.write_texts(500, PARAMS, samples=True, suite=True)
     assert said == []
     assert not (hooks.workdir / "samples").exists()
-
-
-@pytest.mark.parametrize("export", [True, False])
-def test_a_run_on_several_hosts_says_that_it_does_not_export_and_what_does(
-    export: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    config = default_config()
-    config.export = export
-    lines: list[str] = []
-    complete_run(tmp_path, config, None, lines.append)
-    assert ("in spite of config.export" in lines[0]) == export
-    assert f"tonsai export --workdir {tmp_path} --output-dir {tmp_path / 'export'}" in lines[1]
-    assert not any(tmp_path.iterdir())
-
-
-def test_the_flags_for_a_chat_are_those_that_sample_as_the_run_did() -> None:
-    config = default_config()
-    config.sample.temperature, config.sample.max_new_tokens = 0.0, 40
-    assert _chat_flags(config) == "--temperature 0 --max-new-tokens 40"
-    config.sample.update(top_k=0, top_p=0.9, min_p=0.05, repetition_penalty=1.1, stop=("the end", "។"))
-    assert _chat_flags(config) == (
-        "--temperature 0 --top-k 0 --top-p 0.9 --min-p 0.05 --repetition-penalty 1.1 --stop 'the end' --stop '។' "
-        "--max-new-tokens 40"
-    )

@@ -34,6 +34,7 @@ LEVELS = (
     ("reinforce",),
     ("samples",),
     ("cli", "hooks"),
+    ("finish",),
     ("train",),
     ("ablation",),
     ("commands",),

@@ -10,7 +10,7 @@ import pytest
 from tests.support.tiny_run import TinyRun
 from tonsai_jax.chat.conversation import Message
 from tonsai_jax.commands.prepare_sft import main as prepare_sft
-from tonsai_jax.hooks import COMPLETE_FILE
+from tonsai_jax.finish import COMPLETE_FILE
 from tonsai_jax.inference.chat import Chat
 from tonsai_jax.inference.generate import Generator
 from tonsai_jax.inference.load import load_run

@@ -1,10 +1,9 @@
-"""What a run does besides training steps: evaluation and samples between them, samples and the export at the end.
+"""What a run does between training steps: evaluation, samples, the prompt suite.
 
 Evaluation and samples never stop a run: the checkpoint is saved before them, and a failure prints one line.
 """
 
 import dataclasses
-import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +14,10 @@ from ml_collections import ConfigDict
 
 from tonsai_jax.config import lora_settings, micro_batch, sampling
 from tonsai_jax.data.manifest import RowsManifest
-from tonsai_jax.errors import UserError
 from tonsai_jax.evaluation.bits_per_byte import Evaluation, conversations_for_others, evaluate
-from tonsai_jax.files import read_json, write_json, write_json_lines
+from tonsai_jax.files import write_json_lines
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.model.lora import merge_adapters
-from tonsai_jax.reporting.numbers import count_of
-from tonsai_jax.sampling import Sampling
 from tonsai_jax.stages import Stage, stage_at
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.training.metrics import MetricsWriter
@@ -30,8 +26,6 @@ if TYPE_CHECKING:
     from tonsai_jax.evaluation.preferences import PairEvaluation
     from tonsai_jax.inference.generate import Generator
     from tonsai_jax.training.reference import Reference
-
-COMPLETE_FILE = "complete.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +144,7 @@ class Hooks:
     def _sample(self, step: int, generator: "Generator") -> None:
         from tonsai_jax.reporting.samples import sample_text  # imported here, as above
 
-        texts = _continuations(self.config, generator)
+        texts = continuations(self.config, generator)
         records = [{"prompt": prompt, "continuation": text} for prompt, text in texts]
         write_json_lines(self.workdir / "samples" / f"step-{step:06d}.jsonl", records)
         for prompt, text in texts:
@@ -169,133 +163,7 @@ class Hooks:
             self.writer.write(step, results.scalars())
 
 
-def complete_run(
-    workdir: Path,
-    config: ConfigDict,
-    evaluation: "Evaluation | PairEvaluation | None",
-    say: Callable[[str], None],
-) -> None:
-    """Ends a run after its last step: continues the prompts, exports where the config asks for it, prints what comes next.
-
-    Writes `workdir/complete.json` last. On several hosts the parameters of a run are not on one of them, so there it only
-    prints the commands that do the rest on one host.
-
-    Args:
-      evaluation: of the last step, if there was one.
-    """
-    if jax.process_count() > 1:
-        say(
-            f"The run in {workdir} is complete. Its parameters are spread over hosts, so nothing was sampled or exported"
-            f"{', in spite of config.export' if config.export else ''}; on one host run:"
-        )
-        folder = shlex.quote(str(workdir))
-        say(f"  tonsai export --workdir {folder} --output-dir {folder}/export")
-        say(f"  tonsai generate --workdir {folder} --prompt 'Once upon a time'")
-        return
-    # Imported here, as what follows: only the end of a run needs it.
-    from tonsai_jax.inference.generate import Generator
-    from tonsai_jax.inference.load import load_run
-
-    run = load_run(workdir)
-    try:
-        continuations = _continuations(run.config, Generator(run.model_config, run.params, run.tokenizer))
-    except UserError as error:  # a prompt longer than the context is no reason to lose the export
-        say(f"no continuations: {error}")
-        continuations = []
-    if run.config.export:
-        from tonsai_jax.huggingface.card_details import details_of_run
-        from tonsai_jax.huggingface.export import export
-
-        details = details_of_run(run.workdir, run.config, run.step, run.saved)
-        export(run.model_config, run.params, run.tokenizer, workdir / "export", details=details)
-    from tonsai_jax.reporting.metrics_file import metrics_rows
-
-    # Written by a run that continues from another model, before its first step.
-    before = [row for row in metrics_rows(workdir / "metrics.jsonl") if row["step"] == 0]
-    record = {
-        "step": run.step,
-        "before": before[0] if before else {},
-        "scores": evaluation.scalars() if evaluation else {},
-        "samples": [{"prompt": prompt, "continuation": text} for prompt, text in continuations],
-        "chat": _chat_flags(run.config) if run.config.sample.chat else "",
-        "exported": run.config.export,
-    }
-    write_json(workdir / COMPLETE_FILE, record)
-    describe_complete_run(workdir, run.step, say)
-
-
-def report_run(workdir: Path, say: Callable[[str], None]) -> None:
-    """Writes `workdir/report.html` from what the run has written so far, on the first host; a failure prints one line."""
-    if jax.process_index() != 0:
-        return
-    from tonsai_jax.report.write import write_report  # imported here: only the end of a process needs it
-
-    try:
-        write_report(workdir / "report.html", [workdir])
-    except Exception as error:
-        say(f"no report: {error}" if isinstance(error, UserError) else f"no report ({type(error).__name__}: {error})")
-
-
-def describe_complete_run(workdir: Path, step: int, say: Callable[[str], None], *, has_changes: bool = False) -> bool:
-    """Prints the results of a complete run and what to do next; returns False where it is not complete at `step`.
-
-    Args:
-      has_changes: whether the model would learn something else with the config and the data that were given now.
-    """
-    file = workdir / COMPLETE_FILE
-    if not file.is_file() or (record := read_json(file))["step"] != step:
-        return False
-    from tonsai_jax.reporting.metrics_file import language_scores  # imported here: only the end of a run needs them
-    from tonsai_jax.reporting.samples import sample_text
-
-    say(f"\nThe run in {workdir} is complete: {count_of(step, 'step')}.")
-    if has_changes:
-        say("  It was trained before the changes above; to train with them, give another --workdir.")
-    before = language_scores(record.get("before", {}))
-    for language, score in language_scores(record["scores"]).items():
-        was = before.get(language)
-        change = f" ({was:.4f} before the first step, {score / was - 1:+.1%})" if was else ""
-        say(f"  {language}: {score:.4f} bits per byte on held-out text{change}")
-    if "eval/margin" in record["scores"]:
-        score = record["scores"]
-        say(
-            f"  held-out pairs: the chosen answer is preferred in {score['eval/accuracy']:.1%}, with a mean margin of "
-            f"{score['eval/margin']:.4f} (0 before the first step)"
-        )
-    for sample in record["samples"]:
-        say(f"  {sample_text(sample['prompt'], sample['continuation'])}")
-    say(f"  report of the run: {workdir / 'report.html'}; or: tensorboard --logdir {workdir / 'tensorboard'}")
-    say("What next:")
-    folder, name = shlex.quote(str(workdir)), shlex.quote(workdir.name)
-    prompt = record["samples"][0]["prompt"] if record["samples"] else "Once upon a time"
-    if chat_flags := record.get("chat"):
-        say(f"  tonsai chat --workdir {folder} {chat_flags}")
-    else:
-        say(f"  tonsai generate --workdir {folder} --prompt {shlex.quote(prompt)}")
-    if "eval/margin" not in record["scores"]:
-        say(f"  tonsai evaluate --workdir {folder}")
-    if record["exported"]:
-        say(f'  AutoModelForCausalLM.from_pretrained("{workdir / "export"}") with transformers')
-    else:
-        say(f"  tonsai export --workdir {folder} --output-dir export/{name}")
-    say("  train on your own text: tonsai data --help, and README.md, “Your own text”")
-    say("  train longer: raise the run's length (config.steps, tokens or epochs) and run the same command again")
-    return True
-
-
-def _chat_flags(config: ConfigDict) -> str:
-    """The flags with which `tonsai chat` answers as the samples of the run do; of most, only those that are not the default."""
-    words = []
-    for field in dataclasses.fields(Sampling):
-        value = config.sample[field.name]
-        if field.name == "temperature" or value != field.default:
-            flag = f"--{field.name.replace('_', '-')}"
-            for each in value if field.name == "stop" else (f"{value:g}",):
-                words += [flag, each]
-    return shlex.join([*words, "--max-new-tokens", str(config.sample.max_new_tokens)])
-
-
-def _continuations(config: ConfigDict, generator: "Generator") -> list[tuple[str, str]]:
+def continuations(config: ConfigDict, generator: "Generator") -> list[tuple[str, str]]:
     """Every prompt of `config.sample` with its continuation or its answer; raises `UserError` for a prompt that is too long."""
     settings = {"max_new_tokens": config.sample.max_new_tokens, "sampling": sampling(config), "seed": config.seed}
     prompts = list(config.sample.prompts)

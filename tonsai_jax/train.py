@@ -29,7 +29,8 @@ from tonsai_jax.data.loader import Loader
 from tonsai_jax.data.manifest import RowsManifest, read_manifest
 from tonsai_jax.data.order import DataOrder
 from tonsai_jax.errors import UserError, run_command
-from tonsai_jax.hooks import Hooks, complete_run, describe_complete_run, report_run
+from tonsai_jax.finish import complete_run, describe_complete_run, report_of_failure, report_run
+from tonsai_jax.hooks import Hooks
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.planning.advice import explain_out_of_memory, warnings_before
 from tonsai_jax.reporting.numbers import count_of, format_count
@@ -281,10 +282,8 @@ def train(
         if view is not None:
             view.stop()
         del state  # its memory is needed for what follows
-        try:
-            complete_run(workdir, config, evaluation, say)
-        finally:
-            report_run(workdir, say)
+        complete_run(workdir, config, evaluation, say)
+        report_run(workdir, say)
     writer.close()
 
 
@@ -414,7 +413,8 @@ def main() -> None:
     set_environment(config.runtime.memory_fraction)
     start_processes()
     lock = workdir_lock(workdir, say) if jax.process_index() == 0 else nullcontext()
-    with StopRequest(say) as stop_request, lock, explain_out_of_memory(config), _view(config) as view:
+    failure = report_of_failure(workdir, say)
+    with StopRequest(say) as stop_request, lock, explain_out_of_memory(config), failure, _view(config) as view:
         train(config, workdir, stop_request, steps_today, view)
 
 

@@ -105,7 +105,7 @@ def measure(
         return run_batches
 
     def of_rows() -> int:
-        found = evaluate(eval_step, params, manifest, mesh, seq_len=T, batch_size=B, max_windows=0)
+        found = evaluate(eval_step, params, manifest, mesh, seq_len=T, batch_size=B, max_tokens=0)
         return sum(score.tokens for score in found.sources.values())
 
     def of_rows_by_document() -> int:

@@ -327,7 +327,7 @@ def run_with(tokenizer: Tokenizer, params=ZERO) -> Run:
 
 
 def test_a_run_is_scored_by_the_bytes_of_its_own_tokenizer(tokenizer, manifest) -> None:
-    evaluation = evaluate_run(run_with(tokenizer), manifest, seq_len=None, batch_size=8, max_batches=0).evaluation()
+    evaluation = evaluate_run(run_with(tokenizer), manifest, seq_len=None, batch_size=8, max_tokens=0).evaluation()
     ids = targets("stories")
     bits = math.log2(CONFIG.vocab_size) * len(ids)
     assert evaluation.sources["stories"].bits_per_byte == pytest.approx(
@@ -339,23 +339,23 @@ def test_rows_of_another_tokenizer_are_refused(tokenizer, tmp_path) -> None:
     (tmp_path / "other.json").write_text("{}")
     rows = write_rows(tmp_path / "rows", tmp_path / "other.json")
     with pytest.raises(UserError, match="these rows were made with another tokenizer than the run's; give others"):
-        evaluate_run(run_with(tokenizer), rows, seq_len=None, batch_size=8, max_batches=0)
+        evaluate_run(run_with(tokenizer), rows, seq_len=None, batch_size=8, max_tokens=0)
 
 
 def test_rows_without_validation_text_are_refused(tokenizer, manifest) -> None:
     sources = {"untested": manifest.sources["untested"]}
     empty = RowsManifest(**{**vars(manifest), "sources": sources})
     with pytest.raises(UserError, match=r"no validation rows; .*`tonsai prepare-sft --val-ratio"):
-        evaluate_run(run_with(tokenizer), empty, seq_len=None, batch_size=8, max_batches=0)
+        evaluate_run(run_with(tokenizer), empty, seq_len=None, batch_size=8, max_tokens=0)
 
 
 def test_a_sequence_longer_than_the_context_is_refused(tokenizer, manifest) -> None:
     with pytest.raises(UserError, match="seq_len 128 is longer than the model's context of 64"):
-        evaluate_run(run_with(tokenizer), manifest, seq_len=128, batch_size=8, max_batches=0)
+        evaluate_run(run_with(tokenizer), manifest, seq_len=128, batch_size=8, max_tokens=0)
 
 
 def test_a_length_that_the_attention_asked_for_cannot_take_is_refused(tokenizer, manifest, monkeypatch) -> None:
     run = dataclasses.replace(run_with(tokenizer), model_config=config_with(attention="cudnn", dtype="bfloat16"))
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     with pytest.raises(UserError, match=r"model.attention=cudnn cannot be used: .* even length, not 7; set model"):
-        evaluate_run(run, manifest, seq_len=7, batch_size=8, max_batches=0)
+        evaluate_run(run, manifest, seq_len=7, batch_size=8, max_tokens=0)

@@ -56,9 +56,9 @@ GRAPH, LOSS = model_graph(CONFIG, "xla"), LossSettings(chunk_tokens=16, z_loss=0
 SCORE_STEP = make_score_step(GRAPH, one_device_mesh(), loss=LOSS, end_of_text_id=END)
 
 
-def scored(manifest: RowsManifest, *, seq_len=ROW_TOKENS, batch_size=4, max_windows=0, prefix_bytes=0):
+def scored(manifest: RowsManifest, *, seq_len=ROW_TOKENS, batch_size=4, max_tokens=0, prefix_bytes=0):
     held_out = HeldOut(manifest, TOKEN_BYTES, prefix_bytes, seq_len)
-    return held_out.score(SCORE_STEP, PARAMS, one_device_mesh(), batch_size=batch_size, max_windows=max_windows)
+    return held_out.score(SCORE_STEP, PARAMS, one_device_mesh(), batch_size=batch_size, max_tokens=max_tokens)
 
 
 @pytest.mark.parametrize(("seq_len", "batch_size", "prefix_bytes"), [(16, 4, 0), (16, 1, 1), (4, 7, 1)])
@@ -69,7 +69,7 @@ def test_the_sums_are_those_of_the_evaluation_in_training(
         GRAPH, one_device_mesh(), loss=LOSS, end_of_text_id=END, token_bytes=jnp.asarray(TOKEN_BYTES), prefix_bytes=prefix_bytes
     )  # fmt: skip
     wanted = evaluate(
-        eval_step, PARAMS, manifest, one_device_mesh(), seq_len=seq_len, batch_size=4, max_windows=0
+        eval_step, PARAMS, manifest, one_device_mesh(), seq_len=seq_len, batch_size=4, max_tokens=0
     ).sources
     found = scored(manifest, seq_len=seq_len, batch_size=batch_size, prefix_bytes=prefix_bytes)
     assert found.keys() == wanted.keys() == ({"wiki", "chats"} if seq_len == 16 else {"wiki"})
@@ -96,7 +96,7 @@ def test_a_document_is_what_lies_between_two_ends_of_text_and_a_conversation_is_
 def test_a_document_cut_by_the_budget_counts_with_what_was_scored_among_those_of_its_length(
     manifest: RowsManifest,
 ) -> None:
-    [everything], [part] = (scored(manifest, seq_len=4, max_windows=number).values() for number in (0, 6))
+    [everything], [part] = (scored(manifest, seq_len=4, max_tokens=4 * number).values() for number in (0, 6))
     assert (part.lengths == everything.lengths).all()
     assert (part.tokens <= everything.tokens).all()
     assert 0 < part.tokens.sum() <= 6 * 4

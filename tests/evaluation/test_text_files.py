@@ -171,7 +171,7 @@ def test_held_out_rows_have_bits_per_byte_by_length(made_once: MadeOnce, rows: P
         ),
         (["--text", "km={texts}/km.txt", "--stride", "0"], "stride 0 must be between 1 and the sequence length of 64"),
         (["--text", "km={texts}/km.txt", "--data-dir", "x"], "--data-dir is for token rows, not for --text"),
-        (["--text", "km={texts}/km.txt", "--max-batches", "3"], "--max-batches is for token rows, not for --text"),
+        (["--text", "km={texts}/km.txt", "--tokens", "3"], "--tokens is for token rows, not for --text"),
         ([], "only a run has held-out rows; name text to evaluate on with --text km=FILE"),
         (["--batch-size", "0"], "--batch-size must be at least 1 (it is 0)"),
     ],

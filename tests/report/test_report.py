@@ -12,6 +12,7 @@ import pytest
 
 from tests.report.workdirs import STEPS, make_run, metrics_rows, write_rows
 from tests.support.console import tonsai
+from tonsai_jax.evaluation.task_scores import TaskScore, write_scores
 from tonsai_jax.files import write_json
 from tonsai_jax.report.run import read_run
 from tonsai_jax.report.samples import spread
@@ -109,10 +110,27 @@ def test_steps_are_spread_from_the_first_to_the_last() -> None:
 
 def test_tasks_stand_next_to_chance_and_to_published_scores(complete: Path) -> None:
     text = words(page_of(complete))
-    assert "hellaswag accuracy_bytes; higher is better; dashed: chance, 25.0 %" in text
+    assert "hellaswag accuracy_characters; higher is better; dashed: chance, 25.0 %" in text
     assert "30.0 % ± 1.0 %" in text
     assert "GPT-2 124M published 31.1 %" in text
     assert "Llama 3 8B published, 5-shot: not the same prompt, FLORES-200" in text
+
+
+def test_the_first_metric_of_a_task_is_shown_and_its_others_are_folded(run: Path) -> None:
+    scores = [TaskScore("piqa", metric, 0.5, None, None, None, 9) for metric in ("accuracy_bytes", "accuracy")]
+    write_scores(run, "tasks", STEPS, scores)
+    page = page_of(run)
+    shown, folded = page.split("Other metrics of these tasks")
+    assert "piqa <small>accuracy_bytes;" in shown
+    assert "piqa <small>accuracy;" in folded
+
+
+def test_the_best_checkpoint_names_the_metric_that_was_asked_for(run: Path) -> None:
+    write_json(run / "scores.json", {"20": -0.9, "40": -0.7})
+    record = read_run(run, "run")
+    record.config["checkpoint"]["best_metric"] = "accuracy/source/pairs"
+    found = {card.name: card for card in cards(record, None)}
+    assert found["best checkpoint"][1:3] == ("step 20", "accuracy, source, pairs 0.9000")
 
 
 def test_every_published_score_names_its_source_and_quotes_it() -> None:
@@ -149,6 +167,10 @@ def test_data_and_environment_are_tables(complete: Path) -> None:
     assert "2026-01-02 08:30 20 2.0 h 4 × NVIDIA H100 jax 0.12.0 Python 3.12.3, Linux d1b0dff01234" in text
 
 
+def test_a_command_that_started_the_trainer_twice_is_shown_once(complete: Path) -> None:
+    assert page_of(complete).count("<pre>train --config quickstart.py</pre>") == 1
+
+
 def test_experts_are_a_map_with_a_row_each(complete: Path) -> None:
     assert 'viewBox="0 0 40 4"' in page_of(complete)
 
@@ -179,6 +201,28 @@ def test_what_cannot_be_read_is_noted_and_the_rest_stands(run: Path) -> None:
     page = (run / "report.html").read_text(encoding="utf-8")
     assert all(note in unescape(page) for note in notes)
     assert "<polyline" in page
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "note"),
+    [
+        ("complete.json", {"step": "40"}, "complete.json: not the file that a run writes, left out"),
+        ("data.json", {"sources": [1]}, "data.json: not the file that a run writes, left out"),
+        ("data.json", {"sources": {"a": {}, "b": 3}}, "data.json: source 'a' left out (KeyError: 'weight')"),
+        ("environment.json", [3, {"devices": "two", "versions": []}], None),
+        (
+            "evaluations/tasks-step-000040.json",
+            {"step": 1, "scores": [3]},
+            "evaluations/tasks-step-000040.json: left out",
+        ),
+        ("scores.json", {"a": 1, "2": "x", "3": None, "4": 1.7e308}, None),
+        ("config.json", {"model": 3}, "config.json: left out"),
+    ],
+)
+def test_json_of_something_else_is_left_out(run: Path, name: str, content: object, note: str | None) -> None:
+    (run / name).write_text(json.dumps(content))
+    notes = write_report(run / "report.html", [run])
+    assert [each.startswith(note) for each in notes[:1]] == [True] if note else not notes
 
 
 @pytest.mark.parametrize("kept", ["metrics.jsonl", "config.json"])

@@ -29,7 +29,7 @@ def make_run(workdir: Path, *, experts: int = 0, **keys: Any) -> Path:
         suite = {"id": "q1", "kind": "question", "language": "km", "prompt": "តើ", "continuation": f"ចម្លើយ {step}"}
         write_lines(workdir / "prompt_suite" / f"step-{step:06d}.jsonl", [suite | {"checks": {"script_share": 1.0}}])
     scores = [
-        TaskScore("hellaswag", "accuracy_bytes", 0.3, 0.01, 0.28, 0.32, 500, chance=0.25),
+        TaskScore("hellaswag", "accuracy_characters", 0.3, 0.01, 0.28, 0.32, 500, chance=0.25),
         TaskScore("flores_km_en", "chrf++", 12.0, 0.4, 11.2, 12.8, 1012),
     ]
     write_scores(workdir, "tasks", STEPS, scores)
@@ -48,6 +48,7 @@ def make_run(workdir: Path, *, experts: int = 0, **keys: Any) -> Path:
         {
             "started": f"2026-01-0{day}T08:30:00+00:00",
             "start_step": start,
+            "command": "train --config quickstart.py",
             "python": "3.12.3",
             "versions": {"jax": "0.12.0"},
             "platform": "Linux",

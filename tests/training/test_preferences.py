@@ -9,7 +9,7 @@ import pytest
 from tests.support.tiny_run import TinyRun
 from tonsai_jax.data.conversations import ChatSource, write_conversations
 from tonsai_jax.errors import UserError
-from tonsai_jax.hooks import COMPLETE_FILE
+from tonsai_jax.finish import COMPLETE_FILE
 
 THINGS = ("mango", "book", "ball", "fish", "rice", "kite", "lamp", "boat")
 PEOPLE = ("Dara", "Sok", "Bopha", "Mom", "Tom", "Lily")

@@ -243,6 +243,7 @@ def test_too_many_steps_that_are_not_finite_end_the_run(run: TinyRun) -> None:
     [error] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert "not finite for 3 steps in a row" in error
     assert "Traceback" not in done.stderr
+    assert "the loss was not finite at step 11 of 24" in (run.workdir / "report.html").read_text(encoding="utf-8")
     run.train(steps_today=2)
     assert max(run.losses()) == 10
 

@@ -49,11 +49,11 @@ def main() -> None:
     )
     add("--batch-size", type=int, metavar="B", help="sequences per batch (default: 8; of text what fits the machine)")
     add(
-        "--max-batches",
+        "--tokens",
         type=int,
         default=0,
         metavar="N",
-        help="batches of each source of rows, spread evenly (default: 0, all)",
+        help="tokens of rows to score, shared between the sources (default: 0, all)",
     )
     parser.add_json()
     args = parser.parse_args()
@@ -70,13 +70,13 @@ def main() -> None:
 
 def _check(args: argparse.Namespace) -> None:
     """Raises `UserError` for values out of range, and for flags that do not belong together."""
-    if (args.batch_size is not None and args.batch_size < 1) or args.max_batches < 0:
+    if (args.batch_size is not None and args.batch_size < 1) or args.tokens < 0:
         raise UserError(
-            f"--batch-size must be at least 1 (it is {args.batch_size}) and --max-batches at least 0 (it is {args.max_batches})"
+            f"--batch-size must be at least 1 (it is {args.batch_size}) and --tokens at least 0 (it is {args.tokens})"
         )
     if args.text:
         wrong, of = (
-            {"--data-dir": args.data_dir, "--max-batches": args.max_batches or None},
+            {"--data-dir": args.data_dir, "--tokens": args.tokens or None},
             "token rows, not for --text",
         )
     else:
@@ -107,7 +107,7 @@ def _evaluate_rows(args: argparse.Namespace) -> None:
         read_manifest(data_dir),
         seq_len=args.seq_len,
         batch_size=args.batch_size or 8,
-        max_batches=args.max_batches,
+        max_tokens=args.tokens,
     )
     print(f"{args.workdir}, step {run.step}: bits per byte of held-out text, lower is better")
     print(found.table())

@@ -118,7 +118,7 @@ def evaluate(
       mesh: the devices.
       seq_len: tokens in a window; must divide the rows' row_tokens.
       batch_size: windows in a batch over all devices; must be divisible by the number of processes.
-      max_tokens: in the windows of all sources together, see `share_windows`; 0 means all.
+      max_tokens: in the windows of all sources together, see `held_out_windows`; 0 means all.
       leave_out: sources that are not scored.
 
     Raises:
@@ -129,8 +129,7 @@ def evaluate(
 
     sources: dict[str, Score] = {}
     languages: dict[str, Score] = {}
-    counts = {name: _window_count(manifest, name, seq_len) for name in manifest.sources if name not in leave_out}
-    chosen = share_windows(counts, max_tokens, seq_len)
+    chosen = held_out_windows(manifest, seq_len, max_tokens, leave_out)
     with progress_bar(
         "evaluating", unit=" windows", total=sum(map(len, chosen.values())), wanted=jax.process_index() == 0
     ) as bar:
@@ -144,6 +143,14 @@ def evaluate(
                 language = manifest.sources[name].language
                 languages[language] = languages.get(language, Score()) + total
     return Evaluation(sources, languages)
+
+
+def held_out_windows(
+    manifest: RowsManifest, seq_len: int, max_tokens: int, leave_out: Collection[str] = ()
+) -> dict[str, np.ndarray]:
+    """The numbers of the windows of each source that are scored, by `share_windows`; the arguments are those of `evaluate`."""
+    counts = {name: _window_count(manifest, name, seq_len) for name in manifest.sources if name not in leave_out}
+    return share_windows(counts, max_tokens, seq_len)
 
 
 def share_windows(counts: Mapping[str, int], max_tokens: int, seq_len: int) -> dict[str, np.ndarray]:

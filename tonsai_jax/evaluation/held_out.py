@@ -10,9 +10,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from tonsai_jax.data.manifest import RowsManifest, SourceInfo
+from tonsai_jax.data.manifest import RowsManifest
 from tonsai_jax.data.marks import ANSWER, BEGIN
 from tonsai_jax.data.rows import Rows, open_rows, read_window, window_count
+from tonsai_jax.evaluation.bits_per_byte import held_out_windows
 from tonsai_jax.evaluation.breakdown import Documents
 from tonsai_jax.reporting.progress_bar import Progress, progress_bar
 from tonsai_jax.training.mesh import put_batch
@@ -34,36 +35,25 @@ class HeldOut:
         self._seq_len = seq_len
 
     def score(
-        self, score_step: ScoreStep, params: Any, mesh: Mesh, *, batch_size: int, max_windows: int = 0
+        self, score_step: ScoreStep, params: Any, mesh: Mesh, *, batch_size: int, max_tokens: int = 0
     ) -> dict[str, Documents]:
         """The scores of the held-out documents of each source that has some; those of which nothing is scored have no tokens.
 
         Args:
           score_step: from `make_score_step`.
           batch_size: windows in a batch.
-          max_windows: of each source, spread evenly over its validation text; 0 means all. A document of which some windows are
+          max_tokens: of all scored windows together, see `held_out_windows`; 0 means all. A document of which some windows are
             not scored counts with the others, among the documents of its whole length.
 
         Raises `UserError` where `seq_len` does not divide row_tokens, or a file is missing or damaged.
         """
         found = {}
-        chosen = {name: self._numbers(source, max_windows) for name, source in self._manifest.sources.items()}
+        chosen = held_out_windows(self._manifest, self._seq_len, max_tokens)
         with progress_bar("evaluating", unit=" windows", total=sum(map(len, chosen.values()))) as bar:
             for name, numbers in chosen.items():
                 if len(numbers):
                     found[name] = self._documents(score_step, params, mesh, name, numbers, batch_size, bar)
         return found
-
-    def _numbers(self, source: SourceInfo, max_windows: int) -> np.ndarray:
-        """The numbers of the windows that are scored, int64."""
-        if source.kind == "pairs":
-            return np.arange(0)  # a rejected answer is not what a model should say
-        if source.is_packed and self._seq_len != self._manifest.row_tokens:
-            return np.arange(0)
-        count = window_count(open_rows(self._manifest, source.name, "validation"), self._seq_len)
-        if max_windows and count > max_windows:
-            return np.linspace(0, count - 1, max_windows).astype(np.int64)
-        return np.arange(count)
 
     def _documents(
         self,

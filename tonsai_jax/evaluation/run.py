@@ -15,7 +15,7 @@ from tonsai_jax.training.step import LossSettings, make_score_step
 
 
 def evaluate_run(
-    run: Run, manifest: RowsManifest, *, seq_len: int | None, batch_size: int, max_batches: int
+    run: Run, manifest: RowsManifest, *, seq_len: int | None, batch_size: int, max_tokens: int
 ) -> Breakdown:
     """Scores a checkpoint of a run on held-out rows, on one device.
 
@@ -24,7 +24,7 @@ def evaluate_run(
       manifest: any token rows that were made with the run's tokenizer.
       seq_len: tokens in a window; None means the longest sequence length of the run's stages.
       batch_size: windows in a batch.
-      max_batches: batches of each source, spread evenly over its validation text; 0 means all.
+      max_tokens: of all scored windows together, see `held_out_windows`; 0 means all.
 
     Raises:
       UserError: the rows were made with another tokenizer or have no validation text; seq_len does not divide row_tokens
@@ -52,7 +52,7 @@ def evaluate_run(
     )
     held_out = HeldOut(manifest, run.tokenizer.token_bytes(), len(run.tokenizer.prefix), seq_len)
     found = Breakdown("source")
-    scores = held_out.score(score_step, run.params, mesh, batch_size=batch_size, max_windows=max_batches * batch_size)
+    scores = held_out.score(score_step, run.params, mesh, batch_size=batch_size, max_tokens=max_tokens)
     for name, documents in scores.items():
         found.add(manifest.sources[name].language, name, documents)
     if all(source.kind == "pairs" for source in manifest.sources.values()):

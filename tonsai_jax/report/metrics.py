@@ -77,7 +77,7 @@ def read_metrics(path: Path) -> Metrics:
     for number, row in _rows(path, broken):
         try:
             names, values = tuple(row), tuple(row.values())
-            if not _NUMBERS.issuperset(map(type, values)) or row["step"] < 0:
+            if not _NUMBERS.issuperset(map(type, values)) or type(row["step"]) is not int or row["step"] < 0:
                 raise TypeError
         except (KeyError, TypeError):
             broken.append(number)

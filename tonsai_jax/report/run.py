@@ -1,11 +1,12 @@
 """What the workdir of a run holds, read for its report: whatever is missing or broken becomes a note, and the rest stays."""
 
 import json
+import math
 import os
 import re
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from tonsai_jax.report.metrics import Metrics, read_metrics
 from tonsai_jax.stages import SourceSize, total_steps
 
 _SILENT_SECONDS = 120.0  # a lock of another host that was not renewed for this long is that of a dead trainer
+_SAMPLE = {"prompt", "continuation"}  # the keys of a line of samples
 _STEP = re.compile(r"step-(\d+)$")
 
 
@@ -72,21 +74,22 @@ def read_run(workdir: Path, name: str) -> RunRecord:
     notes += metrics.notes
     saved = _json(workdir / "config.json", dict, notes, expected=True)
     config = _tolerant(workdir / "config.json", lambda: from_json(saved), notes) if saved else None
-    data = _json(workdir / "data.json", dict, notes)
-    complete = _json(workdir / "complete.json", dict, notes)
-    samples = _jsonl_by_step(workdir / "samples", {"prompt", "continuation"}, notes)
-    if complete.get("samples"):  # the end of a run also continues the prompts, whether or not it has before
-        samples.setdefault(int(complete.get("step", metrics.last_step)), complete["samples"])
+    data = _json(workdir / "data.json", dict, notes, holds={"sources": dict})
+    complete = _json(workdir / "complete.json", dict, notes, holds={"step": int, "samples": list})
+    samples = _jsonl_by_step(workdir / "samples", _SAMPLE, notes)
+    last = [each for each in complete.get("samples", ()) if isinstance(each, dict) and each.keys() >= _SAMPLE]
+    if last:  # the end of a run also continues the prompts, whether or not it has before
+        samples.setdefault(complete["step"], last)
     return RunRecord(
         name=name,
         workdir=workdir,
         config=json.loads(json.dumps(config.to_dict())) if config is not None else {},
         metrics=metrics,
-        environment=[entry for entry in _json(workdir / "environment.json", list, notes) if isinstance(entry, dict)],
+        environment=_environment(_json(workdir / "environment.json", list, notes)),
         data=data,
         complete=complete,
         samples=samples,
-        suite=_jsonl_by_step(workdir / "prompt_suite", {"id", "prompt", "continuation"}, notes),
+        suite=_jsonl_by_step(workdir / "prompt_suite", _SAMPLE | {"id"}, notes),
         evaluations=_evaluations(workdir / EVALUATIONS, notes),
         checkpoints=_checkpoints(workdir / "checkpoints"),
         best=_best(_json(workdir / "scores.json", dict, notes)),
@@ -99,7 +102,7 @@ def read_run(workdir: Path, name: str) -> RunRecord:
 def _tolerant(path: Path, read: Callable[[], Any], notes: list[str]) -> Any:
     try:
         return read()
-    except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         text = str(error).removeprefix(f"{path}: ").removeprefix(f"{path.name}: ")
         notes.append(f"{_short(path)}: left out ({text})")
         return None
@@ -111,21 +114,39 @@ def _short(path: Path) -> str:
     return f"{path.parent.name}/{path.name}" if inside else path.name
 
 
-def _json(path: Path, kind: type, notes: list[str], *, expected: bool = False) -> Any:
-    """The content of a JSON file; an empty one of that kind where there is no file or it is broken."""
+def _json(
+    path: Path, kind: type, notes: list[str], *, expected: bool = False, holds: Mapping[str, type] | None = None
+) -> Any:
+    """The content of a JSON file; an empty one of that kind where there is no file or it is broken.
+
+    Args:
+      expected: whether a missing file is worth a note.
+      holds: keys that the file has in any case, with the types of their values.
+    """
     if not path.is_file():
         if expected:
             notes.append(f"{path.name}: no such file")
         return kind()
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         notes.append(f"{path.name}: not valid JSON, left out ({error})")
         return kind()
-    if not isinstance(content, kind):
+    is_kind = isinstance(content, kind)
+    if not is_kind or any(not isinstance(content.get(key), of) for key, of in (holds or {}).items()):
         notes.append(f"{path.name}: not the file that a run writes, left out")
         return kind()
     return content
+
+
+def _environment(starts: list[Any]) -> list[dict[str, Any]]:
+    """The entries without values of another type than a trainer writes."""
+    kinds = {"devices": int, "processes": int, "start_step": int, "versions": dict, "git": dict}
+    return [
+        {name: value for name, value in start.items() if isinstance(value, kinds.get(name, str))}
+        for start in starts
+        if isinstance(start, dict)
+    ]
 
 
 def _jsonl_by_step(folder: Path, keys: set[str], notes: list[str]) -> dict[int, list[dict[str, Any]]]:
@@ -137,7 +158,7 @@ def _jsonl_by_step(folder: Path, keys: set[str], notes: list[str]) -> dict[int, 
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 row = json.loads(line)
-                if not keys <= row.keys():
+                if not row.keys() >= keys:
                     raise ValueError
                 rows.append(row)
             except (ValueError, AttributeError):
@@ -160,13 +181,25 @@ def _evaluations(folder: Path, notes: list[str]) -> dict[str, tuple[int, list[Ta
         read = _tolerant(path, partial(read_scores, path), notes)
         if read is None:
             continue
-        step, scores = read
-        if not scores:
+        step, scores = read[0], [score for score in read[1] if _is_score(score)]
+        if broken := len(read[1]) - len(scores):
+            notes.append(f"{_short(path)}: {broken} broken score{'s' if broken > 1 else ''}, left out")
+        elif not scores:
             notes.append(f"{_short(path)}: no scores in it")
         name = path.stem.rpartition("-step-")[0] or path.stem
         if name not in newest or newest[name][0] <= step:
             newest[name] = (step, scores)
     return newest
+
+
+def _is_score(score: TaskScore) -> bool:
+    """Whether the values have the types that `TaskScore` declares."""
+    numbers = [score.value, *(end for end in (score.stderr, score.low, score.high, score.chance) if end is not None)]
+    return (
+        all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
+        and all(isinstance(name, str) for name in (score.task, score.metric))
+        and all(isinstance(count, int) for count in (score.n, score.shots))
+    )
 
 
 def _checkpoints(folder: Path) -> list[int]:
@@ -195,7 +228,7 @@ def _length(config: Any, data: dict[str, Any]) -> int | None:
             for name, source in data.get("sources", {}).items()
         }
         return total_steps(stages_of(config, sizes or None)) or None
-    except (UserError, KeyError, TypeError, ValueError):
+    except (UserError, KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return None
 
 

@@ -31,14 +31,16 @@ def published() -> tuple[dict[str, Any], ...]:
     return tuple(json.loads(PUBLISHED.read_text(encoding="utf-8"))["scores"])
 
 
-def task_charts(runs: Sequence[RunRecord]) -> list[TaskChart]:
-    """A chart for each figure of each task, with a row for each run and for each published score."""
+def task_charts(runs: Sequence[RunRecord]) -> tuple[list[TaskChart], list[TaskChart]]:
+    """Charts with a row for each run and for each published score: of the first figure of each task, and of its others."""
     found: dict[tuple[str, str], list[tuple[int, int, str, TaskScore]]] = {}
     for number, run in enumerate(runs):
         for name, (step, scores) in run.evaluations.items():
             for score in scores:
                 found.setdefault((score.task, score.metric), []).append((number, step, name, score))
-    return [_chart(task, metric, rows, runs) for (task, metric), rows in found.items()]
+    first = {task: metric for task, metric in reversed(found)}
+    charts = [(first[task] == metric, _chart(task, metric, rows, runs)) for (task, metric), rows in found.items()]
+    return [chart for is_first, chart in charts if is_first], [chart for is_first, chart in charts if not is_first]
 
 
 def _chart(

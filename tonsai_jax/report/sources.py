@@ -23,11 +23,11 @@ class DataSection(NamedTuple):
 
 def data_section(run: RunRecord) -> DataSection | None:
     """What data.json says; None where there is none. A source that is not complete there is left out, with a note."""
-    weights = dict((run.config.get("data") or {}).get("weights") or {})
+    weights = (run.config.get("data") or {}).get("weights")
     rows, mix = [], []
-    for name, source in (run.data.get("sources") or {}).items():
+    for name, source in run.data.get("sources", {}).items():
         try:
-            weight = float(weights.get(name, 0.0) if weights else source["weight"])
+            weight = float(weights.get(name, 0.0) if isinstance(weights, dict) else source["weight"])
             rows.append(_row(run, name, source, weight))
             mix.append((name, weight))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -39,7 +39,7 @@ def data_section(run: RunRecord) -> DataSection | None:
     for row, (_, share) in zip(rows, shares, strict=True):
         row[3] = f"{share:.1%}"
     heads = ["source", "language", "license", "mix", "documents", "tokens", "MB", "held-out tokens", "epochs read"]
-    about = f"Token rows of {run.data.get('row_tokens', '?')} tokens, a vocabulary of {run.data.get('vocab_size', 0):,} ids."
+    about = f"Token rows of {run.data.get('row_tokens', '?')} tokens, a vocabulary of {run.data.get('vocab_size', '?')} ids."
     if any(isinstance(stage, dict) and "weights" in stage for stage in run.config.get("stages") or ()):
         about += (
             " The mix is that of the manifest; the stages of this run set their own weights (configuration, stages)."

@@ -28,7 +28,7 @@ def status_of(run: RunRecord) -> Card:
     saved = max(run.checkpoints, default=0)
     reached = f"step {step:,}" + (f" of {total:,}" if total else "")
     if run.complete or (total and not run.is_running and step >= total and (saved >= total or not run.checkpoints)):
-        return Card("status", "complete", f"{max(step, int(run.complete.get('step', 0))):,} steps", "good")
+        return Card("status", "complete", f"{max(step, run.complete.get('step', 0)):,} steps", "good")
     if run.is_running:
         return Card("status", "running", reached)
     if run.metrics.ended_in_nan:
@@ -55,7 +55,7 @@ def cards(run: RunRecord, price: float | None) -> list[Card]:
         if series.last is None or series.first is None:
             continue
         remark, tone = "one evaluation so far", ""
-        if len(series.values) > 1:
+        if len(series.values) > 1 and series.first > 0:
             change = series.last / series.first - 1
             remark = f"{change:+.1%} since step {series.steps[0]:,.0f}"
             tone = "good" if change < 0 else "bad"
@@ -78,10 +78,16 @@ def cards(run: RunRecord, price: float | None) -> list[Card]:
     if price is not None and spent is not None:
         found.append(Card("cost", f"{price * spent:,.2f}", f"{spent:,.2f} device-hours at {price:g} each"))
     if run.best is not None:
-        step, score = run.best
-        kept = "" if not run.checkpoints or step in run.checkpoints else "; that checkpoint was not kept"
-        found.append(Card("best checkpoint", f"step {step:,}", f"score {score:.4f}{kept}"))
+        found.append(_best(run, *run.best))
     return found
+
+
+def _best(run: RunRecord, step: int, score: float) -> Card:
+    """The card of the best checkpoint, with the metric that was asked for; its score is negative where higher is better."""
+    asked = str((run.config.get("checkpoint") or {}).get("best_metric") or "")
+    name = asked.removeprefix("eval/").replace("_", " ").replace("/", ", ")
+    kept = "" if not run.checkpoints or step in run.checkpoints else "; that checkpoint was not kept"
+    return Card("best checkpoint", f"step {step:,}", f"{name or 'score'} {abs(score) if name else score:.4f}{kept}")
 
 
 def format_hours(hours: float) -> str:
@@ -99,7 +105,7 @@ def hours_of_starts(run: RunRecord) -> list[float | None]:
     if known.last is None or not run.environment:
         return [None] * len(run.environment)
     begins = [float(entry.get("start_step") or 0) for entry in run.environment]
-    ends = [*begins[1:], max(float(known.steps[-1]), begins[-1])]
+    ends = [*begins[1:], float(known.steps[-1])]
     at = run.metrics.at
     spans = zip(begins, ends, strict=True)
     return [max(0.0, float(np.diff(at("progress/hours", np.array(span)))[0])) for span in spans]
@@ -137,6 +143,12 @@ def environment_table(run: RunRecord) -> Table | None:
         )
     heads = ["started (UTC)", "at step", "trained", "devices", "versions", "system", "git commit"]
     return Table("", heads, rows, "lrrllll")
+
+
+def commands_of(run: RunRecord) -> list[str]:
+    """The commands that started the trainer, without those that are the same as the one before."""
+    given = [str(entry["command"]) for entry in run.environment if entry.get("command")]
+    return [command for number, command in enumerate(given) if number == 0 or command != given[number - 1]]
 
 
 def _when(started: Any) -> str:

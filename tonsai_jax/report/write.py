@@ -40,6 +40,7 @@ def write_report(
         runs[0].notes.append(
             f"--against {against}: one of the two configurations cannot be read, so they are not compared"
         )
+    tasks, more_tasks = scores.task_charts(runs)
     texts = [run.config.get("sample") for run in runs], values["samples"], values["suite"]
     notes = [f"{run.name}: {note}" if len(runs) > 1 else note for run in runs for note in run.notes]
     write_page(
@@ -50,7 +51,8 @@ def write_report(
         optimization=curves.optimization(runs),
         speed=curves.speed(runs),
         others=curves.others(runs),
-        tasks=scores.task_charts(runs),
+        tasks=tasks,
+        more_tasks=more_tasks,
         compared=compared,
         notes=notes,
         font=Markup(base64.b64encode(_FONT.read_bytes()).decode()) if samples.has_khmer(str(texts)) else None,
@@ -74,6 +76,7 @@ def _one(run: RunRecord, price: float | None) -> dict[str, Any]:
         "every_key": settings.every_key(run),
         "data": data,
         "environment": summary.environment_table(run),
+        "commands": summary.commands_of(run),
     }
 
 
@@ -92,6 +95,7 @@ def _several(runs: Sequence[RunRecord], price: float | None) -> dict[str, Any]:
         "every_key": Table("", [], [], ""),
         "data": None,
         "environment": None,
+        "commands": [],
     }
 
 

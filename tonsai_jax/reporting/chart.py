@@ -46,7 +46,8 @@ def line_chart(
     lines = [line for line in lines if line.points]
     if not lines:
         return Markup("<p>There is nothing to plot yet.</p>")
-    x_end = max(line.points[-1][0] for line in lines) or 1.0
+    x_end = max(line.points[-1][0] for line in lines)
+    x_end = x_end if x_end > 0 else 1.0
     lines = [line._replace(points=thinned(line.points, x_end)) for line in lines]
     points = [point for line in lines for point in line.points]
     shown = [y for x, y in points if x >= x_end / 20] or [y for _, y in points]
