@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 
 from tonsai_jax.config import lora_settings, micro_batch, sampling
 from tonsai_jax.data.manifest import RowsManifest
-from tonsai_jax.evaluation.bits_per_byte import Evaluation, conversations_for_others, evaluate
 from tonsai_jax.files import write_json_lines
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.model.lora import merge_adapters
@@ -23,6 +22,7 @@ from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.training.metrics import MetricsWriter
 
 if TYPE_CHECKING:
+    from tonsai_jax.evaluation.bits_per_byte import Evaluation
     from tonsai_jax.evaluation.preferences import PairEvaluation
     from tonsai_jax.inference.generate import Generator
     from tonsai_jax.training.reference import Reference
@@ -60,16 +60,7 @@ class Hooks:
             if self.reference is not None:
                 evaluation = self._evaluate_pairs(self.reference, params, batch_size)
             else:
-                evaluation = evaluate(
-                    self.eval_step,
-                    params,
-                    self.manifest,
-                    self.mesh,
-                    seq_len=stage.seq_len,
-                    batch_size=batch_size,
-                    max_tokens=self.config.eval.tokens,
-                    leave_out=conversations_for_others(self.manifest, self.stages),
-                )
+                evaluation = self._evaluate_text(params, stage.seq_len, batch_size)
         except Exception as error:
             self.say(f"step {step}: the evaluation failed, training continues ({type(error).__name__}: {error})")
             return None
@@ -96,6 +87,20 @@ class Hooks:
                 f"step {step}: its checkpoint has no score, {self.best_metric} was not measured; there are: {names}"
             )
         return score_of(metrics, self.best_metric)
+
+    def _evaluate_text(self, params: Any, seq_len: int, batch_size: int) -> "Evaluation":
+        from tonsai_jax.evaluation.bits_per_byte import conversations_for_others, evaluate  # a run starts without it
+
+        return evaluate(
+            self.eval_step,
+            params,
+            self.manifest,
+            self.mesh,
+            seq_len=seq_len,
+            batch_size=batch_size,
+            max_tokens=self.config.eval.tokens,
+            leave_out=conversations_for_others(self.manifest, self.stages),
+        )
 
     def _evaluate_pairs(self, reference: "Reference", params: Any, batch_size: int) -> "PairEvaluation":
         from tonsai_jax.evaluation.preferences import evaluate_pairs  # imported here: most runs learn the next token

@@ -69,7 +69,7 @@ def test_a_variant_overrides_a_flag_which_overrides_the_shared_keys_and_the_base
 
 def test_each_run_has_its_own_name_in_weights_and_biases(tmp_path: Path) -> None:
     pytest.importorskip("wandb")
-    runs = plan(tmp_path, {"a": {}, "b": {"steps": 9}}, "--config.wandb.project=tonsai", seeds=2)
+    runs = plan(tmp_path, {"a": {}, "b": {"steps": 90}}, "--config.wandb.project=tonsai", seeds=2)
     assert len({run.config.wandb.name for run in runs}) == 4
 
 
