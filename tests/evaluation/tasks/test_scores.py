@@ -104,7 +104,7 @@ def test_examples_are_the_same_ones_each_time_and_never_those_of_the_test(tmp_pa
         asked.append(tokenizer.decode(list(scorer.asked[0].context_ids)[1:]))
     assert asked[0] == asked[1]
     assert asked[0].count("e") == 2
-    with pytest.raises(UserError, match="made: --shots 10, but there are 9 examples"):
+    with pytest.raises(UserError, match="made: 10 worked examples are wanted, but there are 9 examples"):
         task.score(model_with(KnownScorer([]), tokenizer), TaskOptions(tmp_path, None, 10))
 
 
@@ -119,7 +119,7 @@ def test_cloze_counts_greedy_words_and_its_perplexity_is_per_word(tmp_path: Path
     assert perplexity.high is not None
     assert np.log(perplexity.high) - 1.5 == pytest.approx(1.5 - np.log(perplexity.low))
     assert not perplexity.higher_is_better
-    with pytest.raises(UserError, match="made: takes no worked examples; use --shots 0"):
+    with pytest.raises(UserError, match="made: takes no worked examples; use `tonsai tasks --shots 0`"):
         task.score(model_with(scorer, tokenizer), TaskOptions(tmp_path, None, 1))
 
 
@@ -166,5 +166,5 @@ def test_without_a_network_it_says_what_to_download_to_where(tmp_path: Path, mon
         read_items("made.jsonl", tmp_path, HubData("org/made", "km", "test"), read_question, None)
     assert str(error.value) == (
         f"org/made km, split test cannot be read from the Hub; download it, write its records as JSON lines to "
-        f"{tmp_path}/made.jsonl and add --data {tmp_path} (no network)"
+        f"{tmp_path}/made.jsonl and give `tonsai tasks --data {tmp_path}` (no network)"
     )
