@@ -34,8 +34,8 @@ _logger = logging.getLogger(__name__)
 class Scorer:
     """A model made ready to score continuations; make it once and use it often.
 
-    Log-likelihoods are computed in the model's compute dtype, their sums in float64. Programs are compiled for few shapes: a row
-    length is a power of two, and so are the rows of a batch.
+    Log-likelihoods are computed in the model's compute dtype, their sums in float64. Programs are compiled for few shapes:
+    of rows (`prefix_rows`), of batches, and of the tokens that are scored at once, both powers of two.
     """
 
     def __init__(self, model: LanguageModel) -> None:
@@ -111,14 +111,12 @@ class Scorer:
             yield from _by_sequence(*waiting, targets)
 
     def _token_scores(self, x_BxTxD: jax.Array, slot_N: np.ndarray, target_N: np.ndarray) -> list[Any]:
-        """(log-probabilities, likeliest or not) of parts of the tokens, each part padded."""
+        """(log-probabilities, likeliest or not) of parts of the tokens; the last part can be padded."""
         parts = []
         start = 0
         while start < len(slot_N):
-            left = len(slot_N) - start
-            size = min(self._most_scored, 1 << (left.bit_length() - 1))  # a power of two that is filled
-            if left < 2 * _FEWEST_SCORED:
-                size = min(s for s in (_FEWEST_SCORED, 2 * _FEWEST_SCORED) if s >= left)
+            filled = 1 << ((len(slot_N) - start).bit_length() - 1)
+            size = min(self._most_scored, max(_FEWEST_SCORED, filled))
             slot, target = slot_N[start : start + size], target_N[start : start + size]
             padding = (0, size - len(slot))
             parts.append(_log_probabilities(self._head, x_BxTxD, np.pad(slot, padding), np.pad(target, padding)))
