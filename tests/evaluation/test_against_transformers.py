@@ -19,7 +19,7 @@ from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.tokenizer.training import train_tokenizer
 
 # Clean texts, which no normalization changes: one word, one sentence, and stories longer than the context of 64 tokens.
-DOCUMENTS = [KHMER, ENGLISH, "កម្ពុជា", *stories("km", 2, seed=4), *stories("en", 2, seed=4)]
+DOCUMENTS = [KHMER, ENGLISH, "កម្ពុជា", *stories("km", 1, seed=4), *stories("en", 1, seed=4)]
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +63,8 @@ def their_nats(torch: Any, model: Any, ids: list[int], seq_len: int, stride: int
 @pytest.mark.parametrize(
     ("kind", "family", "strides"),
     [
-        ("bpe", "gpt2", (64, 16)),
-        ("unigram", "qwen3", (64, 40)),
+        ("bpe", "gpt2", (64, 24)),
+        pytest.param("unigram", "qwen3", (64, 40), marks=pytest.mark.full),
         pytest.param("llama2", "llama", (64,), marks=pytest.mark.full),
     ],
 )
