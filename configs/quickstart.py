@@ -36,6 +36,7 @@ def get_config() -> ConfigDict:
 
     config.checkpoint.every = 350
     config.eval.every = 350
+    config.eval.prompt_suite = False
     config.sample.every = 350
     config.sample.prompts = (
         "កាលពីព្រេងនាយ មានក្មេងស្រីម្នាក់ឈ្មោះបុប្ផា។",

@@ -33,6 +33,7 @@ def get_config() -> ConfigDict:
 
     config.checkpoint.every = 1000
     config.eval.every = 1000
+    config.eval.prompt_suite = False
     config.sample.every = 1000
     config.sample.prompts = ("Once upon a time", "Lily and Tom went to the park.")
     return config

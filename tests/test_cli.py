@@ -94,6 +94,10 @@ def test_a_key_inside_a_stage_is_set(tmp_path: Path) -> None:
         ),
         ((QUICKSTART, "--config.step=2"), r"--config\.step=2: no such key; did you mean steps"),
         ((QUICKSTART, "--config.device_batch_size=2"), r"no such key; it is called micro_batch_size now"),
+        (
+            (QUICKSTART, "--config.eval.max_batches=2"),
+            r"no such key; it was replaced by eval\.tokens, the validation tokens",
+        ),
         ((QUICKSTART, "--config.qqq=2"), r"--config\.qqq=2: no such key"),
         (
             (QUICKSTART, "--config.mdoel.num_layers=2"),

@@ -153,6 +153,13 @@ def test_a_key_of_an_earlier_version_is_read_under_its_new_name() -> None:
     assert from_json(saved).micro_batch_size == 4
 
 
+def test_a_key_that_was_replaced_is_no_reason_to_refuse_an_earlier_run() -> None:
+    saved = to_json(changed())
+    saved["eval"] = {"every": 7, "max_batches": 50}
+    config = from_json(saved)
+    assert (config.eval.every, config.eval.tokens) == (7, default_config().eval.tokens)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "tonsai_jax"
 # From the ground up. A module imports those of the levels below its own, and its own folder's.
 LEVELS = (
     ("choices", "errors"),
-    ("files", "sampling", "stages"),
+    ("files", "sampling", "stages", "user_function"),
     ("reporting", "text"),
     ("jobs",),
     ("corpus",),

@@ -12,6 +12,7 @@ from tonsai_jax.chat.conversation import Message
 from tonsai_jax.commands.prepare_sft import main as prepare_sft
 from tonsai_jax.hooks import COMPLETE_FILE
 from tonsai_jax.inference.chat import Chat
+from tonsai_jax.inference.generate import Generator
 from tonsai_jax.inference.load import load_run
 from tonsai_jax.sampling import Sampling
 
@@ -60,7 +61,7 @@ def test_a_run_on_invented_pairs_learns_them_and_answers(rows: Path, tmp_path: P
     printed = run.train()
 
     loaded = load_run(tmp_path / "run")
-    chat = Chat(loaded.model_config, loaded.params, loaded.tokenizer)
+    chat = Chat(Generator(loaded.model_config, loaded.params, loaded.tokenizer))
     asked = random.Random(1).sample(given, 20)
     greedy: dict[str, Any] = {"max_new_tokens": 30, "sampling": Sampling(temperature=0), "seed": 0}
     answers = ["".join(chat.reply([Message("user", pair["question"])], **greedy)) for pair in asked]

@@ -8,7 +8,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from tonsai_jax.config import RENAMED
+from tonsai_jax.config import RENAMED, REPLACED
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import folder_to_write
 
@@ -92,8 +92,9 @@ def _explained(error: BaseException, argv: list[str], file: str) -> str:
     suggestion = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', text)
     unknown = suggestion[2] if suggestion else text.strip("'\"")
     meant = f"; did you mean {suggestion[1]}?" if suggestion else " (see tonsai_jax/config.py)"
-    if renamed := next((old for old in RENAMED if re.search(rf"\b{old}\b", text)), None):
-        unknown, meant = renamed, f"; it is called {RENAMED[renamed]} now"
+    if renamed := next((old for old in (*RENAMED, *REPLACED) if re.search(rf"\b{old}\b", text)), None):
+        now = f"is called {RENAMED[renamed]} now" if renamed in RENAMED else f"was replaced by {REPLACED[renamed]}"
+        unknown, meant = renamed, f"; it {now}"
     frames = [frame for each in chain for frame in traceback.extract_tb(each.__traceback__)]
     lines = [frame.lineno for frame in frames if Path(frame.filename).absolute() == Path(file).absolute()]
     if lines:

@@ -24,6 +24,7 @@ LENGTH_KEYS = ("steps", "tokens", "epochs")
 STAGE_KEYS = (*LENGTH_KEYS, "epochs_of", "seq_len", "global_batch_size", "weights")
 ROWS_DIR = "data/tokens"  # where `tonsai data` writes token rows
 RENAMED = {"device_batch_size": "micro_batch_size"}  # keys of earlier versions, by the name that they have now
+REPLACED = {"max_batches": "eval.tokens, the validation tokens in an evaluation"}  # by keys that mean something else
 
 
 def default_config() -> ConfigDict:
@@ -114,16 +115,26 @@ def default_config() -> ConfigDict:
     config.profile.start = 10  # steps of this process before the first traced step
 
     config.log_every = 10  # steps between lines of metrics
+    config.terminal_view = True  # a live view below the lines, where one process prints to a terminal
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 500  # steps between checkpoints; the last step is always saved
     config.checkpoint.keep_last = 2  # newest checkpoints kept
     config.checkpoint.keep_every = 0  # also keep every checkpoint at a multiple of this step; 0 keeps none
-    config.checkpoint.keep_best = 0  # also keep this many with the lowest bits per byte; 0 keeps none
+    config.checkpoint.keep_best = 0  # also keep this many with the best scores; 0 keeps none
+    # The metric of the evaluations that is the score: bits_per_byte/km, bits_per_byte/source/wiki, accuracy (of pairs), ...
+    # Empty is the mean bits per byte of the languages, or the loss on held-out pairs.
+    config.checkpoint.best_metric = ""
 
     config.eval = ConfigDict()
     config.eval.every = 500  # steps between evaluations, and one at the end; 0 never evaluates
-    config.eval.max_batches = 50  # of each source's validation rows, global_batch_size windows each; 0 is all
+    # Validation tokens in an evaluation, of all sources together, the same ones each time: an even share of each source, and what
+    # a small source leaves goes to the others. 0 is all. With the defaults of this file it costs about 2 % of a run.
+    config.eval.tokens = 1_000_000
+
+    # Continue the prompts of the prompt suite after each evaluation and check the texts (docs/prompt_suite.md). False for a
+    # model that learns neither Khmer nor English, or only little of them.
+    config.eval.prompt_suite = True
 
     config.sample = ConfigDict()
     config.sample.every = 0  # steps between written samples; 0 never samples
@@ -309,7 +320,7 @@ def validate(config: ConfigDict) -> None:
     at_least = {
         "micro_batch_size": 0, "loss.chunk_tokens": 1, "log_every": 1, "checkpoint.every": 1,
         "checkpoint.keep_last": 1, "checkpoint.keep_every": 0, "checkpoint.keep_best": 0, "eval.every": 0,
-        "eval.max_batches": 0, "sample.every": 0, "sample.max_new_tokens": 1,
+        "eval.tokens": 0, "sample.every": 0, "sample.max_new_tokens": 1,
         "loss.z_loss": 0, "loss.load_balance": 0, "loss.router_z": 0, "data.max_epochs": 0,
         "optimizer.warmup_steps": 0, "optimizer.decay_steps": 0,
         "optimizer.weight_decay": 0, "optimizer.clip_norm": 0, "optimizer.max_skipped_steps": 1,
@@ -322,6 +333,8 @@ def validate(config: ConfigDict) -> None:
         require(value >= least, key, f"must be at least {least}")
     with_tokenizer = not config.data.sample_questions or bool(config.init_from)
     require(with_tokenizer, "data.sample_questions", "needs a model; add --config.init_from=runs/quickstart")
+    measured = config.eval.every > 0 or not config.checkpoint.best_metric
+    require(measured, "checkpoint.best_metric", "needs evaluations; set eval.every above 0")
     data = config.mesh.data
     require(data == -1 or data >= 1, "mesh.data", "must be -1 (what the others leave) or at least 1")
     require(0 < config.runtime.memory_fraction <= 1, "runtime.memory_fraction", "must lie in (0, 1]")

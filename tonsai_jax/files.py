@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -157,6 +157,12 @@ def write_json(path: Path, value: Any) -> None:
     """Writes `value` as readable UTF-8 JSON, whole or not at all."""
     with atomic_write(path) as partial:
         partial.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def write_json_lines(path: Path, values: Iterable[Any]) -> None:
+    """Writes each value as a line of UTF-8 JSON, whole or not at all."""
+    with atomic_write(path) as partial:
+        partial.write_text("".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values), encoding="utf-8")
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

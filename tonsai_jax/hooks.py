@@ -17,8 +17,8 @@ from ml_collections import ConfigDict
 from tonsai_jax.config import lora_settings, micro_batch, sampling
 from tonsai_jax.data.manifest import RowsManifest
 from tonsai_jax.errors import UserError
-from tonsai_jax.evaluation.bits_per_byte import Evaluation, evaluate
-from tonsai_jax.files import atomic_write, read_json, write_json
+from tonsai_jax.evaluation.bits_per_byte import Evaluation, conversations_for_others, evaluate
+from tonsai_jax.files import read_json, write_json, write_json_lines
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.model.lora import merge_adapters
 from tonsai_jax.reporting.numbers import count_of
@@ -29,6 +29,7 @@ from tonsai_jax.training.metrics import MetricsWriter
 
 if TYPE_CHECKING:
     from tonsai_jax.evaluation.preferences import PairEvaluation
+    from tonsai_jax.inference.generate import Generator
     from tonsai_jax.training.reference import Reference
 
 COMPLETE_FILE = "complete.json"
@@ -49,6 +50,7 @@ class Hooks:
     writer: MetricsWriter
     say: Callable[[str], None]
     reference: "Reference | None" = None  # of preferences
+    best_metric: str = "eval/bits_per_byte"
 
     def evaluate(self, step: int, params: Any) -> "Evaluation | PairEvaluation | None":
         """Prints and writes the scores after `step` steps; None where it failed or there is no validation text.
@@ -60,11 +62,10 @@ class Hooks:
             self.mesh.size, stage.global_batch_size, stage.seq_len
         )
         batch_size = stage.global_batch_size // accumulation  # as many sequences at once as in training
-        max_windows = self.config.eval.max_batches * stage.global_batch_size
         try:
             evaluation: Evaluation | PairEvaluation
             if self.reference is not None:
-                evaluation = self._evaluate_pairs(self.reference, params, batch_size, max_windows)
+                evaluation = self._evaluate_pairs(self.reference, params, batch_size)
             else:
                 evaluation = evaluate(
                     self.eval_step,
@@ -73,8 +74,8 @@ class Hooks:
                     self.mesh,
                     seq_len=stage.seq_len,
                     batch_size=batch_size,
-                    max_windows=max_windows,
-                    leave_out=self._conversations_for_others(),
+                    max_tokens=self.config.eval.tokens,
+                    leave_out=conversations_for_others(self.manifest, self.stages),
                 )
         except Exception as error:
             self.say(f"step {step}: the evaluation failed, training continues ({type(error).__name__}: {error})")
@@ -89,45 +90,84 @@ class Hooks:
         self.writer.write(step, evaluation.scalars())
         return evaluation
 
-    def _conversations_for_others(self) -> set[str]:
-        """Packed sources that no stage reads: they lie next to the text of this run, and their scores say nothing about it."""
-        read = {name for stage in self.stages for name, weight in stage.weights.items() if weight}
-        if any(not stage.weights for stage in self.stages):
-            read |= {name for name, source in self.manifest.sources.items() if source.weight}
-        return {name for name, source in self.manifest.sources.items() if source.is_packed} - read
+    def score(self, step: int, evaluation: "Evaluation | PairEvaluation | None") -> float | None:
+        """The score by which the checkpoint of `step` is compared with others, lower is better; None where it has none."""
+        if evaluation is None:
+            return None
+        from tonsai_jax.evaluation.best import score_of  # imported here, as what follows: a run starts without it
 
-    def _evaluate_pairs(self, reference: "Reference", params: Any, batch_size: int, max_rows: int) -> "PairEvaluation":
+        metrics = evaluation.scalars()
+        if self.best_metric not in metrics:
+            names = ", ".join(name.removeprefix("eval/") for name in metrics)
+            self.say(
+                f"step {step}: its checkpoint has no score, {self.best_metric} was not measured; there are: {names}"
+            )
+        return score_of(metrics, self.best_metric)
+
+    def _evaluate_pairs(self, reference: "Reference", params: Any, batch_size: int) -> "PairEvaluation":
         from tonsai_jax.evaluation.preferences import evaluate_pairs  # imported here: most runs learn the next token
         from tonsai_jax.training.objectives import Preference
 
         objective = Preference(self.config.loss.objective, self.config.loss.beta)
         return evaluate_pairs(
-            self.eval_step, params, reference, objective, self.mesh, batch_size=batch_size, max_rows=max_rows
+            self.eval_step,
+            params,
+            reference,
+            objective,
+            self.mesh,
+            batch_size=batch_size,
+            max_tokens=self.config.eval.tokens,
         )
 
-    def sample(self, step: int, params: Any) -> None:
-        """Writes continuations of `sample.prompts` to samples/step-N.txt and prints the first line of each.
+    def write_texts(self, step: int, params: Any, *, samples: bool, suite: bool) -> None:
+        """Continues `sample.prompts` and the prompt suite, whichever is asked for, and prints what came of it.
+
+        Writes samples/step-N.jsonl, prompt_suite/step-N.jsonl and the means of the suite's checks. On several hosts it does
+        nothing: parameters are spread over them; `tonsai generate` and `tonsai prompts` read a checkpoint instead.
 
         Args:
           params: those of adapters are merged into the others.
+          samples: whether `sample.prompts` are continued.
+          suite: whether the prompt suite is, unless `eval.prompt_suite` is False.
         """
-        if jax.process_count() > 1:
-            return  # parameters are spread over hosts; `tonsai generate` reads the checkpoint instead
-        from tonsai_jax.reporting.samples import sample_text  # imported here: most runs sample only at their end
-
-        try:
-            if (lora := lora_settings(self.config)) is not None:
-                params = merge_adapters(params, lora)
-            texts = _continuations(self.config, self.model_config, params, self.tokenizer)
-            written = "\n\n".join(sample_text(*each) for each in texts)
-            with atomic_write(self.workdir / "samples" / f"step-{step:06d}.txt") as partial:
-                partial.write_text(written + "\n", encoding="utf-8")
-        except Exception as error:
-            self.say(f"step {step}: no samples, training continues ({type(error).__name__}: {error})")
+        suite = suite and self.config.eval.prompt_suite
+        if jax.process_count() > 1 or not (samples or suite):
             return
+        generator = None
+        for what, write in [("prompt suite", self._prompt_suite)] * suite + [("samples", self._sample)] * samples:
+            try:
+                generator = generator or self._generator(params)
+                write(step, generator)
+            except Exception as error:
+                self.say(f"step {step}: no {what}, training continues ({type(error).__name__}: {error})")
+
+    def _generator(self, params: Any) -> "Generator":
+        from tonsai_jax.inference.generate import Generator  # imported here: some runs write texts only at their end
+
+        if (lora := lora_settings(self.config)) is not None:
+            params = merge_adapters(params, lora)
+        return Generator(self.model_config, params, self.tokenizer)
+
+    def _sample(self, step: int, generator: "Generator") -> None:
+        from tonsai_jax.reporting.samples import sample_text  # imported here, as above
+
+        texts = _continuations(self.config, generator)
+        records = [{"prompt": prompt, "continuation": text} for prompt, text in texts]
+        write_json_lines(self.workdir / "samples" / f"step-{step:06d}.jsonl", records)
         for prompt, text in texts:
             self.say(f"  {sample_text(prompt, text.strip().partition(chr(10))[0])}")
-        self.writer.write_text(step, "samples", written)
+        self.writer.write_samples(step, texts)
+
+    def _prompt_suite(self, step: int, generator: "Generator") -> None:
+        from tonsai_jax.evaluation.prompt_suite.generation import run_suite  # imported here, as above
+        from tonsai_jax.evaluation.prompt_suite.prompts import read_suite
+
+        results = run_suite(generator, read_suite(), chat=self.config.sample.chat)
+        self.say(f"  {results.line()}")
+        if results.results:
+            records = (each.to_json() for each in results.results)
+            write_json_lines(self.workdir / "prompt_suite" / f"step-{step:06d}.jsonl", records)
+            self.writer.write(step, results.scalars())
 
 
 def complete_run(
@@ -153,11 +193,13 @@ def complete_run(
         say(f"  tonsai export --workdir {folder} --output-dir {folder}/export")
         say(f"  tonsai generate --workdir {folder} --prompt 'Once upon a time'")
         return
-    from tonsai_jax.inference.load import load_run  # imported here, as what follows: only the end of a run needs it
+    # Imported here, as what follows: only the end of a run needs it.
+    from tonsai_jax.inference.generate import Generator
+    from tonsai_jax.inference.load import load_run
 
     run = load_run(workdir)
     try:
-        continuations = _continuations(run.config, run.model_config, run.params, run.tokenizer)
+        continuations = _continuations(run.config, Generator(run.model_config, run.params, run.tokenizer))
     except UserError as error:  # a prompt longer than the context is no reason to lose the export
         say(f"no continuations: {error}")
         continuations = []
@@ -267,9 +309,7 @@ def _chat_flags(config: ConfigDict) -> str:
     return shlex.join([*words, "--max-new-tokens", str(config.sample.max_new_tokens)])
 
 
-def _continuations(
-    config: ConfigDict, model_config: ModelConfig, params: Any, tokenizer: Tokenizer
-) -> list[tuple[str, str]]:
+def _continuations(config: ConfigDict, generator: "Generator") -> list[tuple[str, str]]:
     """Every prompt of `config.sample` with its continuation or its answer; raises `UserError` for a prompt that is too long."""
     settings = {"max_new_tokens": config.sample.max_new_tokens, "sampling": sampling(config), "seed": config.seed}
     prompts = list(config.sample.prompts)
@@ -277,8 +317,6 @@ def _continuations(
         from tonsai_jax.chat.conversation import Message  # imported here: most runs do not chat
         from tonsai_jax.inference.chat import Chat
 
-        chat = Chat(model_config, params, tokenizer)
+        chat = Chat(generator)
         return [(prompt, "".join(chat.reply([Message("user", prompt)], **settings))) for prompt in prompts]
-    from tonsai_jax.inference.generate import Generator  # imported here: most runs sample only at their end
-
-    return list(zip(prompts, Generator(model_config, params, tokenizer).texts(prompts, **settings), strict=True))
+    return list(zip(prompts, generator.texts(prompts, **settings), strict=True))

@@ -13,7 +13,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,9 +61,16 @@ from tonsai_jax.training.state import init_params, init_state, state_of
 if TYPE_CHECKING:
     from tonsai_jax.huggingface.pretrained import Pretrained
     from tonsai_jax.training.reference import Reference
+    from tonsai_jax.training.terminal import TerminalView
 
 
-def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_today: int | None = None) -> None:
+def train(
+    config: ConfigDict,
+    workdir: Path,
+    stop_request: StopRequest,
+    steps_today: int | None = None,
+    view: "TerminalView | None" = None,
+) -> None:
     """Trains until the run is complete, `steps_today` steps are done, or a signal asks to stop; then saves.
 
     Raises `UserError` for anything that the user can correct; what was saved before stays whole.
@@ -89,6 +96,9 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
     # A model whose size is given needs no row for special tokens that nothing uses.
     vocab_size = tokenizer.required_rows if config.model.vocab_size else tokenizer.vocab_size
     setup = check_run(config, stages, vocab_size)
+    from tonsai_jax.evaluation.best import best_metric, scores_so_far  # imported here: the loop does not need it
+
+    metric = best_metric(config, manifest, stages)
     if config.export:
         from tonsai_jax.huggingface.names import family_of
 
@@ -124,7 +134,8 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
 
     stop_request.saves_first()
     epochs = order.epochs()
-    _describe(setup, manifest, epochs, start_step, end_step, sampling=config.sample.every > 0)
+    writes_texts = config.sample.every > 0 or (config.eval.every > 0 and config.eval.prompt_suite)
+    _describe(setup, manifest, epochs, start_step, end_step, writes_texts=writes_texts)
     for line in warnings_before(
         config,
         setup,
@@ -135,7 +146,9 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
         say(line)
 
     # From here on the run writes and computes.
-    open_workdir(workdir, config, manifest)
+    if any(change.startswith("checkpoint.best_metric:") for change in changes):
+        checkpoints.replace_scores(scores_so_far(workdir, metric))
+    open_workdir(workdir, config, manifest, start_step)
     set_optimization_level(config.runtime.optimization_level, jax.default_backend(), setup.mesh.size)
     if no_cache := use_compile_cache(config.runtime.compile_cache, jax.default_backend()):
         say(no_cache)
@@ -170,6 +183,7 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
         wandb_project=config.wandb.project,
         wandb_name=config.wandb.name,
         config=to_json(config),
+        view=view,
     )
     logger = StepLogger(
         writer,
@@ -181,6 +195,8 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
         peak_flops=total_peak_flops(),
         log_every=config.log_every,
         max_skipped_steps=config.optimizer.max_skipped_steps,
+        epochs=order.epochs,
+        last_progress=writer.last_progress,
     )
     profile = StepProfile(
         workdir / "profile",
@@ -193,10 +209,24 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
         share = micro_batch(config).accumulation_steps(setup.mesh.size, stages[0].global_batch_size, stages[0].seq_len)
         reference.make(eval_step, state.model_params, setup.mesh, stages[0].global_batch_size // share)
     hooks = Hooks(
-        config, workdir, stages, setup.model_config, manifest, tokenizer, setup.mesh, eval_step, writer, say, reference
+        config,
+        workdir,
+        stages,
+        setup.model_config,
+        manifest,
+        tokenizer,
+        setup.mesh,
+        eval_step,
+        writer,
+        say,
+        reference,
+        metric,
     )
+    if view is not None:
+        view.start(start_step, end_step, logger.flops_at(end_step))
     if pretrained is not None and not start_step and config.eval.every:
         hooks.evaluate(0, state.model_params)  # the end of the run compares with it
+        hooks.write_texts(0, state.model_params, samples=False, suite=True)
 
     for step, batch in enumerate(loader.batches(start_step), start_step):
         stop_marks = np.full(len(batch["valid"]), stop_request.name is not None, np.int32)
@@ -217,14 +247,16 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
             with logger.paused():
                 checkpoints.save(state, resume_metadata(done, order, config, setup.model_config, manifest, base))
                 say(f"step {done}: saving in the background, host memory {host_memory_bytes() / 2**30:.1f} GiB")
-        if config.eval.every and done % config.eval.every == 0 and done < last_step and not stopping:
+        evaluates = bool(config.eval.every) and done % config.eval.every == 0 and done < last_step and not stopping
+        if evaluates:
             with logger.paused():
-                evaluation = hooks.evaluate(done, state.model_params)
-                if evaluation:
-                    checkpoints.record_score(done, evaluation.score)
-        if config.sample.every and done % config.sample.every == 0 and not stopping:
+                score = hooks.score(done, hooks.evaluate(done, state.model_params))
+                if score is not None:
+                    checkpoints.record_score(done, score)
+        samples = bool(config.sample.every) and done % config.sample.every == 0 and not stopping
+        if samples or evaluates:
             with logger.paused():
-                hooks.sample(done, state.model_params)
+                hooks.write_texts(done, state.model_params, samples=samples, suite=evaluates)
         if is_last:
             break
 
@@ -234,14 +266,20 @@ def train(config: ConfigDict, workdir: Path, stop_request: StopRequest, steps_to
     stop_request.all_is_saved()
     step = int(state.step)
     if step < last_step:
+        if view is not None:
+            view.stop()
         asked = f"{stop_request.name or 'another host'} asked to stop"
         why = asked if stopping else f"--steps_today={steps_today} is done"
         say(f"saved at step {step} of {last_step}: {why}; run the same command again to continue")
         report_run(workdir, say)
     else:
         evaluation = hooks.evaluate(step, state.model_params) if config.eval.every else None
-        if evaluation:
-            checkpoints.record_score(step, evaluation.score)
+        if (score := hooks.score(step, evaluation)) is not None:
+            checkpoints.record_score(step, score)
+        if config.eval.every:
+            hooks.write_texts(step, state.model_params, samples=False, suite=True)
+        if view is not None:
+            view.stop()
         del state  # its memory is needed for what follows
         complete_run(workdir, config, evaluation, say)
         report_run(workdir, say)
@@ -328,7 +366,7 @@ def _describe(
     start_step: int,
     end_step: int,
     *,
-    sampling: bool,
+    writes_texts: bool,
 ) -> None:
     """Prints what is about to run."""
     model, last_step = setup.model_config, total_steps(setup.stages)
@@ -350,10 +388,21 @@ def _describe(
     )
     for name, count in epochs.items():
         say(f"data: {name}, {count:.2f} epochs")
-    if sampling and jax.process_count() > 1:
-        say("samples: none, the parameters are spread over hosts; `tonsai generate` samples from a checkpoint")
+    if writes_texts and jax.process_count() > 1:
+        say(
+            "samples, prompt suite: none, the parameters are spread over hosts; `tonsai generate` and `tonsai prompts` read a "
+            "checkpoint"
+        )
     to_do = end_step - start_step
     say(f"steps: {start_step} of {last_step} done, {to_do} to do; the first one compiles and takes longer")
+
+
+def _view(config: ConfigDict) -> "AbstractContextManager[TerminalView | None]":
+    if not sys.stdout.isatty():
+        return nullcontext()
+    from tonsai_jax.training.terminal import open_view  # imported here: only a terminal needs it
+
+    return open_view(config.terminal_view) or nullcontext()
 
 
 def main() -> None:
@@ -363,8 +412,14 @@ def main() -> None:
     set_environment(config.runtime.memory_fraction)
     start_processes()
     lock = workdir_lock(workdir, say) if jax.process_index() == 0 else nullcontext()
-    with StopRequest(say) as stop_request, lock, explain_out_of_memory(config), report_of_failure(workdir, say):
-        train(config, workdir, stop_request, steps_today)
+    with (
+        StopRequest(say) as stop_request,
+        lock,
+        explain_out_of_memory(config),
+        report_of_failure(workdir, say),
+        _view(config) as view,
+    ):
+        train(config, workdir, stop_request, steps_today, view)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ def get_config() -> ConfigDict:
 
     config.checkpoint.every = 300
     config.eval.every = 300
+    config.eval.prompt_suite = False
     config.sample.chat = True
     config.sample.temperature = 0.0
     config.sample.max_new_tokens = 32

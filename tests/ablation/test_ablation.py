@@ -189,7 +189,7 @@ def write_ablation(folder: Path, rows: Path, variants: str) -> Path:
         '"""Two learning rates."""\n'
         "from tonsai_jax.ablation.plan import Ablation\n\n"
         "def get_ablation():\n"
-        '    shared = {"eval.every": 24, "eval.max_batches": 1, "sample.prompts": ()}\n'
+        '    shared = {"eval.every": 24, "eval.tokens": 4096, "sample.prompts": ()}\n'
         f'    return Ablation(base="tiny_config.py", overrides=shared, variants={{{variants}}})\n',
         encoding="utf-8",
     )

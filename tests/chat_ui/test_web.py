@@ -201,7 +201,7 @@ def test_khmer_is_typed_streamed_stopped_and_cleared_in_a_browser(page, tokenize
     playwright = pytest.importorskip("playwright.sync_api", reason="install playwright for this test")
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
-        pytest.skip("no Chromium here")
+        pytest.skip("no Chromium here; install one, for instance with apt-get install chromium")
     model = WrittenAnswers(monkeypatch, tokenizer.encode(KHMER) * 20)
     quick = model._generate
 

@@ -95,6 +95,36 @@ def test_validation_conversations_can_be_given(tmp_path: Path, tokenizer_dir: Pa
     assert len(segments(tmp_path / "rows", "train")) == 20
 
 
+def test_each_source_weighs_as_much_as_its_share_of_the_rows(tmp_path: Path, tokenizer_dir: Path) -> None:
+    files = {name: write(tmp_path / f"{name}.jsonl", *pairs(count)) for name, count in (("few", 10), ("many", 40))}
+    sources = [ChatSource(name, "km", (str(file),)) for name, file in files.items()]
+    packed = write_conversations(
+        sources, tokenizer_dir, tmp_path / "rows", row_tokens=ROW, val_ratio=0.1, seed=0, progress=False
+    )
+    few, many = (each.source.splits["train"].rows for each in packed)
+    written = read_manifest(tmp_path / "rows").sources
+    assert {name: source.weight for name, source in written.items()} == {
+        "few": few / (few + many),
+        "many": many / (few + many),
+    }
+    assert [each.source.weight for each in packed] == [written["few"].weight, written["many"].weight]
+
+
+def test_the_inputs_of_packed_rows_follow_from_the_rows_and_an_earlier_manifest_that_counts_them_is_read(
+    tmp_path: Path, tokenizer_dir: Path
+) -> None:
+    [packed] = prepare(write(tmp_path / "chat.jsonl", *pairs(40)), tokenizer_dir, tmp_path / "rows")
+    path = tmp_path / "rows" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    split = manifest["sources"]["chat"]["splits"]["train"]
+    assert "slots" not in split
+    read = read_manifest(tmp_path / "rows").sources["chat"].splits["train"]
+    assert read.targets == read.slots == packed.source.splits["train"].slots == split["rows"] * ROW
+    split["slots"] = split["rows"] * ROW
+    path.write_text(json.dumps(manifest))
+    assert read_manifest(tmp_path / "rows").sources["chat"].splits["train"] == read
+
+
 def test_a_long_conversation_loses_its_last_turns(tmp_path: Path, tokenizer_dir: Path) -> None:
     turns = [{"from": ("human", "gpt")[n % 2], "value": f"turn number {n}"} for n in range(20)]
     file = write(tmp_path / "chat.jsonl", {"conversations": turns})

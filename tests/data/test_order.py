@@ -65,6 +65,10 @@ def test_counts_are_exact_after_a_hundred_billion_windows() -> None:
 def test_epochs_are_known_before_the_run(manifest: RowsManifest) -> None:
     order = make_order(manifest, Stage(1000, 4, 8), Stage(1000, 4, 8, {"km": 1}))
     assert order.epochs() == {"km": 14_000 / 4001, "en": 2000 / 1250}
+    assert order.epochs(0) == {"km": 0, "en": 0}
+    assert order.epochs(500) == {"km": 3000 / 4001, "en": 1000 / 1250}
+    assert order.epochs(1500) == {"km": 10_000 / 4001, "en": 2000 / 1250}
+    assert order.epochs(2000) == order.epochs()
     order.check_max_epochs(0)
     order.check_max_epochs(3.5)
     with pytest.raises(UserError, match=r"'km' would be read 3\.499 times .* data\.max_epochs is 3"):

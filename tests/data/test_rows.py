@@ -12,6 +12,7 @@ from tonsai_jax.data.manifest import RowsManifest, read_manifest
 from tonsai_jax.data.row_writer import RowWriter
 from tonsai_jax.data.rows import open_rows, read_window, window_count
 from tonsai_jax.errors import UserError
+from tonsai_jax.stages import Stage
 
 
 def read_targets(manifest: RowsManifest, source: str, seq_len: int) -> list[int]:
@@ -173,3 +174,17 @@ def test_a_row_outside_the_split_is_an_index_error(tmp_path: Path) -> None:
     for index in (-1, len(rows)):
         with pytest.raises(IndexError):
             rows.read(index)
+
+
+def test_the_sources_that_stages_read_are_those_with_a_weight_there_or_in_the_manifest(tmp_path: Path) -> None:
+    write_rows(tmp_path, {"km": np.arange(3000), "en": np.arange(3000)})
+    manifest = read_manifest(tmp_path)
+    manifest.sources["en"] = dataclasses.replace(manifest.sources["en"], weight=0.0)
+
+    def stage(**weights: float) -> Stage:
+        return Stage(steps=1, seq_len=8, global_batch_size=1, weights=weights)
+
+    assert manifest.read_by([stage()]) == {"km"}
+    assert manifest.read_by([stage(km=0.0, en=1.0)]) == {"en"}
+    assert manifest.read_by([stage(), stage(en=1.0)]) == {"km", "en"}
+    assert manifest.read_by([stage(gone=1.0)]) == set()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import tempfile
 from pathlib import Path
 from typing import cast
 
@@ -9,23 +10,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh
+from jax.experimental.multihost_utils import sync_global_devices
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tests.support.clock import Clock
 from tests.support.console import next_line
+from tests.support.eight_devices import run_on_two_processes_of_four_devices
 from tests.support.tiny_model import CONFIG, config_with, random_params, tiny_tokenizer
 from tonsai_jax.config import default_config, stages_of
 from tonsai_jax.data.manifest import RowsManifest, SourceInfo, SplitInfo, dtype_for, read_manifest
 from tonsai_jax.data.row_writer import RowWriter, write_manifest
 from tonsai_jax.errors import UserError
-from tonsai_jax.evaluation.bits_per_byte import Evaluation, Score, evaluate
+from tonsai_jax.evaluation import bits_per_byte
+from tonsai_jax.evaluation.bits_per_byte import Evaluation, Score, evaluate, share_windows
 from tonsai_jax.evaluation.run import evaluate_run
 from tonsai_jax.files import sha256_file
 from tonsai_jax.hooks import Hooks
 from tonsai_jax.inference.load import Run
 from tonsai_jax.reporting import progress_bar
 from tonsai_jax.tokenizer.loading import Tokenizer
-from tonsai_jax.training.mesh import one_device_mesh
+from tonsai_jax.training.mesh import make_mesh, one_device_mesh
 from tonsai_jax.training.metrics import MetricsWriter
 from tonsai_jax.training.state import model_graph
 from tonsai_jax.training.step import LossSettings, make_eval_step
@@ -96,10 +100,8 @@ def mesh() -> Mesh:
     return one_device_mesh()
 
 
-def scored(eval_step, manifest, params, *, batch_size=4, max_windows=0, seq_len=SEQ_LEN) -> Evaluation:
-    return evaluate(
-        eval_step, params, manifest, mesh(), seq_len=seq_len, batch_size=batch_size, max_windows=max_windows
-    )
+def scored(eval_step, manifest, params, *, batch_size=4, max_tokens=0, seq_len=SEQ_LEN) -> Evaluation:
+    return evaluate(eval_step, params, manifest, mesh(), seq_len=seq_len, batch_size=batch_size, max_tokens=max_tokens)
 
 
 PARAMS = random_params(CONFIG)
@@ -156,8 +158,11 @@ def test_a_long_evaluation_shows_how_far_it_is(eval_step, manifest, monkeypatch,
     scored(slow_step, manifest, ZERO, batch_size=3)
     windows = sum(-(-(length - 1) // SEQ_LEN) for length in LENGTHS.values())
     assert lines[0] == f"evaluating: 0 of {windows} windows (0%), 10s so far\n"
-    assert lines[1].startswith(f"evaluating: 3 of {windows} windows (7%), 20s so far, about ")
-    assert lines[-1].startswith(f"evaluating: {windows - 1} of {windows} windows (98%), ")
+    assert lines[1].startswith(f"evaluating: 0 of {windows} windows (0%), 20s"), (
+        "a batch is read when the next one is on its way"
+    )
+    assert lines[2].startswith(f"evaluating: 3 of {windows} windows (7%), 30s so far, about ")
+    assert lines[-1].startswith(f"evaluating: {windows - 4} of {windows} windows (91%), ")
 
 
 def test_the_score_is_the_log_probability_of_the_text(eval_step, manifest) -> None:
@@ -176,17 +181,45 @@ def test_the_score_is_the_log_probability_of_the_text(eval_step, manifest) -> No
     assert scored(eval_step, manifest, PARAMS).sources["news"].nats == pytest.approx(nats, rel=1e-5)
 
 
-def test_a_limit_of_windows_takes_a_part_spread_over_the_text(eval_step, manifest) -> None:
-    part = scored(eval_step, manifest, PARAMS, batch_size=2, max_windows=6).sources
-    assert part["news"] == scored(eval_step, manifest, PARAMS, batch_size=2).sources["news"]  # only 5 windows
-    count = -(-(LENGTHS["wiki"] - 1) // SEQ_LEN)
-    windows = np.linspace(0, count - 1, 6).astype(int)
-    assert windows[0] == 0
-    assert windows[-1] == count - 1
+def test_a_budget_of_tokens_takes_windows_spread_over_each_source(eval_step, manifest) -> None:
+    part = scored(eval_step, manifest, PARAMS, batch_size=2, max_tokens=17 * SEQ_LEN).sources
+    assert part["news"] == scored(eval_step, manifest, PARAMS, batch_size=2).sources["news"]  # it has only 5 windows
     ids = stream("wiki")[1:]
-    seen = np.concatenate([ids[number * SEQ_LEN : (number + 1) * SEQ_LEN] for number in windows])
+    seen = np.concatenate(
+        [ids[number * SEQ_LEN : (number + 1) * SEQ_LEN] for number in np.linspace(0, 24, 6).astype(int)]
+    )
     assert part["wiki"].tokens == (seen != END).sum()
     assert part["wiki"].bytes == TOKEN_BYTES[seen].sum()
+    assert sum(score.tokens for score in part.values()) <= 17 * SEQ_LEN
+
+
+@pytest.mark.parametrize(
+    ("windows", "shares"),
+    [
+        (0, [100, 5, 20, 0]),  # all
+        (1000, [100, 5, 20, 0]),
+        (12, [4, 4, 4, 0]),
+        (25, [10, 5, 10, 0]),
+        (65, [40, 5, 20, 0]),
+        (1, [1, 1, 1, 0]),  # no source goes unseen
+    ],
+)
+def test_what_a_small_source_leaves_of_the_budget_goes_to_the_others(windows: int, shares: list[int]) -> None:
+    counts = dict(zip("abcd", (100, 5, 20, 0), strict=True))
+    chosen = share_windows(counts, windows * SEQ_LEN + (SEQ_LEN - 1 if windows else 0), SEQ_LEN)
+    assert [len(numbers) for numbers in chosen.values()] == shares
+    assert list(chosen) == list(counts)
+    for name, numbers in chosen.items():
+        assert len(set(numbers.tolist())) == len(numbers)
+        if len(numbers) > 1:
+            assert (numbers[0], numbers[-1]) == (0, counts[name] - 1)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 32])
+def test_a_long_validation_text_is_read_in_pieces(eval_step, manifest, monkeypatch, batch_size: int) -> None:
+    whole = scored(eval_step, manifest, PARAMS, batch_size=batch_size)
+    monkeypatch.setattr(bits_per_byte, "_PIECE_TOKENS", 8 * SEQ_LEN)
+    assert scored(eval_step, manifest, PARAMS, batch_size=batch_size) == whole
 
 
 def test_sources_of_a_language_add_up_and_languages_count_alike(eval_step, manifest) -> None:
@@ -209,7 +242,7 @@ def test_between_steps_a_device_evaluates_no_more_windows_at_once_than_in_traini
     """Else a run whose batch is done in parts would have no memory to evaluate; the text is that of whole batches."""
     config = default_config()
     config.steps = 1
-    config.seq_len, config.global_batch_size, config.micro_batch_size, config.eval.max_batches = SEQ_LEN, 4, 2, 2
+    config.seq_len, config.global_batch_size, config.micro_batch_size, config.eval.tokens = SEQ_LEN, 4, 2, 192
     held = set()
 
     def watched(params, batch):
@@ -231,9 +264,48 @@ def test_between_steps_a_device_evaluates_no_more_windows_at_once_than_in_traini
     evaluation = hooks.evaluate(1, PARAMS)
     assert held == {2}
     assert isinstance(evaluation, Evaluation)
-    for name, whole in scored(eval_step, manifest, PARAMS, batch_size=4, max_windows=8).sources.items():
+    for name, whole in scored(eval_step, manifest, PARAMS, batch_size=4, max_tokens=192).sources.items():
         assert evaluation.sources[name].tokens == whole.tokens
         assert evaluation.sources[name].nats == pytest.approx(whole.nats, rel=1e-6)
+
+
+def check_that_a_file_damaged_on_one_host_ends_the_evaluation_on_all() -> None:
+    mesh = make_mesh(-1, 1)
+    params = jax.device_put(PARAMS, NamedSharding(mesh, PartitionSpec()))
+    step = make_eval_step(
+        model_graph(CONFIG, "xla", mesh),
+        mesh,
+        loss=LossSettings(chunk_tokens=16, z_loss=0.0),
+        end_of_text_id=END,
+        token_bytes=jnp.asarray(TOKEN_BYTES),
+    )
+    config = default_config()
+    config.seq_len, config.global_batch_size = SEQ_LEN, 8
+    lines: list[str] = []
+    with tempfile.TemporaryDirectory() as folder:  # each process has its own, as hosts do
+        (Path(folder) / "tokenizer.json").write_text("{}")
+        manifest = write_rows(Path(folder) / "rows", Path(folder) / "tokenizer.json")
+        writer = MetricsWriter(Path(folder), start_step=0, active=False, wandb_project="", wandb_name="", config={})
+        no_tokenizer = cast(Tokenizer, None)
+        hooks = Hooks(
+            config, Path(folder), stages_of(config), CONFIG, manifest, no_tokenizer, mesh, step, writer, lines.append
+        )
+        whole = hooks.evaluate(1, params)
+        assert isinstance(whole, Evaluation)
+        for source, score in whole.sources.items():
+            assert (score.tokens, score.bytes) == (len(targets(source)), TOKEN_BYTES[targets(source)].sum())
+        if jax.process_index() == 1:
+            manifest.sources["news"].splits["validation"].files[0].path.write_bytes(b"not an array record")
+        assert hooks.evaluate(2, params) is None
+        assert "step 2: the evaluation failed, training continues (UserError: process 1 (" in lines[-1]
+        assert "news/validation-00000-of-00001.arrayrecord: damaged token rows" in lines[-1]
+        sync_global_devices("training continues")
+
+
+@pytest.mark.full
+def test_a_file_damaged_on_one_host_ends_the_evaluation_on_all() -> None:
+    """And not in a wait for ever of the other hosts."""
+    run_on_two_processes_of_four_devices(check_that_a_file_damaged_on_one_host_ends_the_evaluation_on_all)
 
 
 def test_a_score_is_bits_by_bytes() -> None:
@@ -255,7 +327,7 @@ def run_with(tokenizer: Tokenizer, params=ZERO) -> Run:
 
 
 def test_a_run_is_scored_by_the_bytes_of_its_own_tokenizer(tokenizer, manifest) -> None:
-    evaluation = evaluate_run(run_with(tokenizer), manifest, seq_len=None, batch_size=8, max_batches=0)
+    evaluation = evaluate_run(run_with(tokenizer), manifest, seq_len=None, batch_size=8, max_batches=0).evaluation()
     ids = targets("stories")
     bits = math.log2(CONFIG.vocab_size) * len(ids)
     assert evaluation.sources["stories"].bits_per_byte == pytest.approx(

@@ -333,6 +333,7 @@ def test_a_run_continues_from_a_folder_then_from_its_own_checkpoint_and_another_
     keys = (
         f"init_from={base}",
         "eval.every=100",
+        "eval.prompt_suite=True",
         "export=True",
         "steps=10",
         "checkpoint.every=5",
@@ -349,6 +350,10 @@ def test_a_run_continues_from_a_folder_then_from_its_own_checkpoint_and_another_
     record = json.loads((run.workdir / "complete.json").read_text())
     before, after = (record[name]["eval/bits_per_byte/km"] for name in ("before", "scores"))
     assert after < before
+    suites = sorted(path.name for path in (run.workdir / "prompt_suite").iterdir())
+    assert suites == ["step-000000.jsonl", "step-000010.jsonl"], (
+        "the texts before the first step, and after the last one"
+    )
     assert f"km: {after:.4f} bits per byte on held-out text ({before:.4f} before the first step, " in rest
 
     config = read_json(run.workdir / "export" / "config.json")

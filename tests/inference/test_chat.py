@@ -9,6 +9,7 @@ from tonsai_jax.chat.template import ChatTemplate
 from tonsai_jax.errors import UserError
 from tonsai_jax.inference.chat import Chat, Reply
 from tonsai_jax.inference.decoding import Decoder
+from tonsai_jax.inference.generate import Generator
 from tonsai_jax.sampling import Sampling
 from tonsai_jax.text.syllables import SYLLABLE
 from tonsai_jax.tokenizer.special_tokens import END_OF_TURN
@@ -126,9 +127,9 @@ def test_a_refusal_of_the_chat_template_is_the_error_of_a_user(tokenizer, monkey
     template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system prompt here') }}{% endif %}"
     monkeypatch.setitem(tokenizer.__dict__, "chat_template", template)
     with pytest.raises(UserError, match="the model's chat template refuses the conversation: no system prompt here"):
-        reply(Chat(CONFIG, PARAMS, tokenizer), SYSTEM, QUESTION)
+        reply(Chat(Generator(CONFIG, PARAMS, tokenizer)), SYSTEM, QUESTION)
 
 
 def test_a_model_without_a_chat_template_is_refused(tmp_path):
     with pytest.raises(UserError, match="this tokenizer has no chat template"):
-        Chat(CONFIG, PARAMS, tiny_tokenizer(tmp_path / "plain"))
+        Chat(Generator(CONFIG, PARAMS, tiny_tokenizer(tmp_path / "plain")))

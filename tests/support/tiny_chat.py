@@ -7,6 +7,7 @@ import pytest
 from tests.support.tiny_model import ENGLISH, KHMER, config_with, random_params
 from tonsai_jax.inference.chat import Chat
 from tonsai_jax.inference.decoding import Decoder
+from tonsai_jax.inference.generate import Generator
 from tonsai_jax.tokenizer.examples import Example
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.tokenizer.training import train_tokenizer
@@ -22,7 +23,7 @@ def chat_tokenizer(folder: Path) -> Tokenizer:
 
 
 def chat_of(tokenizer: Tokenizer) -> Chat:
-    return Chat(CONFIG, PARAMS, tokenizer)
+    return Chat(Generator(CONFIG, PARAMS, tokenizer))
 
 
 class WrittenAnswers:

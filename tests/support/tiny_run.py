@@ -38,6 +38,7 @@ def get_config():
     config.log_every = 1
     config.checkpoint.every = 8
     config.eval.every = 0
+    config.eval.prompt_suite = False
     config.sample.prompts = ("Once upon a time",)
     config.sample.max_new_tokens = 4
     return config

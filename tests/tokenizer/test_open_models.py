@@ -330,7 +330,7 @@ def test_rows_keep_the_tokenizer_and_an_evaluation_counts_the_bytes_of_the_text(
     assert ids_of(tokenizer) == ids_of(Tokenizer.from_folder(folder))
     config = config_with(vocab_size=tokenizer.vocab_size)
     run = Run("run", config, random_params(config), tokenizer, tmp_path, default_config(), step=1)
-    score = evaluate_run(run, manifest, seq_len=64, batch_size=16, max_batches=0).sources["a"]
+    score = evaluate_run(run, manifest, seq_len=64, batch_size=16, max_batches=0).parts["a"].score
     ids = row_ids(manifest)
     documents = tokenizer.decode(ids[1:]).replace(tokenizer.decode([tokenizer.end_of_text_id]) + tokenizer.prefix, "")
     assert score.bytes == len(documents.removesuffix(tokenizer.decode([tokenizer.end_of_text_id])).encode())

@@ -167,6 +167,31 @@ def test_the_best_of_an_earlier_run_stays_the_best(tmp_path: Path) -> None:
     assert kept(tmp_path) == [1, 4]
 
 
+def test_the_best_is_that_of_the_checkpoints_that_are_still_there(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, KeepPolicy(last=3))
+    save(checkpoints, 1, 2, 3, 4)
+    with pytest.raises(
+        UserError, match=r"no checkpoint here was evaluated, so none is the best; there are: 2, 3, 4\. Evaluate"
+    ):
+        checkpoints.best_step()
+    for step, score in ((1, 0.5), (2, 1.4), (3, 1.2), (4, 1.2)):
+        checkpoints.record_score(step, score)
+    checkpoints.close()
+    assert Checkpoints(tmp_path, read_only=True).best_step() == 3
+
+
+def test_scores_of_another_metric_replace_the_earlier_ones(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, KeepPolicy(last=1, best=1))
+    for step in (1, 2):
+        save(checkpoints, step)
+        checkpoints.record_score(step, 1.0 + step)
+    checkpoints.replace_scores({1: -0.5, 2: -0.9})
+    save(checkpoints, 3)
+    checkpoints.close()
+    assert kept(tmp_path) == [2, 3]
+    assert read_json(tmp_path / SCORES_FILE) == {"1": -0.5, "2": -0.9}
+
+
 # What is not whole, and what is not there
 
 

@@ -50,6 +50,8 @@ def logger(out: MetricsWriter, lines: list[str], **changes: Any) -> StepLogger:
         "peak_flops": 4e9,
         "log_every": 5,
         "max_skipped_steps": 3,
+        "epochs": lambda done: {"km": done / 10, "en": 0.0},
+        "last_progress": out.last_progress,
     }
     return StepLogger(out, lines.append, STAGES, **(settings | changes))
 
@@ -158,6 +160,57 @@ def test_counts_for_people(count: float, text: str) -> None:
     assert format_count(count) == text
 
 
+# Progress
+
+
+def test_a_row_has_the_progress_of_the_whole_run(out: MetricsWriter, tmp_path: Path, clock: Clock) -> None:
+    said = logger(out, [], log_every=25)
+    clock.now += 3600  # to compile
+    for step in range(25):
+        said.add(step, metrics())
+        with said.paused():
+            clock.now += 180  # to evaluate
+    said.read()
+    first, last = rows(tmp_path)
+    assert (first["progress/tokens"], first["progress/flops"], first["progress/hours"]) == (1000, 1e9, 1.0)
+    assert last["progress/tokens"] == 20 * 1000 + 5 * 2000
+    assert last["progress/flops"] == pytest.approx(30e9)
+    assert last["progress/hours"] == pytest.approx(1 + 24 * 180 / 3600)
+    assert last["data/epochs/km"] == 2.5
+    assert "data/epochs/en" not in last, "it is not read yet"
+
+
+def test_a_resumed_run_counts_on_from_the_last_row_that_stays(tmp_path: Path, clock: Clock) -> None:
+    before = writer(tmp_path)
+    for step in (5, 10, 15):
+        before.write(step, {"progress/tokens": 100 * step, "progress/flops": 7.0 * step, "progress/hours": step})
+    before.write(15, {"eval/bits_per_byte": 1.0})
+    before.close()
+    out = writer(tmp_path, start_step=12)
+    said = logger(out, [], start_step=12, log_every=1)
+    clock.now += 1800
+    said.add(12, metrics())
+    said.read()
+    out.close()
+    last = rows(tmp_path)[-1]
+    assert last["step"] == 13
+    assert last["progress/tokens"] == 1000 + 3 * 1000, "what was read with other batches counts as what it was"
+    assert last["progress/flops"] == 70 + 3e9
+    assert last["progress/hours"] == 10.5
+
+
+def test_a_run_of_an_earlier_version_has_its_tokens_from_its_steps(tmp_path: Path) -> None:
+    before = writer(tmp_path)
+    before.write(5, {"train/loss": 1.0})
+    before.close()
+    out = writer(tmp_path, start_step=5)
+    said = logger(out, [], start_step=5)
+    said.add(5, metrics())
+    said.read()
+    out.close()
+    assert rows(tmp_path)[-1]["progress/tokens"] == 6000
+
+
 # Skipped steps
 
 
@@ -216,10 +269,10 @@ def test_values_that_are_not_finite_are_null(out: MetricsWriter, tmp_path: Path)
 
 def test_tensorboard_gets_the_scalars_and_the_text_at_once(out: MetricsWriter, tmp_path: Path) -> None:
     out.write(1, {"train/loss": 1.0})
-    out.write_text(1, "sample", "កាលពីព្រេងនាយ")
+    out.write_samples(1, [("កាលពីព្រេងនាយ", "មាន")])
     (events,) = (tmp_path / "tensorboard").glob("events.out.tfevents.*")
     assert b"train/loss" in events.read_bytes()
-    assert "កាលពីព្រេងនាយ".encode() in events.read_bytes()
+    assert "កាលពីព្រេងនាយ → មាន".encode() in events.read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["metrics.jsonl", "tensorboard"])
@@ -237,7 +290,7 @@ out = MetricsWriter(Path({str(tmp_path)!r}), start_step=0, active=True, wandb_pr
 def main():
     for step in range(2000):
         if {kind!r} == "tensorboard":
-            out.write_text(step, "samples", "word " * 10)
+            out.write_samples(step, [("word " * 5, "word " * 5)])
         else:
             out.write(step, {{}})
 
@@ -251,6 +304,6 @@ run_command(main)
 def test_other_hosts_write_nothing(tmp_path: Path) -> None:
     quiet = writer(tmp_path / "run", active=False)
     quiet.write(1, {"train/loss": 1.0})
-    quiet.write_text(1, "sample", "text")
+    quiet.write_samples(1, [("prompt", "text")])
     quiet.close()
     assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,7 @@
 """Training on preferences, through the real command: pairs in, a model out that prefers the chosen answers."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -97,6 +98,19 @@ def test_a_run_goes_on_only_with_the_reference_that_it_began_with(tmp_path, pair
     file.unlink()
     with pytest.raises(UserError, match=r"reference\.npz: this file is missing.*give another --workdir"):
         run.train()
+
+
+@pytest.mark.full
+def test_held_out_pairs_that_cannot_be_read_do_not_end_the_run(tmp_path, pairs, base):
+    broken = tmp_path / "rows"
+    shutil.copytree(pairs, broken)
+    run = run_in(tmp_path / "run", broken, base, "steps=4", "eval.every=2", "optimizer.warmup_steps=1")
+    run.train(steps_today=1)  # it scores all pairs before the first step
+    [shard] = (broken / "pairs").glob("validation-*")
+    shard.write_bytes(b"not an array record")
+    printed = run.train()
+    assert printed.count("the evaluation failed, training continues") == 2
+    assert "complete: 4 steps" in printed
 
 
 @pytest.mark.full

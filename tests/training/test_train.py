@@ -9,7 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,11 @@ import pytest
 from tests.support.console import without_progress
 from tests.support.made_once import MadeOnce
 from tests.support.tiny_run import TinyRun, environment, wait_for_step
+from tonsai_jax.errors import UserError
+from tonsai_jax.hooks import Hooks
 from tonsai_jax.inference.load import load_run
+from tonsai_jax.training.checkpoint import Checkpoints
+from tonsai_jax.training.state import TrainState
 
 
 @pytest.fixture(scope="session")
@@ -255,15 +261,81 @@ def test_a_failed_evaluation_does_not_end_the_run(rows: Path, tmp_path: Path) ->
 
 @pytest.mark.full
 def test_evaluation_and_samples_are_written(run: TinyRun) -> None:
-    run.overrides = ("steps=4", "eval.every=2", "sample.every=2", "checkpoint.every=2", "checkpoint.keep_best=1")
-    run.train()
+    keys = ("eval.every=2", "eval.prompt_suite=True", "sample.every=2", "checkpoint.every=2", "checkpoint.keep_best=1")
+    run.overrides = ("steps=4", "model.context_length=256", *keys)
+    printed = run.train()
     lines = [json.loads(line) for line in (run.workdir / "metrics.jsonl").read_text().splitlines()]
     evaluations = [line for line in lines if "eval/bits_per_byte" in line]
     assert [line["step"] for line in evaluations] == [2, 4]
     assert {"eval/bits_per_byte/km", "eval/bits_per_byte/source/en", "eval/perplexity/en"} <= evaluations[0].keys()
-    assert (run.workdir / "samples" / "step-000002.txt").read_text().startswith("Once upon a time → ")
+    sample = json.loads((run.workdir / "samples" / "step-000002.jsonl").read_text())
+    assert (sample["prompt"], sample.keys()) == ("Once upon a time", {"prompt", "continuation"})
+    assert printed.count("  prompt suite, km: script ") == 2
+    suites = [line for line in lines if "eval/prompts/script_share/km" in line]
+    assert [line["step"] for line in suites] == [2, 4]
+    assert {path.name for path in (run.workdir / "prompt_suite").iterdir()} == {
+        "step-000002.jsonl",
+        "step-000004.jsonl",
+    }
     assert set(json.loads((run.workdir / "scores.json").read_text())) == {"2", "4"}
     assert any((run.workdir / "tensorboard").iterdir())
+
+
+@pytest.mark.full
+def test_the_best_checkpoint_is_that_of_the_metric_asked_for(run: TinyRun) -> None:
+    run.overrides = (
+        "steps=6",
+        "eval.every=2",
+        "checkpoint.every=2",
+        "checkpoint.keep_last=1",
+        "checkpoint.keep_best=1",
+    )
+    with pytest.raises(UserError, match=r"checkpoint\.best_metric='bits_per_byte/fr' is not known"):
+        run.train("checkpoint.best_metric=bits_per_byte/fr")
+    assert not run.workdir.exists()
+    run.train("checkpoint.best_metric=bits_per_byte/km", steps_today=4)
+    lines = [json.loads(line) for line in (run.workdir / "metrics.jsonl").read_text().splitlines()]
+    scores = {str(line["step"]): line["eval/bits_per_byte/km"] for line in lines if "eval/bits_per_byte" in line}
+    assert json.loads((run.workdir / "scores.json").read_text()) == scores
+    assert load_run(run.workdir, "best").step == 4
+    run.train("checkpoint.best_metric=perplexity/en")
+    lines = [json.loads(line) for line in (run.workdir / "metrics.jsonl").read_text().splitlines()]
+    scores = {str(line["step"]): line["eval/perplexity/en"] for line in lines if "eval/bits_per_byte" in line}
+    assert json.loads((run.workdir / "scores.json").read_text()) == scores
+    assert list(scores) == ["2", "4", "6"]
+
+
+@pytest.mark.full
+def test_a_checkpoint_is_saved_before_it_is_evaluated(run: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[tuple[str, int]] = []
+    save, evaluate = Checkpoints.save, Hooks.evaluate
+
+    def watched_save(self: Checkpoints, state: TrainState, metadata: Mapping[str, Any]) -> None:
+        done.append(("save", metadata["step"]))
+        save(self, state, metadata)
+
+    def watched_evaluate(self: Hooks, step: int, params: Any) -> Any:
+        done.append(("evaluate", step))
+        return evaluate(self, step, params)
+
+    monkeypatch.setattr(Checkpoints, "save", watched_save)
+    monkeypatch.setattr(Hooks, "evaluate", watched_evaluate)
+    run.train("steps=4", "eval.every=2", "checkpoint.every=2")
+    assert done == [("save", 2), ("evaluate", 2), ("save", 4), ("evaluate", 4)]
+
+
+@pytest.mark.full
+def test_a_run_keeps_what_its_report_needs(run: TinyRun) -> None:
+    run.train("steps=4", steps_today=2)
+    run.train("steps=4")
+    rows = [json.loads(line) for line in (run.workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [row["progress/tokens"] for row in rows] == [512, 1024, 1536, 2048]
+    assert [row["progress/flops"] / rows[0]["progress/flops"] for row in rows] == pytest.approx([1, 2, 3, 4])
+    hours = [row["progress/hours"] for row in rows]
+    assert 0 < hours[0] < hours[1] < hours[2] < hours[3]
+    assert {"data/epochs/km", "data/epochs/en"} <= rows[0].keys()
+    assert json.loads((run.workdir / "data.json").read_text()) == json.loads((run.rows / "manifest.json").read_text())
+    assert [entry["start_step"] for entry in json.loads((run.workdir / "environment.json").read_text())] == [0, 2]
 
 
 def test_the_quickstart_from_nothing_to_a_continuation_and_then_complete(
@@ -274,7 +346,7 @@ def test_the_quickstart_from_nothing_to_a_continuation_and_then_complete(
         settings |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0", "XLA_FLAGS": ""}  # once as a user's run compiles
     quickstart = Path(__file__).parents[2] / "configs" / "quickstart.py"
     every = ("checkpoint.every=3", "eval.every=3", "sample.every=3")
-    fewer = ("steps=6", "optimizer.warmup_steps=2", "eval.max_batches=2", "sample.max_new_tokens=8", *every)
+    fewer = ("steps=6", "optimizer.warmup_steps=2", "eval.tokens=8192", "sample.max_new_tokens=8", *every)
     command = [
         sys.executable,
         "-m",
@@ -296,7 +368,8 @@ def test_the_quickstart_from_nothing_to_a_continuation_and_then_complete(
     assert (tmp_path / "data" / "quickstart" / "manifest.json").is_file()
     metrics = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in metrics if "eval/bits_per_byte/km" in line] == [3, 6]
-    assert (workdir / "samples" / "step-000003.txt").read_text(encoding="utf-8").startswith("កាលពីព្រេងនាយ")
+    first_sample, _ = (workdir / "samples" / "step-000003.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(first_sample)["prompt"].startswith("កាលពីព្រេងនាយ")
     for said in ("complete: 6 steps", "km: ", "en: ", "កាលពីព្រេងនាយ", "Once upon a time", "What next:"):
         assert said in first.stdout
         assert said in again.stdout

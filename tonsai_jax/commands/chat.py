@@ -9,6 +9,7 @@ from tonsai_jax.runtime.libraries import quiet_libraries
 
 if TYPE_CHECKING:
     from tonsai_jax.inference.chat import Chat
+    from tonsai_jax.training.checkpoint import CheckpointStep
 
 EXAMPLES = """examples:
   tonsai chat --workdir runs/sft
@@ -27,7 +28,7 @@ def main() -> None:
     model.add_argument(
         "--model", metavar="MODEL", help="model in Hugging Face format: a folder, or hf:ORG/NAME to download it"
     )
-    add("--step", type=int, metavar="N", help="with --workdir: checkpoint to use (default: the newest)")
+    parser.add_step("with --workdir: checkpoint to use")
     add(
         "--max-new-tokens",
         type=int,
@@ -85,19 +86,20 @@ def main() -> None:
         Terminal(chat, max_new_tokens=max_new_tokens, sampling=sampling, seed=args.seed).run(name)
 
 
-def _open(flag: str, where: str, step: int | None) -> "tuple[str, Chat]":
+def _open(flag: str, where: str, step: "CheckpointStep | None") -> "tuple[str, Chat]":
     """A model with the name to show for it."""
     from tonsai_jax.chat.template import ChatTemplate
     from tonsai_jax.huggingface.pretrained import open_pretrained
     from tonsai_jax.inference.chat import Chat
+    from tonsai_jax.inference.generate import Generator
     from tonsai_jax.inference.load import load_run
 
     if flag == "--workdir" or (Path(where) / "checkpoints").is_dir():
         run = load_run(where, step)
-        return f"{where}, step {run.step:,}", Chat(run.model_config, run.params, run.tokenizer)
+        return f"{where}, step {run.step:,}", Chat(Generator(run.model_config, run.params, run.tokenizer))
     if step is not None:
         raise UserError(f"{flag} {where}: is not the folder of a run, so it has no step {step}; leave the step out")
     pretrained = open_pretrained(where, flag)
     tokenizer = pretrained.tokenizer()
     ChatTemplate.of(tokenizer)  # an error now, and not after the weights are read
-    return where, Chat(pretrained.model_config, pretrained.params(), tokenizer)
+    return where, Chat(Generator(pretrained.model_config, pretrained.params(), tokenizer))

@@ -1,39 +1,97 @@
-"""Measures a trained model on held-out text: bits per byte of every source and every language."""
+"""Measures bits per byte and perplexity: of a run on its held-out text, or of any model on your text files."""
 
-from tonsai_jax.commands.parser import CommandParser
+import argparse
+
+from tonsai_jax.commands.parser import CommandParser, open_model
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import write_json
 
 EXAMPLE = """example:
   tonsai evaluate --workdir runs/gpt2
   tonsai evaluate --workdir runs/gpt2 --data-dir data/other_tokens --json scores.json
+  tonsai evaluate --workdir runs/gpt2 --text km=news.txt wiki.jsonl en=books.txt.gz
+  tonsai evaluate --model hf:HuggingFaceTB/SmolLM2-135M --text km=news.txt wiki.jsonl en=books.txt.gz
 """
 
 
 def main() -> None:
     parser = CommandParser(description=__doc__, epilog=EXAMPLE)
     add = parser.add_argument
-    parser.add_checkpoint()
+    parser.add_model()
     add("--data-dir", metavar="DIR", help="token rows to evaluate on (default: those that the run was trained on)")
-    add("--seq-len", type=int, metavar="T", help="sequence length (default: the longest of the run)")
-    add("--batch-size", type=int, default=8, metavar="B", help="sequences per batch (default: 8)")
+    add(
+        "--text",
+        nargs="+",
+        action="extend",
+        metavar="LANGUAGE=FILE",
+        help="evaluate on text instead: files, folders or globs of what tonsai prepare reads; more files of a language "
+        "follow its first one without LANGUAGE=",
+    )
+    add(
+        "--document",
+        choices=("line", "paragraph", "file"),
+        help="what a document of a txt file is (default: a line; a paragraph where lines are wrapped)",
+    )
+    add("--text-column", metavar="NAME", help="field of the text in jsonl, csv and parquet files (default: guessed)")
+    add(
+        "--seq-len",
+        type=int,
+        metavar="T",
+        help="tokens that the model reads at once (default: of rows the longest of the run; of text the model's context, at "
+        "most 8192)",
+    )
+    add(
+        "--stride",
+        type=int,
+        metavar="S",
+        help="read documents of more than T tokens in windows that move on by S tokens, so that each token has at least "
+        "T - S before it; slower (default: T, no overlap)",
+    )
+    add("--batch-size", type=int, metavar="B", help="sequences per batch (default: 8; of text what fits the machine)")
     add(
         "--max-batches",
         type=int,
         default=0,
         metavar="N",
-        help="batches of each source, spread evenly (default: 0, all)",
+        help="batches of each source of rows, spread evenly (default: 0, all)",
     )
     parser.add_json()
     args = parser.parse_args()
-    if args.batch_size < 1 or args.max_batches < 0:
-        raise UserError(
-            f"--batch-size must be at least 1 (it is {args.batch_size}) and --max-batches at least 0 (it is {args.max_batches})"
-        )
+    _check(args)
 
     from tonsai_jax.runtime.libraries import quiet_libraries
 
     quiet_libraries()
+    if args.text:
+        _evaluate_text(args)
+    else:
+        _evaluate_rows(args)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raises `UserError` for values out of range, and for flags that do not belong together."""
+    if (args.batch_size is not None and args.batch_size < 1) or args.max_batches < 0:
+        raise UserError(
+            f"--batch-size must be at least 1 (it is {args.batch_size}) and --max-batches at least 0 (it is {args.max_batches})"
+        )
+    if args.text:
+        wrong, of = (
+            {"--data-dir": args.data_dir, "--max-batches": args.max_batches or None},
+            "token rows, not for --text",
+        )
+    else:
+        wrong = {"--stride": args.stride, "--document": args.document, "--text-column": args.text_column}
+        of = "text files; name them with --text km=FILE"
+        if args.model:
+            raise UserError(
+                f"--model {args.model}: only a run has held-out rows; name text to evaluate on with --text km=FILE"
+            )
+    for flag, value in wrong.items():
+        if value is not None:
+            raise UserError(f"{flag} is for {of}")
+
+
+def _evaluate_rows(args: argparse.Namespace) -> None:
     from tonsai_jax.data.manifest import read_manifest
     from tonsai_jax.evaluation.run import evaluate_run
     from tonsai_jax.inference.load import load_run
@@ -44,14 +102,38 @@ def main() -> None:
         raise UserError(
             f"{args.workdir}: this run learned without token rows; name those to evaluate on with --data-dir"
         )
-    evaluation = evaluate_run(
+    found = evaluate_run(
         run,
         read_manifest(data_dir),
         seq_len=args.seq_len,
-        batch_size=args.batch_size,
+        batch_size=args.batch_size or 8,
         max_batches=args.max_batches,
     )
     print(f"{args.workdir}, step {run.step}: bits per byte of held-out text, lower is better")
-    print(evaluation.table())
+    print(found.table())
     if args.json:
-        write_json(args.json, {"step": run.step, **evaluation.scalars()})
+        scalars = found.evaluation().scalars()
+        write_json(args.json, {"step": run.step, **scalars, "scores": found.records()})
+
+
+def _evaluate_text(args: argparse.Namespace) -> None:
+    from tonsai_jax.evaluation.documents import DocumentScorer
+    from tonsai_jax.evaluation.task_scores import write_scores
+    from tonsai_jax.evaluation.text_files import score_texts, task_scores, text_sources
+    from tonsai_jax.inference.load import Run
+
+    sources = text_sources(args.text, args.document, args.text_column)
+    model = open_model(args)
+    scorer = DocumentScorer(model, seq_len=args.seq_len, stride=args.stride, batch_size=args.batch_size)
+    found = score_texts(scorer, sources)
+    step = model.step if isinstance(model, Run) else None
+    name = model.name if step is None else f"{model.name}, step {step}"
+    print(
+        f"{name}: bits per byte, lower is better; windows of {scorer.seq_len} tokens, stride {scorer.stride}, {scorer.dtype}"
+    )
+    print(found.table())
+    if isinstance(model, Run):
+        print(f"written to {write_scores(model.workdir, 'text', model.step, task_scores(found))}")
+    if args.json:
+        settings = {"seq_len": scorer.seq_len, "stride": scorer.stride, "dtype": scorer.dtype}
+        write_json(args.json, {"model": model.name, "step": step, **settings, "scores": found.records()})

@@ -23,7 +23,7 @@ def main() -> None:
     parser = CommandParser(description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
     add("--workdir", metavar="DIR", help="folder of the run, the --workdir of tonsai train; without it, only upload")
-    add("--step", type=int, metavar="N", help="checkpoint to export (default: the newest)")
+    parser.add_step("checkpoint to export")
     add(
         "--output-dir",
         type=folder_to_replace,

@@ -9,6 +9,7 @@ from tonsai_jax.sampling import Sampling
 
 if TYPE_CHECKING:
     from tonsai_jax.inference.load import LanguageModel
+    from tonsai_jax.training.checkpoint import CheckpointStep
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -27,14 +28,19 @@ class CommandParser(argparse.ArgumentParser):
         self.add_argument(
             "--workdir", required=True, metavar="DIR", help="folder of the run, the --workdir of tonsai train"
         )
-        self.add_argument("--step", type=int, metavar="N", help="checkpoint to use (default: the newest)")
+        self.add_step("checkpoint to use")
 
     def add_model(self) -> None:
         """Adds the flags that choose a model: `args.workdir` with `args.step`, or `args.model`; `open_model` opens it."""
         models = self.add_mutually_exclusive_group(required=True)
         models.add_argument("--workdir", metavar="DIR", help="folder of the run, the --workdir of tonsai train")
         models.add_argument("--model", metavar="MODEL", help="hf:ORG/NAME, or the folder of an exported model")
-        self.add_argument("--step", type=int, metavar="N", help="checkpoint of the run to use (default: the newest)")
+        self.add_step("checkpoint of the run to use")
+
+    def add_step(self, meaning: str) -> None:
+        """Adds the flag that chooses one of the checkpoints of a run: `args.step`, a step, "best", or None for the newest."""
+        best = "“best” has the best score of those kept, see checkpoint.best_metric in tonsai_jax/config.py"
+        self.add_argument("--step", type=_step, metavar="N|best", help=f"{meaning} (default: the newest); {best}")
 
     def add_json(self) -> None:
         """Adds the flag for a file that gets the printed figures: `args.json`, a path or None."""
@@ -80,6 +86,14 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} ({self.prog} --help)")
+
+
+def _step(text: str) -> "CheckpointStep":
+    if text == "best":
+        return "best"
+    if not text.isdecimal():
+        raise UserError(f"--step {text}: must be the step of a checkpoint, or best")
+    return int(text)
 
 
 def open_model(args: argparse.Namespace) -> "LanguageModel":

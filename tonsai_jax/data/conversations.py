@@ -41,7 +41,6 @@ class ChatSource:
       name: of the source in the token rows.
       language: its tag (BCP 47); "mul" for several languages.
       locations: files, folders and globs of json, jsonl, csv, tsv and parquet, or "hf:ORG/NAME" for a dataset of the Hub.
-      weight: in mixtures that do not name the source; None takes its share of all rows.
       kind: "conversations", or "pairs" of a chosen and a rejected one.
       validation: locations of the validation conversations; () chooses them by chance among the others.
     """
@@ -49,7 +48,6 @@ class ChatSource:
     name: str
     language: str
     locations: tuple[str, ...]
-    weight: float | None = None
     kind: str = "conversations"
     validation: tuple[str, ...] = ()
 
@@ -111,6 +109,10 @@ def write_conversations(
     packer = _Packer(tokenizer, row_tokens, val_ratio, seed, on_error, num_examples, progress)
     with atomic_folder(output_dir, manifest="manifest.json", format=FORMAT) as folder:
         packed = [packer.pack(source, folder) for source in sources]
+        total = sum(each.source.splits["train"].rows for each in packed)
+        for each in packed:  # its share of all training rows, so that each source is read equally often
+            share = each.source.splits["train"].rows / max(1, total)
+            each.source = dataclasses.replace(each.source, weight=share)
         manifest = RowsManifest(
             directory=folder,
             row_tokens=row_tokens,
@@ -118,7 +120,7 @@ def write_conversations(
             vocab_size=tokenizer.vocab_size,
             end_of_text_id=tokenizer.end_of_text_id,
             tokenizer_hash=tokenizer.hash,
-            sources={each.source.name: each.source for each in _weighted(packed)},
+            sources={each.source.name: each.source for each in packed},
         )
         write_manifest(manifest)
         copy_tokenizer(tokenizer, folder / TOKENIZER_FOLDER, tokenizer.normalization)
@@ -137,7 +139,7 @@ def add_conversations(
 ) -> list[Packed]:
     """Adds sources of conversations to a folder of token rows, packed in rows of its length with its tokenizer.
 
-    The weight of a new source is 0 unless it is given: runs that do not name it in `data.weights` stay what they were.
+    The weight of a new source is 0: runs that do not name it in `data.weights` stay what they were.
     The arguments and errors are those of `write_conversations`; it also raises `UserError` where a source is already there.
     """
     manifest = read_manifest(rows_dir)
@@ -149,9 +151,7 @@ def add_conversations(
     packer = _Packer(tokenizer, manifest.row_tokens, val_ratio, seed, on_error, num_examples, progress)
     with disk_errors(manifest.directory):
         packed = [packer.pack(source, manifest.directory) for source in sources]
-        added = {
-            each.source.name: dataclasses.replace(each.source, weight=max(0.0, each.source.weight)) for each in packed
-        }
+        added = {each.source.name: each.source for each in packed}
         write_manifest(dataclasses.replace(manifest, sources=manifest.sources | added))
     return packed
 
@@ -199,16 +199,6 @@ def _check_no_text(output_dir: Path) -> None:
             )
 
 
-def _weighted(packed: Sequence[Packed]) -> Iterator[Packed]:
-    """The sources with a weight: those without one get their share of all training rows, so that each is read equally often."""
-    total = sum(each.source.splits["train"].rows for each in packed)
-    for each in packed:
-        if each.source.weight < 0:
-            share = each.source.splits["train"].rows / max(1, total)
-            each = dataclasses.replace(each, source=dataclasses.replace(each.source, weight=share))
-        yield each
-
-
 class _Packer:
     """Encodes, splits and packs the conversations of a source."""
 
@@ -233,7 +223,7 @@ class _Packer:
         self._progress = progress
 
     def pack(self, source: ChatSource, folder: Path) -> Packed:
-        """Writes both splits of a source to `folder`; a weight that is not given is -1."""
+        """Writes both splits of a source to `folder`; its weight is still 0."""
         faults, counts = Faults(self._on_error), Counter[str]()
         sequences: list[TokensAndMarks] = []
         seen: set[bytes] = set()
@@ -266,8 +256,7 @@ class _Packer:
         for split, is_held_out in (("train", False), ("validation", True)):
             chosen = [each for each, held_out in zip(sequences, is_validation, strict=True) if held_out == is_held_out]
             splits[split] = self._write(folder, source.name, split, chosen)
-        weight = -1.0 if source.weight is None else source.weight
-        info = SourceInfo(source.name, weight, source.language, splits, kind=source.kind)
+        info = SourceInfo(source.name, 0.0, source.language, splits, kind=source.kind)
         return Packed(info, counts + faults.counts, examples)
 
     def _write(self, folder: Path, name: str, split: str, sequences: Sequence[TokensAndMarks]) -> SplitInfo:

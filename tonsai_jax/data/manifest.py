@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json, sha256_file
-from tonsai_jax.stages import SourceSize
+from tonsai_jax.stages import SourceSize, Stage
 
 FORMAT = "tonsai_jax/rows"
 VERSION = 1
@@ -100,6 +101,14 @@ class RowsManifest:
         hashes = "".join(shard.sha256 for shard in self.sources[source].splits["train"].files)
         return hashlib.sha256(f"{self.row_tokens} {hashes}".encode()).hexdigest()[:16]
 
+    def read_by(self, stages: Iterable[Stage]) -> set[str]:
+        """The sources that a run with these stages reads; a stage without weights takes those of the manifest."""
+        read = set()
+        for stage in stages:
+            weights = stage.weights or {name: source.weight for name, source in self.sources.items()}
+            read |= {name for name, weight in weights.items() if weight > 0 and name in self.sources}
+        return read
+
     def train_sizes(self) -> dict[str, SourceSize]:
         """Weight and training targets of each source, from which a length in epochs becomes steps."""
         return {
@@ -158,15 +167,28 @@ def read_manifest(directory: str | Path) -> RowsManifest:
     return manifest
 
 
-def _split_from_json(directory: Path, value: dict[str, Any], row_tokens: int) -> SplitInfo:
+def _split_from_json(directory: Path, value: dict[str, Any], row_tokens: int, *, is_packed: bool) -> SplitInfo:
     files = tuple(
         ShardInfo(directory / shard["path"], int(shard["rows"]), str(shard["sha256"])) for shard in value["files"]
     )
     counts = {key: int(value[key]) for key in ("rows", "tokens", "documents", "bytes")}
-    split = SplitInfo(**counts, files=files, slots=value.get("slots"))
+    split = SplitInfo(**counts, files=files, slots=counts["rows"] * row_tokens if is_packed else None)
     if split.rows != sum(shard.rows for shard in files) or split.rows != -(-split.targets // row_tokens):
         raise ValueError(f"{split.rows} rows in {len(files)} files do not match {split.tokens} tokens")
     return split
+
+
+def _source_from_json(directory: Path, name: str, value: dict[str, Any], row_tokens: int) -> SourceInfo:
+    kind, splits = value.get("kind", "text"), value["splits"]
+    return SourceInfo(
+        name=name,
+        weight=float(value["weight"]),
+        language=str(value["language"]),
+        splits={key: _split_from_json(directory, splits[key], row_tokens, is_packed=kind != "text") for key in SPLITS},
+        license=value.get("license"),
+        dataset=value.get("dataset"),
+        kind=kind,
+    )
 
 
 def _manifest_from_json(directory: Path, value: dict[str, Any]) -> RowsManifest:
@@ -177,16 +199,7 @@ def _manifest_from_json(directory: Path, value: dict[str, Any]) -> RowsManifest:
                 f"{directory / 'manifest.json'}: the weight of source {name!r} is {source['weight']}; set it to 0 or more"
             )
     sources = {
-        name: SourceInfo(
-            name=name,
-            weight=float(source["weight"]),
-            language=str(source["language"]),
-            splits={key: _split_from_json(directory, source["splits"][key], row_tokens) for key in SPLITS},
-            license=source.get("license"),
-            dataset=source.get("dataset"),
-            kind=source.get("kind", "text"),
-        )
-        for name, source in value["sources"].items()
+        name: _source_from_json(directory, name, source, row_tokens) for name, source in value["sources"].items()
     }
     return RowsManifest(
         directory=directory,

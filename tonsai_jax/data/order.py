@@ -178,10 +178,10 @@ class DataOrder:
         new = next((segment for segment in self.segments[1:] if segment.first_step == self._resumed_step), None)
         return "" if new is None else f"{new.describe()}; before: {self.segments[0].describe()}"
 
-    def epochs(self) -> dict[str, float]:
-        """Returns how many times the whole run reads each source: the steps done and those still to do."""
-        last = self.segments[-1]
-        positions = self._positions_at(last, max(self.total_steps, last.first_step))
+    def epochs(self, step: int | None = None) -> dict[str, float]:
+        """Returns how many times each source has been read before `step`; without one, how many times the whole run reads it."""
+        segment = self.segments[-1 if step is None else self.segment_number(step)]
+        positions = self._positions_at(segment, max(self.total_steps, segment.first_step) if step is None else step)
         # A source that was added to the rows after the checkpoint has no position yet.
         epochs = dict.fromkeys(self._sources, 0.0)
         for name, position in positions.items():

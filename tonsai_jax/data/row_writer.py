@@ -132,5 +132,4 @@ def _split_to_json(directory: Path, split: SplitInfo) -> dict[str, Any]:
         for shard in split.files
     ]
     counts = {"rows": split.rows, "tokens": split.tokens, "documents": split.documents, "bytes": split.bytes}
-    slots = {} if split.slots is None else {"slots": split.slots}
-    return {**counts, **slots, "files": files}
+    return {**counts, "files": files}

@@ -7,7 +7,8 @@ in one tokenizer than in another.
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,7 +17,12 @@ from jax.sharding import Mesh
 
 from tonsai_jax.data.manifest import RowsManifest
 from tonsai_jax.data.rows import open_rows, read_window, window_count
+from tonsai_jax.runtime.processes import on_every_process
+from tonsai_jax.stages import Stage
 from tonsai_jax.training.mesh import put_batch
+
+_PADDING = -1  # the number of a window that only fills a batch
+_PIECE_TOKENS = 2**24  # that a process reads at once: 32 or 64 MiB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +66,6 @@ class Evaluation:
         scores = [score.bits_per_byte for score in self.languages.values()]
         return sum(scores) / len(scores) if scores else math.nan
 
-    @property
-    def score(self) -> float:
-        """The number by which checkpoints are compared; lower is better."""
-        return self.bits_per_byte
-
     def scalars(self) -> dict[str, float]:
         """Returns the scores as metrics: eval/bits_per_byte, eval/bits_per_byte/km, eval/perplexity/source/wiki, ..."""
         if not self.sources:
@@ -103,10 +104,12 @@ def evaluate(
     *,
     seq_len: int,
     batch_size: int,
-    max_windows: int,
+    max_tokens: int,
     leave_out: Collection[str] = (),
 ) -> Evaluation:
     """Scores the validation split of every source that has one. All processes together read each window once.
+
+    The windows depend on nothing but the rows, `seq_len` and `max_tokens`: not on the devices, the processes or the batch.
 
     Args:
       eval_step: the function that `make_eval_step` returns.
@@ -115,28 +118,27 @@ def evaluate(
       mesh: the devices.
       seq_len: tokens in a window; must divide the rows' row_tokens.
       batch_size: windows in a batch over all devices; must be divisible by the number of processes.
-      max_windows: windows of each source, spread evenly over its validation text; 0 means all.
+      max_tokens: in the windows of all sources together, see `share_windows`; 0 means all.
       leave_out: sources that are not scored.
 
     Raises:
-      UserError: seq_len does not divide row_tokens, or a file is missing or damaged.
+      UserError: seq_len does not divide row_tokens, or a file is missing or damaged. On several processes each of them raises,
+        also where one alone could not read a file.
     """
     from tonsai_jax.reporting.progress_bar import progress_bar  # here: a training run starts without it
 
     sources: dict[str, Score] = {}
     languages: dict[str, Score] = {}
-    chosen = {
-        name: _windows(manifest, name, seq_len, max_windows) for name in manifest.sources if name not in leave_out
-    }
+    counts = {name: _window_count(manifest, name, seq_len) for name in manifest.sources if name not in leave_out}
+    chosen = share_windows(counts, max_tokens, seq_len)
     with progress_bar(
         "evaluating", unit=" windows", total=sum(map(len, chosen.values())), wanted=jax.process_index() == 0
     ) as bar:
-        for name in chosen:
+        for name, numbers in chosen.items():
             total = Score()
-            for number, batch in enumerate(_batches(manifest, name, chosen[name], seq_len, batch_size)):
-                sums = jax.device_get(eval_step(params, put_batch(batch, mesh)))
+            for sums, windows in _sums(eval_step, params, manifest, name, numbers, mesh, seq_len, batch_size):
                 total += Score(float(sums["nats"]), int(sums["tokens"]), int(sums["bytes"]))
-                bar.update(min(batch_size, len(chosen[name]) - number * batch_size))
+                bar.update(windows)
             if total.bytes:
                 sources[name] = total
                 language = manifest.sources[name].language
@@ -144,41 +146,98 @@ def evaluate(
     return Evaluation(sources, languages)
 
 
-def _windows(manifest: RowsManifest, source: str, seq_len: int, max_windows: int) -> np.ndarray:
-    """The numbers of the windows of a source that are scored; (windows,) int64."""
+def share_windows(counts: Mapping[str, int], max_tokens: int, seq_len: int) -> dict[str, np.ndarray]:
+    """The windows of each source that a budget of tokens pays for, spread evenly over the source.
+
+    Every source gets the same share, and at least one window; what a small source leaves goes to the others.
+
+    Args:
+      counts: the windows that each source has.
+      max_tokens: of all chosen windows together; 0 chooses every window.
+      seq_len: tokens in a window.
+
+    Returns the numbers of the windows by source, rising int64 arrays.
+    """
+    left, chosen = max_tokens // seq_len, {}
+    for place, name in enumerate(
+        sorted(counts, key=lambda name: counts[name])
+    ):  # what the small ones leave is known first
+        share = counts[name] if not max_tokens else min(counts[name], max(1, left // (len(counts) - place)))
+        left -= share
+        chosen[name] = np.arange(share)
+        if share < counts[name]:
+            chosen[name] = np.linspace(0, counts[name] - 1, share).astype(np.int64)
+    return {name: chosen[name] for name in counts}
+
+
+def conversations_for_others(manifest: RowsManifest, stages: Sequence[Stage]) -> set[str]:
+    """Packed sources that no stage reads: they lie next to the text of this run, and their scores say nothing about it."""
+    return {name for name, source in manifest.sources.items() if source.is_packed} - manifest.read_by(stages)
+
+
+def scored_sources(manifest: RowsManifest, seq_lens: Iterable[int]) -> list[str]:
+    """The sources that have something to score in windows of one of these lengths."""
+    return [name for name in manifest.sources if any(_window_count(manifest, name, seq_len) for seq_len in seq_lens)]
+
+
+def _window_count(manifest: RowsManifest, source: str, seq_len: int) -> int:
+    """The windows of a source that can be scored."""
     if manifest.sources[source].kind == "pairs":
-        return np.arange(0)  # a rejected answer is not what a model should say
+        return 0  # a rejected answer is not what a model should say
     if manifest.sources[source].is_packed and seq_len != manifest.row_tokens:
-        return np.arange(0)  # packed rows are not cut: they are scored in stages that train on whole rows
-    count = window_count(open_rows(manifest, source, "validation"), seq_len)
-    if max_windows and count > max_windows:
-        return np.linspace(0, count - 1, max_windows).astype(np.int64)
-    return np.arange(count)
+        return 0  # packed rows are not cut: they are scored in stages that train on whole rows
+    return window_count(open_rows(manifest, source, "validation"), seq_len)
 
 
-def _batches(
-    manifest: RowsManifest, source: str, numbers: np.ndarray, seq_len: int, batch_size: int
-) -> Iterator[Mapping[str, np.ndarray]]:
-    """Yields this process's part of each batch of windows. Windows without a target fill the last batch."""
-    rows = open_rows(manifest, source, "validation")
+def _sums(
+    eval_step: Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]],
+    params: Any,
+    manifest: RowsManifest,
+    source: str,
+    numbers: np.ndarray,
+    mesh: Mesh,
+    seq_len: int,
+    batch_size: int,
+) -> Iterator[tuple[dict[str, Any], int]]:
+    """Yields the sums of each batch of windows, and how many windows are in it.
+
+    The windows are read in pieces before the devices get them, so that all processes stop together where one cannot read its own.
+    """
     local = batch_size // jax.process_count()
-    empty = (np.zeros(seq_len + 1, manifest.dtype), 0)
-    for start in range(0, len(numbers), batch_size):
-        first = start + jax.process_index() * local
-        chosen = numbers[first : first + local]
-        missing = local - len(chosen)
-        if manifest.sources[source].is_packed:
-            packed = [rows.packed_window(int(number)) for number in chosen] + [
-                (empty[0], empty[0].astype(np.uint8))
-            ] * missing
-            yield {
-                "tokens": np.stack([tokens for tokens, _ in packed]),
-                "valid": np.full(local, seq_len, np.int32),
-                "marks": np.stack([marks for _, marks in packed]),
-            }
+    padded = np.full(-(-len(numbers) // batch_size) * batch_size, _PADDING)
+    padded[: len(numbers)] = numbers
+    own = padded.reshape(-1, jax.process_count(), local)[:, jax.process_index()]
+    batches_in_piece = max(1, _PIECE_TOKENS // (local * seq_len))
+    waiting = None  # its batch was dispatched; it is read when the next one is too, so that the devices never wait
+    for first in range(0, len(own), batches_in_piece):
+        piece = on_every_process(
+            partial(_read, manifest, source, own[first : first + batches_in_piece].ravel(), seq_len)
+        )
+        for start in range(0, len(piece["valid"]), local):
+            batch = {name: array[start : start + local] for name, array in piece.items()}
+            sums = eval_step(params, put_batch(batch, mesh))
+            if waiting is not None:
+                yield jax.device_get(waiting), batch_size
+            waiting = sums
+    if waiting is not None:
+        yield jax.device_get(waiting), (len(numbers) - 1) % batch_size + 1
+
+
+def _read(manifest: RowsManifest, source: str, numbers: np.ndarray, seq_len: int) -> dict[str, np.ndarray]:
+    """These windows as a batch of the loader; a window numbered `_PADDING` has no target."""
+    rows, is_packed = open_rows(manifest, source, "validation"), manifest.sources[source].is_packed
+    windows = {
+        "tokens": np.zeros((len(numbers), seq_len + 1), manifest.dtype),
+        "valid": np.zeros(len(numbers), np.int32),
+    }
+    if is_packed:
+        windows["marks"] = np.zeros((len(numbers), seq_len + 1), np.uint8)
+    for place, number in enumerate(numbers.tolist()):
+        if number == _PADDING:
             continue
-        windows = [read_window(rows, int(number), seq_len) for number in chosen] + [empty] * missing
-        yield {
-            "tokens": np.stack([tokens for tokens, _ in windows]),
-            "valid": np.array([valid for _, valid in windows], np.int32),
-        }
+        if is_packed:
+            windows["tokens"][place], windows["marks"][place] = rows.packed_window(number)
+            windows["valid"][place] = seq_len
+        else:
+            windows["tokens"][place], windows["valid"][place] = read_window(rows, number, seq_len)
+    return windows

@@ -1,7 +1,6 @@
 """How well a model tells chosen answers from rejected ones, on held-out pairs."""
 
 import dataclasses
-import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,6 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tonsai_jax.data.rows import open_rows
+from tonsai_jax.evaluation.bits_per_byte import share_windows
 from tonsai_jax.training.objectives import Preference
 from tonsai_jax.training.reference import Reference, ScoreStep, score_rows
 
@@ -45,11 +45,6 @@ class PairEvaluation:
 
         return PairScore(pairs, mean("loss"), mean("margin"), mean("accuracy"))
 
-    @property
-    def score(self) -> float:
-        """The loss over all pairs, by which checkpoints are compared; NaN without pairs."""
-        return self.all.loss if self.sources else math.nan
-
     def scalars(self) -> dict[str, float]:
         """Returns the scores as metrics: eval/margin, eval/margin/source/NAME, ..."""
         named = {"": self.all} | {f"/source/{name}": score for name, score in self.sources.items()}
@@ -78,23 +73,20 @@ def evaluate_pairs(
     mesh: Mesh,
     *,
     batch_size: int,
-    max_rows: int,
+    max_tokens: int,
 ) -> PairEvaluation:
     """Scores the held-out pairs of every source that has some.
 
     Args:
       score_step: from `make_score_step`.
       batch_size: rows in a batch over all devices.
-      max_rows: of each source, spread evenly over its validation rows; 0 means all.
+      max_tokens: in the rows of all sources together, see `share_windows`; 0 means all.
     """
     sources = {}
-    for name in reference.sources:
-        rows = open_rows(reference.manifest, name, "validation")
-        numbers = np.arange(len(rows))
-        if max_rows and len(rows) > max_rows:
-            numbers = np.linspace(0, len(rows) - 1, max_rows).astype(np.int64)
-        if not len(numbers):
-            continue
+    opened = {name: open_rows(reference.manifest, name, "validation") for name in reference.sources}
+    counts = {name: len(rows) for name, rows in opened.items() if len(rows)}
+    for name, numbers in share_windows(counts, max_tokens, reference.manifest.row_tokens).items():
+        rows = opened[name]
         scored = score_rows(score_step, params, rows, numbers.tolist(), mesh, batch_size, task="evaluating")
         before = reference.rows(name, "validation")[numbers]
         ratios = np.concatenate(

@@ -1,23 +1,23 @@
 """Scores a checkpoint of a run, outside training."""
 
 import jax
-import jax.numpy as jnp
 
 from tonsai_jax.config import stages_of
 from tonsai_jax.data.manifest import RowsManifest
 from tonsai_jax.errors import UserError
-from tonsai_jax.evaluation.bits_per_byte import Evaluation, evaluate
+from tonsai_jax.evaluation.breakdown import Breakdown
+from tonsai_jax.evaluation.held_out import HeldOut
 from tonsai_jax.inference.load import Run
 from tonsai_jax.model.attention import choose_attention_backend
 from tonsai_jax.training.mesh import one_device_mesh
 from tonsai_jax.training.state import model_graph
-from tonsai_jax.training.step import LossSettings, make_eval_step
+from tonsai_jax.training.step import LossSettings, make_score_step
 
 
 def evaluate_run(
     run: Run, manifest: RowsManifest, *, seq_len: int | None, batch_size: int, max_batches: int
-) -> Evaluation:
-    """Scores a checkpoint of a run on one device.
+) -> Breakdown:
+    """Scores a checkpoint of a run on held-out rows, on one device.
 
     Args:
       run: the opened checkpoint.
@@ -44,31 +44,25 @@ def evaluate_run(
         )
     mesh = one_device_mesh()
     attention_backend, _ = choose_attention_backend(run.model_config, jax.default_backend(), [seq_len])
-    eval_step = make_eval_step(
+    score_step = make_score_step(
         model_graph(run.model_config, attention_backend),
         mesh,
         loss=LossSettings(run.config.loss.chunk_tokens, 0.0),
         end_of_text_id=manifest.end_of_text_id,
-        token_bytes=jnp.asarray(run.tokenizer.token_bytes()),
-        prefix_bytes=len(run.tokenizer.prefix),
     )
-    evaluation = evaluate(
-        eval_step,
-        run.params,
-        manifest,
-        mesh,
-        seq_len=seq_len,
-        batch_size=batch_size,
-        max_windows=max_batches * batch_size,
-    )
+    held_out = HeldOut(manifest, run.tokenizer.token_bytes(), len(run.tokenizer.prefix), seq_len)
+    found = Breakdown("source")
+    scores = held_out.score(score_step, run.params, mesh, batch_size=batch_size, max_windows=max_batches * batch_size)
+    for name, documents in scores.items():
+        found.add(manifest.sources[name].language, name, documents)
     if all(source.kind == "pairs" for source in manifest.sources.values()):
         raise UserError(
             f"{manifest.directory}: holds pairs of answers; bits per byte are measured on text or conversations, give such rows "
             "with --data-dir. Margin and accuracy of the pairs are in the run's metrics.jsonl"
         )
-    if not evaluation.sources:
+    if not found.parts:
         raise UserError(
             f"{manifest.directory}: there are no validation rows; `tonsai tokenize --val-ratio 0.01`, or "
             "`tonsai prepare-sft --val-ratio 0.02` for conversations, sets some aside"
         )
-    return evaluation
+    return found

@@ -1,7 +1,9 @@
 """Scores with their error: what a score would be on other items of the same kind."""
 
+import dataclasses
+import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -27,15 +29,45 @@ def mean(values: Sequence[float] | np.ndarray) -> Estimate:
 
 
 def ratio(numerators: Sequence[float] | np.ndarray, denominators: Sequence[float] | np.ndarray) -> Estimate:
-    """sum(numerators) / sum(denominators) over items, such as bits over bytes of documents.
+    """sum(numerators) / sum(denominators) over items, such as bits over bytes of documents; see `RatioSums`."""
+    return RatioSums.of(numerators, denominators).estimate()
 
-    The standard error is that of the ratio estimator (Cochran, Sampling Techniques, 1977, section 2.11).
+
+@dataclasses.dataclass(frozen=True)
+class RatioSums:
+    """A ratio of two sums over items, for items too many to keep: sums of parts of them can be added.
+
+    Attributes:
+      n: the number of items.
+      y, x: the sums of the numerators and of the denominators.
+      yy, xy, xx: the sums of their squares, and of their products.
     """
-    y, x = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
-    value = float(y.sum() / x.sum())
-    if len(y) < 2:
-        return Estimate(value, None, None, None)
-    return _normal(value, float((y - value * x).std(ddof=1) / np.sqrt(len(y)) / x.mean()))
+
+    n: int = 0
+    y: float = 0.0
+    x: float = 0.0
+    yy: float = 0.0
+    xy: float = 0.0
+    xx: float = 0.0
+
+    @classmethod
+    def of(cls, numerators: Sequence[float] | np.ndarray, denominators: Sequence[float] | np.ndarray) -> Self:
+        """The sums of items."""
+        y, x = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
+        return cls(len(y), *(float(sum) for sum in (y.sum(), x.sum(), y @ y, x @ y, x @ x)))
+
+    def __add__(self, other: "RatioSums") -> "RatioSums":
+        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
+        return RatioSums(*(ours + theirs for ours, theirs in pairs))
+
+    def estimate(self) -> Estimate:
+        """The ratio. Its error is that of the ratio estimator (Cochran, Sampling Techniques, 1977, section 2.11)."""
+        value = self.y / self.x
+        if self.n < 2:
+            return Estimate(value, None, None, None)
+        # The sum of (y - value * x)^2; rounding can make it a little less than 0.
+        residuals = max(self.yy - 2 * value * self.xy + value**2 * self.xx, 0.0)
+        return _normal(value, math.sqrt(residuals / (self.n - 1) * self.n) / self.x)
 
 
 def bootstrap(statistic: Callable[[np.ndarray], float], n: int, seed: int = 0) -> Estimate:

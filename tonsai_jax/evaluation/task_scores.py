@@ -46,9 +46,14 @@ class TaskScore:
         return self.low <= self.chance if self.higher_is_better else self.high >= self.chance
 
 
+def scores_file(workdir: Path, name: str, step: int) -> Path:
+    """Where `write_scores` puts the scores of a checkpoint."""
+    return workdir / FOLDER / f"{name}-step-{step:06d}.json"
+
+
 def write_scores(workdir: Path, name: str, step: int, scores: Sequence[TaskScore]) -> Path:
     """Writes the scores of a checkpoint and returns the file; those that an earlier evaluation of that name left are replaced."""
-    path = workdir / FOLDER / f"{name}-step-{step:06d}.json"
+    path = scores_file(workdir, name, step)
     write_json(path, {"step": step, "scores": [dataclasses.asdict(score) for score in scores]})
     return path
 

@@ -98,18 +98,7 @@ def model_card(
             _TEMPLATE if chats else _FIRST_TOKEN[starts_documents],
             "",
             *(_normalization_section(normalization, tokenizer_normalizes, chats) if normalization else []),
-            "## Training data",
-            "",
-            *_training_data(details),
-            "",
-            "## Scores",
-            "",
-            *_scores_table(details),
-            "",
-            "## Limits",
-            "",
-            *_limits(details),
-            "",
+            *_what_is_known(details),
         ]
     )
 
@@ -181,20 +170,26 @@ def adapter_card(
             *(_ANSWER if details.answers and chat_template else _CONTINUATION),
             "```",
             "",
-            "## Training data",
-            "",
-            *_training_data(details),
-            "",
-            "## Scores",
-            "",
-            *_scores_table(details),
-            "",
-            "## Limits",
-            "",
-            *_limits(details),
-            "",
+            *_what_is_known(details),
         ]
     )
+
+
+def _what_is_known(details: CardDetails) -> list[str]:
+    return [
+        "## Training data",
+        "",
+        *_training_data(details),
+        "",
+        "## Scores",
+        "",
+        *_scores_table(details),
+        "",
+        "## Limits",
+        "",
+        *_limits(details),
+        "",
+    ]
 
 
 def _linked(base_model: str) -> str:

@@ -2,15 +2,12 @@
 
 from collections import abc
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from tonsai_jax.chat.conversation import Message
 from tonsai_jax.chat.template import ChatTemplate, TemplateError
 from tonsai_jax.errors import UserError
 from tonsai_jax.inference.generate import Generator, Piece
-from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.sampling import Sampling
-from tonsai_jax.tokenizer.loading import Tokenizer
 
 _LONGEST_ANSWER = 512  # tokens, where nobody says how long an answer may be
 
@@ -49,9 +46,7 @@ class Chat:
     """A model that answers messages; make it once and use it for many conversations.
 
     Args:
-      model_config: of the model.
-      params: nested dict of float32 arrays, on any devices.
-      tokenizer: the tokenizer that the model was trained with.
+      generator: the model with its tokenizer.
 
     Attributes:
       context_length: of the model, in tokens: a conversation and the next answer must fit into it.
@@ -60,12 +55,12 @@ class Chat:
     Raises `UserError` if the tokenizer has no chat template.
     """
 
-    def __init__(self, model_config: ModelConfig, params: dict[str, Any], tokenizer: Tokenizer) -> None:
-        self.context_length = model_config.context_length
+    def __init__(self, generator: Generator) -> None:
+        self.context_length = generator.context_length
         self.max_new_tokens = min(_LONGEST_ANSWER, self.context_length // 2)
-        self._template = ChatTemplate.of(tokenizer)
-        self._normalize = tokenizer.normalize_prompt
-        self._generator = Generator(model_config, params, tokenizer)
+        self._template = ChatTemplate.of(generator.tokenizer)
+        self._normalize = generator.tokenizer.normalize_prompt
+        self._generator = generator
 
     def reply(self, messages: Sequence[Message], *, max_new_tokens: int, sampling: Sampling, seed: int) -> Reply:
         """The answer to the last message. Texts are normalized like the tokenizer's training text.

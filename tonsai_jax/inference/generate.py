@@ -34,10 +34,15 @@ class Generator:
       model_config: of the model.
       params: nested dict of float32 arrays, on any devices.
       tokenizer: the tokenizer that the model was trained with.
+
+    Attributes:
+      tokenizer: as given.
+      context_length: of the model, in tokens: a prompt and its continuation must fit into it.
     """
 
     def __init__(self, model_config: ModelConfig, params: dict[str, Any], tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
+        self.context_length = model_config.context_length
         self._decoder = Decoder(model_config, params, min(tokenizer.vocab_size, model_config.vocab_size))
 
     def texts(self, prompts: Sequence[str], *, max_new_tokens: int, sampling: Sampling, seed: int) -> list[str]:
@@ -64,32 +69,37 @@ class Generator:
         Raises:
           UserError: a prompt is not UTF-8, or it fills the model's context.
         """
+        yield from self.stream_ids(
+            self.prompt_ids(prompts), max_new_tokens=max_new_tokens, sampling=sampling, seed=seed
+        )
+
+    def prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
+        """The ids that the model continues for each prompt; raises `UserError` for a prompt that is not UTF-8."""
         for number, prompt in enumerate(prompts, start=1):
             try:
                 prompt.encode()
             except UnicodeEncodeError:  # Python turns bytes that are not UTF-8 on a command line into surrogates
                 raise UserError(f"prompt {number} is not UTF-8 text; set the terminal or the file to UTF-8") from None
         # In training, documents follow an end-of-text token: after one, the model reads a prompt as the start of a document.
-        prompt_ids = [
-            [self._tokenizer.end_of_text_id, *ids]
-            for ids in self._tokenizer.encode_batch(list(map(self._tokenizer.normalize_prompt, prompts)))
+        return [
+            [self.tokenizer.end_of_text_id, *ids]
+            for ids in self.tokenizer.encode_batch(list(map(self.tokenizer.normalize_prompt, prompts)))
         ]
-        yield from self.stream_ids(prompt_ids, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed)
 
     def stream_ids(
         self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, sampling: Sampling, seed: int
     ) -> Iterator[Piece]:
         """Continues the ids of each prompt, as `stream` does for texts; nothing is put before them."""
-        normalize = self._tokenizer.normalize_prompt
+        normalize = self.tokenizer.normalize_prompt
         stop = [normalize(text) or text for text in sampling.stop]
         for start in range(0, len(prompts), BATCH_SIZE):
             batch = prompts[start : start + BATCH_SIZE]
             # In training the prefix follows the end-of-text token; after a prompt it was given with the prompt.
-            prefixes = [self._tokenizer.prefix if len(ids) == 1 else "" for ids in batch]
-            streams = [TextStream(self._tokenizer, stop, prefix) for prefix in prefixes]
+            prefixes = [self.tokenizer.prefix if len(ids) == 1 else "" for ids in batch]
+            streams = [TextStream(self.tokenizer, stop, prefix) for prefix in prefixes]
             for step in self._decoder.generate(
                 batch,
-                end_ids=self._tokenizer.end_ids,
+                end_ids=self.tokenizer.end_ids,
                 max_new_tokens=max_new_tokens,
                 sampling=sampling,
                 seed=seed,

@@ -12,6 +12,7 @@ from tonsai_jax.files import read_json
 from tonsai_jax.huggingface.pretrained import open_pretrained, params_of
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.tokenizer.loading import Tokenizer
+from tonsai_jax.training.checkpoint import CheckpointStep
 from tonsai_jax.training.saved import open_checkpoint
 
 
@@ -39,8 +40,8 @@ class Run(LanguageModel):
     saved: Mapping[str, Any] | None = None  # the resume metadata of the checkpoint, see `training.run.resume_metadata`
 
 
-def load_run(workdir: str | Path, step: int | None = None) -> Run:
-    """Opens the checkpoint of `step`, or the newest one, with its parameters; adapters of LoRA are merged into their base.
+def load_run(workdir: str | Path, step: CheckpointStep | None = None) -> Run:
+    """Opens the checkpoint of `step`, the best or the newest one, with its parameters; those of LoRA are merged into their base.
 
     Raises the errors of `open_checkpoint`, and a `UserError` where the base of a LoRA run is gone or has changed.
     """

@@ -151,15 +151,28 @@ def causal_mask(T: int) -> jax.Array:
     return jnp.tril(jnp.ones((T, T), dtype=bool))
 
 
-def window_mask(positions: jax.Array, num_keys: int, window: int) -> jax.Array:
+def subtree_mask(ends_BxT: jax.Array) -> jax.Array:
+    """Causal mask, boolean [B, 1, T, T], of sequences that share their beginnings: a token attends to its ancestors and itself.
+
+    A row holds trees of tokens in depth-first order; each path from a root is a sequence. A shared token is computed once.
+
+    Args:
+      ends_BxT: int32, the index after the last token of the subtree that begins with each token.
+    """
+    index_T = jnp.arange(ends_BxT.shape[1])
+    inside_BxTxT = index_T[:, None] < ends_BxT[:, None, :]
+    return (inside_BxTxT & causal_mask(len(index_T)))[:, None]
+
+
+def window_mask(positions: jax.Array, key_positions: jax.Array, window: int) -> jax.Array:
     """Boolean [B or 1, 1, T, S], True for keys after the first position of the window that ends with the query.
 
     It does not hide the keys after the query: combine it with a causal mask.
 
     Args:
       positions: of the queries, [T] or [B, T].
-      num_keys: S; the keys are at the positions 0 to S - 1.
+      key_positions: of the keys, [S] or [B, S].
       window: tokens in the window of a query, itself included.
     """
-    mask = jnp.arange(num_keys) > positions[..., None] - window
+    mask = key_positions[..., None, :] > positions[..., None] - window
     return mask.reshape(-1, 1, *mask.shape[-2:])

@@ -17,7 +17,14 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from tonsai_jax.errors import unknown_name
-from tonsai_jax.model.attention import causal_mask, document_mask, segment_mask, segment_positions, window_mask
+from tonsai_jax.model.attention import (
+    causal_mask,
+    document_mask,
+    segment_mask,
+    segment_positions,
+    subtree_mask,
+    window_mask,
+)
 from tonsai_jax.model.block import INIT_STD, Block, dropout, make_norm
 from tonsai_jax.model.config import ModelConfig, choices_of
 from tonsai_jax.model.experts import Routing
@@ -91,6 +98,7 @@ class Transformer(nnx.Module):
         *,
         end_of_text_id: int | None = None,
         segments_BxT: jax.Array | None = None,
+        subtree_ends_BxT: jax.Array | None = None,
         dropout_key: jax.Array | None = None,
         dropless: bool = True,
     ) -> tuple[jax.Array, Routing | None]:
@@ -101,6 +109,9 @@ class Transformer(nnx.Module):
           end_of_text_id: the token between documents; only used where `config.document_mask` is set.
           segments_BxT: int32 numbers that rise along T: a token attends only to tokens with its number, and positions count
             from 0 in each segment. Then `end_of_text_id` has no effect.
+          subtree_ends_BxT: int32, for rows of sequences that share their beginnings, see `subtree_mask`; the position of a
+            token is the number of its ancestors. T can exceed `context_length` here; a path cannot. The other masks have no
+            effect.
           dropout_key: random key of this step; without it nothing is dropped.
           dropless: experts take every token that is routed to them. False, for training: `config.capacity_factor` limits them.
 
@@ -109,7 +120,10 @@ class Transformer(nnx.Module):
         """
         T = tokens_BxT.shape[1]
         mask, positions = None, jnp.arange(T)
-        if segments_BxT is not None:
+        if subtree_ends_BxT is not None:
+            mask = subtree_mask(subtree_ends_BxT)
+            positions = mask[:, 0].sum(axis=-1) - 1
+        elif segments_BxT is not None:
             mask, positions = segment_mask(segments_BxT), segment_positions(segments_BxT)
         elif self.config.document_mask and end_of_text_id is not None:
             mask = document_mask(tokens_BxT == end_of_text_id)
@@ -180,9 +194,8 @@ class Transformer(nnx.Module):
         if config.sliding_window:
             is_global_L = (jnp.arange(config.num_layers) + 1) % config.global_every == 0
             if mask is not None and config.sliding_window < mask.shape[-1]:
-                # The places of the queries among the keys; positions count from 0 in each segment.
-                places = positions if cached_kv is not None else jnp.arange(tokens_BxT.shape[1])
-                local_mask = mask & window_mask(places, mask.shape[-1], config.sliding_window)
+                key_positions = positions if cached_kv is None else jnp.arange(mask.shape[-1])
+                local_mask = mask & window_mask(positions, key_positions, config.sliding_window)
         graphdef, stacked_params = nnx.split(self.blocks)
 
         def layer(x_BxTxD: jax.Array, inputs: tuple[Any, Any, Any, Any]) -> tuple[jax.Array, Any]:

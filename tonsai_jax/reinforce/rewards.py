@@ -1,13 +1,10 @@
 """Rewards: a rule that says how good an answer is. It is a function of the answer's text and of the prompt's record."""
 
-import importlib
-import math
-import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-from tonsai_jax.errors import UserError, unknown_name
+from tonsai_jax.errors import unknown_name
+from tonsai_jax.user_function import user_function
 
 Reward = Callable[[str, Mapping[str, Any]], float]
 
@@ -26,9 +23,7 @@ BUILT_IN: dict[str, Reward] = {"contains": contains, "equals": equals}
 
 
 def reward_of(name: str) -> Reward:
-    """A rule by its name, or the function of a module, "module:function"; modules in the current folder are found.
-
-    The function of a module is checked at every call: it must give a finite number.
+    """A rule by its name, or the function of a module, "module:function", see `user_function`.
 
     Raises `UserError` where there is none, or the module fails.
     """
@@ -36,23 +31,4 @@ def reward_of(name: str) -> Reward:
         if name not in BUILT_IN:
             raise unknown_name("--reward", name, (*BUILT_IN, "module:function"))
         return BUILT_IN[name]
-    module, _, function = name.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        found = getattr(importlib.import_module(module), function)
-    except Exception as error:  # the module is a program: anything can go wrong in it
-        raise UserError(f"--reward={name}: cannot be loaded ({type(error).__name__}: {error})") from error
-
-    def checked(text: str, record: Mapping[str, Any]) -> float:
-        try:
-            reward = float(found(text, record))
-        except Exception as error:
-            raise UserError(
-                f"--reward={name}: failed for the answer {text!r} ({type(error).__name__}: {error})"
-            ) from error
-        if not math.isfinite(reward):
-            raise UserError(f"--reward={name}: gave {reward} for the answer {text!r}; a reward is a finite number")
-        return reward
-
-    return checked
+    return user_function("--reward", name, "answer")

@@ -28,7 +28,10 @@ class Progress:
     Attributes:
       total: how much there is to do; None where nobody knows.
       disable: whether nothing is shown.
+      in_view: whether the live view of a run shows the jobs of this process, which then need no bar of their own.
     """
+
+    in_view: ClassVar[bool] = False
 
     # Of all jobs of this process, so that the time between two lines is right where one job follows another or contains it.
     _open: ClassVar[list["Progress"]] = []  # the innermost is the last; only this one prints lines
@@ -49,7 +52,7 @@ class Progress:
         if self.disable:
             return self
         self._start = time.monotonic()
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not Progress.in_view:
             from tqdm import tqdm  # imported here because most commands show no bar
 
             self._bar = tqdm(
@@ -85,6 +88,12 @@ class Progress:
         if self._bar is not None:
             self._bar.update(count)
 
+    @classmethod
+    def innermost(cls) -> str:
+        """How far the job is that runs now, in a line; empty where none does."""
+        jobs = cls._open[-1:]
+        return f"{jobs[0]._name}: {jobs[0]._line(time.monotonic() - jobs[0]._start)}" if jobs else ""
+
     def set_postfix_str(self, note: str) -> None:
         """Shows another figure next to the others."""
         self._note = note
@@ -96,6 +105,8 @@ class Progress:
             now = time.monotonic()
             if self._bar is not None:
                 self._bar.refresh()
+            elif Progress.in_view and sys.stderr.isatty():
+                continue
             elif Progress._open[-1:] == [self] and now - Progress._quiet_since >= SECONDS_BETWEEN_LINES:
                 Progress._quiet_since = now
                 print(f"{self._name}: {self._line(now - self._start)}", file=sys.stderr, flush=True)

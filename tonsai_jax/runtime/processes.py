@@ -2,11 +2,18 @@
 
 import os
 import re
-from collections.abc import Mapping
+import socket
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import jax
+import numpy as np
+from jax.experimental.multihost_utils import process_allgather
 
 from tonsai_jax.errors import UserError
+
+_Result = TypeVar("_Result")
+_MESSAGE_BYTES = 1024
 
 
 def start_processes() -> None:
@@ -47,6 +54,29 @@ def local_device_ids(environment: Mapping[str, str]) -> list[int] | None:
     visible = environment.get("CUDA_VISIBLE_DEVICES", "")
     sees_one_gpu = visible != "" and "," not in visible
     return [] if one_per_host or sees_one_gpu else None
+
+
+def on_every_process(work: Callable[[], _Result]) -> _Result:
+    """Does on each process of the run what can fail on one of them alone, such as reading a file; all must call it together.
+
+    Where it failed, every process raises: the others would else wait in their next collective for the one that failed, for ever.
+
+    Raises what `work` raised in a run of one process; of several a `UserError` that names the processes and what failed there.
+    """
+    if jax.process_count() == 1:
+        return work()
+    result, message = None, ""
+    try:
+        result = work()
+    except Exception as error:
+        what = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        message = f"process {jax.process_index()} ({socket.gethostname()}): {what}"
+    padded = message.encode()[:_MESSAGE_BYTES].ljust(_MESSAGE_BYTES, b"\0")
+    gathered = process_allgather(np.frombuffer(padded, np.uint8)).reshape(-1, _MESSAGE_BYTES)
+    messages = [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in gathered]
+    if any(messages):
+        raise UserError("; ".join(filter(None, messages)))
+    return result  # type: ignore[return-value]  # it did not fail
 
 
 def _whole_number(name: str) -> int:

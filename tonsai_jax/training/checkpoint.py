@@ -13,7 +13,7 @@ import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from tonsai_jax.runtime.memory import return_freed_memory
 from tonsai_jax.training.state import TrainState
 
 SCORES_FILE = "scores.json"
+CheckpointStep = int | Literal["best"]  # how a user chooses a checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,14 +110,31 @@ class Checkpoints:
             raise self._explained(error) from error
         return_freed_memory()
 
+    def best_step(self) -> int:
+        """The step of the checkpoint with the best score; of equal ones the first. Raises `UserError` where none has a score."""
+        steps = self._manager.all_steps()
+        scored = sorted(step for step in steps if step in self._keep.scores)
+        if not scored:
+            there = ", ".join(map(str, sorted(steps))) or "none"
+            raise UserError(
+                f"{self.directory}: no checkpoint here was evaluated, so none is the best; there are: {there}. Evaluate at the "
+                "steps that are saved (eval.every, checkpoint.every) and keep the best with checkpoint.keep_best=1"
+            )
+        return min(scored, key=lambda step: self._keep.scores[step])
+
     def record_score(self, step: int, score: float) -> None:
         """Records the score of the checkpoint at `step`, by which `keep_best` chooses; lower is better.
 
         A score that is not finite counts as the worst.
         """
-        if not math.isfinite(score):
-            score = sys.float_info.max
-        self._keep.scores[step] = score
+        self.replace_scores({**self._keep.scores, step: score})
+
+    def replace_scores(self, scores: Mapping[int, float]) -> None:
+        """Records these scores in place of all earlier ones, which were of another metric."""
+        worst = sys.float_info.max
+        finite = {step: score if math.isfinite(score) else worst for step, score in scores.items()}
+        self._keep.scores.clear()
+        self._keep.scores.update(finite)
         if jax.process_index() == 0:
             write_json(self._scores_path, self._keep.scores)
 

@@ -5,16 +5,17 @@ these never wait for the host.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
 
 import jax
 
 from tonsai_jax.errors import UserError
 from tonsai_jax.reporting.numbers import count_of, format_count, format_seconds
 from tonsai_jax.runtime.memory import peak_memory_bytes
-from tonsai_jax.stages import Stage, flops_between, stage_at
+from tonsai_jax.stages import Stage, flops_between, stage_at, tokens_between
 from tonsai_jax.training.metrics import MetricsWriter
 
 
@@ -28,6 +29,8 @@ class StepLogger:
       flops_per_token: FLOPs of a training step per token at a sequence length.
       peak_flops: FLOP/s of all devices together, or None where they are unknown.
       max_skipped_steps: this many non-finite steps in a row are an error.
+      epochs: how many times each source was read after a number of steps.
+      last_progress: the row that the run's progress goes on from (`MetricsWriter.last_progress`).
 
     Attributes:
       stop_requested: whether a host asked to stop, in the metrics read so far. All hosts see it at the same step.
@@ -43,8 +46,11 @@ class StepLogger:
     peak_flops: float | None
     log_every: int
     max_skipped_steps: int
+    epochs: Callable[[int], Mapping[str, float]]
+    last_progress: Mapping[str, Any]
 
     stop_requested: bool = field(default=False, init=False)
+    _began: float = field(default_factory=lambda: time.perf_counter(), init=False)
     _unread: tuple[int, dict[str, jax.Array]] | None = field(default=None, init=False)
     _skipped_in_a_row: int = field(default=0, init=False)
     _skipped_in_all: int = field(default=0, init=False)
@@ -88,6 +94,21 @@ class StepLogger:
         if self._since is not None:
             self._since += time.perf_counter() - began
 
+    def flops_at(self, done: int) -> float:
+        """Model FLOPs of the whole run after `done` steps."""
+        since, before = self.last_progress.get("step", 0), self.last_progress.get("progress/flops", 0.0)
+        return before + flops_between(self.stages, since, done, self.flops_per_token)
+
+    def _progress(self, done: int) -> dict[str, float]:
+        since, before = self.last_progress.get("step", 0), self.last_progress.get("progress/tokens", 0)
+        hours = (time.perf_counter() - self._began) / 3600
+        return {
+            "progress/tokens": before + tokens_between(self.stages, since, done),
+            "progress/flops": self.flops_at(done),
+            "progress/hours": self.last_progress.get("progress/hours", 0.0) + hours,
+            **{f"data/epochs/{name}": epochs for name, epochs in self.epochs(done).items() if epochs},
+        }
+
     def _log(self, step: int, values: dict[str, float]) -> None:
         scalars = {f"train/{name}": value for name, value in values.items() if name != "skipped"}
         scalars["train/skipped_steps"] = self._skipped_in_all
@@ -116,7 +137,7 @@ class StepLogger:
         if self._skipped_in_all:
             line.append(f"{self._skipped_in_all} skipped")
         self.say("  ".join(line))
-        self.writer.write(step + 1, scalars)
+        self.writer.write(step + 1, scalars | self._progress(step + 1))
 
     def _count_skipped(self, step: int, skipped: bool) -> None:
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0

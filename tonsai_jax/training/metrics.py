@@ -1,14 +1,19 @@
 """Where a run's numbers go: metrics.jsonl and TensorBoard always, Weights & Biases when asked."""
 
 import json
+import logging
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from tonsai_jax.errors import UserError
 from tonsai_jax.files import atomic_write, disk_errors
+
+if TYPE_CHECKING:
+    from tonsai_jax.training.terminal import TerminalView
 
 # tensorboardX imports PyTorch wherever it finds it, which takes two seconds; what is used here does not need it.
 without_torch = sys.modules.setdefault("torch", None) is None  # type: ignore[arg-type]  # None: an import of it fails
@@ -20,12 +25,17 @@ from tensorboardX.summary import text as text_summary  # noqa: E402
 if without_torch:
     del sys.modules["torch"]
 
+_logger = logging.getLogger("tonsai_jax")
+
 
 class MetricsWriter:
     """Writes scalars by step to every place that was asked for; on the first host only.
 
     What an earlier run wrote past `start_step`, the checkpoint that this one goes on from, is dropped: those steps are
     taken again.
+
+    Attributes:
+      last_progress: the last row with `progress/tokens` of those that stay; empty for a run that begins, and on other hosts.
     """
 
     def __init__(
@@ -37,17 +47,20 @@ class MetricsWriter:
         wandb_project: str,
         wandb_name: str,
         config: Mapping[str, Any],
+        view: "TerminalView | None" = None,
     ) -> None:
         self._active = active
+        self._view = view
         self._wandb: Any = None
+        self.last_progress: dict[str, Any] = {}
         if not active:
             return
         self._path = workdir / "metrics.jsonl"
         with disk_errors(self._path):
             workdir.mkdir(parents=True, exist_ok=True)
-            _drop_rows_after(
-                self._path, start_step or -1
-            )  # a new run also measures the model that it continues from again
+            # A new run also measures the model that it continues from again.
+            kept = _drop_rows_after(self._path, start_step or -1)
+            self.last_progress = next((row for row in reversed(kept) if row.get("progress/tokens") is not None), {})
             self._jsonl = self._path.open("a", encoding="utf-8")
             # Not tensorboardX's SummaryWriter: a full disk ends its thread, and then the run waits for it forever.
             (workdir / "tensorboard").mkdir(exist_ok=True)
@@ -68,14 +81,24 @@ class MetricsWriter:
             self._jsonl.flush()
             values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
             self._write_event(step, Summary(value=values))
-        if self._wandb is not None:
-            self._wandb.log(dict(scalars), step=step)
+        if self._view is not None:
+            self._view.row(step, scalars)
+        self._log(step, dict(scalars))
 
-    def write_text(self, step: int, name: str, text: str) -> None:
-        """Writes `text` to TensorBoard."""
-        if self._active:
-            with disk_errors(self._path):
-                self._write_event(step, text_summary(name, text))
+    def write_samples(self, step: int, samples: Sequence[tuple[str, str]]) -> None:
+        """Writes samples, each a prompt and its continuation, under the name `samples`; metrics.jsonl does not have them."""
+        if not self._active:
+            return
+        from tonsai_jax.reporting.samples import sample_text  # imported here: most runs sample only at their end
+
+        with disk_errors(self._path):
+            self._write_event(step, text_summary("samples", "\n\n".join(sample_text(*sample) for sample in samples)))
+        if self._view is not None:
+            self._view.samples(samples)
+        if self._wandb is not None:
+            import wandb
+
+            self._log(step, {"samples": wandb.Table(columns=["prompt", "continuation"], data=[*map(list, samples)])})
 
     def close(self) -> None:
         if self._active:
@@ -84,27 +107,51 @@ class MetricsWriter:
         if self._wandb is not None:
             self._wandb.finish()
 
+    def _log(self, step: int, values: dict[str, Any]) -> None:
+        """Sends a row to Weights & Biases. Its step is one of the values: W&B's own step drops what a resumed run does again."""
+        if self._wandb is None:
+            return
+        try:
+            self._wandb.log({"step": step, **values})
+        except Exception as error:
+            _logger.warning("step %d: Weights & Biases stopped, training continues (%s)", step, error)
+            self._wandb = None
+
     def _write_event(self, step: int, summary: Summary) -> None:
         self._tensorboard.write_event(Event(wall_time=time.time(), step=step, summary=summary))
         self._tensorboard.flush()
 
 
-def _drop_rows_after(path: Path, step: int) -> None:
+def _drop_rows_after(path: Path, step: int) -> list[dict[str, Any]]:
+    """Returns the rows that stay."""
     if not path.is_file():
-        return
-    kept = []
+        return []
+    kept, rows = [], []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            row = json.loads(line)
+            if row["step"] <= step:
                 kept.append(line)
-        except (json.JSONDecodeError, KeyError):
+                rows.append(row)
+        except (json.JSONDecodeError, KeyError, TypeError):
             continue  # the last line of a killed run
     with atomic_write(path) as partial:
         partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    return rows
 
 
 def _start_wandb(workdir: Path, project: str, name: str, config: Mapping[str, Any]) -> Any:
+    """Raises `UserError` where W&B cannot start: it knows no key, or does not reach its server."""
     import wandb
 
     name = name or workdir.name
-    return wandb.init(project=project, name=name, id=name, dir=str(workdir), resume="allow", config=dict(config))
+    try:
+        run = wandb.init(project=project, name=name, id=name, dir=str(workdir), resume="allow", config=dict(config))
+    except Exception as error:
+        raise UserError(
+            f"wandb.project={project!r}: Weights & Biases does not start ({' '.join(str(error).split())}); run `wandb login`, or "
+            "set WANDB_MODE=offline and upload later with `wandb sync`, or leave wandb.project empty"
+        ) from error
+    run.define_metric("step", hidden=True)
+    run.define_metric("*", step_metric="step")
+    return run

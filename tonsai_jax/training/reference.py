@@ -7,6 +7,7 @@ T sequence, S segments in a row (two for each pair), N rows of a split.
 import json
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tonsai_jax.data.rows import Rows, open_rows
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import atomic_write
 from tonsai_jax.reporting.progress_bar import progress_bar
+from tonsai_jax.runtime.processes import on_every_process
 from tonsai_jax.training.mesh import put_batch
 from tonsai_jax.training.step import Batch
 
@@ -109,7 +111,7 @@ def score_rows(
 ) -> list[np.ndarray]:
     """The log-probabilities of the answers in each segment of some packed rows, float32 (2 * pairs,) for each row.
 
-    Every process gets all of them.
+    Every process gets all of them, and every process raises where one could not read a row.
 
     Args:
       score_step: from `make_score_step`.
@@ -122,7 +124,7 @@ def score_rows(
     found: list[np.ndarray] = []
     with progress_bar(task, unit=" rows", total=len(numbers), wanted=jax.process_index() == 0) as bar:
         for start in range(0, len(numbers), batch_size):
-            windows = [rows.packed_window(number) for number in numbers[start : start + batch_size]]
+            windows = on_every_process(partial(_packed_windows, rows, numbers[start : start + batch_size]))
             count = len(windows)
             windows += [windows[0]] * (batch_size - count)
             batch = {
@@ -134,6 +136,10 @@ def score_rows(
             found += [_by_segment(logp_T, marks) for logp_T, (_, marks) in zip(logp_BxT, windows[:count], strict=False)]
             bar.update(count)
     return found
+
+
+def _packed_windows(rows: Rows, numbers: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [rows.packed_window(number) for number in numbers]
 
 
 def _by_segment(logp_T: np.ndarray, marks_T1: np.ndarray) -> np.ndarray:

@@ -14,12 +14,12 @@ from tonsai_jax.config import LENGTH_KEYS, differences, from_json, to_json
 from tonsai_jax.data.manifest import RowsManifest
 from tonsai_jax.data.order import DataOrder
 from tonsai_jax.errors import UserError
-from tonsai_jax.files import disk_errors, write_json
+from tonsai_jax.files import disk_errors, read_json, write_json
 from tonsai_jax.model.config import ModelConfig, keys_that_change_arrays
 from tonsai_jax.stages import Stage
 
 # Sections and keys of the config that say what a run writes, and not what it learns.
-_WRITTEN = ("checkpoint", "eval", "export", "log_every", "profile", "sample", "wandb")
+_WRITTEN = ("checkpoint", "eval", "export", "log_every", "profile", "sample", "terminal_view", "wandb")
 
 
 def changes_since(
@@ -66,11 +66,8 @@ def changes_length(change: str) -> bool:
 
 def check_kinds(config: ConfigDict, stages: Sequence[Stage], manifest: RowsManifest) -> set[str]:
     """The sources that a run reads; raises `UserError` where `loss.objective` does not learn from one of them."""
-    objective, used = config.loss.objective, set()
-    for stage in stages:
-        weights = stage.weights or {name: source.weight for name, source in manifest.sources.items()}
-        used |= {name for name, weight in weights.items() if weight > 0 and name in manifest.sources}
-    for name in sorted(used):
+    objective, read = config.loss.objective, manifest.read_by(stages)
+    for name in sorted(read):
         kind = manifest.sources[name].kind
         if (kind == "pairs") == (objective != "next_token"):
             continue
@@ -84,7 +81,7 @@ def check_kinds(config: ConfigDict, stages: Sequence[Stage], manifest: RowsManif
             f"{where} {kind}, but loss.objective={objective} learns from pairs of a chosen and a rejected answer; "
             "`tonsai prepare-sft --pairs` makes rows of them"
         )
-    return used
+    return read
 
 
 def check_optimizer(saved_config: Mapping[str, Any], config: ConfigDict, workdir: Path) -> None:
@@ -113,10 +110,17 @@ def check_adapters(saved_config: Mapping[str, Any], config: ConfigDict, workdir:
             )
 
 
-def open_workdir(workdir: Path, config: ConfigDict, manifest: RowsManifest) -> None:
-    """Writes the config and the tokenizer of a run that begins or resumes; on the first host only."""
+def open_workdir(workdir: Path, config: ConfigDict, manifest: RowsManifest, start_step: int) -> None:
+    """Writes what a run that begins or resumes is made of: config, tokenizer, manifest of its rows, environment.
+
+    On the first host only.
+    """
     if jax.process_index() == 0:
+        from tonsai_jax.runtime.environment import record_start
+
         write_json(workdir / "config.json", to_json(config))
+        write_json(workdir / "data.json", read_json(manifest.directory / "manifest.json"))
+        record_start(workdir / "environment.json", start_step)
         with disk_errors(workdir):
             shutil.copytree(manifest.directory / "tokenizer", workdir / "tokenizer", dirs_exist_ok=True)
 

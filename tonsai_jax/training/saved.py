@@ -11,7 +11,7 @@ from tonsai_jax.config import from_json, lora_settings
 from tonsai_jax.errors import UserError
 from tonsai_jax.model.config import Lora, ModelConfig
 from tonsai_jax.model.lora import split_adapters
-from tonsai_jax.training.checkpoint import Checkpoints
+from tonsai_jax.training.checkpoint import Checkpoints, CheckpointStep
 from tonsai_jax.training.state import init_params
 
 
@@ -50,8 +50,8 @@ class SavedRun:
         return self.checkpoints.restore_params(self.step, wanted)
 
 
-def open_checkpoint(workdir: str | Path, step: int | None = None) -> SavedRun:
-    """Opens the checkpoint of `step`, or the newest one.
+def open_checkpoint(workdir: str | Path, step: CheckpointStep | None = None) -> SavedRun:
+    """Opens the checkpoint of `step`, the one with the best score, or the newest one.
 
     Raises `UserError` where there is no run (an export is none), no checkpoint, or no checkpoint at that step.
     """
@@ -64,6 +64,8 @@ def open_checkpoint(workdir: str | Path, step: int | None = None) -> SavedRun:
     if not (workdir / "config.json").is_file():
         raise UserError(f"{workdir}: no run here (no config.json); give the --workdir that `tonsai train` was given")
     checkpoints = Checkpoints(workdir, read_only=True)
+    if step == "best":
+        step = checkpoints.best_step()
     step = checkpoints.latest_step() if step is None else step
     if step is None:
         raise UserError(f"{workdir}: this run has no checkpoint yet; wait for the first one, or train some steps")

@@ -1,0 +1,148 @@
+"""Scores the held-out documents in token rows, each for itself.
+
+A document of text is what lies between two end-of-text ids of the stream; in packed rows it is a conversation, of which the
+answers count. In training `bits_per_byte.evaluate` adds up whole batches on the devices instead, which gives the same sums.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from tonsai_jax.data.manifest import RowsManifest, SourceInfo
+from tonsai_jax.data.marks import ANSWER, BEGIN
+from tonsai_jax.data.rows import Rows, open_rows, read_window, window_count
+from tonsai_jax.evaluation.breakdown import Documents
+from tonsai_jax.reporting.progress_bar import Progress, progress_bar
+from tonsai_jax.training.mesh import put_batch
+from tonsai_jax.training.reference import ScoreStep
+
+
+class HeldOut:
+    """The held-out windows of token rows.
+
+    Args:
+      token_bytes: int32 (vocab_size,), UTF-8 bytes of each id.
+      prefix_bytes: how many bytes the tokenizer puts before every text (`Tokenizer.prefix`).
+      seq_len: tokens in a window. Packed rows are not cut: they are scored where it is their length.
+    """
+
+    def __init__(self, manifest: RowsManifest, token_bytes: np.ndarray, prefix_bytes: int, seq_len: int) -> None:
+        self._manifest = manifest
+        self._token_bytes, self._prefix_bytes = token_bytes, prefix_bytes
+        self._seq_len = seq_len
+
+    def score(
+        self, score_step: ScoreStep, params: Any, mesh: Mesh, *, batch_size: int, max_windows: int = 0
+    ) -> dict[str, Documents]:
+        """The scores of the held-out documents of each source that has some; those of which nothing is scored have no tokens.
+
+        Args:
+          score_step: from `make_score_step`.
+          batch_size: windows in a batch.
+          max_windows: of each source, spread evenly over its validation text; 0 means all. A document of which some windows are
+            not scored counts with the others, among the documents of its whole length.
+
+        Raises `UserError` where `seq_len` does not divide row_tokens, or a file is missing or damaged.
+        """
+        found = {}
+        chosen = {name: self._numbers(source, max_windows) for name, source in self._manifest.sources.items()}
+        with progress_bar("evaluating", unit=" windows", total=sum(map(len, chosen.values()))) as bar:
+            for name, numbers in chosen.items():
+                if len(numbers):
+                    found[name] = self._documents(score_step, params, mesh, name, numbers, batch_size, bar)
+        return found
+
+    def _numbers(self, source: SourceInfo, max_windows: int) -> np.ndarray:
+        """The numbers of the windows that are scored, int64."""
+        if source.kind == "pairs":
+            return np.arange(0)  # a rejected answer is not what a model should say
+        if source.is_packed and self._seq_len != self._manifest.row_tokens:
+            return np.arange(0)
+        count = window_count(open_rows(self._manifest, source.name, "validation"), self._seq_len)
+        if max_windows and count > max_windows:
+            return np.linspace(0, count - 1, max_windows).astype(np.int64)
+        return np.arange(count)
+
+    def _documents(
+        self,
+        score_step: ScoreStep,
+        params: Any,
+        mesh: Mesh,
+        source: str,
+        numbers: np.ndarray,
+        batch_size: int,
+        bar: Progress,
+    ) -> Documents:
+        rows = open_rows(self._manifest, source, "validation")
+        lengths, first_W = self._lengths(rows)
+        nats, tokens, bytes = np.zeros(len(lengths)), np.zeros_like(lengths), np.zeros_like(lengths)
+
+        def add(logp_BxT: jax.Array, windows: list[_Window], firsts: np.ndarray) -> None:
+            for logp_T, window, first in zip(np.asarray(logp_BxT), windows, firsts, strict=False):
+                document_T, counts_T, bytes_T = self._targets(window)
+                part = slice(first, first + document_T[-1] + 1)
+                nats[part] -= np.bincount(document_T, np.where(counts_T, logp_T[: window.valid], 0))
+                tokens[part] += np.bincount(document_T, counts_T).astype(np.int64)
+                bytes[part] += np.bincount(document_T, bytes_T).astype(np.int64)
+            bar.update(len(windows))
+
+        dispatched = None
+        for start in range(0, len(numbers), batch_size):
+            chosen = numbers[start : start + batch_size]
+            windows = [self._read(rows, int(number)) for number in chosen]
+            logp_BxT = score_step(params, put_batch(_batch(windows, batch_size), mesh))
+            if dispatched is not None:  # the device works on this batch while the host adds up the one before
+                add(*dispatched)
+            dispatched = logp_BxT, windows, first_W[chosen]
+        if dispatched is not None:
+            add(*dispatched)
+        return Documents(nats, tokens, bytes, lengths)
+
+    def _lengths(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+        """The bytes of each document of a split, int64, and the number of the document in which each window begins, int64."""
+        firsts, parts = [0], []
+        for number in range(window_count(rows, self._seq_len)):
+            document_T, _, bytes_T = self._targets(self._read(rows, number))
+            parts.append(np.bincount(document_T, bytes_T).astype(np.int64))
+            firsts.append(firsts[-1] + int(document_T[-1]))
+        lengths = np.zeros(firsts[-1] + 1, np.int64)
+        for first, part in zip(firsts, parts, strict=False):
+            lengths[first : first + len(part)] += part
+        return lengths, np.array(firsts[:-1])
+
+    def _targets(self, window: "_Window") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each target that is no padding: its document, counted from the one in which the window begins; whether it counts;
+        its bytes, 0 where it does not count."""
+        inputs_T, targets_T = window.tokens[: window.valid], window.tokens[1 : window.valid + 1]
+        end = self._manifest.end_of_text_id
+        counts_T, begins_T = targets_T != end, inputs_T == end
+        bytes_T = self._token_bytes[targets_T] - self._prefix_bytes * begins_T
+        if window.marks is not None:
+            counts_T &= (window.marks[1:] & ANSWER) != 0
+            begins_T = (window.marks[:-1] & BEGIN) != 0
+        return np.cumsum(begins_T), counts_T, np.where(counts_T, bytes_T, 0)
+
+    def _read(self, rows: Rows, number: int) -> "_Window":
+        if rows.split.slots is not None:
+            tokens, marks = rows.packed_window(number)
+            return _Window(tokens, self._seq_len, marks)
+        return _Window(*read_window(rows, number, self._seq_len), None)
+
+
+class _Window(NamedTuple):
+    """Ids of a window, (seq_len + 1,); how many of its targets are no padding; the marks of the ids in packed rows."""
+
+    tokens: np.ndarray
+    valid: int
+    marks: np.ndarray | None
+
+
+def _batch(windows: list[_Window], size: int) -> dict[str, np.ndarray]:
+    """The windows as a batch; the first of them fills what is missing of `size`."""
+    windows = windows + [windows[0]] * (size - len(windows))
+    batch = {"tokens": np.stack([tokens for tokens, _, _ in windows])}
+    batch["valid"] = np.array([valid for _, valid, _ in windows], np.int32)
+    marks = [marks for _, _, marks in windows if marks is not None]
+    return batch | ({"marks": np.stack(marks)} if marks else {})

@@ -1,0 +1,104 @@
+"""Scores the documents of any text files: those that `tonsai prepare` can read, cut into documents as it does."""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from tonsai_jax.corpus.sources.faults import Faults
+from tonsai_jax.corpus.sources.lines import COMPRESSIONS
+from tonsai_jax.corpus.sources.source import Piece, Source
+from tonsai_jax.errors import UserError
+from tonsai_jax.evaluation.bits_per_byte import Score
+from tonsai_jax.evaluation.breakdown import Breakdown, Documents
+from tonsai_jax.evaluation.documents import DocumentScorer
+from tonsai_jax.evaluation.task_scores import TaskScore
+from tonsai_jax.reporting.progress_bar import progress_bar
+
+_ADDED_AT_ONCE = 4096  # scores of documents that are kept before they are added up
+
+
+def text_sources(words: Iterable[str], document: str | None = None, text_column: str | None = None) -> list[Source]:
+    """The sources that words such as `km=FILE`, `FILE`, `en=FILE` name; a word without a language continues the one before.
+
+    Args:
+      words: a FILE is a file, a folder or a glob.
+      document: what a document of a txt file is, see `Source`.
+      text_column: the field with the text, see `Source`.
+
+    Raises `UserError` for a language or a file that does not exist, and for a word that cannot be understood.
+    """
+    sources: list[Source] = []
+    language = None
+    for word in words:
+        before, is_named, location = word.partition("=")
+        if is_named and not Path(word).exists():
+            language = before
+        else:
+            location = word
+        if language is None or not location:
+            raise UserError(f"--text {word}: write the language and its file, such as --text km=FILE en=FILE")
+        settings = {"document": document, "text_column": text_column}
+        sources.append(Source(name="text", language=language, path=location, **settings))  # type: ignore[arg-type]
+    return sources
+
+
+def score_texts(scorer: DocumentScorer, sources: Iterable[Source]) -> Breakdown:
+    """Scores every document of local sources, by language and by file.
+
+    Raises `UserError` for a file that is empty or not UTF-8, or that cannot be read; nothing is left out silently.
+    """
+    pieces = [(source.language, piece) for source in sources for piece in source.by_file()]
+    found = Breakdown("file")
+    first_documents: list[int] = []  # the number of the first document of each piece, counted over all pieces
+
+    def texts() -> Iterator[str]:
+        number = 0
+        for _, piece in pieces:
+            first_documents.append(number)
+            for text in _texts(piece):
+                number += 1
+                yield text
+
+    sizes = [span.size for _, piece in pieces for span in piece.spans if _holds_only_text(span.path)]
+    total = sum(sizes) if len(sizes) == len(pieces) else None
+    with progress_bar("evaluating", unit="B", total=total) as bar:
+        scores = scorer.scores(texts())  # one stream of all files, so that small ones fill batches together
+        while chunk := list(islice(scores, _ADDED_AT_ONCE)):
+            documents = _documents([score for _, score in chunk])
+            places = np.searchsorted(first_documents, [number for number, _ in chunk], side="right") - 1
+            for place in np.unique(places):
+                language, piece = pieces[place]
+                found.add(language, piece.spans[0].path, documents[places == place])
+            bar.update(int(documents.bytes.sum()))
+    scored = {name for name, tally in found.parts.items() if tally.documents}
+    for _, piece in pieces:
+        if piece.spans[0].path not in scored:
+            raise UserError(f"{piece.spans[0].path}: there is no text in this file")
+    return found
+
+
+def task_scores(found: Breakdown) -> list[TaskScore]:
+    """Bits per byte of each language and file, as a run keeps them."""
+    named = [(f"text_{name}", tally) for name, tally in found.languages.items()]
+    named += [(f"text {name}", tally) for name, tally in found.parts.items()]
+    return [
+        TaskScore(name, "bits_per_byte", *tally.bits_per_byte, n=tally.documents, higher_is_better=False)
+        for name, tally in named
+    ]
+
+
+def _texts(piece: Piece) -> Iterator[str]:
+    return (text for _, text in piece.documents(Faults(can_skip=False)))
+
+
+def _documents(scores: list[Score]) -> Documents:
+    sizes = np.array([score.bytes for score in scores])
+    return Documents(
+        np.array([score.nats for score in scores]), np.array([score.tokens for score in scores]), sizes, sizes
+    )
+
+
+def _holds_only_text(path: str) -> bool:
+    return path.endswith(".txt") and not path.endswith(COMPRESSIONS)
