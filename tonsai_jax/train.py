@@ -413,8 +413,13 @@ def main() -> None:
     set_environment(config.runtime.memory_fraction)
     start_processes()
     lock = workdir_lock(workdir, say) if jax.process_index() == 0 else nullcontext()
-    failure = report_of_failure(workdir, say)
-    with StopRequest(say) as stop_request, lock, explain_out_of_memory(config), failure, _view(config) as view:
+    with (
+        StopRequest(say) as stop_request,
+        lock,
+        explain_out_of_memory(config),
+        report_of_failure(workdir, say),
+        _view(config) as view,
+    ):
         train(config, workdir, stop_request, steps_today, view)
 
 
