@@ -1,10 +1,10 @@
 """A page in headless Chromium, driven over its DevTools pipe, so that no package is needed."""
 
-import fcntl
 import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,6 +28,16 @@ FLAGS = [
     "--hide-scrollbars",
     "--remote-debugging-pipe",
 ]
+# Chromium expects the pipes at 3 and 4; they may be any others here.
+LAUNCH = """
+import os, sys
+first, second = (os.dup(int(end)) for end in sys.argv[1:3])
+while min(first, second) < 5:
+    first, second = os.dup(first), os.dup(second)
+os.dup2(first, 3)
+os.dup2(second, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 class Page:
@@ -49,15 +59,12 @@ class Page:
         assert CHROMIUM is not None
         commands, self._to = os.pipe()
         self._from, answers = os.pipe()
-
-        def as_3_and_4() -> None:  # where Chromium expects them
-            first, second = (fcntl.fcntl(end, fcntl.F_DUPFD, 100) for end in (commands, answers))
-            os.dup2(first, 3)
-            os.dup2(second, 4)
-
-        command = [CHROMIUM, *FLAGS, f"--user-data-dir={self._profile}", "about:blank"]
+        chromium = [CHROMIUM, *FLAGS, f"--user-data-dir={self._profile}", "about:blank"]
         self._process = subprocess.Popen(
-            command, preexec_fn=as_3_and_4, close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [sys.executable, "-c", LAUNCH, str(commands), str(answers), *chromium],
+            pass_fds=(commands, answers),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         os.close(commands)
         os.close(answers)
