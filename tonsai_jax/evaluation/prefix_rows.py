@@ -42,7 +42,7 @@ def prefix_rows(sequences: Sequence[tuple[int, ...]], last: Sequence[int], row_l
       sequences: the ids of each, at least one.
       last: for each sequence, of how many of its last tokens the caller needs to know where they are.
       row_length: T, not below the longest sequence; by default the length for which the model has the least to compute, of
-        64, 96, 128, 192, 256, 384 and so on.
+        64, 80, 96, 112, 128, 160 and so on.
     """
     order = sorted(range(len(sequences)), key=lambda number: sequences[number])
     blocks, base = _blocks(order, sequences)
@@ -127,11 +127,8 @@ def _bins(sizes: Sequence[int], room: int) -> list[list[int]]:
 
 
 def _lengths(longest: int) -> list[int]:
-    """Row lengths from `longest` to about four times that: powers of two, and one between each two of them."""
+    """Row lengths from `longest` to about four times that: powers of two, and three between each two of them."""
     longest = max(longest, SHORTEST_ROW)
-    power = 1 << (longest - 1).bit_length()
-    return [
-        length
-        for length in (3 * power // 4, power, 3 * power // 2, 2 * power, 4 * power)
-        if length >= max(longest, SHORTEST_ROW)
-    ]
+    least = 1 << ((longest - 1).bit_length() - 1)  # a power of two below it
+    steps = (4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28)
+    return [length for step in steps if (length := least * step // 4) >= longest]
