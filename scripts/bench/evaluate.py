@@ -110,7 +110,7 @@ def measure(
 
     def of_rows_by_document() -> int:
         found = held_out.score(score_step, params, mesh, batch_size=B)
-        return sum(tally.score.tokens for tally in found.parts.values())
+        return sum(int(documents.tokens.sum()) for documents in found.values())
 
     kinds = {
         "bare score step": bare(score_step),

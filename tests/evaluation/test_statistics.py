@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from tonsai_jax.evaluation.statistics import Estimate, bootstrap, mean, ratio
+from tonsai_jax.evaluation.statistics import Estimate, RatioSums, bootstrap, mean, ratio
 
 
 def test_the_error_of_a_mean_is_that_of_the_sample() -> None:
@@ -40,3 +40,18 @@ def test_the_intervals_hold_the_truth_about_95_times_in_100() -> None:
 
 def _ratio_of(y: np.ndarray, x: np.ndarray, chosen: np.ndarray) -> float:
     return float(y[chosen].sum() / x[chosen].sum())
+
+
+def test_sums_of_parts_give_the_ratio_of_all_items() -> None:
+    random = np.random.default_rng(1)
+    x = random.uniform(1, 1e4, 1000)
+    y = x * random.normal(1.0, 0.1, 1000)
+    parts = sum((RatioSums.of(y[start : start + 9], x[start : start + 9]) for start in range(0, 1000, 9)), RatioSums())
+    assert parts.estimate() == pytest.approx(ratio(y, x))
+    residuals = y - y.sum() / x.sum() * x
+    assert ratio(y, x).stderr == pytest.approx(residuals.std(ddof=1) / np.sqrt(1000) / x.mean())
+
+
+def test_a_ratio_that_is_the_same_for_every_item_has_no_error() -> None:
+    x = np.random.default_rng(2).uniform(1, 1e4, 1000)
+    assert ratio(1.7 * x, x).stderr == pytest.approx(0, abs=1e-7)

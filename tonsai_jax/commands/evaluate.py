@@ -75,7 +75,10 @@ def _check(args: argparse.Namespace) -> None:
             f"--batch-size must be at least 1 (it is {args.batch_size}) and --max-batches at least 0 (it is {args.max_batches})"
         )
     if args.text:
-        wrong, of = {"--data-dir": args.data_dir, "--max-batches": args.max_batches}, "token rows, not for --text"
+        wrong, of = (
+            {"--data-dir": args.data_dir, "--max-batches": args.max_batches or None},
+            "token rows, not for --text",
+        )
     else:
         wrong = {"--stride": args.stride, "--document": args.document, "--text-column": args.text_column}
         of = "text files; name them with --text km=FILE"
@@ -84,7 +87,7 @@ def _check(args: argparse.Namespace) -> None:
                 f"--model {args.model}: only a run has held-out rows; name text to evaluate on with --text km=FILE"
             )
     for flag, value in wrong.items():
-        if value:
+        if value is not None:
             raise UserError(f"{flag} is for {of}")
 
 

@@ -14,6 +14,7 @@ from tonsai_jax.reporting.tables import Table, tables_as_text
 # Documents by their UTF-8 bytes; each limit is the first length that is too long.
 LENGTHS = ("under 256 B", "under 1 KiB", "under 4 KiB", "under 16 KiB", "16 KiB and more")
 _LIMITS = (256, 1024, 4096, 16384)
+_MOST_SHOWN = 30  # parts in a table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,13 +88,12 @@ class Breakdown:
     @property
     def languages(self) -> dict[str, Tally]:
         """The tally of each language."""
-        names = dict.fromkeys(language for language, _ in self._tallies)
-        return {name: _total(self._by_length("language", name)) for name in names}
+        return {name: _total(by_length) for name, by_length in self._by_length("language").items()}
 
     @property
     def parts(self) -> dict[str, Tally]:
         """The tally of each part, by its name."""
-        return {name: _total(self._by_length(self.part, name)) for _, name in self._tallies}
+        return {name: _total(by_length) for name, by_length in self._by_length(self.part).items()}
 
     def evaluation(self) -> Evaluation:
         """The scores without intervals and lengths, as an evaluation in training has them."""
@@ -118,9 +118,14 @@ class Breakdown:
         return records
 
     def table(self) -> str:
-        """Two tables for the terminal: all figures of each part and language; bits per byte by length of the documents."""
+        """Two tables for the terminal: all figures of each part and language; bits per byte by length of the documents.
+
+        Of more parts than fit a screen, only the languages are shown.
+        """
         totals, lengths = [], []
         for kind, name, by_length in self._all():
+            if kind == self.part and len(self._tallies) > _MOST_SHOWN:
+                continue
             tally = _total(by_length)
             label, score = f"{kind} {name}", tally.score
             counts = [f"{count:,}" for count in (score.tokens, score.bytes, tally.documents)]
@@ -133,18 +138,18 @@ class Breakdown:
             )
         )
 
-    def _all(self) -> Iterable[tuple[str, str, list[Tally]]]:
-        names = [(self.part, name) for name in self.parts] + [("language", name) for name in self.languages]
-        found = [(kind, name, self._by_length(kind, name)) for kind, name in names]
+    def _all(self) -> list[tuple[str, str, list[Tally]]]:
+        """(kind, name, tallies by length) of every part and language that has text."""
+        found = [(kind, *named) for kind in (self.part, "language") for named in self._by_length(kind).items()]
         return [each for each in found if _total(each[2]).score.bytes]
 
-    def _by_length(self, kind: str, name: str) -> list[Tally]:
-        chosen = [
-            tallies
-            for (language, part), tallies in self._tallies.items()
-            if name == (language if kind == "language" else part)
-        ]
-        return [_total(tallies) for tallies in zip(*chosen, strict=True)]
+    def _by_length(self, kind: str) -> dict[str, list[Tally]]:
+        found: dict[str, list[Tally]] = {}
+        for (language, part), tallies in self._tallies.items():
+            name = language if kind == "language" else part
+            before = found.get(name, [Tally()] * len(LENGTHS))
+            found[name] = [ours + theirs for ours, theirs in zip(before, tallies, strict=True)]
+        return found
 
 
 def _total(tallies: Iterable[Tally]) -> Tally:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from tonsai_jax.data.manifest import RowsManifest, SourceInfo
 from tonsai_jax.data.marks import ANSWER, BEGIN
 from tonsai_jax.data.rows import Rows, open_rows, read_window, window_count
-from tonsai_jax.evaluation.breakdown import Breakdown, Documents
+from tonsai_jax.evaluation.breakdown import Documents
 from tonsai_jax.reporting.progress_bar import Progress, progress_bar
 from tonsai_jax.training.mesh import put_batch
 from tonsai_jax.training.reference import ScoreStep
@@ -35,8 +35,8 @@ class HeldOut:
 
     def score(
         self, score_step: ScoreStep, params: Any, mesh: Mesh, *, batch_size: int, max_windows: int = 0
-    ) -> Breakdown:
-        """Scores the sources, except pairs of answers.
+    ) -> dict[str, Documents]:
+        """The scores of the held-out documents of each source that has some; those of which nothing is scored have no tokens.
 
         Args:
           score_step: from `make_score_step`.
@@ -46,13 +46,12 @@ class HeldOut:
 
         Raises `UserError` where `seq_len` does not divide row_tokens, or a file is missing or damaged.
         """
-        found = Breakdown("source")
+        found = {}
         chosen = {name: self._numbers(source, max_windows) for name, source in self._manifest.sources.items()}
         with progress_bar("evaluating", unit=" windows", total=sum(map(len, chosen.values()))) as bar:
             for name, numbers in chosen.items():
                 if len(numbers):
-                    documents = self._documents(score_step, params, mesh, name, numbers, batch_size, bar)
-                    found.add(self._manifest.sources[name].language, name, documents)
+                    found[name] = self._documents(score_step, params, mesh, name, numbers, batch_size, bar)
         return found
 
     def _numbers(self, source: SourceInfo, max_windows: int) -> np.ndarray:

@@ -51,7 +51,10 @@ def evaluate_run(
         end_of_text_id=manifest.end_of_text_id,
     )
     held_out = HeldOut(manifest, run.tokenizer.token_bytes(), len(run.tokenizer.prefix), seq_len)
-    found = held_out.score(score_step, run.params, mesh, batch_size=batch_size, max_windows=max_batches * batch_size)
+    found = Breakdown("source")
+    scores = held_out.score(score_step, run.params, mesh, batch_size=batch_size, max_windows=max_batches * batch_size)
+    for name, documents in scores.items():
+        found.add(manifest.sources[name].language, name, documents)
     if all(source.kind == "pairs" for source in manifest.sources.values()):
         raise UserError(
             f"{manifest.directory}: holds pairs of answers; bits per byte are measured on text or conversations, give such rows "

@@ -14,7 +14,7 @@ from tonsai_jax.evaluation.bits_per_byte import Score
 from tonsai_jax.evaluation.breakdown import Breakdown, Documents
 from tonsai_jax.evaluation.documents import DocumentScorer
 from tonsai_jax.evaluation.task_scores import TaskScore
-from tonsai_jax.reporting.progress_bar import Progress, progress_bar
+from tonsai_jax.reporting.progress_bar import progress_bar
 
 _ADDED_AT_ONCE = 4096  # scores of documents that are kept before they are added up
 
@@ -51,19 +51,31 @@ def score_texts(scorer: DocumentScorer, sources: Iterable[Source]) -> Breakdown:
     """
     pieces = [(source.language, piece) for source in sources for piece in source.by_file()]
     found = Breakdown("file")
+    first_documents: list[int] = []  # the number of the first document of each piece, counted over all pieces
+
+    def texts() -> Iterator[str]:
+        number = 0
+        for _, piece in pieces:
+            first_documents.append(number)
+            for text in _texts(piece):
+                number += 1
+                yield text
+
     sizes = [span.size for _, piece in pieces for span in piece.spans if _holds_only_text(span.path)]
     total = sum(sizes) if len(sizes) == len(pieces) else None
     with progress_bar("evaluating", unit="B", total=total) as bar:
-        for language, piece in pieces:
-            path = piece.spans[0].path
-            scores = _counted(scorer.scores(_texts(piece)), bar)
-            count = 0
-            while chunk := list(islice(scores, _ADDED_AT_ONCE)):
-                documents = _documents(chunk)
-                count += int((documents.tokens > 0).sum())
-                found.add(language, path, documents)
-            if not count:
-                raise UserError(f"{path}: there is no text in this file")
+        scores = scorer.scores(texts())  # one stream of all files, so that small ones fill batches together
+        while chunk := list(islice(scores, _ADDED_AT_ONCE)):
+            documents = _documents([score for _, score in chunk])
+            places = np.searchsorted(first_documents, [number for number, _ in chunk], side="right") - 1
+            for place in np.unique(places):
+                language, piece = pieces[place]
+                found.add(language, piece.spans[0].path, documents[places == place])
+            bar.update(int(documents.bytes.sum()))
+    scored = {name for name, tally in found.parts.items() if tally.documents}
+    for _, piece in pieces:
+        if piece.spans[0].path not in scored:
+            raise UserError(f"{piece.spans[0].path}: there is no text in this file")
     return found
 
 
@@ -79,12 +91,6 @@ def task_scores(found: Breakdown) -> list[TaskScore]:
 
 def _texts(piece: Piece) -> Iterator[str]:
     return (text for _, text in piece.documents(Faults(can_skip=False)))
-
-
-def _counted(scores: Iterator[tuple[int, Score]], bar: Progress) -> Iterator[Score]:
-    for _, score in scores:
-        bar.update(score.bytes)
-        yield score
 
 
 def _documents(scores: list[Score]) -> Documents:
