@@ -111,3 +111,10 @@ def test_a_continuation_longer_than_the_context_is_refused(tokenizer: Tokenizer)
     scorer = Scorer(model_of(config_with(context_length=16), tokenizer))
     with pytest.raises(UserError, match="continuation 1 has 17 tokens, more than the model's context_length=16"):
         scorer.log_likelihoods([Request([1], [2] * 17)])
+
+
+def test_the_log_says_how_many_contexts_were_cut(tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture) -> None:
+    scorer = Scorer(model_of(config_with(context_length=16), tokenizer))
+    scorer.log_likelihoods([Request([1] * 15, [2, 3]), Request([1] * 16, [2, 3])], name="made")
+    message = "made: 1 of 2 contexts do not fit into the model's context of 16 tokens and lost their beginning"
+    assert caplog.messages == [message]

@@ -148,9 +148,9 @@ def test_whole_texts_and_generated_texts_are_those_of_lm_eval(
 
 
 def test_arguments_that_it_does_not_know_are_one_line() -> None:
-    with pytest.raises(UserError, match="--model_args revision: not an argument of this model"):
+    with pytest.raises(UserError, match="lm-eval model argument revision: not known"):
         LMEvalModel.create_from_arg_obj({"workdir": "x", "revision": "main"})
-    with pytest.raises(UserError, match="needs workdir=DIR of a run, or model=MODEL"):
+    with pytest.raises(UserError, match="workdir=DIR of a run, or model=MODEL, is needed"):
         LMEvalModel.create_from_arg_obj({})
 
 

@@ -50,3 +50,16 @@ def test_a_sequence_that_no_longer_fits_starts_a_row(row_length: int) -> None:
     rows = prefix_rows(sequences, [60] * 5, row_length)
     assert len(rows.tokens_RxT) == (5 if row_length == 64 else 2)
     assert [rows.tokens_RxT[rows.row_of[i], rows.slots_of[i]].tolist() for i in range(5)] == list(map(list, sequences))
+
+
+def test_sequences_that_share_little_fill_each_others_rows() -> None:
+    """In sorted order they would need three rows: 70, then 70 and 30, then 30."""
+    rows = prefix_rows([(1,) * 70, (2,) * 70, (3,) * 30, (4,) * 30], [1] * 4, row_length=100)
+    assert len(rows.tokens_RxT) == 2
+
+
+def test_what_all_sequences_begin_with_stands_once_in_each_row() -> None:
+    shots = tuple(range(1, 41))
+    sequences = [(*shots, item, choice) for item in range(100, 130) for choice in range(200, 204)]
+    rows = prefix_rows(sequences, [1] * len(sequences))
+    assert (rows.tokens_RxT == shots[0]).sum() == len(rows.tokens_RxT)

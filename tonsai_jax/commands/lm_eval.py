@@ -27,7 +27,7 @@ def main() -> None:
         from lm_eval.__main__ import cli_evaluate
     except ImportError:
         raise UserError(
-            "lm-eval is not installed; it comes with the `lm-eval` extra: uv sync --extra lm-eval"
+            "lm-eval is not installed; it comes with the `lm-eval` extra: uv sync --inexact --extra lm-eval"
         ) from None
     import tonsai_jax.evaluation.lm_eval_model  # noqa: F401  # registers the model
 

@@ -19,7 +19,7 @@ from tonsai_jax.evaluation.prefix_rows import PrefixRows, prefix_rows
 from tonsai_jax.evaluation.requests import LogLikelihood, Request
 from tonsai_jax.inference.load import LanguageModel
 from tonsai_jax.model.attention import choose_attention_backend
-from tonsai_jax.model.transformer import Transformer
+from tonsai_jax.model.transformer import Transformer, output_table
 from tonsai_jax.reporting.numbers import count_of
 from tonsai_jax.reporting.progress_bar import progress_bar
 from tonsai_jax.training.state import model_graph
@@ -34,8 +34,8 @@ _logger = logging.getLogger(__name__)
 class Scorer:
     """A model made ready to score continuations; make it once and use it often.
 
-    Log-likelihoods are computed in the model's compute dtype, their sums in float64. Programs are compiled for few shapes: a row
-    length is a power of two, and so are the rows of a batch.
+    Log-likelihoods are computed in the model's compute dtype, their sums in float64. Programs are compiled for few shapes:
+    of rows (`prefix_rows`), of batches, and of the tokens that are scored at once, both powers of two.
     """
 
     def __init__(self, model: LanguageModel) -> None:
@@ -45,6 +45,7 @@ class Scorer:
         attention_backend, _ = choose_attention_backend(config, self._backend, [2])  # rows have an even length
         self._graph = model_graph(config, attention_backend)
         self._params = jax.tree.map(jnp.asarray, model.params)
+        self._head = _head(self._params, config.vocab_size, config.dtype)
         self._most_scored = max(_FEWEST_SCORED, 1 << ((_MOST_LOGITS // config.vocab_size).bit_length() - 1))
 
     def log_likelihoods(self, requests: Sequence[Request], *, name: str = "") -> list[LogLikelihood]:
@@ -110,14 +111,16 @@ class Scorer:
             yield from _by_sequence(*waiting, targets)
 
     def _token_scores(self, x_BxTxD: jax.Array, slot_N: np.ndarray, target_N: np.ndarray) -> list[Any]:
-        """(log-probabilities, likeliest or not) of parts of the tokens; the last part is padded."""
+        """(log-probabilities, likeliest or not) of parts of the tokens; the last part can be padded."""
         parts = []
-        for start in range(0, len(slot_N), self._most_scored):
-            slot, target = slot_N[start : start + self._most_scored], target_N[start : start + self._most_scored]
-            padding = (0, max(_FEWEST_SCORED, 1 << (len(slot) - 1).bit_length()) - len(slot))
-            parts.append(
-                _log_probabilities(self._graph, self._params, x_BxTxD, np.pad(slot, padding), np.pad(target, padding))
-            )
+        start = 0
+        while start < len(slot_N):
+            filled = 1 << ((len(slot_N) - start).bit_length() - 1)
+            size = min(self._most_scored, max(_FEWEST_SCORED, filled))
+            slot, target = slot_N[start : start + size], target_N[start : start + size]
+            padding = (0, size - len(slot))
+            parts.append(_log_probabilities(self._head, x_BxTxD, np.pad(slot, padding), np.pad(target, padding)))
+            start += size
         return parts
 
 
@@ -138,13 +141,18 @@ def _hidden_states(graph: nnx.GraphDef, params: Any, tokens_BxT: jax.Array, ends
     return model(tokens_BxT, subtree_ends_BxT=ends_BxT)[0]
 
 
-@partial(jax.jit, static_argnames="graph")
+@partial(jax.jit, static_argnames=("vocab_size", "dtype"))
+def _head(params: Any, vocab_size: int, dtype: str) -> jax.Array:
+    """The output table [V, D] without its padding, an array of its own: cut out in each call, it would be copied each time."""
+    return output_table(params)[:vocab_size].astype(dtype)
+
+
+@jax.jit
 def _log_probabilities(
-    graph: nnx.GraphDef, params: Any, x_BxTxD: jax.Array, slot_N: jax.Array, target_N: jax.Array
+    head_VxD: jax.Array, x_BxTxD: jax.Array, slot_N: jax.Array, target_N: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    model: Transformer = nnx.merge(graph, params)
     x_NxD = x_BxTxD.reshape(-1, x_BxTxD.shape[-1])[slot_N]
-    logits_NxV = model.logits(x_NxD[None])[0]
+    logits_NxV = jnp.einsum("nd,vd->nv", x_NxD, head_VxD, preferred_element_type=jnp.float32)
     target_logit_N = jnp.take_along_axis(logits_NxV, target_N[:, None], axis=-1)[:, 0]
     logp_N = target_logit_N - jax.nn.logsumexp(logits_NxV, axis=-1)
-    return logp_N, jnp.argmax(logits_NxV, axis=-1) == target_N
+    return logp_N, target_logit_N == logits_NxV.max(axis=-1)  # argmax takes several times as long on a CPU

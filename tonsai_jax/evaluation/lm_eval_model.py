@@ -51,9 +51,9 @@ class LMEvalModel(LM):
         """
         known = {"workdir", "step", "model", "leading_end_of_text"}
         if unknown := arg_dict.keys() - known:
-            raise UserError(f"--model_args {min(unknown)}: not an argument of this model ({', '.join(sorted(known))})")
+            raise UserError(f"lm-eval model argument {min(unknown)}: not known ({', '.join(sorted(known))})")
         if ("workdir" in arg_dict) == ("model" in arg_dict):
-            raise UserError("--model_args needs workdir=DIR of a run, or model=MODEL, and not both")
+            raise UserError("lm-eval model arguments: workdir=DIR of a run, or model=MODEL, is needed, and not both")
         if "model" in arg_dict:
             model = load_model(str(arg_dict["model"]))
         else:
@@ -114,7 +114,7 @@ class LMEvalModel(LM):
         if room < 1:
             raise UserError(
                 f"a task generates up to {new_tokens} tokens, but the model's context_length is "
-                f"{self._model.model_config.context_length}; add --gen_kwargs max_gen_toks=N with a smaller N"
+                f"{self._model.model_config.context_length}; set max_gen_toks=N in lm-eval's gen_kwargs, with a smaller N"
             )
         encoded = tokenizer.encode_batch([tokenizer.normalize_prompt(context) for context in contexts])
         lead = [tokenizer.end_of_text_id] if self._leading else []

@@ -2,8 +2,10 @@
 
 Sequences are sorted, so those that begin alike are neighbors. A row takes one after the other: of each only the tokens after
 what it shares with the one before. This is the depth-first order of a tree; `model.attention.subtree_mask` has the mask.
+Neighbors that share much stay together as a block, and blocks of different sizes fill the rows.
 """
 
+import bisect
 import dataclasses
 import itertools
 from collections.abc import Sequence
@@ -11,9 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 
 SHORTEST_ROW = 64
-# The part of a row's cost that grows with the square of its length: a row of 2,048 tokens costs twice as much per token as a
-# very short one. Measured with GPT-2 of 124 M parameters on a CPU; the choice of a length depends little on it.
-_TOKENS_OF_DOUBLE_COST = 2048
+# A token in a row of this length costs twice as much as one in a very short row, for attention. Measured on a CPU with GPT-2 of
+# 124 M parameters, in rows of 256 to 2,048 tokens.
+_TOKENS_OF_DOUBLE_COST = 1150
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,29 +41,39 @@ def prefix_rows(sequences: Sequence[tuple[int, ...]], last: Sequence[int], row_l
     Args:
       sequences: the ids of each, at least one.
       last: for each sequence, of how many of its last tokens the caller needs to know where they are.
-      row_length: T, not below the longest sequence; by default the power of two for which the model has the least to compute.
+      row_length: T, not below the longest sequence; by default the length for which the model has the least to compute, of
+        64, 96, 128, 192, 256, 384 and so on.
     """
     order = sorted(range(len(sequences)), key=lambda number: sequences[number])
-    shared = [0] + [_common(sequences[a], sequences[b]) for a, b in itertools.pairwise(order)]
-    T = row_length or _cheapest_length([len(sequences[number]) for number in order], shared)
+    blocks, base = _blocks(order, sequences)
+    sizes = [size for _, size in blocks]
+    longest = max(map(len, sequences))
+    T = row_length or min(
+        _lengths(longest), key=lambda T: len(_bins(sizes, T - base)) * T * (1 + T / _TOKENS_OF_DOUBLE_COST)
+    )
     rows: list[tuple[list[int], list[int]]] = []
     row_of, slots_of = [0] * len(sequences), [np.empty(0, np.int32)] * len(sequences)
-    tokens: list[int] = []
-    ends: list[int] = []
-    path: list[int] = []
-    for number, common in zip(order, shared, strict=True):
-        ids = sequences[number]
-        if not rows or len(tokens) + len(ids) - common > T:
-            tokens, ends, path, common = [], [], [], 0
-            rows.append((tokens, ends))
-        for slot in path[common:]:
-            ends[slot] = len(tokens)
-        added = range(len(tokens), len(tokens) + len(ids) - common)
-        path = path[:common] + list(added)
-        tokens.extend(ids[common:])
-        ends.extend([T] * len(added))  # until another sequence leaves the path
-        row_of[number] = len(rows) - 1
-        slots_of[number] = np.array(path[len(path) - last[number] :], np.int32)
+    for chosen in _bins(sizes, T - base):
+        tokens: list[int] = []
+        ends: list[int] = []
+        path: list[int] = []
+        before: tuple[int, ...] = ()
+        rows.append((tokens, ends))
+        for number in itertools.chain.from_iterable(blocks[block][0] for block in chosen):
+            ids = sequences[number]
+            common = _common(before, ids)
+            if len(tokens) + len(ids) - common > T:  # a block of more than a row
+                tokens, ends, path, common = [], [], [], 0
+                rows.append((tokens, ends))
+            for slot in path[common:]:
+                ends[slot] = len(tokens)
+            added = range(len(tokens), len(tokens) + len(ids) - common)
+            path = path[:common] + list(added)
+            tokens.extend(ids[common:])
+            ends.extend([T] * len(added))  # until another sequence leaves the path
+            before = ids
+            row_of[number] = len(rows) - 1
+            slots_of[number] = np.array(path[len(path) - last[number] :], np.int32)
     tokens_RxT = np.zeros((len(rows), T), np.int32)
     ends_RxT = np.tile(np.arange(1, T + 1, dtype=np.int32), (len(rows), 1))
     for row, (tokens, ends) in enumerate(rows):
@@ -77,17 +89,49 @@ def _common(first: Sequence[int], second: Sequence[int]) -> int:
     return int(differ[0]) if len(differ) else both
 
 
-def _cheapest_length(lengths: Sequence[int], shared: Sequence[int]) -> int:
-    """The row length, a power of two, for which all rows together cost least."""
-    T = max(SHORTEST_ROW, 1 << (max(lengths) - 1).bit_length())
-    candidates = [T, 2 * T, 4 * T]
-    return min(candidates, key=lambda T: _count_rows(lengths, shared, T) * T * (1 + T / _TOKENS_OF_DOUBLE_COST))
+def _blocks(order: Sequence[int], sequences: Sequence[tuple[int, ...]]) -> tuple[list[tuple[list[int], int]], int]:
+    """Sorted sequences in blocks, each with its tokens in a row, and the number of tokens that all sequences begin with.
+
+    A sequence begins a block when it shares less than a quarter of its tokens with the one before, not counting what all share:
+    apart from each other, the two lose little.
+    """
+    shared = [_common(sequences[a], sequences[b]) for a, b in itertools.pairwise(order)]
+    base = min(shared, default=0)
+    blocks: list[tuple[list[int], int]] = []
+    for number, common in zip(order, [0, *shared], strict=True):
+        length = len(sequences[number])
+        if not blocks or 4 * (common - base) < length - base:
+            blocks.append(([number], length - base))
+        else:
+            numbers, size = blocks[-1]
+            blocks[-1] = ([*numbers, number], size + length - common)
+    return blocks, base
 
 
-def _count_rows(lengths: Sequence[int], shared: Sequence[int], row_length: int) -> int:
-    rows, used = 0, row_length
-    for length, common in zip(lengths, shared, strict=True):
-        used += length - common
-        if used > row_length or not rows:
-            rows, used = rows + 1, length
-    return rows
+def _bins(sizes: Sequence[int], room: int) -> list[list[int]]:
+    """The numbers of the blocks in each row: each goes where it leaves the least room, the largest first."""
+    bins: list[list[int]] = []
+    spaces: list[tuple[int, int]] = []  # (room left, bin), sorted
+    for number in sorted(range(len(sizes)), key=lambda number: -sizes[number]):
+        at = bisect.bisect_left(spaces, (sizes[number], 0))
+        if at == len(spaces):
+            bins.append([number])
+            left, to = room - sizes[number], len(bins) - 1
+        else:
+            left, to = spaces.pop(at)
+            left -= sizes[number]
+            bins[to].append(number)
+        if left > 0:
+            bisect.insort(spaces, (left, to))
+    return bins
+
+
+def _lengths(longest: int) -> list[int]:
+    """Row lengths from `longest` to about four times that: powers of two, and one between each two of them."""
+    longest = max(longest, SHORTEST_ROW)
+    power = 1 << (longest - 1).bit_length()
+    return [
+        length
+        for length in (3 * power // 4, power, 3 * power // 2, 2 * power, 4 * power)
+        if length >= max(longest, SHORTEST_ROW)
+    ]

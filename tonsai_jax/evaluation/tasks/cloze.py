@@ -34,7 +34,7 @@ class Cloze:
 
     def score(self, model: TaskModel, options: TaskOptions) -> list[TaskScore]:
         if options.shots:
-            raise UserError(f"{self.name}: takes no worked examples; use --shots 0")
+            raise UserError(f"{self.name}: takes no worked examples; use `tonsai tasks --shots 0`")
         pairs = read_items(f"{self.name}.jsonl", options.data_dir, self.hub, self.read, options.limit)
         results = model.scorer.log_likelihoods(encode_pairs(model.tokenizer, pairs), name=self.name)
         accuracy = mean([result.is_greedy for result in results])

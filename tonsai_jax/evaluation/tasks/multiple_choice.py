@@ -88,12 +88,13 @@ class MultipleChoice:
             return []
         if self.examples is None and not is_local:
             raise UserError(
-                f"{self.name}: has no split for worked examples, and those of the test may not be used; use --shots 0, or put "
-                f"some into {(options.data_dir or 'DIR')}/{file}"
+                f"{self.name}: has no split for worked examples, and those of the test may not be used; "
+                f"use `tonsai tasks --shots 0`, or put some into {(options.data_dir or 'DIR')}/{file}"
             )
         pool = read_items(file, options.data_dir, self.examples, self.read, None)
         if len(pool) < options.shots:
-            raise UserError(f"{self.name}: --shots {options.shots}, but there are {count_of(len(pool), 'example')}")
+            there = count_of(len(pool), "example")
+            raise UserError(f"{self.name}: {options.shots} worked examples are wanted, but there are {there}")
         return random.Random(f"{self.name} examples").sample(pool, options.shots)
 
 

@@ -61,7 +61,7 @@ def read_items(
     else:
         raise UserError(
             f"{path or file}: no such file; this task has no data on the Hub, so put its records there, one JSON object a "
-            "line" + ("" if path else ", in the folder that --data names")
+            "line" + ("" if path else ", in the folder of `tonsai tasks --data`")
         )
     items = []
     for place, record in islice(records, limit):
@@ -100,5 +100,5 @@ def _hub_records(hub: HubData, file: str, data_dir: Path | None) -> Iterator[tup
     except UserError as error:
         raise UserError(
             f"{hub} cannot be read from the Hub; download it, write its records as JSON lines to "
-            f"{(data_dir or Path('DIR')) / file} and add --data {data_dir or 'DIR'} ({error})"
+            f"{(data_dir or Path('DIR')) / file} and give `tonsai tasks --data {data_dir or 'DIR'}` ({error})"
         ) from None
