@@ -19,7 +19,7 @@ EXAMPLE = """example:
 
 docs/scorecard.md says what to download. A test set that is not there, or damaged, is one line on stderr; the others go on, and
 the exit code is 1 at the end. Without --limit: 256 sentences for bits per byte, 64 for each direction of translation, 204 for
-topics. On a CPU, a model of 124 M parameters takes minutes; 0 is for a GPU.
+topics; with --limit 0, all of them, which is for a GPU.
 """
 
 

@@ -49,7 +49,7 @@ class Mkqa:
         if path is None or not path.exists():
             raise UserError(
                 f"{path or file}: no such file; get it with `curl -L {_URL} | gunzip > {path or f'DIR/{file}'}`"
-                + ("" if path else ", and give the folder with --data")
+                + ("" if path else ", and name the folder with `tonsai tasks --data DIR`")
             )
         items = [item for item in read_items(file, options.data_dir, None, question_of, None) if item.answers]
         examples, items = items[: options.shots], items[options.shots :][: options.limit]
