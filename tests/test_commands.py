@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.console import tonsai
 from tonsai_jax.__main__ import COMMANDS, main
+from tonsai_jax.commands.parser import CommandParser
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import file_to_write, folder_to_replace, folder_to_write
 
@@ -225,3 +226,16 @@ def test_a_mistake_in_the_flags_is_one_line(words: tuple[str, ...], message: str
     [line] = err.splitlines()
     assert (code, line.startswith("error: ")) == (1, True)
     assert message in line
+
+
+def test_a_checkpoint_is_chosen_by_its_step_or_as_the_best() -> None:
+    parser = CommandParser(description="", epilog="")
+    parser.add_step("checkpoint to use")
+    assert [parser.parse_args(words).step for words in ([], ["--step", "500"], ["--step", "best"])] == [
+        None,
+        500,
+        "best",
+    ]
+    for wrong in ("newest", "-1", "1.5"):
+        with pytest.raises(UserError, match=f"^--step {re.escape(wrong)}: must be the step of a checkpoint, or best$"):
+            parser.parse_args([f"--step={wrong}"])

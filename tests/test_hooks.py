@@ -1,5 +1,6 @@
-"""The texts that a run writes between steps."""
+"""The texts that a run writes between steps, and the scores of its checkpoints."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from ml_collections import ConfigDict
 
 from tests.support.tiny_chat import CONFIG, PARAMS, chat_tokenizer
 from tonsai_jax.config import default_config
+from tonsai_jax.evaluation.bits_per_byte import Evaluation, Score
 from tonsai_jax.evaluation.prompt_suite import prompts
 from tonsai_jax.evaluation.prompt_suite.checks import CHECKS
 from tonsai_jax.hooks import Hooks
@@ -124,3 +126,19 @@ def test_on_several_hosts_no_texts_are_written(hooks: Hooks, said: list[str], mo
     hooks.write_texts(500, PARAMS, samples=True, suite=True)
     assert said == []
     assert not (hooks.workdir / "samples").exists()
+
+
+def test_a_checkpoint_without_the_metric_asked_for_has_no_score_and_a_line_says_what_there_is() -> None:
+    lines: list[str] = []
+    unused: dict[str, Any] = {field.name: None for field in dataclasses.fields(Hooks)} | {"say": lines.append}
+    hooks = Hooks(**unused | {"best_metric": "eval/bits_per_byte/chat"})
+    text = Evaluation({"wiki": Score(1.0, 2, 3)}, {"km": Score(1.0, 2, 3)})
+    assert hooks.score(500, text) is None
+    assert lines == [
+        "step 500: its checkpoint has no score, eval/bits_per_byte/chat was not measured; there are: bits_per_byte, "
+        "bits_per_byte/km, perplexity/km, bits_per_byte/source/wiki, perplexity/source/wiki"
+    ]
+    assert hooks.score(500, None) is None
+    hooks = Hooks(**unused | {"best_metric": "eval/perplexity/km"})
+    assert hooks.score(500, text) == text.languages["km"].perplexity
+    assert len(lines) == 1

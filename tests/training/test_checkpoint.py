@@ -181,15 +181,15 @@ def test_the_best_is_that_of_the_checkpoints_that_are_still_there(tmp_path: Path
 
 
 def test_scores_of_another_metric_replace_the_earlier_ones(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, KeepPolicy(last=1, best=1))
+    checkpoints = Checkpoints(tmp_path, KeepPolicy(last=2, best=1))
     for step in (1, 2):
         save(checkpoints, step)
-        checkpoints.record_score(step, 1.0 + step)
-    checkpoints.replace_scores({1: -0.5, 2: -0.9})
-    save(checkpoints, 3)
+        checkpoints.record_score(step, -1.0 * step)
+    checkpoints.replace_scores({1: -0.5})
+    save(checkpoints, 3, 4)
     checkpoints.close()
-    assert kept(tmp_path) == [2, 3]
-    assert read_json(tmp_path / SCORES_FILE) == {"1": -0.5, "2": -0.9}
+    assert kept(tmp_path) == [1, 3, 4]
+    assert read_json(tmp_path / SCORES_FILE) == {"1": -0.5}
 
 
 # What is not whole, and what is not there
