@@ -19,8 +19,8 @@ from tonsai_jax.data.manifest import RowsManifest, read_manifest
 from tonsai_jax.data.tokenize import tokenize_dataset
 from tonsai_jax.errors import run_command
 from tonsai_jax.evaluation.bits_per_byte import evaluate
-from tonsai_jax.evaluation.documents import DocumentScorer
-from tonsai_jax.evaluation.held_out import HeldOut
+from tonsai_jax.evaluation.documents.held_out import HeldOut
+from tonsai_jax.evaluation.documents.scorer import DocumentScorer
 from tonsai_jax.files import write_json
 from tonsai_jax.inference.load import LanguageModel
 from tonsai_jax.model.attention import choose_attention_backend

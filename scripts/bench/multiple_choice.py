@@ -22,8 +22,8 @@ import numpy as np
 from flax import nnx
 
 from tonsai_jax.errors import run_command
-from tonsai_jax.evaluation.likelihood import Scorer
-from tonsai_jax.evaluation.requests import Request
+from tonsai_jax.evaluation.likelihood.requests import Request
+from tonsai_jax.evaluation.likelihood.scorer import Scorer
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.model.presets import preset
 from tonsai_jax.training.state import init_params, model_graph

@@ -12,7 +12,7 @@ from tests.support.scorecard_data import ENGLISH, KHMER, write_all, write_ntrex,
 from tests.support.tiny_model import config_with, random_params, tiny_tokenizer
 from tonsai_jax.commands import scorecard as command
 from tonsai_jax.config import default_config
-from tonsai_jax.evaluation.documents import score_documents
+from tonsai_jax.evaluation.documents.scorer import score_documents
 from tonsai_jax.evaluation.scorecard import scorecard
 from tonsai_jax.evaluation.task_scores import TaskScore, read_scores
 from tonsai_jax.inference.load import LanguageModel, Run

@@ -13,8 +13,8 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from tonsai_jax.errors import UserError
-from tonsai_jax.evaluation.likelihood import Scorer
-from tonsai_jax.evaluation.requests import Request, encode_pairs
+from tonsai_jax.evaluation.likelihood.requests import Request, encode_pairs
+from tonsai_jax.evaluation.likelihood.scorer import Scorer
 from tonsai_jax.inference.generate import Generator
 from tonsai_jax.inference.load import LanguageModel, load_model, load_run
 from tonsai_jax.sampling import Sampling

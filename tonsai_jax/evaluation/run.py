@@ -5,8 +5,8 @@ import jax
 from tonsai_jax.config import stages_of
 from tonsai_jax.data.manifest import RowsManifest
 from tonsai_jax.errors import UserError
-from tonsai_jax.evaluation.breakdown import Breakdown
-from tonsai_jax.evaluation.held_out import HeldOut
+from tonsai_jax.evaluation.documents.breakdown import Breakdown
+from tonsai_jax.evaluation.documents.held_out import HeldOut
 from tonsai_jax.inference.load import Run
 from tonsai_jax.model.attention import choose_attention_backend
 from tonsai_jax.training.mesh import one_device_mesh

@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 
 from tonsai_jax.errors import UserError
-from tonsai_jax.evaluation.documents import score_documents
+from tonsai_jax.evaluation.documents.scorer import score_documents
 from tonsai_jax.evaluation.downloaded import CODES, Parallel, read_flores, read_ntrex, read_sib200
 from tonsai_jax.evaluation.statistics import ratio
 from tonsai_jax.evaluation.task_scores import TaskScore
@@ -22,7 +22,7 @@ from tonsai_jax.evaluation.tasks.multiple_choice import Question, scores_of
 from tonsai_jax.evaluation.tasks.records import RecordError
 from tonsai_jax.evaluation.tasks.sib200 import TOPICS, topic
 from tonsai_jax.evaluation.tasks.task import TaskModel
-from tonsai_jax.evaluation.translation import DIRECTIONS, spread, translation_score
+from tonsai_jax.evaluation.tasks.translation import DIRECTIONS, spread, translation_score
 from tonsai_jax.inference.load import LanguageModel
 from tonsai_jax.tokenizer.loading import Tokenizer
 

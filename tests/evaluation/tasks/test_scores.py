@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.tiny_model import tiny_tokenizer
 from tonsai_jax.errors import UserError
-from tonsai_jax.evaluation.requests import LogLikelihood, Request
+from tonsai_jax.evaluation.likelihood.requests import LogLikelihood, Request
 from tonsai_jax.evaluation.tasks.cloze import Cloze, given_target
 from tonsai_jax.evaluation.tasks.multiple_choice import MultipleChoice, Question, answers_to, scores_of
 from tonsai_jax.evaluation.tasks.records import HubData, read_items

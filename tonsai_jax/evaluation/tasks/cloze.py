@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 
 from tonsai_jax.errors import UserError
-from tonsai_jax.evaluation.requests import encode_pairs
+from tonsai_jax.evaluation.likelihood.requests import encode_pairs
 from tonsai_jax.evaluation.statistics import mean
 from tonsai_jax.evaluation.task_scores import TaskScore
 from tonsai_jax.evaluation.tasks.records import HubData, Record, RecordError, field, read_items

@@ -31,7 +31,9 @@ class Translation:
         return f"{self.source}-{self.target}"
 
     def score(self, model: TaskModel, options: TaskOptions) -> list[TaskScore]:
-        from tonsai_jax.evaluation.translation import translation_score  # imported here: a list of tasks needs no JAX
+        from tonsai_jax.evaluation.tasks.translation import (
+            translation_score,  # imported here: a list of tasks needs no JAX
+        )
 
         limit = None if options.limit is None else options.limit + options.shots
         parallel = _sentences(options, limit)

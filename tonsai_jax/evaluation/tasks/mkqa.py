@@ -42,7 +42,9 @@ class Mkqa:
     small_models: str = "near 0 (our expectation)"
 
     def score(self, model: TaskModel, options: TaskOptions) -> list[TaskScore]:
-        from tonsai_jax.evaluation.generation import one_line_answers  # imported here: a list of tasks needs no JAX
+        from tonsai_jax.evaluation.tasks.generation import (
+            one_line_answers,  # imported here: a list of tasks needs no JAX
+        )
 
         file = f"{self.name}.jsonl"
         path = None if options.data_dir is None else options.data_dir / file

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from tonsai_jax.evaluation.task_scores import TaskScore
 
 if TYPE_CHECKING:
-    from tonsai_jax.evaluation.likelihood import Scorer
+    from tonsai_jax.evaluation.likelihood.scorer import Scorer
     from tonsai_jax.inference.generate import Generator
     from tonsai_jax.inference.load import LanguageModel
     from tonsai_jax.tokenizer.loading import Tokenizer
@@ -45,7 +45,7 @@ class TaskModel:
 
     @cached_property
     def scorer(self) -> "Scorer":
-        from tonsai_jax.evaluation.likelihood import Scorer  # imported here: a list of all tasks needs no JAX
+        from tonsai_jax.evaluation.likelihood.scorer import Scorer  # imported here: a list of all tasks needs no JAX
 
         return Scorer(self.model)
 

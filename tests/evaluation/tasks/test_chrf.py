@@ -1,11 +1,11 @@
-"""Tests of tonsai_jax/evaluation/chrf.py."""
+"""Tests of tonsai_jax/evaluation/tasks/chrf.py."""
 
 import numpy as np
 import pytest
 from sacrebleu.metrics import CHRF
 
 from tonsai_jax.errors import UserError
-from tonsai_jax.evaluation.chrf import chrf
+from tonsai_jax.evaluation.tasks.chrf import chrf
 from tonsai_jax.text.normalize import normalize
 
 KHMER = ["ក្មេងៗដើរទៅសាលារៀនរាល់ព្រឹក។", "ខ្ញុំចូលចិត្តញ៉ាំបាយជាមួយត្រី។", "ថ្ងៃនេះមេឃភ្លៀងខ្លាំងណាស់។", "ឆ្មាពណ៌សដេកលើតុ។"]

@@ -13,8 +13,8 @@ from tonsai_jax.data.marks import marks_of
 from tonsai_jax.data.packing import write_packed
 from tonsai_jax.data.row_writer import RowWriter, write_manifest
 from tonsai_jax.evaluation.bits_per_byte import evaluate
-from tonsai_jax.evaluation.breakdown import Tally
-from tonsai_jax.evaluation.held_out import HeldOut
+from tonsai_jax.evaluation.documents.breakdown import Tally
+from tonsai_jax.evaluation.documents.held_out import HeldOut
 from tonsai_jax.files import sha256_file
 from tonsai_jax.training.mesh import one_device_mesh
 from tonsai_jax.training.state import model_graph

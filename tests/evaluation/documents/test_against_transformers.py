@@ -9,7 +9,7 @@ import pytest
 from tests.support.made_once import MadeOnce
 from tests.support.open_tokenizers import llama2
 from tests.support.tiny_model import ENGLISH, KHMER, config_with, random_params
-from tonsai_jax.evaluation.documents import score_documents
+from tonsai_jax.evaluation.documents.scorer import score_documents
 from tonsai_jax.huggingface.export import export
 from tonsai_jax.inference.load import LanguageModel, load_model
 from tonsai_jax.model.presets import preset

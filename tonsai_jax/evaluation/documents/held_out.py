@@ -14,7 +14,7 @@ from tonsai_jax.data.manifest import RowsManifest
 from tonsai_jax.data.marks import ANSWER, BEGIN
 from tonsai_jax.data.rows import Rows, open_rows, read_window, window_count
 from tonsai_jax.evaluation.bits_per_byte import held_out_windows
-from tonsai_jax.evaluation.breakdown import Documents
+from tonsai_jax.evaluation.documents.breakdown import Documents
 from tonsai_jax.reporting.progress_bar import Progress, progress_bar
 from tonsai_jax.training.mesh import put_batch
 from tonsai_jax.training.reference import ScoreStep

@@ -12,10 +12,9 @@ from tests.support.made_once import MadeOnce
 from tests.support.tiny_model import CONFIG, ENGLISH, KHMER, random_params, tiny_tokenizer
 from tests.support.tiny_run import TinyRun
 from tonsai_jax.errors import UserError
-from tonsai_jax.evaluation import documents as documents_module
-from tonsai_jax.evaluation.documents import DocumentScorer, score_documents
+from tonsai_jax.evaluation.documents.scorer import DocumentScorer, score_documents
+from tonsai_jax.evaluation.documents.text_files import score_texts, text_sources
 from tonsai_jax.evaluation.task_scores import read_scores
-from tonsai_jax.evaluation.text_files import score_texts, text_sources
 from tonsai_jax.huggingface.export import export
 from tonsai_jax.inference.load import LanguageModel, load_run
 
@@ -85,8 +84,8 @@ def test_small_files_share_batches(model: LanguageModel, tmp_path: Path, monkeyp
     for number in range(40):
         (tmp_path / f"{number:02d}.txt").write_text(ENGLISH[: 30 + number])
     scorer = DocumentScorer(model)
-    batches, make = [], documents_module.batch_of
-    monkeypatch.setattr(documents_module, "batch_of", lambda *of: batches.append(of) or make(*of))  # type: ignore[func-returns-value]  # it is None
+    batches, make = [], scorer_module.batch_of
+    monkeypatch.setattr(scorer_module, "batch_of", lambda *of: batches.append(of) or make(*of))  # type: ignore[func-returns-value]  # it is None
     found = score_texts(scorer, text_sources([f"en={tmp_path}"], document="file"))
     assert len(batches) <= 4
     sizes = [tally.score.bytes for tally in found.parts.values()]

@@ -10,7 +10,7 @@ import numpy as np
 
 from tonsai_jax.errors import UserError
 from tonsai_jax.evaluation.bits_per_byte import Score
-from tonsai_jax.evaluation.windows import Window, batch_of, pack_windows, scored_sums, windows_of
+from tonsai_jax.evaluation.documents.windows import Window, batch_of, pack_windows, scored_sums, windows_of
 from tonsai_jax.inference.load import LanguageModel
 from tonsai_jax.model.attention import choose_attention_backend
 from tonsai_jax.model.config import ModelConfig

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from tonsai_jax.data.marks import ANSWER, BEGIN
-from tonsai_jax.evaluation.windows import SHARED_WIDTH, Window, batch_of, pack_windows, scored_sums, windows_of
+from tonsai_jax.evaluation.documents.windows import (
+    SHARED_WIDTH,
+    Window,
+    batch_of,
+    pack_windows,
+    scored_sums,
+    windows_of,
+)
 
 
 def ids(length: int) -> np.ndarray:

@@ -15,8 +15,8 @@ import numpy as np
 from flax import nnx
 
 from tonsai_jax.errors import UserError
-from tonsai_jax.evaluation.prefix_rows import PrefixRows, prefix_rows
-from tonsai_jax.evaluation.requests import LogLikelihood, Request
+from tonsai_jax.evaluation.likelihood.prefix_rows import PrefixRows, prefix_rows
+from tonsai_jax.evaluation.likelihood.requests import LogLikelihood, Request
 from tonsai_jax.inference.load import LanguageModel
 from tonsai_jax.model.attention import choose_attention_backend
 from tonsai_jax.model.transformer import Transformer, output_table

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from tonsai_jax.errors import UserError
-from tonsai_jax.evaluation.chrf import chrf
 from tonsai_jax.evaluation.downloaded import Parallel
-from tonsai_jax.evaluation.generation import one_line_answers
 from tonsai_jax.evaluation.task_scores import TaskScore
+from tonsai_jax.evaluation.tasks.chrf import chrf
+from tonsai_jax.evaluation.tasks.generation import one_line_answers
 from tonsai_jax.inference.generate import Generator
 from tonsai_jax.inference.load import LanguageModel
 

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from tonsai_jax.evaluation.breakdown import LENGTHS, Breakdown, Documents, Tally
+from tonsai_jax.evaluation.documents.breakdown import LENGTHS, Breakdown, Documents, Tally
 from tonsai_jax.evaluation.statistics import ratio
 
 LN2 = math.log(2)

@@ -15,7 +15,7 @@ from tests.support.tiny_model import CONFIG, ENGLISH, KHMER, config_with, random
 from tonsai_jax.errors import UserError
 from tonsai_jax.evaluation import documents as documents_module
 from tonsai_jax.evaluation.bits_per_byte import Score
-from tonsai_jax.evaluation.documents import DocumentScorer, score_documents
+from tonsai_jax.evaluation.documents.scorer import DocumentScorer, score_documents
 from tonsai_jax.inference.load import LanguageModel
 from tonsai_jax.model.presets import preset
 from tonsai_jax.samples.stories import stories

@@ -8,8 +8,8 @@ from flax import nnx
 from tests.support.families import config_of
 from tests.support.tiny_model import CONFIG, config_with, random_params, tiny_tokenizer
 from tonsai_jax.errors import UserError
-from tonsai_jax.evaluation.likelihood import Scorer
-from tonsai_jax.evaluation.requests import LogLikelihood, Request
+from tonsai_jax.evaluation.likelihood.requests import LogLikelihood, Request
+from tonsai_jax.evaluation.likelihood.scorer import Scorer
 from tonsai_jax.inference.load import LanguageModel
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.tokenizer.loading import Tokenizer

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.support.tiny_model import ENGLISH, KHMER, tiny_tokenizer
-from tonsai_jax.evaluation.requests import encode_pairs
+from tonsai_jax.evaluation.likelihood.requests import encode_pairs
 from tonsai_jax.tokenizer.loading import Tokenizer
 
 

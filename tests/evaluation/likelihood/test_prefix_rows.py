@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from tonsai_jax.evaluation.prefix_rows import SHORTEST_ROW, PrefixRows, prefix_rows
+from tonsai_jax.evaluation.likelihood.prefix_rows import SHORTEST_ROW, PrefixRows, prefix_rows
 
 
 def path_to(rows: PrefixRows, index: int, slot: int) -> list[int]:

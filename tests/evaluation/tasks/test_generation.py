@@ -1,10 +1,10 @@
-"""Tests of tonsai_jax/evaluation/generation.py."""
+"""Tests of tonsai_jax/evaluation/tasks/generation.py."""
 
 import pytest
 
 from tests.support.answering import Answering
 from tests.support.tiny_model import config_with, random_params, tiny_tokenizer
-from tonsai_jax.evaluation.generation import one_line_answers
+from tonsai_jax.evaluation.tasks.generation import one_line_answers
 from tonsai_jax.inference.generate import Generator
 from tonsai_jax.inference.load import LanguageModel
 from tonsai_jax.sampling import Sampling

@@ -11,8 +11,8 @@ from tonsai_jax.corpus.sources.lines import COMPRESSIONS
 from tonsai_jax.corpus.sources.source import Piece, Source
 from tonsai_jax.errors import UserError
 from tonsai_jax.evaluation.bits_per_byte import Score
-from tonsai_jax.evaluation.breakdown import Breakdown, Documents
-from tonsai_jax.evaluation.documents import DocumentScorer
+from tonsai_jax.evaluation.documents.breakdown import Breakdown, Documents
+from tonsai_jax.evaluation.documents.scorer import DocumentScorer
 from tonsai_jax.evaluation.task_scores import TaskScore
 from tonsai_jax.reporting.progress_bar import progress_bar
 

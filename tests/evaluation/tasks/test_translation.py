@@ -1,4 +1,4 @@
-"""Tests of tonsai_jax/evaluation/translation.py."""
+"""Tests of tonsai_jax/evaluation/tasks/translation.py."""
 
 import math
 
@@ -8,9 +8,9 @@ from tests.support.answering import Answering
 from tests.support.scorecard_data import ENGLISH, KHMER
 from tests.support.tiny_model import config_with, random_params, tiny_tokenizer
 from tonsai_jax.errors import UserError
-from tonsai_jax.evaluation.chrf import chrf
 from tonsai_jax.evaluation.downloaded import Parallel
-from tonsai_jax.evaluation.translation import spread, translation_score
+from tonsai_jax.evaluation.tasks.chrf import chrf
+from tonsai_jax.evaluation.tasks.translation import spread, translation_score
 from tonsai_jax.inference.load import LanguageModel
 
 CONFIG = config_with(context_length=1024)
