@@ -38,7 +38,7 @@ class LMEvalModel(LM):
 
     def __init__(self, model: LanguageModel, *, leading_end_of_text: bool = True) -> None:
         super().__init__()
-        self._model = model
+        self._model = model = model.for_scoring()
         self._leading = leading_end_of_text
         self._scorer = Scorer(model)
         self._generator = Generator(model.model_config, model.params, model.tokenizer)

@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-import jax
-
 from tonsai_jax.errors import UserError
 from tonsai_jax.evaluation.documents.scorer import score_documents
 from tonsai_jax.evaluation.downloaded import CODES, Parallel, read_flores, read_ntrex, read_sib200
@@ -35,9 +33,6 @@ def scorecard(
 ) -> list[TaskScore]:
     """All scores of a model for which there is data, those of the same test set one after the other.
 
-    The model computes in float32 on a CPU and in bfloat16 elsewhere, whatever it was trained in, so that a run and its export
-    have the same scores.
-
     Args:
       folder: the downloaded test sets, see `evaluation.downloaded`.
       limit: sentences of each task, evenly spread; 0 for all, None for `MEASURED`, `TRANSLATED`, `CLASSIFIED`.
@@ -46,7 +41,7 @@ def scorecard(
     measured, translated, classified = (
         (default if limit is None else limit) or None for default in (MEASURED, TRANSLATED, CLASSIFIED)
     )
-    tasks = TaskModel(_for_this_machine(model))
+    tasks = TaskModel(model)
     parts = [
         *(partial(_parallel_scores, tasks, read, folder, measured, translated) for read in (read_ntrex, read_flores)),
         *(partial(_topic_score, tasks, folder, language, classified) for language in CODES),
@@ -58,15 +53,6 @@ def scorecard(
         except UserError as error:
             failed(str(error))
     return scores
-
-
-def _for_this_machine(model: LanguageModel) -> LanguageModel:
-    """The model with the compute dtype of this machine; the kernel of a GPU is left where there is none."""
-    config = model.model_config
-    if jax.default_backend() != "cpu":
-        return dataclasses.replace(model, model_config=dataclasses.replace(config, dtype="bfloat16"))
-    attention = "auto" if config.attention == "cudnn" else config.attention
-    return dataclasses.replace(model, model_config=dataclasses.replace(config, dtype="float32", attention=attention))
 
 
 def _parallel_scores(

@@ -3,8 +3,9 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import jax
 from ml_collections import ConfigDict
 
 from tonsai_jax.config import from_json
@@ -28,6 +29,21 @@ class LanguageModel:
     model_config: ModelConfig
     params: dict[str, Any]
     tokenizer: Tokenizer
+
+    def for_scoring(self) -> Self:
+        """The same model, computed in the same way wherever it came from: float32 on a CPU, bfloat16 elsewhere.
+
+        So a run and its export have the same scores, whatever the run was trained in and on.
+        """
+        on_cpu = jax.default_backend() == "cpu"
+        config = dataclasses.replace(
+            self.model_config,
+            dtype="float32" if on_cpu else "bfloat16",
+            attention="auto",
+            remat="none",
+            document_mask=False,
+        )
+        return dataclasses.replace(self, model_config=config)
 
 
 @dataclasses.dataclass(frozen=True)

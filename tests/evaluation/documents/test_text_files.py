@@ -12,6 +12,7 @@ from tests.support.made_once import MadeOnce
 from tests.support.tiny_model import CONFIG, ENGLISH, KHMER, random_params, tiny_tokenizer
 from tests.support.tiny_run import TinyRun
 from tonsai_jax.errors import UserError
+from tonsai_jax.evaluation.documents import scorer as scorer_module
 from tonsai_jax.evaluation.documents.scorer import DocumentScorer, score_documents
 from tonsai_jax.evaluation.documents.text_files import score_texts, text_sources
 from tonsai_jax.evaluation.task_scores import read_scores

@@ -49,8 +49,7 @@ def score_documents(
 class DocumentScorer:
     """Scores documents of any number and length; short ones share the rows of a batch, but do not see each other.
 
-    It computes in float32 on a CPU and in bfloat16 elsewhere, whatever the model was trained in, so that a run and its export
-    have the same score.
+    It computes as `LanguageModel.for_scoring` says.
 
     Args:
       seq_len: the most tokens that the model reads at once; None is its context, but at most 8,192.
@@ -78,20 +77,20 @@ class DocumentScorer:
         if not 1 <= self.stride <= self.seq_len:
             raise UserError(f"stride {stride} must be between 1 and the sequence length of {self.seq_len} tokens")
         on_cpu = jax.default_backend() == "cpu"
-        self.dtype = "float32" if on_cpu else "bfloat16"
         self._batch_tokens = batch_size * self.seq_len if batch_size else 1024 if on_cpu else 16_384
-        self._model = model
+        self._model = model.for_scoring()
+        self.dtype = self._model.model_config.dtype
         self._mesh = one_device_mesh()
-        config = dataclasses.replace(model.model_config, dtype=self.dtype, remat="none", document_mask=False)
-        self._step = _score_step(config, self.seq_len, model.tokenizer.end_of_text_id, 512 if on_cpu else 4096)
+        self._step = _score_step(
+            self._model.model_config, self.seq_len, model.tokenizer.end_of_text_id, 512 if on_cpu else 4096
+        )
 
     def scores(self, documents: Iterable[str]) -> Iterator[tuple[int, Score]]:
         """Yields (number of the document, its score) as they are ready, not in order; keeps a bounded number of documents."""
         unfinished: dict[int, _Unfinished] = {}
         dispatched: tuple[_Rows, jax.Array] | None = None
         for rows, batch in self._batches(documents, unfinished):
-            with jax.default_matmul_precision("highest" if self.dtype == "float32" else "default"):
-                logp_BxT = self._step(self._model.params, put_batch(batch, self._mesh))
+            logp_BxT = self._step(self._model.params, put_batch(batch, self._mesh))
             # The device works on this batch while the host adds up the one before.
             if dispatched is not None:
                 yield from _finished(*dispatched, unfinished)
@@ -183,8 +182,6 @@ def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
 @functools.lru_cache(maxsize=8)
 def _score_step(config: ModelConfig, seq_len: int, end_of_text_id: int, chunk_tokens: int) -> ScoreStep:
     """The compiled step; kept, since scoring a second list of documents should not compile it again."""
-    if config.attention == "cudnn":  # a run that was trained on a GPU may be scored on a CPU
-        config = dataclasses.replace(config, attention="auto")
     backend, _ = choose_attention_backend(config, jax.default_backend(), [seq_len])
     settings = LossSettings(chunk_tokens, 0.0)
     return make_score_step(

@@ -34,10 +34,10 @@ class TaskOptions:
 
 
 class TaskModel:
-    """A model with what tasks ask of it, each made when it is first used."""
+    """A model with what tasks ask of it, each made when it is first used; it computes as `LanguageModel.for_scoring` says."""
 
     def __init__(self, model: "LanguageModel") -> None:
-        self.model = model
+        self.model = model.for_scoring()
 
     @property
     def tokenizer(self) -> "Tokenizer":
