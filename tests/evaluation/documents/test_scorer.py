@@ -13,8 +13,8 @@ from flax import nnx
 from tests.support.open_tokenizers import llama2
 from tests.support.tiny_model import CONFIG, ENGLISH, KHMER, config_with, random_params, tiny_tokenizer
 from tonsai_jax.errors import UserError
-from tonsai_jax.evaluation import documents as documents_module
 from tonsai_jax.evaluation.bits_per_byte import Score
+from tonsai_jax.evaluation.documents import scorer as scorer_module
 from tonsai_jax.evaluation.documents.scorer import DocumentScorer, score_documents
 from tonsai_jax.inference.load import LanguageModel
 from tonsai_jax.model.presets import preset
@@ -104,8 +104,8 @@ def test_a_run_that_keeps_documents_apart_in_training_has_the_same_scores(model:
 
 def test_documents_are_read_as_they_are_scored(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a file of any size can be scored."""
-    monkeypatch.setattr(documents_module, "_BUFFER_BATCHES", 1)
-    monkeypatch.setattr(documents_module, "_CHUNK_DOCUMENTS", 10)
+    monkeypatch.setattr(scorer_module, "_BUFFER_BATCHES", 1)
+    monkeypatch.setattr(scorer_module, "_CHUNK_DOCUMENTS", 10)
     read = 0
 
     def endless() -> Iterator[str]:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,8 @@ from tonsai_jax.evaluation.tasks.cloze import Cloze, given_target
 from tonsai_jax.evaluation.tasks.multiple_choice import MultipleChoice, Question, answers_to, scores_of
 from tonsai_jax.evaluation.tasks.records import HubData, read_items
 from tonsai_jax.evaluation.tasks.task import TaskModel, TaskOptions
+from tonsai_jax.inference.load import LanguageModel
+from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.tokenizer.loading import Tokenizer
 
 
@@ -38,7 +39,9 @@ class KnownScorer:
 
 
 def model_with(scorer: KnownScorer, tokenizer: Tokenizer) -> TaskModel:
-    model: Any = TaskModel(SimpleNamespace(tokenizer=tokenizer))  # type: ignore[arg-type]  # all that the tasks use of it
+    model: Any = TaskModel(
+        LanguageModel("none", ModelConfig(vocab_size=1), {}, tokenizer)
+    )  # of which only the tokenizer is used
     model.scorer = scorer
     return model
 
