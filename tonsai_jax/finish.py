@@ -72,6 +72,7 @@ def complete_run(
         "scores": evaluation.scalars() if evaluation else {},
         "samples": [{"prompt": prompt, "continuation": text} for prompt, text in samples],
         "chat": _chat_flags(run.config) if run.config.sample.chat else "",
+        "prompt_suite": run.config.eval.prompt_suite,
         "exported": run.config.export,
     }
     write_json(workdir / COMPLETE_FILE, record)
@@ -141,6 +142,9 @@ def describe_complete_run(workdir: Path, step: int, say: Callable[[str], None], 
         say(f"  tonsai generate --workdir {folder} --prompt {shlex.quote(prompt)}")
     if "eval/margin" not in record["scores"]:
         say(f"  tonsai evaluate --workdir {folder}")
+    if record.get("prompt_suite"):
+        say(f"  tonsai prompts --workdir {folder} --show")
+    say("  measure it further, compare it: README.md, “How good is it?”")
     if record["exported"]:
         say(f'  AutoModelForCausalLM.from_pretrained("{workdir / "export"}") with transformers')
     else:

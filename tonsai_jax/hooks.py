@@ -163,8 +163,7 @@ class Hooks:
         results = run_suite(generator, read_suite(), chat=self.config.sample.chat)
         self.say(f"  {results.line()}")
         if results.results:
-            records = (each.to_json() for each in results.results)
-            write_json_lines(self.workdir / "prompt_suite" / f"step-{step:06d}.jsonl", records)
+            results.write(self.workdir, step)
             self.writer.write(step, results.scalars())
 
 

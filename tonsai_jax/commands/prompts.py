@@ -1,15 +1,19 @@
 """Let a model continue a suite of prompts and check its texts: script, Khmer spelling, repetition, length, toxicity."""
 
+import shlex
 from pathlib import Path
 
 from tonsai_jax.commands.parser import CommandParser, open_model, sampling_of
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import write_json
+from tonsai_jax.sampling import Sampling
 
 EXAMPLES = """examples:
   tonsai prompts --workdir runs/gpt2 --show
   tonsai prompts --model hf:ORG/NAME --json prompts.json
   tonsai prompts --workdir runs/chat --chat --suite my_prompts.jsonl --toxic-words words.txt
+
+Of a run, with this package's prompts and the default flags, the texts are also kept in its workdir: its report shows them.
 
 A line of a suite is {"id": "...", "kind": "...", "language": "km", "prompt": "..."}; language is that of a good continuation.
 A toxicity classifier is a Python function of a module in this folder, from a text to a number from 0 (harmless) to 1.
@@ -46,16 +50,18 @@ def main() -> None:
     if args.toxicity is not None:
         judge = toxicity.of_function("--toxicity", args.toxicity)
     quiet_libraries()
-    from tonsai_jax.evaluation.prompt_suite.generation import run_suite
+    from tonsai_jax.evaluation.prompt_suite.generation import MAX_NEW_TOKENS, run_suite
     from tonsai_jax.inference.generate import Generator
     from tonsai_jax.inference.load import Run
 
     model = open_model(args)
     run = model if isinstance(model, Run) else None
+    as_in_a_run = args.suite is None and (sampling, args.seed, args.max_new_tokens) == (Sampling(), 0, MAX_NEW_TOKENS)
+    chat = run is not None and run.config.sample.chat
     results = run_suite(
         Generator(model.model_config, model.params, model.tokenizer),
         suite,
-        chat=args.chat or (run is not None and run.config.sample.chat),
+        chat=args.chat or chat,
         max_new_tokens=args.max_new_tokens,
         sampling=sampling,
         seed=args.seed,
@@ -72,6 +78,9 @@ def main() -> None:
     print(f"\n{results.explanation()}")
     if results.left_out:
         print(f"\nleft out, because they are too long for the model's context: {', '.join(results.left_out)}")
+    if run is not None and as_in_a_run and args.chat in (False, chat):
+        path = results.write(run.workdir, run.step)
+        print(f"\nwritten to {path}; `tonsai report --workdir {shlex.quote(args.workdir)}` shows it")
     if args.json:
         means = {language: results.means(language) for language in results.languages}
         prompts = [each.to_json() for each in results.results]

@@ -70,6 +70,23 @@ def test_a_run_that_chats_gets_messages_and_its_step_is_named(suite, tokenizer, 
     assert answers.prompts[0] != [tokenizer.end_of_text_id, *tokenizer.encode("ភាសា")]
 
 
+@pytest.mark.parametrize("flags", [[], ["--seed", "1"], ["--max-new-tokens", "8"], ["--suite", "SUITE"], ["--chat"]])
+def test_the_texts_of_a_run_are_kept_where_they_are_those_that_the_run_would_write(
+    flags: list[str], suite, tokenizer, tmp_path, monkeypatch
+):
+    run = Run("runs/mine", CONFIG, PARAMS, tokenizer, tmp_path / "mine", default_config(), step=1200)
+    monkeypatch.setattr(prompts, "open_model", lambda args: run)
+    monkeypatch.setattr("tonsai_jax.evaluation.prompt_suite.prompts.SUITE", Path(suite))
+    WrittenAnswers(monkeypatch, [*tokenizer.encode("ខ្មែរ"), tokenizer.end_of_text_id])
+    code, out, _ = tonsai("prompts", "--workdir", "runs/mine", *(suite if flag == "SUITE" else flag for flag in flags))
+    assert code == 0
+    path = tmp_path / "mine" / "prompt_suite" / "step-001200.jsonl"
+    assert path.exists() == (not flags) == (f"written to {path}" in out)
+    if not flags:
+        [line] = path.read_text(encoding="utf-8").splitlines()
+        assert json.loads(line)["continuation"] == "ខ្មែរ"
+
+
 @pytest.mark.parametrize(
     ("line", "words", "message"),
     [

@@ -1,10 +1,12 @@
 """What a model made of a suite: texts with their checks, the means, and the forms in which people and files get them."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from tonsai_jax.evaluation.prompt_suite.checks import CHECKS
 from tonsai_jax.evaluation.prompt_suite.prompts import Prompt
+from tonsai_jax.files import write_json_lines
 from tonsai_jax.reporting.numbers import count_of
 from tonsai_jax.reporting.samples import sample_text
 from tonsai_jax.reporting.tables import Table
@@ -67,6 +69,12 @@ class Results:
             for language in self.languages
             for name, value in self.means(language).items()
         }
+
+    def write(self, workdir: Path, step: int) -> Path:
+        """Writes the texts and their checks to the run's `prompt_suite/step-000500.jsonl`, which its report shows."""
+        path = workdir / "prompt_suite" / f"step-{step:06d}.jsonl"
+        write_json_lines(path, (each.to_json() for each in self.results))
+        return path
 
     def line(self) -> str:
         """The most telling means, and how many prompts were left out, in one line."""
