@@ -1,6 +1,8 @@
 """Measures bits per byte and perplexity: of a run on its held-out text, or of any model on your text files."""
 
 import argparse
+import sys
+from pathlib import Path
 
 from tonsai_jax.commands.parser import CommandParser, open_model
 from tonsai_jax.errors import UserError
@@ -102,6 +104,11 @@ def _evaluate_rows(args: argparse.Namespace) -> None:
         raise UserError(
             f"{args.workdir}: this run learned without token rows; name those to evaluate on with --data-dir"
         )
+    if args.data_dir is None and not Path(data_dir).is_dir():
+        raise UserError(
+            f"{args.workdir}: this run was trained on {data_dir}, and there is no such folder here; run this in the folder "
+            "where the run was started, or name the rows with --data-dir"
+        )
     found = evaluate_run(
         run,
         read_manifest(data_dir),
@@ -125,7 +132,7 @@ def _evaluate_text(args: argparse.Namespace) -> None:
     sources = text_sources(args.text, args.document, args.text_column)
     model = open_model(args)
     scorer = DocumentScorer(model, seq_len=args.seq_len, stride=args.stride, batch_size=args.batch_size)
-    found = score_texts(scorer, sources)
+    found = score_texts(scorer, sources, lambda line: print(f"note: {line}", file=sys.stderr))
     step = model.step if isinstance(model, Run) else None
     name = model.name if step is None else f"{model.name}, step {step}"
     print(

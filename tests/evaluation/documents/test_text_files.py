@@ -67,7 +67,7 @@ def test_a_file_name_may_have_an_equals_sign(tmp_path: Path, monkeypatch: pytest
 
 def test_files_are_scored_by_document_language_and_file(model: LanguageModel, texts: Path) -> None:
     sources = text_sources([f"km={texts / 'km.txt'}", f"en={texts / 'en.txt.gz'}", str(texts / "more.jsonl")])
-    found = score_texts(DocumentScorer(model), sources)
+    found = score_texts(DocumentScorer(model), sources, print)
     lines = score_documents(model, [KHMER, f"{KHMER} {KHMER}"])
     assert found.languages["km"].score.nats == pytest.approx(sum(score.nats for score in lines), rel=1e-6)
     assert found.languages["km"].score.bytes == sum(score.bytes for score in lines)
@@ -76,9 +76,31 @@ def test_files_are_scored_by_document_language_and_file(model: LanguageModel, te
         (2, 3 * len(ENGLISH) + 1),
         (1, 5 * len(ENGLISH)),
     ]
-    whole = score_texts(DocumentScorer(model), text_sources([f"km={texts / 'km.txt'}"], document="file"))
+    whole = score_texts(DocumentScorer(model), text_sources([f"km={texts / 'km.txt'}"], document="file"), print)
     assert whole.languages["km"].documents == 1
     assert whole.languages["km"].score.bytes == found.languages["km"].score.bytes + len("\n\n")
+
+
+def test_what_a_user_may_not_expect_of_a_file_is_a_note(model: LanguageModel, tmp_path: Path) -> None:
+    (tmp_path / "mixed.jsonl").write_text('{"text": "one"}\n{"texte": "two"}\n{"text": ""}\n', encoding="utf-8")
+    (tmp_path / "khmer.txt").write_text(KHMER * 20, encoding="utf-8")
+    lines: list[str] = []
+    score_texts(
+        DocumentScorer(model),
+        text_sources([f"en={tmp_path / 'mixed.jsonl'}", str(tmp_path / "khmer.txt")]),
+        lines.append,
+    )
+    assert any("the language is en" in line and "khmer.txt" in line for line in lines)
+    assert (
+        f"{tmp_path / 'mixed.jsonl'}: 2 documents without text, such as a record without the field, were not scored"
+        in lines
+    )
+
+
+def test_a_file_that_is_given_twice_is_refused(model: LanguageModel, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(ENGLISH, encoding="utf-8")
+    with pytest.raises(UserError, match=r"a\.txt is given 2 times"):
+        score_texts(DocumentScorer(model), text_sources([f"en={tmp_path / 'a.txt'}", str(tmp_path)]), print)
 
 
 def test_small_files_share_batches(model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +109,7 @@ def test_small_files_share_batches(model: LanguageModel, tmp_path: Path, monkeyp
     scorer = DocumentScorer(model)
     batches, make = [], scorer_module.batch_of
     monkeypatch.setattr(scorer_module, "batch_of", lambda *of: batches.append(of) or make(*of))  # type: ignore[func-returns-value]  # it is None
-    found = score_texts(scorer, text_sources([f"en={tmp_path}"], document="file"))
+    found = score_texts(scorer, text_sources([f"en={tmp_path}"], document="file"), print)
     assert len(batches) <= 4
     sizes = [tally.score.bytes for tally in found.parts.values()]
     assert sizes == [len(ENGLISH[: 30 + number].strip()) for number in range(40)]
@@ -110,7 +132,7 @@ def test_files_that_cannot_be_scored_end_in_one_line(
     model: LanguageModel, texts: Path, words: list[str], message: str
 ) -> None:
     with pytest.raises(UserError) as caught:
-        score_texts(DocumentScorer(model), text_sources(word.format(texts) for word in words))
+        score_texts(DocumentScorer(model), text_sources(word.format(texts) for word in words), print)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -1,11 +1,14 @@
 """Scores the documents of any text files: those that `tonsai prepare` can read, cut into documents as it does."""
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 
+from tonsai_jax.corpus.notes import notes
 from tonsai_jax.corpus.sources.faults import Faults
 from tonsai_jax.corpus.sources.lines import COMPRESSIONS
 from tonsai_jax.corpus.sources.source import Piece, Source
@@ -14,6 +17,7 @@ from tonsai_jax.evaluation.bits_per_byte import Score
 from tonsai_jax.evaluation.documents.breakdown import Breakdown, Documents
 from tonsai_jax.evaluation.documents.scorer import DocumentScorer
 from tonsai_jax.evaluation.task_scores import TaskScore
+from tonsai_jax.reporting.numbers import count_of
 from tonsai_jax.reporting.progress_bar import progress_bar
 
 _ADDED_AT_ONCE = 4096  # scores of documents that are kept before they are added up
@@ -40,17 +44,28 @@ def text_sources(words: Iterable[str], document: str | None = None, text_column:
         if language is None or not location:
             raise UserError(f"--text {word}: write the language and its file, such as --text km=FILE en=FILE")
         settings = {"document": document, "text_column": text_column}
-        sources.append(Source(name="text", language=language, path=location, **settings))  # type: ignore[arg-type]
+        name = re.sub(r"[^\w.-]", "_", Path(location).name).lstrip(".-") or "text"
+        sources.append(Source(name=name, language=language, path=location, **settings))  # type: ignore[arg-type]
     return sources
 
 
-def score_texts(scorer: DocumentScorer, sources: Iterable[Source]) -> Breakdown:
+def score_texts(scorer: DocumentScorer, sources: Sequence[Source], note: Callable[[str], None]) -> Breakdown:
     """Scores every document of local sources, by language and by file.
 
-    Raises `UserError` for a file that is empty or not UTF-8, or that cannot be read; nothing is left out silently.
+    Args:
+      note: called with a line about each file that may not be what the user thinks: hard-wrapped, in the script of another
+        language, with documents that have no text.
+
+    Raises `UserError` for a file that is empty, not UTF-8 or given twice, or that cannot be read; nothing is left out silently.
     """
     pieces = [(source.language, piece) for source in sources for piece in source.by_file()]
+    for path, count in Counter(piece.spans[0].path for _, piece in pieces).items():
+        if count > 1:
+            raise UserError(f"--text: {path} is given {count} times; its documents would count more than once")
+    for line in chain.from_iterable(notes(source, ()) for source in sources):
+        note(line)
     found = Breakdown("file")
+    without_text: Counter[str] = Counter()
     first_documents: list[int] = []  # the number of the first document of each piece, counted over all pieces
 
     def texts() -> Iterator[str]:
@@ -59,6 +74,7 @@ def score_texts(scorer: DocumentScorer, sources: Iterable[Source]) -> Breakdown:
             first_documents.append(number)
             for text in _texts(piece):
                 number += 1
+                without_text[piece.spans[0].path] += not text.strip()
                 yield text
 
     sizes = [span.size for _, piece in pieces for span in piece.spans if _holds_only_text(span.path)]
@@ -76,6 +92,11 @@ def score_texts(scorer: DocumentScorer, sources: Iterable[Source]) -> Breakdown:
     for _, piece in pieces:
         if piece.spans[0].path not in scored:
             raise UserError(f"{piece.spans[0].path}: there is no text in this file")
+    for path, count in without_text.items():
+        if count:
+            note(
+                f"{path}: {count_of(count, 'document')} without text, such as a record without the field, were not scored"
+            )
     return found
 
 
