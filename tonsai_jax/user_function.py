@@ -22,6 +22,8 @@ def user_function(flag: str, name: str, what: str) -> Callable[..., float]:
     Raises `UserError` where there is no such function, and when it is called, where it fails.
     """
     module, _, function = name.partition(":")
+    if not module or not function:
+        raise UserError(f"{flag}={name}: write MODULE:FUNCTION, the module as Python imports it in this folder")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:

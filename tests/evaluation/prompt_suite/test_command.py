@@ -90,7 +90,7 @@ def test_the_texts_of_a_run_are_kept_where_they_are_those_that_the_run_would_wri
 @pytest.mark.parametrize(
     ("line", "words", "message"),
     [
-        ('{"id": "a"}', (), "suite.jsonl: line 1: kind is None; it must be a text of at least one character"),
+        ('{"id": "a"}', (), "suite.jsonl: line 1: the key 'kind' is missing"),
         (LINE, ("--max-new-tokens", "0"), "--max-new-tokens=0 must be at least 1"),
         (LINE, ("--toxic-words", "none.txt"), "none.txt: cannot be read (No such file or directory); check the path"),
         (

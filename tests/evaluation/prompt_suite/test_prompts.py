@@ -60,7 +60,7 @@ def test_a_file_of_a_user_is_read_with_its_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"id": "b", "kind": "k", "language": "km"}', "prompt is None; it must be a text of at least one character"),
+        ('{"id": "b", "kind": "k", "language": "km"}', "the key 'prompt' is missing"),
         (GOOD.replace('"a"', '"b"').replace("តើ", " "), "prompt is ' '; it must be a text of at least one character"),
         (GOOD.replace('"a"', "3"), "id is 3; it must be a text"),
         (GOOD.replace("kind", "knd"), "no such key 'knd'; did you mean 'kind'?"),

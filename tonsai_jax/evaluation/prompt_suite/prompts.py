@@ -70,14 +70,18 @@ def _prompt_of(line: str, where: str) -> Prompt:
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not JSON ({error})") from None
+        raise UserError(f"{where}: not JSON (column {error.colno}: {error.msg})") from None
     if not isinstance(value, dict):
         raise UserError(f"{where}: not an object with the keys {', '.join(_KEYS)}")
     for key in value:
         if key not in _KEYS:
             raise UserError(f"{where}: no such key {key!r}{did_you_mean(key, _KEYS)}")
     for key, is_needed in _KEYS.items():
-        if is_needed and not _is_text(value.get(key)):
+        if is_needed and key not in value:
+            raise UserError(
+                f"{where}: the key {key!r} is missing; a line is an object with the keys {', '.join(_KEYS)}"
+            )
+        if is_needed and not _is_text(value[key]):
             raise UserError(f"{where}: {key} is {value.get(key)!r}; it must be a text of at least one character")
     for key, least in (("min_characters", 0), ("max_new_tokens", 1)):
         if key in value and (type(value[key]) is not int or value[key] < least):
