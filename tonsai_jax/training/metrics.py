@@ -105,7 +105,13 @@ class MetricsWriter:
             self._jsonl.close()
             self._tensorboard.close()
         if self._wandb is not None:
-            self._wandb.finish()
+            try:
+                self._wandb.finish()
+            except Exception as error:
+                _logger.warning(
+                    "Weights & Biases did not finish, what the run wrote is whole; upload the rest with `wandb sync` (%s)",
+                    " ".join(str(error).split()),
+                )
 
     def _log(self, step: int, values: dict[str, Any]) -> None:
         """Sends a row to Weights & Biases. Its step is one of the values: W&B's own step drops what a resumed run does again."""
