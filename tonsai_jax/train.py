@@ -149,6 +149,7 @@ def train(
     # From here on the run writes and computes.
     if any(change.startswith("checkpoint.best_metric:") for change in changes):
         checkpoints.replace_scores(scores_so_far(workdir, metric))
+    checkpoints.drop_scores_after(start_step)
     open_workdir(workdir, config, manifest, start_step)
     set_optimization_level(config.runtime.optimization_level, jax.default_backend(), setup.mesh.size)
     if no_cache := use_compile_cache(config.runtime.compile_cache, jax.default_backend()):
