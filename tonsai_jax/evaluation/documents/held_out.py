@@ -4,7 +4,7 @@ A document of text is what lies between two end-of-text ids of the stream; in pa
 answers count. In training `bits_per_byte.evaluate` adds up whole batches on the devices instead, which gives the same sums.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -38,7 +38,14 @@ class HeldOut:
         self._seq_len = seq_len
 
     def score(
-        self, score_step: ScoreStep, params: Any, mesh: Mesh, *, batch_size: int, max_tokens: int = 0
+        self,
+        score_step: ScoreStep,
+        params: Any,
+        mesh: Mesh,
+        *,
+        batch_size: int,
+        max_tokens: int = 0,
+        leave_out: Collection[str] = (),
     ) -> dict[str, Documents]:
         """The scores of the held-out documents of each source that has some; those of which nothing is scored have no tokens.
 
@@ -47,11 +54,12 @@ class HeldOut:
           batch_size: windows in a batch.
           max_tokens: of all scored windows together, see `held_out_windows`; 0 means all. A document of which some windows are
             not scored counts with the others, among the documents of its whole length.
+          leave_out: sources that are not scored.
 
         Raises `UserError` where `seq_len` does not divide row_tokens, or a file is missing or damaged.
         """
         found = {}
-        chosen = held_out_windows(self._manifest, self._seq_len, max_tokens)
+        chosen = held_out_windows(self._manifest, self._seq_len, max_tokens, leave_out)
         with progress_bar("evaluating", unit=" windows", total=sum(map(len, chosen.values()))) as bar:
             for name, numbers in chosen.items():
                 if len(numbers):
