@@ -55,5 +55,6 @@ def get_config(variant: str = "") -> ConfigDict:
         config.model.remat = "none"
         config.model.scan_layers = False
         config.loss.chunk_tokens = 512
+        config.eval.tokens = 80_000
         config.optimizer.warmup_steps = 20
     return config

@@ -37,6 +37,7 @@ def get_config() -> ConfigDict:
 
     config.checkpoint.every = 250
     config.eval.every = 250
+    config.eval.tokens = 80_000
     config.eval.prompt_suite = False
     config.sample.every = 250
     config.sample.prompts = ("ROMEO:", "First Citizen:\n")

@@ -49,6 +49,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     config.checkpoint.every = 500
     config.eval.every = 500
+    config.eval.tokens = 80_000
     config.sample.every = 500
     config.export = True
 
@@ -60,5 +61,6 @@ def get_config(variant: str = "") -> ConfigDict:
         config.model.d_ff = 2048
         config.model.dtype = "bfloat16"
         config.loss.chunk_tokens = 4096
+        config.eval.tokens = 500_000
         config.optimizer.learning_rate = 1e-3
     return config

@@ -8,6 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from tonsai_jax import config as config_module
+from tonsai_jax.ablation.plan import load_ablation, plan_runs
 from tonsai_jax.cli import default_workdir
 from tonsai_jax.config import (
     default_config,
@@ -278,6 +279,48 @@ def test_the_parameters_that_a_docstring_counts_are_there(path: Path, variant: s
     assert any(abs(float(number) - count) <= 0.5 * 10 ** -len(number.partition(".")[2]) for number in stated), (
         f"{path.name} says {stated} M, but there are {count:.2f} M"
     )
+
+
+# They score all of their held-out text, 22,000 tokens: far below `eval.tokens`, and documented scores are of all of it.
+SCORE_ALL_OF_LITTLE = {"quickstart", "sft/quickstart"}
+
+
+def shipped() -> dict[str, ConfigDict]:
+    """The config of every file in configs/ that trains, with its variants, and of every variant of the ablations, by name."""
+    folder, found = ROOT / "configs", {}
+    for path in (*sorted(folder.glob("*.py")), *sorted(folder.glob("sft/*.py"))):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        doc, found[name] = load(path, "")
+        for variant in set(re.findall(rf"\b{path.stem}\.py:(\w+)", doc)):
+            found[f"{name}:{variant}"] = load(path, variant)[1]
+    for path in sorted(folder.glob("ablations/*.py")):
+        ablation, _ = load_ablation(path)
+        if Path(ablation.base).stem not in SCORE_ALL_OF_LITTLE:
+            for run in plan_runs(path, ablation, Path("nowhere"), num_seeds=1):
+                found[f"ablations/{path.stem}:{run.variant}"] = run.config
+    return found
+
+
+def test_evaluation_takes_at_most_3_percent_of_the_compute_of_every_shipped_config() -> None:
+    """A forward pass costs a third of a training step on the same tokens."""
+    configs = shipped()
+    assert {
+        "small:10mb",
+        "small:gpu",
+        "gpt2_500m:exact",
+        "sft/dpo:laptop",
+        "ablations/schedule:cosine",
+    } <= configs.keys()
+    shares = {
+        name: max(
+            config.eval.tokens / 3 / (config.eval.every * stage.global_batch_size * stage.seq_len)
+            for stage in stages_of(config)
+        )
+        for name, config in configs.items()
+        if config.eval.every
+    }
+    assert {name for name, share in shares.items() if not share <= 0.03} == SCORE_ALL_OF_LITTLE
+    assert all(config.eval.tokens > 0 for config in configs.values()), "0 scores everything, however much there is"
 
 
 def test_a_variant_that_is_not_there_is_refused() -> None:

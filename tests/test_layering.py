@@ -33,7 +33,7 @@ LEVELS = (
     ("adapt",),
     ("reinforce",),
     ("samples",),
-    ("cli", "hooks"),
+    ("cli", "hooks", "opening"),
     ("finish",),
     ("train",),
     ("ablation",),

@@ -129,7 +129,8 @@ def default_config() -> ConfigDict:
     config.eval = ConfigDict()
     config.eval.every = 500  # steps between evaluations, and one at the end; 0 never evaluates
     # Validation tokens in an evaluation, of all sources together, the same ones each time: an even share of each source, and what
-    # a small source leaves goes to the others. 0 is all. With the defaults of this file it costs about 2 % of a run.
+    # a small source leaves goes to the others. 0 is all. With the defaults of this file it takes 2 % of the FLOPs of a run;
+    # the prompt suite comes on top.
     config.eval.tokens = 1_000_000
 
     # Continue the prompts of the prompt suite after each evaluation and check the texts (docs/prompt_suite.md). False for a

@@ -12,28 +12,24 @@ import dataclasses
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
-from jax.experimental.multihost_utils import sync_global_devices
 from ml_collections import ConfigDict
 
 from tonsai_jax.cli import parse_flags
-from tonsai_jax.config import micro_batch, set_model, stages_of, to_json, validate
+from tonsai_jax.config import micro_batch, stages_of, to_json, validate
 from tonsai_jax.data.loader import Loader
-from tonsai_jax.data.manifest import RowsManifest, read_manifest
 from tonsai_jax.data.order import DataOrder
 from tonsai_jax.errors import UserError, run_command
 from tonsai_jax.finish import complete_run, describe_complete_run, report_of_failure, report_run
 from tonsai_jax.hooks import Hooks
-from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.opening import describe, open_init_from, open_reference, open_training_rows
 from tonsai_jax.planning.advice import explain_out_of_memory, warnings_before
-from tonsai_jax.reporting.numbers import count_of, format_count
 from tonsai_jax.runtime.hardware import total_peak_flops
 from tonsai_jax.runtime.libraries import quiet_libraries
 from tonsai_jax.runtime.lock import workdir_lock
@@ -42,7 +38,7 @@ from tonsai_jax.runtime.processes import start_processes
 from tonsai_jax.runtime.profile import StepProfile
 from tonsai_jax.runtime.signals import StopRequest
 from tonsai_jax.runtime.xla import set_environment, set_optimization_level, use_compile_cache
-from tonsai_jax.stages import tokens_between, total_steps
+from tonsai_jax.stages import total_steps
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.training.checkpoint import Checkpoints, KeepPolicy
 from tonsai_jax.training.logger import StepLogger
@@ -56,12 +52,10 @@ from tonsai_jax.training.run import (
     open_workdir,
     resume_metadata,
 )
-from tonsai_jax.training.setup import Setup, check_run, make_steps
+from tonsai_jax.training.setup import check_run, make_steps
 from tonsai_jax.training.state import init_params, init_state, state_of
 
 if TYPE_CHECKING:
-    from tonsai_jax.huggingface.pretrained import Pretrained
-    from tonsai_jax.training.reference import Reference
     from tonsai_jax.training.terminal import TerminalView
 
 
@@ -86,12 +80,12 @@ def train(
             f"{workdir}: this is a run of `tonsai grpo`, and only that command resumes it; to train its model further, give "
             f"another --workdir and {shlex.quote(f'--config.init_from={workdir}')}"
         )
-    pretrained = _open_pretrained(config, workdir, saved)
+    pretrained = open_init_from(config, workdir, saved, say)
     validate(config)
-    manifest = _open_rows(config)
+    manifest = open_training_rows(config)
     tokenizer = Tokenizer.from_folder(manifest.directory / "tokenizer")
     stages = stages_of(config, manifest.train_sizes())
-    reference = _open_reference(config, workdir, manifest, check_kinds(config, stages, manifest))
+    reference = open_reference(config, workdir, manifest, check_kinds(config, stages, manifest))
     if pretrained is not None and not saved and (not_checked := pretrained.check_tokenizer(tokenizer)):
         say(not_checked)
     # A model whose size is given needs no row for special tokens that nothing uses.
@@ -136,7 +130,7 @@ def train(
     stop_request.saves_first()
     epochs = order.epochs()
     writes_texts = config.sample.every > 0 or (config.eval.every > 0 and config.eval.prompt_suite)
-    _describe(setup, manifest, epochs, start_step, end_step, writes_texts=writes_texts)
+    describe(setup, manifest, epochs, start_step, end_step, say, writes_texts=writes_texts)
     for line in warnings_before(
         config,
         setup,
@@ -149,6 +143,7 @@ def train(
     # From here on the run writes and computes.
     if any(change.startswith("checkpoint.best_metric:") for change in changes):
         checkpoints.replace_scores(scores_so_far(workdir, metric))
+    checkpoints.drop_scores_after(start_step)
     open_workdir(workdir, config, manifest, start_step)
     set_optimization_level(config.runtime.optimization_level, jax.default_backend(), setup.mesh.size)
     if no_cache := use_compile_cache(config.runtime.compile_cache, jax.default_backend()):
@@ -294,108 +289,6 @@ def say(line: str) -> None:
             print(line, flush=True)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _open_pretrained(config: ConfigDict, workdir: Path, saved: Mapping[str, Any] | None) -> "Pretrained | None":
-    """Opens the model of `config.init_from`; `config.model` becomes that model.
-
-    A run that has a checkpoint does not need it, except for LoRA, where the checkpoint holds only the adapters.
-
-    Args:
-      saved: the resume metadata of the run's checkpoint, if it has one.
-    """
-    if saved is not None:
-        origin = saved["config"].get("init_from", "")
-        if config.init_from not in ("", origin):
-            say(
-                f"init_from={config.init_from}: not used, this run has a checkpoint; to begin with it, give another --workdir"
-            )
-        config.init_from = origin  # known from the checkpoint, where it is not given again
-        if origin:
-            set_model(config, ModelConfig.from_saved(saved["model"]))
-        if "base" not in saved:
-            return None
-        from tonsai_jax.huggingface.pretrained import open_base
-
-        return open_base(saved["base"], workdir)
-    if not config.init_from:
-        return None
-    from tonsai_jax.huggingface.pretrained import open_pretrained  # imported here: most runs start from scratch
-
-    pretrained = open_pretrained(config.init_from)
-    if replaced := set_model(config, pretrained.model_config):
-        say(f"model: that of {config.init_from}; not used from the config: {', '.join(replaced)}")
-    return pretrained
-
-
-def _open_rows(config: ConfigDict) -> RowsManifest:
-    if not config.data.dir:
-        raise UserError("data.dir is not set; add --config.data.dir=FOLDER, token rows of `tonsai tokenize`")
-    if config.data.sample_corpus or config.data.sample_questions:
-        if jax.process_index() == 0:
-            # Imported here, since it loads everything that prepares text.
-            from tonsai_jax.samples.quickstart import build_question_rows, build_sample_rows
-
-            if config.data.sample_corpus:
-                build_sample_rows(Path(config.data.dir))
-            else:
-                build_question_rows(Path(config.data.dir), Path(config.init_from, "tokenizer"))
-        sync_global_devices("sample corpus")  # the other hosts read what the first one wrote
-    return read_manifest(config.data.dir)
-
-
-def _open_reference(
-    config: ConfigDict, workdir: Path, manifest: RowsManifest, sources: Iterable[str]
-) -> "Reference | None":
-    """What preferences are measured against, still empty; None for a run that learns the next token."""
-    if config.loss.objective == "next_token":
-        return None
-    if not config.init_from:
-        raise UserError(
-            f"loss.objective={config.loss.objective} teaches a model that already answers; add --config.init_from=WORKDIR of a "
-            "run, or a chat model of the Hub, hf:ORG/NAME"
-        )
-    from tonsai_jax.training.reference import Reference  # imported here: most runs learn the next token
-
-    return Reference(workdir, manifest, sources)
-
-
-def _describe(
-    setup: Setup,
-    manifest: RowsManifest,
-    epochs: Mapping[str, float],
-    start_step: int,
-    end_step: int,
-    *,
-    writes_texts: bool,
-) -> None:
-    """Prints what is about to run."""
-    model, last_step = setup.model_config, total_steps(setup.stages)
-    active = f" ({model.num_active_parameters / 1e6:,.1f}M active)" if model.num_experts else ""
-    say(f"model: {model.num_parameters / 1e6:,.1f}M parameters{active}, {model.num_layers} layers, {model.dtype}")
-    if setup.lora is not None:
-        trained = setup.lora.num_parameters(model)
-        say(
-            f"LoRA: {format_count(trained)} of {format_count(trained + model.num_parameters)} parameters are trained, "
-            f"rank {setup.lora.rank} at {', '.join(setup.lora.targets)}"
-        )
-    say(f"attention: {setup.attention_backend} ({setup.attention_reason})")
-    say(f"devices: {setup.mesh.size} x {jax.devices()[0].device_kind}, mesh {dict(setup.mesh.shape)}")
-    tokens = tokens_between(setup.stages, 0, last_step)
-    mixture = sum(size.tokens for name, size in manifest.train_sizes().items() if epochs[name])
-    epochs_of_all = tokens / max(1, mixture)
-    say(
-        f"length: {count_of(last_step, 'step')}, {format_count(tokens)} tokens, {epochs_of_all:.2f} epochs of the mixture"
-    )
-    for name, count in epochs.items():
-        say(f"data: {name}, {count:.2f} epochs")
-    if writes_texts and jax.process_count() > 1:
-        say(
-            "samples, prompt suite: none, the parameters are spread over hosts; `tonsai generate` and `tonsai prompts` read a "
-            "checkpoint"
-        )
-    to_do = end_step - start_step
-    say(f"steps: {start_step} of {last_step} done, {to_do} to do; the first one compiles and takes longer")
 
 
 def _view(config: ConfigDict) -> "AbstractContextManager[TerminalView | None]":

@@ -49,6 +49,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     config.checkpoint.every = 100
     config.eval.every = 50
+    config.eval.tokens = 120_000
     config.sample.chat = True
     config.sample.prompts = ("តើអ្នកជានរណា?", "Who are you?")
     config.export = True
@@ -61,6 +62,8 @@ def get_config(variant: str = "") -> ConfigDict:
         config.model.remat = "none"
         config.model.scan_layers = False
         config.loss.chunk_tokens = 512
+        config.eval.every = 100
+        config.eval.tokens = 16_000
         config.optimizer.learning_rate = 5e-5
         config.optimizer.warmup_steps = 5
     return config

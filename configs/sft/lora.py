@@ -51,6 +51,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     config.checkpoint.every = 200
     config.eval.every = 100
+    config.eval.tokens = 500_000
     config.sample.chat = True
     config.sample.prompts = ("តើអ្នកជានរណា?", "Who are you?")
     config.export = True
@@ -63,6 +64,7 @@ def get_config(variant: str = "") -> ConfigDict:
         config.model.remat = "none"
         config.model.scan_layers = False
         config.loss.chunk_tokens = 512
+        config.eval.tokens = 16_000
         config.optimizer.learning_rate = 3e-3
         config.optimizer.warmup_steps = 5
     return config

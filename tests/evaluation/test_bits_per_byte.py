@@ -19,10 +19,19 @@ from tests.support.eight_devices import run_on_two_processes_of_four_devices
 from tests.support.tiny_model import CONFIG, config_with, random_params, tiny_tokenizer
 from tonsai_jax.config import default_config, stages_of
 from tonsai_jax.data.manifest import RowsManifest, SourceInfo, SplitInfo, dtype_for, read_manifest
+from tonsai_jax.data.marks import marks_of
+from tonsai_jax.data.packing import write_packed
 from tonsai_jax.data.row_writer import RowWriter, write_manifest
 from tonsai_jax.errors import UserError
 from tonsai_jax.evaluation import bits_per_byte
-from tonsai_jax.evaluation.bits_per_byte import Evaluation, Score, evaluate, share_windows
+from tonsai_jax.evaluation.bits_per_byte import (
+    Evaluation,
+    Score,
+    conversations_for_others,
+    evaluate,
+    held_out_windows,
+    share_windows,
+)
 from tonsai_jax.evaluation.run import evaluate_run
 from tonsai_jax.files import sha256_file
 from tonsai_jax.hooks import Hooks
@@ -333,6 +342,39 @@ def test_a_run_is_scored_by_the_bytes_of_its_own_tokenizer(tokenizer, manifest) 
     assert evaluation.sources["stories"].bits_per_byte == pytest.approx(
         bits / tokenizer.token_bytes()[ids].sum(), rel=1e-6
     )
+
+
+def test_a_budget_chooses_the_windows_that_the_evaluations_of_the_run_choose(tokenizer, tmp_path) -> None:
+    """Conversations for another run lie next to its text: they take nothing of its budget, but are scored as other rows."""
+    rows = write_rows(tmp_path / "rows", tokenizer.folder / "tokenizer.json")
+    marked = [(np.arange(1, 9), marks_of([False] * 4 + [True] * 4))] * 4
+    settings = {"row_tokens": ROW_TOKENS, "vocab_size": 300, "pad_id": END, "text_bytes": 1}
+    split = write_packed(rows.directory, "chats", "validation", marked, **settings)
+    chats = SourceInfo("chats", 1.0, "km", {"train": NO_TEXT, "validation": split}, kind="conversations")
+    write_manifest(dataclasses.replace(rows, sources={**rows.sources, "chats": chats}))
+    run, rows = run_with(tokenizer), read_manifest(rows.directory)
+    run.config.seq_len = ROW_TOKENS  # packed rows are not cut
+    run.config.data.weights = dict.fromkeys(LANGUAGES, 1.0)
+
+    def tokens_of_sources() -> dict[str, int]:
+        found = evaluate_run(run, rows, seq_len=None, batch_size=8, max_tokens=12 * ROW_TOKENS).evaluation()
+        return {name: score.tokens for name, score in found.sources.items()}
+
+    of_other_rows = tokens_of_sources()
+    run.config.data.dir = str(rows.directory)
+    own = tokens_of_sources()
+    stages = stages_of(run.config)
+    chosen = held_out_windows(rows, ROW_TOKENS, 12 * ROW_TOKENS, conversations_for_others(rows, stages))
+    ids = {name: stream(name)[1:] for name in LANGUAGES}
+    wanted = {
+        name: sum(int((ids[name][16 * number : 16 * (number + 1)] != END).sum()) for number in chosen[name])
+        for name in LANGUAGES
+    }
+    assert own == wanted
+    assert "chats" in of_other_rows
+    assert of_other_rows["wiki"] < own["wiki"]
+    run.config.data.weights = {"chats": 1.0}
+    assert tokens_of_sources() == of_other_rows, "the run learned from them"
 
 
 def test_rows_of_another_tokenizer_are_refused(tokenizer, tmp_path) -> None:

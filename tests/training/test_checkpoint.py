@@ -2,6 +2,7 @@
 
 import functools
 import math
+import shutil
 from pathlib import Path
 
 import jax
@@ -190,6 +191,21 @@ def test_scores_of_another_metric_replace_the_earlier_ones(tmp_path: Path) -> No
     checkpoints.close()
     assert kept(tmp_path) == [1, 3, 4]
     assert read_json(tmp_path / SCORES_FILE) == {"1": -0.5}
+
+
+def test_scores_of_steps_that_are_taken_again_do_not_decide_what_stays(tmp_path: Path) -> None:
+    first = Checkpoints(tmp_path, KeepPolicy(last=1, best=1))
+    for step, score in ((1, 1.0), (2, 1.4), (3, 0.1)):
+        save(first, step)
+        first.record_score(step, score)
+    first.close()
+    shutil.rmtree(tmp_path / "checkpoints" / "3")
+    again = Checkpoints(tmp_path, KeepPolicy(last=1, best=1))
+    again.drop_scores_after(1)
+    assert read_json(tmp_path / SCORES_FILE) == {"1": 1.0}
+    save(again, 3, 4)  # the new checkpoint at step 3 is another one and was not evaluated
+    again.close()
+    assert kept(tmp_path) == [1, 4]
 
 
 # What is not whole, and what is not there

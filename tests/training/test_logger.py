@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,25 @@ def test_a_run_of_an_earlier_version_has_its_tokens_from_its_steps(tmp_path: Pat
     said.read()
     out.close()
     assert rows(tmp_path)[-1]["progress/tokens"] == 6000
+
+
+def test_a_resumed_run_does_not_hold_the_rows_of_the_run_before(tmp_path: Path) -> None:
+    path, last = tmp_path / "metrics.jsonl", 8_000
+    row = {f"train/metric_{number}": 0.123456789 * number for number in range(8)}
+    with path.open("w", encoding="utf-8") as file:
+        for step in range(1, last + 2):
+            file.write(json.dumps({"step": step, "progress/tokens": 7 * step, **row}) + "\n")
+        file.write('{"step": 8002, "train/ខ្មែ')
+    before = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(before)[:-1])  # in the middle of a character, as a killed run can leave it
+    tracemalloc.start()
+    out = writer(tmp_path, start_step=last)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    out.close()
+    assert path.read_bytes() == b"".join(before[:last])
+    assert (out.last_progress["step"], out.last_progress["progress/tokens"]) == (last, 7 * last)
+    assert peak < path.stat().st_size / 2
 
 
 # Skipped steps

@@ -305,6 +305,15 @@ def test_the_best_checkpoint_is_that_of_the_metric_asked_for(run: TinyRun) -> No
     assert list(scores) == ["2", "4", "6"]
 
 
+def test_a_score_past_the_checkpoint_that_a_run_goes_on_from_is_dropped(run: TinyRun) -> None:
+    run.overrides = ("steps=4", "eval.every=2", "checkpoint.every=2", "checkpoint.keep_best=1")
+    run.train(steps_today=2)
+    scores = json.loads((run.workdir / "scores.json").read_text())
+    (run.workdir / "scores.json").write_text(json.dumps(scores | {"3": 0.0, "9": 0.0}))
+    run.train()
+    assert list(json.loads((run.workdir / "scores.json").read_text())) == ["2", "4"]
+
+
 @pytest.mark.full
 def test_a_checkpoint_is_saved_before_it_is_evaluated(run: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[tuple[str, int]] = []

@@ -40,6 +40,8 @@ class Wandb(types.ModuleType):
         self.rows.append(row)
 
     def finish(self) -> None:
+        if self.fails:
+            raise RuntimeError("the connection\nis lost")
         self.finished = True
 
     @staticmethod
@@ -115,3 +117,17 @@ def test_where_it_fails_later_the_run_goes_on_without_it(
     [line] = caplog.messages
     assert line == "step 1: Weights & Biases stopped, training continues (the connection is lost)"
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_where_it_fails_at_the_end_the_run_still_ends_well(
+    tmp_path: Path, wandb: Wandb, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = writer(tmp_path)
+    out.write(1, {"train/loss": 1.0})
+    wandb.fails = True
+    with caplog.at_level(logging.WARNING, logger="tonsai_jax"):
+        out.close()
+    [line] = caplog.messages
+    assert line == (
+        "Weights & Biases did not finish, what the run wrote is whole; upload the rest with `wandb sync` (the connection is lost)"
+    )

@@ -1,10 +1,13 @@
 """Scores a checkpoint of a run, outside training."""
 
+from pathlib import Path
+
 import jax
 
 from tonsai_jax.config import stages_of
 from tonsai_jax.data.manifest import RowsManifest
 from tonsai_jax.errors import UserError
+from tonsai_jax.evaluation.bits_per_byte import conversations_for_others
 from tonsai_jax.evaluation.documents.breakdown import Breakdown
 from tonsai_jax.evaluation.documents.held_out import HeldOut
 from tonsai_jax.inference.load import Run
@@ -21,7 +24,8 @@ def evaluate_run(
 
     Args:
       run: the opened checkpoint.
-      manifest: any token rows that were made with the run's tokenizer.
+      manifest: any token rows that were made with the run's tokenizer. Of the run's own, the sources that its evaluations in
+        training leave out are left out here too, so that the same `max_tokens` chooses the same windows.
       seq_len: tokens in a window; None means the longest sequence length of the run's stages.
       batch_size: windows in a batch.
       max_tokens: of all scored windows together, see `held_out_windows`; 0 means all.
@@ -52,7 +56,9 @@ def evaluate_run(
     )
     held_out = HeldOut(manifest, run.tokenizer.token_bytes(), len(run.tokenizer.prefix), seq_len)
     found = Breakdown("source")
-    scores = held_out.score(score_step, run.params, mesh, batch_size=batch_size, max_tokens=max_tokens)
+    scores = held_out.score(
+        score_step, run.params, mesh, batch_size=batch_size, max_tokens=max_tokens, leave_out=_left_out(run, manifest)
+    )
     for name, documents in scores.items():
         found.add(manifest.sources[name].language, name, documents)
     if all(source.kind == "pairs" for source in manifest.sources.values()):
@@ -66,3 +72,12 @@ def evaluate_run(
             "`tonsai prepare-sft --val-ratio 0.02` for conversations, sets some aside"
         )
     return found
+
+
+def _left_out(run: Run, manifest: RowsManifest) -> set[str]:
+    """The sources that the run's own evaluations leave out; none of other rows, and of a run that learned from preferences."""
+    data_dir = run.config.data.dir
+    is_own = bool(data_dir) and Path(data_dir).resolve() == manifest.directory.resolve()
+    if not is_own or run.config.loss.objective != "next_token":
+        return set()
+    return conversations_for_others(manifest, stages_of(run.config))

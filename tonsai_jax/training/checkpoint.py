@@ -138,6 +138,12 @@ class Checkpoints:
         if jax.process_index() == 0:
             write_json(self._scores_path, self._keep.scores)
 
+    def drop_scores_after(self, step: int) -> None:
+        """Forgets the scores of later steps, which a run that goes on from `step` takes again."""
+        kept = {scored: score for scored, score in self._keep.scores.items() if scored <= step}
+        if len(kept) < len(self._keep.scores):
+            self.replace_scores(kept)
+
     def resume_metadata(self, step: int) -> dict[str, Any]:
         """The JSON part of the checkpoint at `step`; see `training.run.resume_metadata`."""
         return self._restore(step, progress=ocp.args.JsonRestore()).progress

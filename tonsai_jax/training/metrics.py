@@ -59,8 +59,7 @@ class MetricsWriter:
         with disk_errors(self._path):
             workdir.mkdir(parents=True, exist_ok=True)
             # A new run also measures the model that it continues from again.
-            kept = _drop_rows_after(self._path, start_step or -1)
-            self.last_progress = next((row for row in reversed(kept) if row.get("progress/tokens") is not None), {})
+            self.last_progress = _drop_rows_after(self._path, start_step or -1)
             self._jsonl = self._path.open("a", encoding="utf-8")
             # Not tensorboardX's SummaryWriter: a full disk ends its thread, and then the run waits for it forever.
             (workdir / "tensorboard").mkdir(exist_ok=True)
@@ -105,7 +104,13 @@ class MetricsWriter:
             self._jsonl.close()
             self._tensorboard.close()
         if self._wandb is not None:
-            self._wandb.finish()
+            try:
+                self._wandb.finish()
+            except Exception as error:
+                _logger.warning(
+                    "Weights & Biases did not finish, what the run wrote is whole; upload the rest with `wandb sync` (%s)",
+                    " ".join(str(error).split()),
+                )
 
     def _log(self, step: int, values: dict[str, Any]) -> None:
         """Sends a row to Weights & Biases. Its step is one of the values: W&B's own step drops what a resumed run does again."""
@@ -122,22 +127,23 @@ class MetricsWriter:
         self._tensorboard.flush()
 
 
-def _drop_rows_after(path: Path, step: int) -> list[dict[str, Any]]:
-    """Returns the rows that stay."""
+def _drop_rows_after(path: Path, step: int) -> dict[str, Any]:
+    """Returns the last row with `progress/tokens` of those that stay. Holds one row at a time: a long run has many."""
+    last: dict[str, Any] = {}
     if not path.is_file():
-        return []
-    kept, rows = [], []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-            if row["step"] <= step:
-                kept.append(line)
-                rows.append(row)
-        except (json.JSONDecodeError, KeyError, TypeError):
-            continue  # the last line of a killed run
-    with atomic_write(path) as partial:
-        partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    return rows
+        return last
+    with path.open("rb") as lines, atomic_write(path) as partial, partial.open("wb") as kept:
+        for line in lines:
+            try:
+                row = json.loads(line)
+                if row["step"] > step:
+                    continue
+            except (ValueError, KeyError, TypeError):
+                continue  # the last line of a killed run
+            kept.write(line.rstrip(b"\n") + b"\n")
+            if row.get("progress/tokens") is not None:
+                last = row
+    return last
 
 
 def _start_wandb(workdir: Path, project: str, name: str, config: Mapping[str, Any]) -> Any:

@@ -12,7 +12,6 @@ import optax
 
 from tonsai_jax.choices import MU_DTYPES, OPTIMIZERS, SCHEDULES
 from tonsai_jax.errors import UserError, unknown_name
-from tonsai_jax.training.muon import scale_by_muon_and_adam
 
 Schedule = Callable[[jax.Array], jax.Array]
 # Matrices; biases and norms do not decay.
@@ -82,6 +81,8 @@ def make_optimizer(
     if name == "adamw":
         direction = optax.scale_by_adam(b1=beta1, b2=beta2, eps=epsilon, mu_dtype=mu_dtype)
     elif name == "muon":
+        from tonsai_jax.training.muon import scale_by_muon_and_adam  # imported here: most runs use another one
+
         direction = scale_by_muon_and_adam(
             beta1=beta1, beta2=beta2, epsilon=epsilon, momentum=momentum, mu_dtype=mu_dtype
         )

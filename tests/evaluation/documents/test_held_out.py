@@ -12,7 +12,9 @@ from tonsai_jax.data.manifest import RowsManifest, SourceInfo, SplitInfo, dtype_
 from tonsai_jax.data.marks import marks_of
 from tonsai_jax.data.packing import write_packed
 from tonsai_jax.data.row_writer import RowWriter, write_manifest
+from tonsai_jax.data.rows import Rows
 from tonsai_jax.evaluation.bits_per_byte import evaluate
+from tonsai_jax.evaluation.documents import held_out
 from tonsai_jax.evaluation.documents.breakdown import Tally
 from tonsai_jax.evaluation.documents.held_out import HeldOut
 from tonsai_jax.files import sha256_file
@@ -57,8 +59,8 @@ SCORE_STEP = make_score_step(GRAPH, one_device_mesh(), loss=LOSS, end_of_text_id
 
 
 def scored(manifest: RowsManifest, *, seq_len=ROW_TOKENS, batch_size=4, max_tokens=0, prefix_bytes=0):
-    held_out = HeldOut(manifest, TOKEN_BYTES, prefix_bytes, seq_len)
-    return held_out.score(SCORE_STEP, PARAMS, one_device_mesh(), batch_size=batch_size, max_tokens=max_tokens)
+    reader = HeldOut(manifest, TOKEN_BYTES, prefix_bytes, seq_len)
+    return reader.score(SCORE_STEP, PARAMS, one_device_mesh(), batch_size=batch_size, max_tokens=max_tokens)
 
 
 @pytest.mark.parametrize(("seq_len", "batch_size", "prefix_bytes"), [(16, 4, 0), (16, 1, 1), (4, 7, 1)])
@@ -103,6 +105,27 @@ def test_a_document_cut_by_the_budget_counts_with_what_was_scored_among_those_of
     assert ((part.bytes > 0) & (part.bytes < part.lengths)).any(), "some documents are cut"
     whole = part.bytes == part.lengths
     np.testing.assert_allclose(part.nats[whole], everything.nats[whole], rtol=1e-5)
+
+
+def test_rows_are_read_whole_and_only_chosen_windows_a_second_time(
+    manifest: RowsManifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = scored(manifest, seq_len=4)["wiki"]
+    read, reads = Rows.read, []
+
+    def counted(rows: Rows, index: int) -> bytes:
+        reads.append(index)
+        return read(rows, index)
+
+    monkeypatch.setattr(Rows, "read", counted)
+    monkeypatch.setattr(held_out, "_PIECE_TOKENS", 3 * ROW_TOKENS)  # rows of several pieces
+    found = scored(manifest, seq_len=4, max_tokens=2 * 4)["wiki"]
+    assert manifest.sources["wiki"].splits["validation"].rows % 3, "the last piece is not whole"
+    assert len(reads) == manifest.sources["wiki"].splits["validation"].rows + 2
+    np.testing.assert_array_equal(found.lengths, wanted.lengths)
+    everything = scored(manifest, seq_len=4)["wiki"]
+    np.testing.assert_array_equal(everything.bytes, wanted.bytes)
+    np.testing.assert_allclose(everything.nats, wanted.nats, rtol=1e-6)
 
 
 def test_pairs_of_answers_have_no_bits_per_byte(manifest: RowsManifest) -> None:

@@ -4,6 +4,7 @@ A document of text is what lies between two end-of-text ids of the stream; in pa
 answers count. In training `bits_per_byte.evaluate` adds up whole batches on the devices instead, which gives the same sums.
 """
 
+from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,12 +13,14 @@ from jax.sharding import Mesh
 
 from tonsai_jax.data.manifest import RowsManifest
 from tonsai_jax.data.marks import ANSWER, BEGIN
-from tonsai_jax.data.rows import Rows, open_rows, read_window, window_count
+from tonsai_jax.data.rows import Rows, open_rows, read_window
 from tonsai_jax.evaluation.bits_per_byte import held_out_windows
 from tonsai_jax.evaluation.documents.breakdown import Documents
 from tonsai_jax.reporting.progress_bar import Progress, progress_bar
 from tonsai_jax.training.mesh import put_batch
 from tonsai_jax.training.reference import ScoreStep
+
+_PIECE_TOKENS = 2**20  # whose documents are told apart at once
 
 
 class HeldOut:
@@ -35,7 +38,14 @@ class HeldOut:
         self._seq_len = seq_len
 
     def score(
-        self, score_step: ScoreStep, params: Any, mesh: Mesh, *, batch_size: int, max_tokens: int = 0
+        self,
+        score_step: ScoreStep,
+        params: Any,
+        mesh: Mesh,
+        *,
+        batch_size: int,
+        max_tokens: int = 0,
+        leave_out: Collection[str] = (),
     ) -> dict[str, Documents]:
         """The scores of the held-out documents of each source that has some; those of which nothing is scored have no tokens.
 
@@ -44,11 +54,12 @@ class HeldOut:
           batch_size: windows in a batch.
           max_tokens: of all scored windows together, see `held_out_windows`; 0 means all. A document of which some windows are
             not scored counts with the others, among the documents of its whole length.
+          leave_out: sources that are not scored.
 
         Raises `UserError` where `seq_len` does not divide row_tokens, or a file is missing or damaged.
         """
         found = {}
-        chosen = held_out_windows(self._manifest, self._seq_len, max_tokens)
+        chosen = held_out_windows(self._manifest, self._seq_len, max_tokens, leave_out)
         with progress_bar("evaluating", unit=" windows", total=sum(map(len, chosen.values()))) as bar:
             for name, numbers in chosen.items():
                 if len(numbers):
@@ -71,7 +82,8 @@ class HeldOut:
 
         def add(logp_BxT: jax.Array, windows: list[_Window], firsts: np.ndarray) -> None:
             for logp_T, window, first in zip(np.asarray(logp_BxT), windows, firsts, strict=False):
-                document_T, counts_T, bytes_T = self._targets(window)
+                begins_T, counts_T, bytes_T = self._targets(window.tokens[: window.valid + 1], window.marks)
+                document_T = np.cumsum(begins_T)  # counted from the one in which the window begins
                 part = slice(first, first + document_T[-1] + 1)
                 nats[part] -= np.bincount(document_T, np.where(counts_T, logp_T[: window.valid], 0))
                 tokens[part] += np.bincount(document_T, counts_T).astype(np.int64)
@@ -91,28 +103,43 @@ class HeldOut:
         return Documents(nats, tokens, bytes, lengths)
 
     def _lengths(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
-        """The bytes of each document of a split, int64, and the number of the document in which each window begins, int64."""
-        firsts, parts = [0], []
-        for number in range(window_count(rows, self._seq_len)):
-            document_T, _, bytes_T = self._targets(self._read(rows, number))
-            parts.append(np.bincount(document_T, bytes_T).astype(np.int64))
-            firsts.append(firsts[-1] + int(document_T[-1]))
-        lengths = np.zeros(firsts[-1] + 1, np.int64)
-        for first, part in zip(firsts, parts, strict=False):
-            lengths[first : first + len(part)] += part
-        return lengths, np.array(firsts[:-1])
+        """The bytes of each document of a split, int64, and the number of the document in which each window begins, int64.
 
-    def _targets(self, window: "_Window") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of each target that is no padding: its document, counted from the one in which the window begins; whether it counts;
-        its bytes, 0 where it does not count."""
-        inputs_T, targets_T = window.tokens[: window.valid], window.tokens[1 : window.valid + 1]
-        end = self._manifest.end_of_text_id
-        counts_T, begins_T = targets_T != end, inputs_T == end
-        bytes_T = self._token_bytes[targets_T] - self._prefix_bytes * begins_T
-        if window.marks is not None:
-            counts_T &= (window.marks[1:] & ANSWER) != 0
-            begins_T = (window.marks[:-1] & BEGIN) != 0
-        return np.cumsum(begins_T), counts_T, np.where(counts_T, bytes_T, 0)
+        Reads whole rows, many at once: a budget can choose few of the windows, but a document ends anywhere.
+        """
+        rows_in_piece = max(1, _PIECE_TOKENS // rows.row_tokens)
+        pieces, first, firsts = [], 0, []
+        for start in range(0, len(rows), rows_in_piece):
+            numbers = range(start, min(start + rows_in_piece, len(rows)))
+            begins_T, _, bytes_T = (
+                array[: rows.split.targets - start * rows.row_tokens]
+                for array in self._targets(*_read_rows(rows, numbers))
+            )
+            document_T = np.cumsum(begins_T)
+            firsts.append(first + (document_T - begins_T)[:: self._seq_len])
+            pieces.append((first, np.bincount(document_T, bytes_T).astype(np.int64)))
+            first += int(document_T[-1])
+        lengths = np.zeros(first + 1, np.int64)
+        for begin, part in pieces:
+            lengths[begin : begin + len(part)] += part
+        return lengths, np.concatenate(firsts)
+
+    def _targets(self, tokens: np.ndarray, marks: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each target: whether a document begins before it; whether it counts; its bytes, 0 where it does not count.
+
+        Args:
+          tokens: ids, (..., T + 1): T inputs, and the target of the last one.
+          marks: of these ids in packed rows, of the same shape.
+
+        Returns flat arrays, all rows one after the other.
+        """
+        inputs, targets, end = tokens[..., :-1].ravel(), tokens[..., 1:].ravel(), self._manifest.end_of_text_id
+        counts, begins = targets != end, inputs == end
+        bytes = self._token_bytes[targets] - self._prefix_bytes * begins
+        if marks is not None:
+            counts &= (marks[..., 1:].ravel() & ANSWER) != 0
+            begins = (marks[..., :-1].ravel() & BEGIN) != 0
+        return begins, counts, np.where(counts, bytes, 0)
 
     def _read(self, rows: Rows, number: int) -> "_Window":
         if rows.split.slots is not None:
@@ -127,6 +154,14 @@ class _Window(NamedTuple):
     tokens: np.ndarray
     valid: int
     marks: np.ndarray | None
+
+
+def _read_rows(rows: Rows, numbers: Iterable[int]) -> tuple[np.ndarray, np.ndarray | None]:
+    """The ids of whole rows, (rows, row_tokens + 1), and the marks of packed ones."""
+    if rows.split.slots is None:
+        return np.stack([rows.window(number, 0, rows.row_tokens) for number in numbers]), None
+    tokens, marks = zip(*(rows.packed_window(number) for number in numbers), strict=True)
+    return np.stack(tokens), np.stack(marks)
 
 
 def _batch(windows: list[_Window], size: int) -> dict[str, np.ndarray]:
