@@ -125,6 +125,21 @@ def test_the_first_metric_of_a_task_is_shown_and_its_others_are_folded(run: Path
     assert "piqa <small>accuracy;" in folded
 
 
+@pytest.mark.parametrize(
+    ("metric", "figure"),
+    [
+        ("chrf++", "0.800"),
+        ("accuracy", "80.0 %"),
+        ("accuracy_bytes", "80.0 %"),
+        ("f1", "80.0 %"),
+        ("exact_match", "80.0 %"),
+    ],
+)
+def test_shares_are_in_percent_and_a_low_score_of_another_metric_is_not(run: Path, metric: str, figure: str) -> None:
+    write_scores(run, "tasks", STEPS, [TaskScore("task", metric, 0.8, None, None, None, 9)])
+    assert re.search(r"n = 9 .{0,40}", words(page_of(run)))[0].startswith(f"n = 9 {figure}")
+
+
 def test_the_best_checkpoint_names_the_metric_that_was_asked_for(run: Path) -> None:
     write_json(run / "scores.json", {"20": -0.9, "40": -0.7})
     record = read_run(run, "run")

@@ -14,6 +14,7 @@ from tonsai_jax.reporting.chart import Interval, interval_chart
 
 PUBLISHED = Path(__file__).with_name("published.json")
 _PUBLISHED_COLOR = 7  # gray
+_SHARES = {"f1", "exact_match"}  # from 0 to 1, as every accuracy; a chrF++ below 1 is not one, so values do not tell
 
 
 class TaskChart(NamedTuple):
@@ -49,7 +50,7 @@ def _chart(
     scores = [score for *_, score in rows]
     chance = next((score.chance for score in scores if score.chance is not None), None)
     others = [each for each in published() if each["task"] == task and each["metric"] == metric]
-    is_share = all(0 <= score.value <= 1 for score in scores) and scores[0].higher_is_better
+    is_share = metric.startswith("accuracy") or metric in _SHARES
     ends = [value for score in scores for value in (score.value, score.low, score.high) if value is not None]
     ends += [each["value"] for each in others] + ([chance] if chance is not None else [])
     high = 1.0 if is_share else 1.08 * max(ends, default=1.0) or 1.0
