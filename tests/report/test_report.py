@@ -125,6 +125,21 @@ def test_the_first_metric_of_a_task_is_shown_and_its_others_are_folded(run: Path
     assert "piqa <small>accuracy;" in folded
 
 
+def test_scores_of_a_task_with_different_shots_keep_their_own_chance(run: Path) -> None:
+    """The scorecard gives examples and compares with the most frequent topic, `tonsai tasks` does neither."""
+    shutil.rmtree(run / "evaluations")
+    of_card = TaskScore("arc_easy", "accuracy", 0.3, 0.02, 0.26, 0.34, 204, shots=7, chance=0.28)
+    write_scores(run, "scorecard", STEPS, [of_card])
+    write_scores(run, "tasks", STEPS, [TaskScore("arc_easy", "accuracy", 0.3, 0.02, 0.26, 0.34, 204, chance=0.125)])
+    page = page_of(run)
+    text = words(page)
+    assert "arc_easy accuracy; higher is better; dashed: chance of each row" in text
+    assert "step 40 scorecard, 7-shot, n = 204, chance 28.0 %, at chance 30.0 % ± 2.0 %" in text
+    assert "step 40 tasks, 0-shot, n = 204, chance 12.5 % 30.0 % ± 2.0 %" in text
+    assert "Pythia 160M published, 0-shot 43.5 %" in text
+    assert re.findall(r'class="mark" style="left:([\d.]+)%"', page) == ["28.00", "12.50"]
+
+
 @pytest.mark.parametrize(
     ("metric", "figure"),
     [
