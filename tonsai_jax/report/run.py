@@ -92,7 +92,7 @@ def read_run(workdir: Path, name: str) -> RunRecord:
         suite=_jsonl_by_step(workdir / "prompt_suite", _SAMPLE | {"id"}, notes),
         evaluations=_evaluations(workdir / EVALUATIONS, notes),
         checkpoints=_checkpoints(workdir / "checkpoints"),
-        best=_best(_json(workdir / "scores.json", dict, notes)),
+        best=_best(_json(workdir / "scores.json", dict, notes), metrics.last_step),
         total_steps=_length(config, data),
         is_running=_is_running(workdir / "trainer.lock"),
         notes=notes,
@@ -206,12 +206,14 @@ def _checkpoints(folder: Path) -> list[int]:
     return sorted(int(each.name) for each in folder.iterdir() if each.name.isdigit()) if folder.is_dir() else []
 
 
-def _best(scores: dict[str, Any]) -> tuple[int, float] | None:
+def _best(scores: dict[str, Any], last_step: int) -> tuple[int, float] | None:
+    """The lowest score; those of steps past the run's newest row were of steps that are lost."""
     known = [
         (value, int(step))
         for step, value in scores.items()
         if step.isdigit() and isinstance(value, int | float) and value < 1e300  # larger: it was not finite
     ]
+    known = [each for each in known if each[1] <= last_step or not last_step]
     if not known:
         return None
     value, step = min(known)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tonsai_jax.report.run import RunRecord
+from tonsai_jax.reporting.metrics_file import higher_is_better
 from tonsai_jax.reporting.numbers import format_count
 from tonsai_jax.reporting.tables import Table
 
@@ -83,11 +84,16 @@ def cards(run: RunRecord, price: float | None) -> list[Card]:
 
 
 def _best(run: RunRecord, step: int, score: float) -> Card:
-    """The card of the best checkpoint, with the metric that was asked for; its score is negative where higher is better."""
-    asked = str((run.config.get("checkpoint") or {}).get("best_metric") or "")
-    name = asked.removeprefix("eval/").replace("_", " ").replace("/", ", ")
+    """The card of the best checkpoint, with the metric by which it is the best."""
+    if run.config:
+        of_pairs = run.config["loss"]["objective"] != "next_token"
+        metric = run.config["checkpoint"]["best_metric"] or ("loss of pairs" if of_pairs else "bits_per_byte")
+    else:
+        metric = "score"
+    value = -score if higher_is_better(metric) else score
+    name = metric.removeprefix("eval/").replace("_", " ").replace("/", ", ")
     kept = "" if not run.checkpoints or step in run.checkpoints else "; that checkpoint was not kept"
-    return Card("best checkpoint", f"step {step:,}", f"{name or 'score'} {abs(score) if name else score:.4f}{kept}")
+    return Card("best checkpoint", f"step {step:,}", f"{name} {value:.4f}{kept}")
 
 
 def format_hours(hours: float) -> str:
