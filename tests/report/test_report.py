@@ -14,6 +14,7 @@ from tests.report.workdirs import STEPS, make_run, metrics_rows, write_rows
 from tests.support.console import tonsai
 from tonsai_jax.evaluation.task_scores import TaskScore, write_scores
 from tonsai_jax.files import write_json
+from tonsai_jax.report import curves, scores, summary
 from tonsai_jax.report.run import read_run
 from tonsai_jax.report.samples import spread
 from tonsai_jax.report.scores import published
@@ -274,6 +275,95 @@ def test_json_of_something_else_is_left_out(run: Path, name: str, content: objec
     (run / name).write_text(json.dumps(content))
     notes = write_report(run / "report.html", [run])
     assert [each.startswith(note) for each in notes[:1]] == [True] if note else not notes
+
+
+HUGE, LONGER = "9" * 400, "9" * 5001  # no float holds the first; Python does not read the second
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f'{{"step": 41, "train/loss": {HUGE}}}',
+        f'{{"step": {HUGE}, "train/loss": 1.0}}',
+        f'{{"step": 41, "train/loss": {LONGER}}}',
+        "[" * 100_000,
+    ],
+    ids=["huge value", "huge step", "longer value", "nested"],
+)
+def test_a_line_of_metrics_that_no_program_can_hold_costs_only_itself(run: Path, line: str) -> None:
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(line + "\n")
+    lines = len(metrics_rows()) + 1
+    assert write_report(run / "report.html", [run]) == [f"metrics.jsonl line {lines}: not a row of metrics, left out"]
+    assert read_run(run, "run").metrics.last_step == STEPS
+
+
+def test_values_at_the_ends_of_floats_and_nearly_equal_ones_are_no_reason_for_a_note(run: Path) -> None:
+    ends = [
+        {"step": step, "a": value, "train/grad_norm": 1e-320} for step, value in ((38, 1e308), (39, -1e308), (40, 2.0))
+    ]
+    equal = [{"step": 39, "b": 1.0}, {"step": 40, "b": 1.0 + 2**-52}, {"step": 40, "c": 5e-324}]
+    write_rows(run, [*metrics_rows(), *ends, *equal])
+    assert write_report(run / "report.html", [run]) == []
+    assert read_run(run, "run").metrics["a"].values.tolist() == [2.0]
+
+
+@pytest.mark.parametrize("value", [HUGE, LONGER, "1e999", "[" * 100_000], ids=["huge", "longer", "infinite", "nested"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("evaluations/tasks-step-000040.json", '{"step": 40, "scores": [{"task": "a", "metric": "f1", "value": %s, '
+         '"stderr": null, "low": null, "high": null, "n": 9}]}'),
+        ("data.json", '{"sources": {"a": {"weight": 1, "language": "km", "splits": {"train": {"documents": %s, "tokens": 1, '
+         '"bytes": 1}}}}}'),
+        ("data.json", '{"sources": {"a": {"weight": %s}}}'),
+        ("scores.json", '{"20": %s}'),
+        ("environment.json", '[{"devices": %s}]'),
+        ("complete.json", '{"step": 40, "samples": %s}'),
+        ("config.json", '{"seed": %s}'),
+        ("samples/step-000040.jsonl", '{"prompt": "a", "continuation": %s}'),
+    ],
+)  # fmt: skip
+def test_json_that_no_program_can_hold_is_one_note_at_most(run: Path, name: str, content: str, value: str) -> None:
+    (run / name).write_text(content % value)
+    notes = write_report(run / "report.html", [run], price=2.0)
+    assert len(notes) <= 1
+    assert all(note.startswith(name) for note in notes)
+    assert "bits per byte, km" in words((run / "report.html").read_text(encoding="utf-8"))
+
+
+def test_a_folder_in_the_place_of_a_file_is_a_note(run: Path) -> None:
+    for name in ("samples/step-000009.jsonl", "prompt_suite/step-000009.jsonl", "evaluations/a-step-000009.json"):
+        (run / name).mkdir()
+    notes = write_report(run / "report.html", [run])
+    assert notes[:2] == [f"{name}/step-000009.jsonl: left out (Is a directory)" for name in ("samples", "prompt_suite")]
+    assert len(notes) == 3
+    assert notes[2].startswith("evaluations/a-step-000009.json: left out (")
+
+
+def test_half_of_a_surrogate_pair_is_a_question_mark(run: Path) -> None:
+    (run / "samples" / "step-000040.jsonl").write_text('{"prompt": "Once", "continuation": "a\\ud83d b"}\n')
+    assert "step 40 a? b" in words(page_of(run))
+
+
+def test_a_separator_of_lines_within_a_sample_does_not_end_it(run: Path) -> None:
+    (run / "samples" / "step-000040.jsonl").write_text(
+        '{"prompt": "Once", "continuation": "a\u2028b"}\n', encoding="utf-8"
+    )
+    assert write_report(run / "report.html", [run]) == []
+
+
+def test_a_section_that_cannot_be_made_is_a_note(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    for module, name in ((curves, "learning"), (summary, "cards"), (scores, "task_charts")):
+        monkeypatch.setattr(module, name, fails)
+    notes = write_report(run / "report.html", [run])
+    assert notes == [
+        f"{name}: left out (ZeroDivisionError: division by zero)" for name in ("summary", "tasks", "learning")
+    ]
+    assert "<h2>Environment</h2>" in (run / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("kept", ["metrics.jsonl", "config.json"])
