@@ -18,7 +18,7 @@ from tonsai_jax.report import curves, scores, summary
 from tonsai_jax.report.run import read_run
 from tonsai_jax.report.samples import spread
 from tonsai_jax.report.scores import published
-from tonsai_jax.report.summary import cards, device_hours, status_of
+from tonsai_jax.report.summary import cards, device_hours, hours_of_starts, status_of
 from tonsai_jax.report.write import write_report
 
 
@@ -408,6 +408,39 @@ def test_hours_or_devices_that_are_not_known_give_no_cost(run: Path) -> None:
     (run / "environment.json").write_text("[{}]")
     assert device_hours(read_run(run, "run")) is None
     assert "Environment" in words(page_of(run))
+
+
+def test_steps_that_were_taken_again_count_for_the_start_that_took_them_last(run: Path) -> None:
+    starts = [{"start_step": step, "devices": devices} for step, devices in ((0, 8), (20, 4), (10, 2))]
+    write_json(run / "environment.json", starts)
+    assert hours_of_starts(read_run(run, "run")) == [1.0, 0.0, 3.0]
+    assert device_hours(read_run(run, "run")) == 8 * 1 + 2 * 3
+
+
+def test_texts_of_lost_steps_are_not_shown(run: Path) -> None:
+    """A run that went on from step 10 and has logged step 15: of its own texts those up to the next log can be there."""
+    (run / "complete.json").unlink()
+    write_rows(run, [row for row in metrics_rows() if row["step"] <= 15])
+    config = json.loads((run / "config.json").read_text())
+    write_json(run / "config.json", config | {"log_every": 5})
+    record = read_run(run, "run")
+    assert (list(record.samples), list(record.suite)) == ([0, 10, 20], [0, 10, 20])
+
+
+def test_a_run_before_its_first_step_has_a_report(run: Path) -> None:
+    """A run that continues from another model is evaluated at once; of a new one there is only the configuration."""
+    for name in ("samples", "prompt_suite", "evaluations"):
+        shutil.rmtree(run / name)
+    for name in ("complete.json", "scores.json"):
+        (run / name).unlink()
+    write_json(run / "trainer.lock", {"host": socket.gethostname(), "pid": os.getppid()})
+    write_rows(run, metrics_rows()[:1])
+    assert write_report(run / "report.html", [run], price=2.0) == []
+    text = words((run / "report.html").read_text(encoding="utf-8"))
+    assert f"status running step 0 of {STEPS} bits per byte, km 2.0000 one evaluation so far" in text
+    (run / "metrics.jsonl").unlink()
+    assert write_report(run / "report.html", [run]) == ["metrics.jsonl: no such file, so there are no curves"]
+    assert f"status running step 0 of {STEPS}" in words((run / "report.html").read_text(encoding="utf-8"))
 
 
 # Several runs, and the command

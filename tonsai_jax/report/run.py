@@ -79,7 +79,9 @@ def read_run(workdir: Path, name: str) -> RunRecord:
     data = _json(workdir / "data.json", dict, notes, holds={"sources": dict})
     complete = _json(workdir / "complete.json", dict, notes, holds={"step": int, "samples": list})
     checkpoints = workdir / "checkpoints"
-    samples = _jsonl_by_step(workdir / "samples", _SAMPLE, notes)
+    # Texts of later steps are of steps that are lost: the run went on from an older checkpoint.
+    newest = metrics.last_step + config.log_every if metrics.series and config is not None else None
+    samples = _jsonl_by_step(workdir / "samples", _SAMPLE, notes, newest)
     last = [each for each in complete.get("samples", ()) if isinstance(each, dict) and each.keys() >= _SAMPLE]
     if last:  # the end of a run also continues the prompts, whether or not it has before
         samples.setdefault(complete["step"], last)
@@ -92,7 +94,7 @@ def read_run(workdir: Path, name: str) -> RunRecord:
         data=data,
         complete=complete,
         samples=samples,
-        suite=_jsonl_by_step(workdir / "prompt_suite", _SAMPLE | {"id"}, notes),
+        suite=_jsonl_by_step(workdir / "prompt_suite", _SAMPLE | {"id"}, notes, newest),
         evaluations=_evaluations(workdir / EVALUATIONS, notes),
         checkpoints=_tolerant(checkpoints, lambda: _checkpoints(checkpoints), notes) or [],
         best=_best(_json(workdir / "scores.json", dict, notes), metrics.last_step),
@@ -156,10 +158,13 @@ def _environment(starts: list[Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _jsonl_by_step(folder: Path, keys: set[str], notes: list[str]) -> dict[int, list[dict[str, Any]]]:
+def _jsonl_by_step(
+    folder: Path, keys: set[str], notes: list[str], newest: int | None
+) -> dict[int, list[dict[str, Any]]]:
+    """{step: rows} of the files of a folder, up to the step `newest` where that is known."""
     found: dict[int, list[dict[str, Any]]] = {}
     for path in sorted(folder.glob("step-*.jsonl")) if folder.is_dir() else ():
-        if not (match := _STEP.search(path.stem)):
+        if not (match := _STEP.search(path.stem)) or (newest is not None and int(match[1]) > newest):
             continue
         rows, broken = [], 0
         try:

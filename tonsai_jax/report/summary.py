@@ -111,7 +111,8 @@ def hours_of_starts(run: RunRecord) -> list[float | None]:
     if known.last is None or not run.environment:
         return [None] * len(run.environment)
     begins = [float(entry.get("start_step") or 0) for entry in run.environment]
-    ends = [*begins[1:], float(known.steps[-1])]
+    # A later start that went back to an older checkpoint took the steps after it again: they are its own.
+    ends = [min([*begins[number + 1 :], float(known.steps[-1])]) for number in range(len(begins))]
     at = run.metrics.at
     spans = zip(begins, ends, strict=True)
     return [max(0.0, float(np.diff(at("progress/hours", np.array(span)))[0])) for span in spans]
