@@ -404,6 +404,17 @@ def test_the_status_says_how_far_a_run_came_and_how_it_ended(run: Path) -> None:
     assert status()[0] == "not started"
 
 
+def test_a_complete_run_that_was_made_longer_is_complete_no_more(run: Path) -> None:
+    config = json.loads((run / "config.json").read_text())
+    write_json(run / "config.json", config | {"steps": 2 * STEPS})
+    write_json(run / "trainer.lock", {"host": socket.gethostname(), "pid": os.getppid()})
+    assert status_of(read_run(run, "run"))[1:3] == ("running", f"step {STEPS} of {2 * STEPS}")
+    (run / "config.json").unlink()  # then its length is not known
+    assert status_of(read_run(run, "run")).figure == "complete"
+    write_rows(run, [*metrics_rows(), {"step": STEPS + 1, "train/loss": 1.0}])
+    assert status_of(read_run(run, "run")).figure == "running"
+
+
 def test_hours_or_devices_that_are_not_known_give_no_cost(run: Path) -> None:
     (run / "environment.json").write_text("[{}]")
     assert device_hours(read_run(run, "run")) is None

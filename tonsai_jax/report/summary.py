@@ -28,7 +28,8 @@ def status_of(run: RunRecord) -> Card:
     step, total = run.metrics.last_step, run.total_steps
     saved = max(run.checkpoints, default=0)
     reached = f"step {step:,}" + (f" of {total:,}" if total else "")
-    if run.complete or (total and not run.is_running and step >= total and (saved >= total or not run.checkpoints)):
+    recorded = run.complete.get("step", -1) >= max(step, total or 0)  # not so of a run that was made longer since
+    if recorded or (total and not run.is_running and step >= total and (saved >= total or not run.checkpoints)):
         return Card("status", "complete", f"{max(step, run.complete.get('step', 0)):,} steps", "good")
     if run.is_running:
         return Card("status", "running", reached)
