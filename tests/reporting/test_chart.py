@@ -99,7 +99,7 @@ def test_the_style_sheet_defines_every_shade() -> None:
 
 
 def test_an_interval_has_its_ends_its_dot_and_the_mark() -> None:
-    drawn = interval_chart([Interval("<a>", 0.5, 0.25, 0.75, "50 %")], low=0, high=1, mark=0.2)
+    drawn = interval_chart([Interval("<a>", 0.5, 0.25, 0.75, "50 %", mark=0.2)], low=0, high=1)
     assert 'class="mark" style="left:20.00%"' in drawn
     assert 'class="range" style="left:25.00%;width:calc(75.00% - 25.00%)"' in drawn
     assert 'class="dot" style="left:50.00%"' in drawn

@@ -10,10 +10,8 @@ from tonsai_jax.data.manifest import RowsManifest
 from tonsai_jax.errors import unknown_name
 from tonsai_jax.evaluation.bits_per_byte import Evaluation, Score, conversations_for_others, scored_sources
 from tonsai_jax.evaluation.preferences import PairEvaluation, PairScore
-from tonsai_jax.reporting.metrics_file import metrics_rows
+from tonsai_jax.reporting.metrics_file import higher_is_better, metrics_rows
 from tonsai_jax.stages import Stage
-
-_HIGHER_IS_BETTER = {"accuracy", "margin"}
 
 
 def best_metric(config: ConfigDict, manifest: RowsManifest, stages: Sequence[Stage]) -> str:
@@ -48,7 +46,7 @@ def score_of(metrics: Mapping[str, Any], name: str) -> float | None:
     """The metric as a score, of which lower is better: accuracy and margin get a minus sign. None where it is not there."""
     if (value := metrics.get(name)) is None:
         return None
-    return -value if _HIGHER_IS_BETTER & set(name.split("/")) else value
+    return -value if higher_is_better(name) else value
 
 
 def scores_so_far(workdir: Path, name: str) -> dict[int, float]:

@@ -10,11 +10,13 @@ import numpy as np
 
 _ROWS_AT_ONCE = 4096  # that are kept as Python objects
 _NUMBERS = {int, float, type(None)}  # None: a value that was not finite
+_LARGEST = 1e300  # larger values are not measured, and distances between them on a chart would not be finite
+_LARGEST_STEP = 2**53  # float64 holds every integer up to it
 _BROKEN_NAMED = 3  # in the note; the others are counted
 
 
 class Series(NamedTuple):
-    """The values of one name: float64 arrays of the same length, in the order of the steps; values are finite."""
+    """The values of one name: float64 arrays of the same length, in the order of the steps; values are finite, below 1e300."""
 
     steps: np.ndarray
     values: np.ndarray
@@ -65,35 +67,54 @@ def read_metrics(path: Path) -> Metrics:
     if not path.is_file():
         return Metrics(notes=(f"{path.name}: no such file, so there are no curves",))
     blocks: dict[tuple[str, ...], list[np.ndarray]] = {}
-    waiting: dict[tuple[str, ...], list[tuple[float | None, ...]]] = {}
+    waiting: dict[tuple[str, ...], list[tuple[int, tuple[float | None, ...]]]] = {}
     broken: list[int] = []
 
     def put_away() -> None:
         for names, rows in waiting.items():
-            blocks.setdefault(names, []).append(np.array(rows, dtype=np.float64))
+            blocks.setdefault(names, []).append(_table(rows, broken))
         waiting.clear()
 
     count = 0
     for number, row in _rows(path, broken):
         try:
             names, values = tuple(row), tuple(row.values())
-            if not _NUMBERS.issuperset(map(type, values)) or type(row["step"]) is not int or row["step"] < 0:
+            if (
+                not _NUMBERS.issuperset(map(type, values))
+                or type(row["step"]) is not int
+                or not 0 <= row["step"] < _LARGEST_STEP
+            ):
                 raise TypeError
         except (KeyError, TypeError):
             broken.append(number)
             continue
-        waiting.setdefault(names, []).append(values)
+        waiting.setdefault(names, []).append((number, values))
         count += 1
         if count % _ROWS_AT_ONCE == 0:
             put_away()
     put_away()
-    tables = {names: np.concatenate(arrays) for names, arrays in blocks.items()}
+    tables = {names: np.concatenate(arrays) for names, arrays in blocks.items() if sum(map(len, arrays))}
     notes = [] if not broken else [_broken_note(path, sorted(broken))]
-    if not count:
+    if not tables:
         notes.append(f"{path.name}: no rows yet, so there are no curves")
     last_step = max((int(table[:, names.index("step")].max()) for names, table in tables.items()), default=0)
     series, ended_in_nan = _series(tables)
     return Metrics(series, last_step, tuple(notes), ended_in_nan)
+
+
+def _table(rows: list[tuple[int, tuple[float | None, ...]]], broken: list[int]) -> np.ndarray:
+    """(line, values) of some rows as an array; lines with an integer that is too large for a float are added to `broken`."""
+    try:
+        return np.array([values for _, values in rows], dtype=np.float64)
+    except OverflowError:
+        pass
+    kept = []
+    for number, values in rows:
+        try:
+            kept.append(np.array(values, dtype=np.float64))
+        except OverflowError:
+            broken.append(number)
+    return np.array(kept).reshape(len(kept), len(rows[0][1]))
 
 
 def _rows(path: Path, broken: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -101,7 +122,7 @@ def _rows(path: Path, broken: list[int]) -> Iterator[tuple[int, dict[str, Any]]]
         for number, line in enumerate(file, 1):
             try:
                 row = json.loads(line.decode())
-            except (json.JSONDecodeError, UnicodeDecodeError):
+            except (ValueError, RecursionError):  # also an integer of too many digits, and a line of a million brackets
                 if line.strip():
                     broken.append(number)
                 continue
@@ -133,7 +154,7 @@ def _series(tables: dict[tuple[str, ...], np.ndarray]) -> tuple[dict[str, Series
         values = np.concatenate([values for _, values in found])
         order = np.argsort(steps, kind="stable")
         steps, values = steps[order], values[order]
-        finite = np.isfinite(values)
+        finite = np.abs(values) < _LARGEST
         if name == "train/loss" and len(finite):
             ended_in_nan = not finite[-1]
         series[name] = Series(steps[finite], values[finite])

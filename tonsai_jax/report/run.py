@@ -1,7 +1,6 @@
 """What the workdir of a run holds, read for its report: whatever is missing or broken becomes a note, and the rest stays."""
 
 import json
-import math
 import os
 import re
 import socket
@@ -23,6 +22,8 @@ from tonsai_jax.stages import SourceSize, total_steps
 
 _SILENT_SECONDS = 120.0  # a lock of another host that was not renewed for this long is that of a dead trainer
 _SAMPLE = {"prompt", "continuation"}  # the keys of a line of samples
+_LARGEST = 1e300  # larger: it was not finite
+_WHOLE = re.compile("[0-9]{1,15}")
 _STEP = re.compile(r"step-(\d+)$")
 
 
@@ -70,13 +71,17 @@ def read_run(workdir: Path, name: str) -> RunRecord:
             f"{workdir}: no metrics.jsonl and no config.json, so this is not the workdir of a run; check the path"
         )
     notes: list[str] = []
-    metrics = read_metrics(workdir / "metrics.jsonl")
+    rows = workdir / "metrics.jsonl"
+    metrics = _tolerant(rows, lambda: read_metrics(rows), notes) or Metrics()
     notes += metrics.notes
     saved = _json(workdir / "config.json", dict, notes, expected=True)
     config = _tolerant(workdir / "config.json", lambda: from_json(saved), notes) if saved else None
     data = _json(workdir / "data.json", dict, notes, holds={"sources": dict})
     complete = _json(workdir / "complete.json", dict, notes, holds={"step": int, "samples": list})
-    samples = _jsonl_by_step(workdir / "samples", _SAMPLE, notes)
+    checkpoints = workdir / "checkpoints"
+    # Texts of later steps are of steps that are lost: the run went on from an older checkpoint.
+    newest = metrics.last_step + config.log_every if metrics.series and config is not None else None
+    samples = _jsonl_by_step(workdir / "samples", _SAMPLE, notes, newest)
     last = [each for each in complete.get("samples", ()) if isinstance(each, dict) and each.keys() >= _SAMPLE]
     if last:  # the end of a run also continues the prompts, whether or not it has before
         samples.setdefault(complete["step"], last)
@@ -89,10 +94,10 @@ def read_run(workdir: Path, name: str) -> RunRecord:
         data=data,
         complete=complete,
         samples=samples,
-        suite=_jsonl_by_step(workdir / "prompt_suite", _SAMPLE | {"id"}, notes),
+        suite=_jsonl_by_step(workdir / "prompt_suite", _SAMPLE | {"id"}, notes, newest),
         evaluations=_evaluations(workdir / EVALUATIONS, notes),
-        checkpoints=_checkpoints(workdir / "checkpoints"),
-        best=_best(_json(workdir / "scores.json", dict, notes)),
+        checkpoints=_tolerant(checkpoints, lambda: _checkpoints(checkpoints), notes) or [],
+        best=_best(_json(workdir / "scores.json", dict, notes), metrics.last_step),
         total_steps=_length(config, data),
         is_running=_is_running(workdir / "trainer.lock"),
         notes=notes,
@@ -102,7 +107,7 @@ def read_run(workdir: Path, name: str) -> RunRecord:
 def _tolerant(path: Path, read: Callable[[], Any], notes: list[str]) -> Any:
     try:
         return read()
-    except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+    except Exception as error:  # whatever a broken file leads to, it must not end the report
         text = str(error).removeprefix(f"{path}: ").removeprefix(f"{path.name}: ")
         notes.append(f"{_short(path)}: left out ({text})")
         return None
@@ -129,7 +134,7 @@ def _json(
         return kind()
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         notes.append(f"{path.name}: not valid JSON, left out ({error})")
         return kind()
     is_kind = isinstance(content, kind)
@@ -143,25 +148,37 @@ def _environment(starts: list[Any]) -> list[dict[str, Any]]:
     """The entries without values of another type than a trainer writes."""
     kinds = {"devices": int, "processes": int, "start_step": int, "versions": dict, "git": dict}
     return [
-        {name: value for name, value in start.items() if isinstance(value, kinds.get(name, str))}
+        {
+            name: value
+            for name, value in start.items()
+            if isinstance(value, kinds.get(name, str)) and not (isinstance(value, int) and abs(value) >= 2**53)
+        }
         for start in starts
         if isinstance(start, dict)
     ]
 
 
-def _jsonl_by_step(folder: Path, keys: set[str], notes: list[str]) -> dict[int, list[dict[str, Any]]]:
+def _jsonl_by_step(
+    folder: Path, keys: set[str], notes: list[str], newest: int | None
+) -> dict[int, list[dict[str, Any]]]:
+    """{step: rows} of the files of a folder, up to the step `newest` where that is known."""
     found: dict[int, list[dict[str, Any]]] = {}
     for path in sorted(folder.glob("step-*.jsonl")) if folder.is_dir() else ():
-        if not (match := _STEP.search(path.stem)):
+        if not (match := _STEP.search(path.stem)) or (newest is not None and int(match[1]) > newest):
             continue
         rows, broken = [], 0
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            text = path.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            notes.append(f"{_short(path)}: left out ({error.strerror})")
+            continue
+        for line in text.removesuffix("\n").split("\n") if text else ():  # not splitlines: a text may hold U+2028
             try:
                 row = json.loads(line)
                 if not row.keys() >= keys:
                     raise ValueError
                 rows.append(row)
-            except (ValueError, AttributeError):
+            except (ValueError, AttributeError, RecursionError):
                 broken += 1
         if broken:
             notes.append(f"{_short(path)}: {broken} broken line{'s' if broken > 1 else ''}, left out")
@@ -175,7 +192,7 @@ def _jsonl_by_step(folder: Path, keys: set[str], notes: list[str]) -> dict[int, 
 def _evaluations(folder: Path, notes: list[str]) -> dict[str, tuple[int, list[TaskScore]]]:
     newest: dict[str, tuple[int, list[TaskScore]]] = {}
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
-        if path.stat().st_size == 0:
+        if path.is_file() and path.stat().st_size == 0:
             notes.append(f"{_short(path)}: empty, left out; evaluate again to write it")
             continue
         read = _tolerant(path, partial(read_scores, path), notes)
@@ -196,22 +213,24 @@ def _is_score(score: TaskScore) -> bool:
     """Whether the values have the types that `TaskScore` declares."""
     numbers = [score.value, *(end for end in (score.stderr, score.low, score.high, score.chance) if end is not None)]
     return (
-        all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
+        all(isinstance(number, int | float) and abs(number) < _LARGEST for number in numbers)
         and all(isinstance(name, str) for name in (score.task, score.metric))
-        and all(isinstance(count, int) for count in (score.n, score.shots))
+        and all(isinstance(count, int) and 0 <= count < 2**53 for count in (score.n, score.shots))
     )
 
 
 def _checkpoints(folder: Path) -> list[int]:
-    return sorted(int(each.name) for each in folder.iterdir() if each.name.isdigit()) if folder.is_dir() else []
+    return sorted(int(each.name) for each in folder.iterdir() if _WHOLE.fullmatch(each.name)) if folder.is_dir() else []
 
 
-def _best(scores: dict[str, Any]) -> tuple[int, float] | None:
+def _best(scores: dict[str, Any], last_step: int) -> tuple[int, float] | None:
+    """The lowest score; those of steps past the run's newest row were of steps that are lost."""
     known = [
         (value, int(step))
         for step, value in scores.items()
-        if step.isdigit() and isinstance(value, int | float) and value < 1e300  # larger: it was not finite
+        if _WHOLE.fullmatch(step) and isinstance(value, int | float) and abs(value) < _LARGEST
     ]
+    known = [each for each in known if each[1] <= last_step or not last_step]
     if not known:
         return None
     value, step = min(known)
@@ -243,5 +262,5 @@ def _is_running(lock: Path) -> bool:
         if owner["host"] == socket.gethostname():
             return owner["pid"] != os.getpid() and psutil.pid_exists(int(owner["pid"]))
         return time.time() - lock.stat().st_mtime < _SILENT_SECONDS
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return False

@@ -14,6 +14,7 @@ from tonsai_jax.reporting.chart import Interval, interval_chart
 
 PUBLISHED = Path(__file__).with_name("published.json")
 _PUBLISHED_COLOR = 7  # gray
+_SHARES = {"f1", "exact_match"}  # from 0 to 1, as every accuracy; a chrF++ below 1 is not one, so values do not tell
 
 
 class TaskChart(NamedTuple):
@@ -32,7 +33,10 @@ def published() -> tuple[dict[str, Any], ...]:
 
 
 def task_charts(runs: Sequence[RunRecord]) -> tuple[list[TaskChart], list[TaskChart]]:
-    """Charts with a row for each run and for each published score: of the first figure of each task, and of its others."""
+    """Charts with a row for each score of a run and for each published one: of the first figure of each task, and of its others.
+
+    One task can be scored with different examples in the prompt and different chance: each row says which it is.
+    """
     found: dict[tuple[str, str], list[tuple[int, int, str, TaskScore]]] = {}
     for number, run in enumerate(runs):
         for name, (step, scores) in run.evaluations.items():
@@ -47,16 +51,22 @@ def _chart(
     task: str, metric: str, rows: Sequence[tuple[int, int, str, TaskScore]], runs: Sequence[RunRecord]
 ) -> TaskChart:
     scores = [score for *_, score in rows]
-    chance = next((score.chance for score in scores if score.chance is not None), None)
+    chances = {score.chance for score in scores}
+    same_chance = next(iter(chances)) if len(chances) == 1 else None  # else each row names its own
     others = [each for each in published() if each["task"] == task and each["metric"] == metric]
-    is_share = all(0 <= score.value <= 1 for score in scores) and scores[0].higher_is_better
-    ends = [value for score in scores for value in (score.value, score.low, score.high) if value is not None]
-    ends += [each["value"] for each in others] + ([chance] if chance is not None else [])
+    is_share = metric.startswith("accuracy") or metric in _SHARES
+    ends = [
+        value for score in scores for value in (score.value, score.low, score.high, score.chance) if value is not None
+    ]
+    ends += [each["value"] for each in others]
     high = 1.0 if is_share else 1.08 * max(ends, default=1.0) or 1.0
     bars = []
     for number, step, name, score in rows:
         error = f" ± {_format(score.stderr, is_share, high)}" if score.stderr is not None else ""
-        shots = f", {score.shots}-shot" if score.shots else ", 0-shot"
+        about = [f"step {step:,}"] if len(runs) > 1 else []
+        about += [name, f"{score.shots}-shot", f"n = {score.n:,}"]
+        if score.chance is not None and score.chance != same_chance:
+            about.append(f"chance {_format(score.chance, is_share, high)}")
         bars.append(
             Interval(
                 runs[number].name if len(runs) > 1 else f"step {step:,}",
@@ -65,26 +75,31 @@ def _chart(
                 score.high,
                 _format(score.value, is_share, high) + error,
                 number,
-                (f"step {step:,}, " if len(runs) > 1 else "")
-                + f"{name}{shots}, n = {score.n:,}"
-                + (", at chance" if score.at_chance else ""),
+                ", ".join([*about, "at chance"] if score.at_chance else about),
+                score.chance,
             )
         )
-    ours = {score.shots for score in scores}
+    shots = {score.shots for score in scores}
     sources = []
     for each in sorted(others, key=lambda other: -other["value"] if scores[0].higher_is_better else other["value"]):
-        differs = "" if {each["shots"]} == ours else f"{each['shots']}-shot: not the same prompt"
+        about = ["published"]
+        if each["shots"] not in shots:
+            about.append(f"{each['shots']}-shot: not the same prompt")
+        elif len(shots) > 1:
+            about.append(f"{each['shots']}-shot")
+        about += [each["remark"]] if each.get("remark") else []
+        value = _format(each["value"], is_share, high)
         bars.append(
-            Interval(each["model"], each["value"], None, None, _format(each["value"], is_share, high), _PUBLISHED_COLOR,
-                     ", ".join(filter(None, ("published", differs, each.get("remark", "")))))
-        )  # fmt: skip
+            Interval(each["model"], each["value"], None, None, value, _PUBLISHED_COLOR, ", ".join(about), same_chance)
+        )
         if (each["source"], each["url"]) not in sources:
             sources.append((each["source"], each["url"]))
-    better = "higher is better" if scores[0].higher_is_better else "lower is better"
-    about = f"{metric}; {better}" + (
-        f"; dashed: chance, {_format(chance, is_share, high)}" if chance is not None else ""
-    )
-    return TaskChart(task, about, interval_chart(bars, low=0.0, high=high, mark=chance), sources)
+    of_chart = f"{metric}; {'higher is better' if scores[0].higher_is_better else 'lower is better'}"
+    if same_chance is not None:
+        of_chart += f"; dashed: chance, {_format(same_chance, is_share, high)}"
+    elif len(chances) > 1:
+        of_chart += "; dashed: chance of each row"
+    return TaskChart(task, of_chart, interval_chart(bars, low=0.0, high=high), sources)
 
 
 def _format(value: float | None, is_share: bool, largest: float) -> str:

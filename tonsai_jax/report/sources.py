@@ -28,9 +28,11 @@ def data_section(run: RunRecord) -> DataSection | None:
     for name, source in run.data.get("sources", {}).items():
         try:
             weight = float(weights.get(name, 0.0) if isinstance(weights, dict) else source["weight"])
+            if not 0 <= weight < float("inf"):
+                raise ValueError(f"its weight is {weight}")
             rows.append(_row(run, name, source, weight))
             mix.append((name, weight))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             run.notes.append(f"data.json: source {name!r} left out ({type(error).__name__}: {error})")
     if not rows:
         return None

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tonsai_jax.report.run import RunRecord
+from tonsai_jax.reporting.metrics_file import higher_is_better
 from tonsai_jax.reporting.numbers import format_count
 from tonsai_jax.reporting.tables import Table
 
@@ -27,7 +28,8 @@ def status_of(run: RunRecord) -> Card:
     step, total = run.metrics.last_step, run.total_steps
     saved = max(run.checkpoints, default=0)
     reached = f"step {step:,}" + (f" of {total:,}" if total else "")
-    if run.complete or (total and not run.is_running and step >= total and (saved >= total or not run.checkpoints)):
+    recorded = run.complete.get("step", -1) >= max(step, total or 0)  # not so of a run that was made longer since
+    if recorded or (total and not run.is_running and step >= total and (saved >= total or not run.checkpoints)):
         return Card("status", "complete", f"{max(step, run.complete.get('step', 0)):,} steps", "good")
     if run.is_running:
         return Card("status", "running", reached)
@@ -83,11 +85,16 @@ def cards(run: RunRecord, price: float | None) -> list[Card]:
 
 
 def _best(run: RunRecord, step: int, score: float) -> Card:
-    """The card of the best checkpoint, with the metric that was asked for; its score is negative where higher is better."""
-    asked = str((run.config.get("checkpoint") or {}).get("best_metric") or "")
-    name = asked.removeprefix("eval/").replace("_", " ").replace("/", ", ")
+    """The card of the best checkpoint, with the metric by which it is the best."""
+    if run.config:
+        of_pairs = run.config["loss"]["objective"] != "next_token"
+        metric = run.config["checkpoint"]["best_metric"] or ("loss of pairs" if of_pairs else "bits_per_byte")
+    else:
+        metric = "score"
+    value = -score if higher_is_better(metric) else score
+    name = metric.removeprefix("eval/").replace("_", " ").replace("/", ", ")
     kept = "" if not run.checkpoints or step in run.checkpoints else "; that checkpoint was not kept"
-    return Card("best checkpoint", f"step {step:,}", f"{name or 'score'} {abs(score) if name else score:.4f}{kept}")
+    return Card("best checkpoint", f"step {step:,}", f"{name} {value:.4f}{kept}")
 
 
 def format_hours(hours: float) -> str:
@@ -105,7 +112,8 @@ def hours_of_starts(run: RunRecord) -> list[float | None]:
     if known.last is None or not run.environment:
         return [None] * len(run.environment)
     begins = [float(entry.get("start_step") or 0) for entry in run.environment]
-    ends = [*begins[1:], float(known.steps[-1])]
+    # A later start that went back to an older checkpoint took the steps after it again: they are its own.
+    ends = [min([*begins[number + 1 :], float(known.steps[-1])]) for number in range(len(begins))]
     at = run.metrics.at
     spans = zip(begins, ends, strict=True)
     return [max(0.0, float(np.diff(at("progress/hours", np.array(span)))[0])) for span in spans]

@@ -18,7 +18,10 @@ NUM_SHADES = 9  # that chart.css defines
 
 
 class Interval(NamedTuple):
-    """A row of `interval_chart`: a value with the ends of its confidence interval, None where these are not known."""
+    """A row of `interval_chart`: a value with the ends of its confidence interval, None where these are not known.
+
+    `mark` is a value with a dashed line through the row, such as chance.
+    """
 
     label: str
     value: float
@@ -27,6 +30,7 @@ class Interval(NamedTuple):
     text: str
     color: int = 0
     note: str = ""
+    mark: float | None = None
 
 
 def line_chart(
@@ -112,19 +116,15 @@ def heat_chart(
     )
 
 
-def interval_chart(rows: Sequence[Interval], *, low: float, high: float, mark: float | None = None) -> Markup:
-    """A dot with its confidence interval for each row, on one scale from `low` to `high`.
-
-    Args:
-      mark: a value that gets a dashed line through all rows, such as chance.
-    """
+def interval_chart(rows: Sequence[Interval], *, low: float, high: float) -> Markup:
+    """A dot with its confidence interval for each row, on one scale from `low` to `high`."""
 
     def at(value: float) -> str:
         return f"{100 * min(max((value - low) / (high - low), 0.0), 1.0):.2f}%"
 
     parts = []
     for row in rows:
-        inside = "" if mark is None else f'<i class="mark" style="left:{at(mark)}"></i>'
+        inside = "" if row.mark is None else f'<i class="mark" style="left:{at(row.mark)}"></i>'
         if row.low is not None and row.high is not None:
             width = f"calc({at(row.high)} - {at(row.low)})"
             inside += f'<i class="range" style="left:{at(row.low)};width:{width}"></i>'

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 _SCORE = "eval/bits_per_byte/"  # in front of a language or of source/NAME; the mean of the languages has no slash there
+_HIGHER_IS_BETTER = {"accuracy", "margin"}  # of held-out pairs; everything else that an evaluation measures is a loss
 
 
 def metrics_rows(path: Path) -> list[dict[str, Any]]:
@@ -31,3 +32,11 @@ def scores_of(metrics: Mapping[str, Any]) -> dict[str, float]:
 def language_scores(metrics: Mapping[str, Any]) -> dict[str, float]:
     """The same of the languages alone: {"km": 1.2}."""
     return {name: score for name, score in scores_of(metrics).items() if not name.startswith("source/")}
+
+
+def higher_is_better(name: str) -> bool:
+    """Whether a run gets better as this metric grows: "eval/margin/source/pairs" does, "eval/bits_per_byte/km" does not.
+
+    The scores of checkpoints, in scores.json, are negative for such a metric: of a score, lower is always better.
+    """
+    return name.removeprefix("eval/").partition("/")[0] in _HIGHER_IS_BETTER

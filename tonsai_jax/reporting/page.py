@@ -31,4 +31,4 @@ def write_page(path: Path, template: Path, *, title: str, lead: str, **values: A
     )
     page = environment.get_template(template.name).render(title=title, lead=lead, **values)
     with atomic_write(path) as partial:
-        partial.write_text(page + "\n", encoding="utf-8")
+        partial.write_text(page + "\n", encoding="utf-8", errors="replace")  # half of a surrogate pair becomes "?"

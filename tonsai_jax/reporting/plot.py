@@ -81,7 +81,10 @@ def legend(names: Sequence[str]) -> Markup:
 
 def ticks(low: float, high: float) -> list[float]:
     """Four to nine round numbers that cover `low` to `high`; their distance is 1, 2 or 5 times a power of ten."""
-    span = high - low or abs(high) or 1.0
+    largest = max(abs(low), abs(high))
+    span = high - low
+    if span < 1e-9 * largest or largest < 1e-300:  # flat, or so nearly flat that no digits could tell the ticks apart
+        span = largest if largest > 1e-300 else 1.0
     rough = span / 6
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
