@@ -23,7 +23,7 @@ RECORDS: dict[str, list[dict[str, Any]]] = {
     "xnli_en": [XNLI, XNLI | {"premise": "And  so on ", "hypothesis": " It rains"}],
     "hellaswag": [HELLASWAG, HARD_HELLASWAG],
     "arc_easy": [ARC],
-    "piqa": [PIQA, PIQA | {"goal": "a \"jar\"\nwith lines", "sol1": " it's"}],
+    "piqa": [PIQA, PIQA | {"goal": 'a "jar"\nwith lines', "sol1": " it's"}],
     "lambada": [{"text": "She ran to the door"}, {"text": "two  spaces before"}],
 }
 FILES = {
