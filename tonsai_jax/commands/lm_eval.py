@@ -59,11 +59,11 @@ def _mistakes_in_flags() -> Iterator[None]:
         raise UserError(f"lm-eval: {message} (`lm-eval run --help` lists the flags)")
 
     original = argparse.ArgumentParser.error
-    argparse.ArgumentParser.error = error  # type: ignore[method-assign]
+    argparse.ArgumentParser.error = error  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
-        argparse.ArgumentParser.error = original  # type: ignore[method-assign]
+        argparse.ArgumentParser.error = original  # type: ignore[method-assign, assignment]
 
 
 def _is_from_outside(error: Exception) -> bool:

@@ -28,8 +28,8 @@ MEASURED, TRANSLATED, CLASSIFIED = 256, 64, 204
 
 def scorecard(
     model: LanguageModel, folder: Path, *, limit: int | None = None, failed: Callable[[str], None]
-) -> list[TaskScore]:
-    """All scores of a model for which there is data, those of the same test set one after the other.
+) -> Iterator[TaskScore]:
+    """All scores of a model for which there is data, each when it is known, those of the same test set one after the other.
 
     Args:
       folder: the downloaded test sets, see `evaluation.downloaded`.
@@ -44,13 +44,11 @@ def scorecard(
         *(partial(_parallel_scores, tasks, read, folder, measured, translated) for read in (read_ntrex, read_flores)),
         *(partial(_topic_score, tasks, folder, language, classified) for language in CODES),
     ]
-    scores: list[TaskScore] = []
     for part in parts:
         try:
-            scores.extend(part())
+            yield from part()
         except UserError as error:
             failed(str(error))
-    return scores
 
 
 def _parallel_scores(
