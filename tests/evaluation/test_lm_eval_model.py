@@ -1,5 +1,6 @@
 """The same items in lm-eval: its own model on our export, our model in it, and our tasks give the same answers."""
 
+import argparse
 import dataclasses
 import json
 from itertools import islice
@@ -157,3 +158,48 @@ def test_arguments_that_it_does_not_know_are_one_line() -> None:
 def test_a_step_without_a_run_is_one_line() -> None:
     code, _, err = tonsai("lm-eval", "--model", "export/tiny", "--step", "3", "--tasks", "arc_easy")
     assert (code, err) == (1, "error: --step is a checkpoint of a run; give it with --workdir, not with --model\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--limit", "abc"), "lm-eval: argument --limit/-L: invalid float value: 'abc'"),
+        (("--nonsense", "3"), "lm-eval: unrecognized arguments: --nonsense 3"),
+        (("--seed", "x"), "lm-eval: argument --seed: invalid "),
+    ],
+)
+def test_a_mistake_in_the_flags_of_lm_eval_is_one_line(words: tuple[str, ...], message: str) -> None:
+    code, _, err = tonsai("lm-eval", "--workdir", "run", "--tasks", "arc_easy", *words)
+    assert (code, err.count("\n")) == (1, 1)
+    assert err.startswith(f"error: {message}")
+    assert argparse.ArgumentParser("x").error.__module__ == "argparse", "the parsers of others are as before"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            ConnectionError("Couldn't reach\n'allenai/ai2_arc'"),
+            "Couldn't reach 'allenai/ai2_arc'; the data of its tasks",
+        ),
+        (ValueError("no such split"), "no such split; check the values of the flags"),
+        (ValueError("Tasks not found: arc"), "Tasks not found: arc; `lm-eval ls tasks` lists them"),
+    ],
+)
+def test_what_stops_lm_eval_is_one_line(error: Exception, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped() -> None:
+        raise error
+
+    monkeypatch.setattr("lm_eval.__main__.cli_evaluate", stopped)
+    code, _, err = tonsai("lm-eval", "--workdir", "run", "--tasks", "arc_easy")
+    assert (code, err.count("\n")) == (1, 1)
+    assert err.startswith(f"error: lm-eval: {message}")
+
+
+def test_a_defect_keeps_its_stack_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped() -> None:
+        raise KeyError("x")
+
+    monkeypatch.setattr("lm_eval.__main__.cli_evaluate", stopped)
+    with pytest.raises(KeyError):
+        tonsai("lm-eval", "--workdir", "run", "--tasks", "arc_easy")

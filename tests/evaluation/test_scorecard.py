@@ -1,5 +1,6 @@
 """Tests of tonsai_jax/evaluation/scorecard.py and of its command."""
 
+import contextlib
 import json
 import math
 import socket
@@ -40,7 +41,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def scores(model, data) -> list[TaskScore]:
-    return scorecard(model, data, limit=8, failed=pytest.fail)
+    return list(scorecard(model, data, limit=8, failed=pytest.fail))
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_a_second_time_needs_no_network_and_gives_the_same(scores, model, data, 
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    assert scorecard(model, data, limit=8, failed=pytest.fail) == scores
+    assert list(scorecard(model, data, limit=8, failed=pytest.fail)) == scores
 
 
 def test_bits_per_byte_are_those_of_sentences_from_the_whole_test_set(scores, model) -> None:
@@ -87,7 +88,7 @@ def test_chance_in_topics_is_the_most_frequent_one_of_the_sentences(model, tmp_p
 
 def test_examples_are_left_out_where_the_context_cannot_hold_them(model, data) -> None:
     short = LanguageModel("tiny", config_with(context_length=64), model.params, model.tokenizer)
-    scores = scorecard(short, data, limit=2, failed=pytest.fail)
+    scores = list(scorecard(short, data, limit=2, failed=pytest.fail))
     assert {score.shots for score in scores} == {0}
 
 
@@ -98,7 +99,7 @@ def test_a_damaged_and_a_missing_test_set_are_one_line_each_and_the_others_go_on
     path.write_text("\n".join(ENGLISH[1:]), encoding="utf-8")
     (tmp_path / "sib200" / "khm_Khmr" / "train.tsv").unlink()
     failed: list[str] = []
-    scores = scorecard(model, tmp_path, limit=8, failed=failed.append)
+    scores = list(scorecard(model, tmp_path, limit=8, failed=failed.append))
     assert [score.task for score in scores] == ["sib200_en"]
     assert len(failed) == 3
     assert f"has 20 sentences and {path} has 19" in failed[0]
@@ -111,7 +112,7 @@ def test_an_unknown_topic_in_a_table_names_the_file(model, tmp_path: Path) -> No
     for path in tmp_path.rglob("test.tsv"):
         path.write_text(path.read_text(encoding="utf-8").replace("sports", "chess"), encoding="utf-8")
     failed: list[str] = []
-    assert not scorecard(model, tmp_path, limit=1, failed=failed.append)
+    assert not list(scorecard(model, tmp_path, limit=1, failed=failed.append))
     *_, khmer, english = failed
     assert khmer.startswith(f"{tmp_path}: a record of khm_Khmr/test.tsv has category 'chess'; it must be one of")
     assert "eng_Latn/test.tsv" in english
@@ -134,6 +135,19 @@ def test_the_command_prints_one_table_and_keeps_the_scores_with_the_run(scores, 
     kept = json.loads(file.read_text(encoding="utf-8"))
     assert (kept["model"], kept["step"], kept["failed"]) == ("runs/tiny", 500, [])
     assert [TaskScore(**each) for each in kept["scores"]] == scores
+
+
+def test_scores_that_are_done_are_kept_when_the_command_is_stopped(
+    scores, run, data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_, **__):
+        yield from scores[:2]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tonsai_jax.evaluation.scorecard.scorecard", stopped)
+    with contextlib.suppress(KeyboardInterrupt):
+        tonsai("scorecard", "--workdir", "runs/tiny", "--data", str(data))
+    assert read_scores(run.workdir / "evaluations" / "scorecard-step-000500.json") == (500, scores[:2])
 
 
 def test_without_any_test_set_there_is_no_table_and_nothing_is_kept(run, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from tonsai_jax.evaluation.statistics import Estimate, RatioSums, bootstrap, mean, ratio
+from tonsai_jax.evaluation.statistics import Estimate, RatioSums, bootstrap, mean, ratio, share
 
 
 def test_the_error_of_a_mean_is_that_of_the_sample() -> None:
@@ -55,3 +55,21 @@ def test_sums_of_parts_give_the_ratio_of_all_items() -> None:
 def test_a_ratio_that_is_the_same_for_every_item_has_no_error() -> None:
     x = np.random.default_rng(2).uniform(1, 1e4, 1000)
     assert ratio(1.7 * x, x).stderr == pytest.approx(0, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("right", "n", "low", "high"),
+    [  # of scipy.stats.binomtest(right, n).proportion_ci(method="wilson")
+        (4, 4, 0.510109, 1.0),
+        (0, 10, 0.0, 0.277533),
+        (81, 263, 0.255289, 0.366212),
+        (1, 1, 0.206543, 1.0),
+    ],
+)
+def test_the_interval_of_a_share_has_a_width_and_stays_within_0_and_1(
+    right: int, n: int, low: float, high: float
+) -> None:
+    values = [True] * right + [False] * (n - right)
+    estimate = share(values)
+    assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=1e-5)
+    assert (estimate.value, estimate.stderr) == mean(values)[:2]

@@ -50,12 +50,15 @@ def main() -> None:
         failed.append(message)
         print(f"error: {message}", file=sys.stderr)
 
-    scores = scorecard(model, args.data, limit=args.limit, failed=report)
+    scores: list[TaskScore] = []
+    try:
+        scores.extend(scorecard(model, args.data, limit=args.limit, failed=report))
+    finally:  # what stops the command loses no score
+        if scores and isinstance(model, Run):
+            write_scores(model.workdir, NAME, model.step, scores)
     if scores:
         print(f"{model.name}{'' if step is None else f', step {step}'}: the Khmer scorecard")
         print(as_text(_table(scores)))
-        if isinstance(model, Run):
-            write_scores(model.workdir, NAME, model.step, scores)
     if args.json:
         figures = [dataclasses.asdict(score) for score in scores]
         write_json(args.json, {"model": model.name, "step": step, "scores": figures, "failed": failed})

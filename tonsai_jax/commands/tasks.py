@@ -1,23 +1,25 @@
-"""Scores a model on tasks: questions with choices, missing words. Each score comes with its error and its chance level."""
+"""Scores a model on tasks: questions with choices, missing words, translations, short answers (MKQA).
+
+Each score comes with its error and its chance level.
+"""
 
 import argparse
 import dataclasses
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tonsai_jax.commands.parser import CommandParser, open_model
 from tonsai_jax.errors import UserError, unknown_name
-from tonsai_jax.evaluation.task_scores import TaskScore, read_scores, scores_file, write_scores
+from tonsai_jax.evaluation.task_scores import TaskScore, write_scores
 from tonsai_jax.evaluation.tasks.registry import TASKS
 from tonsai_jax.evaluation.tasks.task import TaskModel, TaskOptions
 from tonsai_jax.files import write_json
 from tonsai_jax.reporting.numbers import format_known
 from tonsai_jax.reporting.tables import Table, as_text
 
-if TYPE_CHECKING:
-    from tonsai_jax.inference.load import Run
-
+_HEADS = ("task", "metric", "value", "95 % interval", "chance", "items", "shots", "")
+_METRIC_WIDTH = len("accuracy_characters")  # the longest
 NAME = "tasks"  # of the file in the run's folder of evaluations
 EXAMPLE = """example:
   tonsai tasks --list
@@ -26,7 +28,7 @@ EXAMPLE = """example:
   tonsai tasks --workdir runs/gpt2 belebele_km --data downloads       # reads downloads/belebele_km.jsonl
 
 A task that cannot be run (no network and no file, a record that is not what it needs) is one line on stderr; the other tasks go
-on, and the exit code is 1 at the end.
+on, and the exit code is 1 at the end. Scores are printed and kept after each task, so that a later failure loses none.
 """
 
 
@@ -69,54 +71,42 @@ def main() -> None:
 
     opened = open_model(args)
     step = opened.step if isinstance(opened, Run) else None
-    earlier = _scores_of_other_tasks(opened, args.tasks) if isinstance(opened, Run) else []
-    scores, failed = _run(TaskModel(opened), args)
-    if scores:
-        print(f"{opened.name}{'' if step is None else f', step {step}'}: scores with their 95 % interval")
-        print(as_text(_table(scores)))
-        if isinstance(opened, Run):
-            write_scores(opened.workdir, NAME, opened.step, [*earlier, *scores])
-    if args.json:
-        figures = [dataclasses.asdict(score) for score in scores]
-        write_json(args.json, {"model": opened.name, "step": step, "scores": figures, "failed": failed})
+    print(f"{opened.name}{'' if step is None else f', step {step}'}: scores with their 95 % interval")
+    model, options = TaskModel(opened), TaskOptions(args.data, args.limit, args.shots)
+    figures: list[dict[str, Any]] = []
+    failed: dict[str, str] = {}
+    names = list(dict.fromkeys(args.tasks))
+    for name in names:
+        try:
+            scores = TASKS[name].score(model, options)
+        except UserError as error:
+            failed[name] = str(error)
+            print(f"error: {name}: {str(error).removeprefix(f'{name}: ')}", file=sys.stderr)
+        else:
+            print("\n".join(_lines(scores, max(map(len, names)), with_heads=not figures)), flush=True)
+            figures += [dataclasses.asdict(score) for score in scores]
+            if isinstance(opened, Run):
+                write_scores(opened.workdir, NAME, opened.step, scores)
+        if args.json:
+            write_json(args.json, {"model": opened.name, "step": step, "scores": figures, "failed": failed})
     if failed:
         sys.exit(1)
 
 
-def _scores_of_other_tasks(run: "Run", names: list[str]) -> list[TaskScore]:
-    """The scores that earlier evaluations of this checkpoint left, without those of the named tasks."""
-    path = scores_file(run.workdir, NAME, run.step)
-    return [score for score in read_scores(path)[1] if score.task not in names] if path.exists() else []
-
-
-def _run(model: TaskModel, args: argparse.Namespace) -> tuple[list[TaskScore], dict[str, str]]:
-    """The scores of the tasks that could be run, and why the others could not."""
-    options = TaskOptions(args.data, args.limit, args.shots)
-    scores: list[TaskScore] = []
-    failed: dict[str, str] = {}
-    for name in dict.fromkeys(args.tasks):
-        try:
-            scores += TASKS[name].score(model, options)
-        except UserError as error:
-            failed[name] = str(error)
-            print(f"error: {name}: {str(error).removeprefix(f'{name}: ')}", file=sys.stderr)
-    return scores, failed
-
-
-def _table(scores: list[TaskScore]) -> Table:
-    rows = []
-    for score in scores:
-        half = None if score.low is None or score.high is None else (score.high - score.low) / 2
-        rows.append(
-            (
-                score.task,
-                score.metric,
-                f"{score.value:.4f}",
-                format_known(half, ".4f"),
-                format_known(score.chance, ".4f"),
-                f"{score.n:,}",
-                str(score.shots),
-                "at chance" if score.at_chance else "",
-            )
+def _lines(scores: list[TaskScore], width: int, *, with_heads: bool) -> list[str]:
+    """The rows of one task, as wide as those of the others, since each task is printed when it is done."""
+    rows = [
+        (
+            score.task.ljust(width),
+            score.metric.ljust(_METRIC_WIDTH),
+            f"{score.value:.4f}".rjust(9),
+            f"{format_known(score.low, '.4f')} to {format_known(score.high, '.4f')}".rjust(20),
+            format_known(score.chance, ".4f").rjust(7),
+            f"{score.n:,}".rjust(7),
+            str(score.shots),
+            "at chance" if score.at_chance else "",
         )
-    return Table("", ("task", "metric", "value", "+-", "chance", "items", "shots", ""), rows, "llrrrrrl")
+        for score in scores
+    ]
+    lines = as_text(Table("", _HEADS, rows, "llrrrrrl")).splitlines()
+    return lines if with_heads else lines[1:]

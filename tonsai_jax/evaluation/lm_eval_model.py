@@ -63,7 +63,7 @@ class LMEvalModel(LM):
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """(nats, whether greedy decoding gives it) of each continuation."""
         pairs = [request.args for request in requests]
-        encoded = encode_pairs(self._model.tokenizer, pairs, leading_end_of_text=self._leading)
+        encoded = encode_pairs(self._model.tokenizer, pairs, leading_end_of_text=self._leading, as_lm_eval=True)
         scores = self._scorer.log_likelihoods(encoded, name="lm-eval")
         return [(score.nats, score.is_greedy) for score in scores]
 

@@ -4,9 +4,7 @@ Three kinds of scores: bits per byte of sentences (NTREX-128, FLORES+), translat
 sentences (SIB-200).
 """
 
-import dataclasses
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -30,8 +28,8 @@ MEASURED, TRANSLATED, CLASSIFIED = 256, 64, 204
 
 def scorecard(
     model: LanguageModel, folder: Path, *, limit: int | None = None, failed: Callable[[str], None]
-) -> list[TaskScore]:
-    """All scores of a model for which there is data, those of the same test set one after the other.
+) -> Iterator[TaskScore]:
+    """All scores of a model for which there is data, each when it is known, those of the same test set one after the other.
 
     Args:
       folder: the downloaded test sets, see `evaluation.downloaded`.
@@ -46,13 +44,11 @@ def scorecard(
         *(partial(_parallel_scores, tasks, read, folder, measured, translated) for read in (read_ntrex, read_flores)),
         *(partial(_topic_score, tasks, folder, language, classified) for language in CODES),
     ]
-    scores: list[TaskScore] = []
     for part in parts:
         try:
-            scores.extend(part())
+            yield from part()
         except UserError as error:
             failed(str(error))
-    return scores
 
 
 def _parallel_scores(
@@ -73,15 +69,14 @@ def _parallel_scores(
 
 
 def _topic_score(tasks: TaskModel, folder: Path, language: str, limit: int | None) -> Iterator[TaskScore]:
-    """Accuracy in SIB-200; the most frequent topic stands for chance, since a model may answer the same every time."""
+    """Accuracy in SIB-200."""
     train, test = (_questions(folder, language, split) for split in ("train", "test"))
     questions = [test[number] for number in spread(len(test), limit)]
     examples = _examples(train)
     if not _fits(tasks.model, examples, questions):
         examples = []
-    accuracy, *_ = scores_of(f"sib200_{language}", questions, examples, tasks)
-    [(_, most)] = Counter(question.answer for question in questions).most_common(1)
-    yield dataclasses.replace(accuracy, chance=most / len(questions))
+    accuracy, *_ = scores_of(f"sib200_{language}", questions, examples, tasks, same_choices=True)
+    yield accuracy
 
 
 def _questions(folder: Path, language: str, split: str) -> list[Question]:

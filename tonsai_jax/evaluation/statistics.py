@@ -12,7 +12,10 @@ _RESAMPLES = 1000
 
 
 class Estimate(NamedTuple):
-    """A score over items with its standard error and 95 % confidence interval; the others are None for fewer than two items."""
+    """A score over items with its standard error and 95 % confidence interval.
+
+    For fewer than two items the others are None; a share has an interval for one item too.
+    """
 
     value: float
     stderr: float | None
@@ -26,6 +29,21 @@ def mean(values: Sequence[float] | np.ndarray) -> Estimate:
     if len(values) < 2:
         return Estimate(float(values.mean()), None, None, None)
     return _normal(float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))))
+
+
+def share(values: Sequence[bool] | np.ndarray) -> Estimate:
+    """The share of items that are true; its standard error is that of `mean`.
+
+    The interval is Wilson's score interval (Wilson, Probable inference, the law of succession, and statistical inference, Journal
+    of the American Statistical Association 22, 1927; Brown, Cai and DasGupta, Interval estimation for a binomial proportion,
+    Statistical Science 16, 2001). Unlike value +- 1.96 standard errors it stays within 0 and 1, and has a width where all items
+    are true, or none.
+    """
+    n, (value, stderr, _, _) = len(values), mean(np.asarray(values, np.float64))
+    square = _NORMAL_95**2
+    center = (value + square / (2 * n)) / (1 + square / n)
+    half = _NORMAL_95 / (1 + square / n) * math.sqrt(value * (1 - value) / n + square / (4 * n**2))
+    return Estimate(value, stderr, max(0.0, center - half), min(1.0, center + half))
 
 
 def ratio(numerators: Sequence[float] | np.ndarray, denominators: Sequence[float] | np.ndarray) -> Estimate:

@@ -1,6 +1,7 @@
 """Scores of a model, each with its error, in the form in which a run keeps them: `workdir/evaluations/NAME-step-N.json`."""
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json, write_json
 
 FOLDER = "evaluations"
+_logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,10 +54,28 @@ def scores_file(workdir: Path, name: str, step: int) -> Path:
 
 
 def write_scores(workdir: Path, name: str, step: int, scores: Sequence[TaskScore]) -> Path:
-    """Writes the scores of a checkpoint and returns the file; those that an earlier evaluation of that name left are replaced."""
+    """Adds scores to those that earlier evaluations of a checkpoint left, and returns the file.
+
+    A score replaces an earlier one of its task, metric and shots, unless that is of more items: then the earlier one stays, and
+    the log says so. Raises `UserError` where the file is not one of scores.
+    """
     path = scores_file(workdir, name, step)
-    write_json(path, {"step": step, "scores": [dataclasses.asdict(score) for score in scores]})
+    kept = {_key(score): score for score in read_scores(path)[1]} if path.exists() else {}
+    smaller: list[str] = []
+    for score in scores:
+        earlier = kept.get(_key(score))
+        if earlier is None or score.n >= earlier.n:
+            kept[_key(score)] = score
+        else:
+            smaller.append(f"{score.task} (of {earlier.n:,} items, now {score.n:,})")
+    if smaller:
+        _logger.warning(f"{path}: keeps earlier scores, which are of more items: {', '.join(dict.fromkeys(smaller))}")
+    write_json(path, {"step": step, "scores": [dataclasses.asdict(score) for score in kept.values()]})
     return path
+
+
+def _key(score: TaskScore) -> tuple[str, str, int]:
+    return score.task, score.metric, score.shots
 
 
 def read_scores(path: Path) -> tuple[int, list[TaskScore]]:
@@ -64,4 +84,4 @@ def read_scores(path: Path) -> tuple[int, list[TaskScore]]:
     try:
         return int(content["step"]), [TaskScore(**score) for score in content["scores"]]
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not the scores of an evaluation ({error!r}); evaluate again") from None
+        raise UserError(f"{path}: not the scores of an evaluation ({error!r}); delete it and evaluate again") from None

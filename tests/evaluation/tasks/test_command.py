@@ -1,5 +1,6 @@
 """`tonsai tasks`: a table, the scores of the run, and one line for each task that cannot be run."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -66,6 +67,24 @@ def test_a_task_that_cannot_be_run_is_one_line_and_the_others_go_on(tmp_path: Pa
     assert code == 0
     _, both = read_scores(workdir / "evaluations" / "tasks-step-000008.json")
     assert [score.task for score in both] == ["piqa"] * 4 + ["cloze_km"] * 2, "what was scored before is kept"
+
+
+def test_tasks_that_are_done_are_kept_when_a_later_one_is_stopped(
+    tmp_path: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "piqa.jsonl", PIQA)
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(TASKS["cloze_km"]), "score", stopped)
+    words = ["tasks", "--workdir", str(workdir), "piqa", "cloze_km", "--data", str(tmp_path)]
+    json_file = tmp_path / "scores.json"
+    with contextlib.suppress(KeyboardInterrupt):
+        tonsai(*words, "--json", str(json_file))
+    _, kept = read_scores(workdir / "evaluations" / "tasks-step-000008.json")
+    assert [(score.task, score.n) for score in kept if score.task == "piqa"] == [("piqa", 8)] * 4
+    assert len(json.loads(json_file.read_text(encoding="utf-8"))["scores"]) == 4
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from tests.support.answering import Answering
 from tests.support.tiny_model import config_with, random_params, tiny_tokenizer
 from tonsai_jax.errors import UserError
 from tonsai_jax.evaluation.tasks.mkqa import Mkqa, question_of, unit_f1
+from tonsai_jax.evaluation.tasks.records import RecordError
 from tonsai_jax.evaluation.tasks.task import TaskModel, TaskOptions
 from tonsai_jax.inference.load import LanguageModel
 
@@ -74,6 +75,20 @@ def test_f1_counts_orthographic_syllables_and_words(answer: str, right: str, f1:
 
 def test_a_question_without_a_short_answer_has_none() -> None:
     assert question_of(record("តើទៅណា", None)).answers == ()
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ({"text": 5}, "field 'text' is 5, which is of the wrong type"),
+        ({"text": "a", "aliases": "abc"}, "field 'aliases' is 'abc', which is of the wrong type"),
+        ({"text": "a", "aliases": ["b", 3]}, "field 'aliases' has 3; each of its values must be a text"),
+    ],
+)
+def test_an_answer_of_the_wrong_type_is_refused(answer: dict, message: str) -> None:
+    with pytest.raises(RecordError) as error:
+        question_of({"queries": {"km": "?"}, "answers": {"km": [answer]}})
+    assert str(error.value) == message
 
 
 def test_a_missing_file_is_one_line_with_the_command_that_gets_it(tmp_path: Path) -> None:

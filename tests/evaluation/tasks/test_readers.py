@@ -72,7 +72,7 @@ def test_arc_and_piqa_ask_a_question() -> None:
 def test_inference_compares_whole_texts() -> None:
     question = nli((" yes ", " also ", " no "))(XNLI)
     assert question.prompt == ""
-    assert question.text(2) == question.continuation(2) == "It rains no it is wet."
+    assert question.text(2) == question.continuation(2) == " It rains no it is wet.", "with a space, as in lm-eval"
 
 
 def test_the_last_word_keeps_the_space_before_it() -> None:
@@ -90,6 +90,19 @@ def test_the_last_word_keeps_the_space_before_it() -> None:
         (sea_helm, SEA_HELM | {"prompts": []}, "has 0 prompts; one with fields is needed"),
         (hellaswag, HELLASWAG | {"label": ""}, "the records of the test split have none, use those of validation"),
         (hellaswag, HELLASWAG | {"label": "4"}, "has answer 4, which is not one of its 4 choices"),
+        (hellaswag, HELLASWAG | {"label": "²"}, "has label '²'"),
+        (hellaswag, HELLASWAG | {"endings": ["a", 2]}, "field 'endings' has 2; each of its values must be a text"),
+        (hellaswag, HELLASWAG | {"endings": "abcd"}, "field 'endings' is 'abcd', which is of the wrong type"),
+        (
+            arc,
+            ARC | {"choices": {"text": [1, 2, 3], "label": ["A", "B", "C"]}},
+            "field 'text' has 1; each of its values must be a text",
+        ),
+        (
+            arc,
+            ARC | {"choices": {"text": ["fire"], "label": ["A", "B"]}},
+            "has 1 choices with 2 labels; each needs one",
+        ),
         (arc, ARC | {"answerKey": "D"}, "has answerKey 'D', which is not the label of a choice (A, B, C)"),
         (piqa, PIQA | {"label": -1}, "has answer -1, which is not one of its 2 choices"),
         (piqa, PIQA | {"sol1": ""}, "has the choices ['', 'turn the jar over']; at least two are needed"),

@@ -111,6 +111,55 @@ def test_examples_are_the_same_ones_each_time_and_never_those_of_the_test(tmp_pa
         task.score(model_with(KnownScorer([]), tokenizer), TaskOptions(tmp_path, None, 10))
 
 
+def test_where_all_questions_have_the_same_choices_chance_is_the_most_frequent_answer(tokenizer: Tokenizer) -> None:
+    questions = [Question("?", ("a", "b", "c"), answer) for answer in (0, 0, 1, 0)]
+    model = model_with(KnownScorer([-1] * 12), tokenizer)
+    assert {score.chance for score in scores_of("made", questions, [], model, same_choices=True)} == {3 / 4}
+
+
+def test_a_question_with_a_choice_longer_than_the_context_is_left_out(
+    tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    long = Question("?", ("a", "b c " * 600), 0)
+    short = Question("?", ("a", "b"), 1)
+    scorer = KnownScorer([-2.0, -1.0])
+    scores = scores_of("made", [long, short], [], model_with(scorer, tokenizer))
+    assert {(score.n, score.value) for score in scores} == {(1, 1.0)}
+    message = "made: 1 of 2 items left out, with a text to score of more than the model's context of 1024 tokens"
+    assert caplog.messages == [message]
+    with pytest.raises(
+        UserError, match="made: every item has a text to score of more than the model's context of 1024"
+    ):
+        scores_of("made", [long], [], model_with(scorer, tokenizer))
+
+
+def test_a_missing_word_longer_than_the_context_is_left_out(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    write(tmp_path / "made.jsonl", {"context": "a", "target": " b" * 1100}, {"context": "a", "target": " b"})
+    model = model_with(KnownScorer([-1.0], [True]), tokenizer)
+    scores = Cloze("made", "en", given_target, "").score(model, TaskOptions(tmp_path))
+    assert [(score.n, score.value) for score in scores] == [(1, 1.0), (1, pytest.approx(np.e))]
+
+
+def test_examples_are_drawn_from_the_first_thousand_records(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training split can have hundreds of thousands, which would all be downloaded."""
+    from tonsai_jax.corpus.sources.hub import HubSplit
+
+    read: list[int] = []
+
+    def records(self: HubSplit) -> Any:
+        for number in range(5000):
+            read.append(number)
+            yield f"row {number}", {"prompt": "e", "choices": ["a", "b"], "answer": 0}
+
+    monkeypatch.setattr(HubSplit, "records", records)
+    write(tmp_path / "made.jsonl", {"prompt": "q", "choices": ["a", "b"], "answer": 0})
+    task = MultipleChoice("made", "en", read_question, 0.5, "", examples=HubData("org/made", None, "train"))
+    task.score(model_with(KnownScorer([-1.0, -2.0]), tokenizer), TaskOptions(tmp_path, None, 5))
+    assert len(read) == 1000
+
+
 def test_cloze_counts_greedy_words_and_its_perplexity_is_per_word(tmp_path: Path, tokenizer: Tokenizer) -> None:
     write(tmp_path / "made.jsonl", *[{"context": "a b", "target": " c"}] * 4)
     scorer = KnownScorer([-1.0, -2.0, -1.0, -2.0], [True, False, False, False])
@@ -150,6 +199,12 @@ def test_a_file_that_is_not_right_names_the_line(tmp_path: Path, content: bytes,
         read_items("made.jsonl", tmp_path, None, read_question, None)
     assert f"{tmp_path}/{message}" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_folder_in_the_place_of_a_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "made.jsonl").mkdir()
+    with pytest.raises(UserError, match=r"made\.jsonl: cannot be read \(Is a directory\); it must be a file"):
+        read_items("made.jsonl", tmp_path, None, read_question, None)
 
 
 def test_without_a_file_it_says_which_one_is_needed(tmp_path: Path) -> None:

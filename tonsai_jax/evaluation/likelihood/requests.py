@@ -1,8 +1,10 @@
 """What a model is asked for in a task: a continuation to score after a context, as ids, and the answer to it."""
 
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from typing import NamedTuple
 
+from tonsai_jax.errors import UserError
 from tonsai_jax.tokenizer.loading import Tokenizer
 
 
@@ -28,16 +30,26 @@ class LogLikelihood(NamedTuple):
 
 
 def encode_pairs(
-    tokenizer: Tokenizer, pairs: Iterable[tuple[str, str]], *, leading_end_of_text: bool = True
+    tokenizer: Tokenizer,
+    pairs: Iterable[tuple[str, str]],
+    *,
+    leading_end_of_text: bool = True,
+    as_lm_eval: bool = False,
 ) -> list[Request]:
-    """The ids of (context, continuation) pairs, split as lm-eval splits them, so that scores can be compared.
+    """The ids of (context, continuation) pairs.
 
-    Both are normalized as one text, like the tokenizer's training text. White space at the end of the context belongs to the
-    continuation. The whole is encoded; what is longer than the ids of the context alone is the continuation.
+    Both are normalized as one text, like the tokenizer's training text, and encoded as one text. White space at the end of the
+    context belongs to the continuation. Where ids end at the end of the context, the continuation begins there. Where one holds
+    characters of both, as is common in Khmer, which has no spaces between words, the continuation begins at the first id in
+    which the whole differs from the context alone: it holds all of its own text, and a few characters before it.
 
     Args:
       leading_end_of_text: whether the end-of-text id comes before a context, as before every document in training. lm-eval puts
         it there only where the tokenizer itself does. Before an empty context it always stands.
+      as_lm_eval: split as lm-eval does, so that its scores are equal: after as many ids as the context alone has. Where an id
+        holds characters of both texts, a part of the continuation is then not scored. Elsewhere both ways are the same.
+
+    Raises `UserError` for a continuation without an id to score.
     """
     texts: list[tuple[str, str]] = []
     for context, continuation in pairs:
@@ -49,5 +61,19 @@ def encode_pairs(
     requests = []
     for context, whole in texts:
         lead = [tokenizer.end_of_text_id] if leading_end_of_text or not context else []
-        requests.append(Request(lead + ids_of[context], ids_of[whole][len(ids_of[context]) :]))
+        before, ids = ids_of[context], ids_of[whole]
+        if not as_lm_eval:
+            before = before[: _common(before, ids)]
+        if len(ids) <= len(before):
+            raise UserError(
+                f"the text {whole[len(context) :][:80]!r} adds no token after {context[-40:]!r}, so it cannot be scored"
+                + ("; put a space between the two" if as_lm_eval else "")
+            )
+        # Without a token before it, the first one has nothing to be predicted from.
+        requests.append(Request(lead + before or [tokenizer.end_of_text_id], ids[len(before) :]))
     return requests
+
+
+def _common(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many ids both begin with."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))

@@ -10,8 +10,9 @@ from collections.abc import Callable
 
 from tonsai_jax.errors import UserError
 from tonsai_jax.evaluation.likelihood.requests import encode_pairs
-from tonsai_jax.evaluation.statistics import mean
+from tonsai_jax.evaluation.statistics import mean, share
 from tonsai_jax.evaluation.task_scores import TaskScore
+from tonsai_jax.evaluation.tasks.multiple_choice import items_that_fit
 from tonsai_jax.evaluation.tasks.records import HubData, Record, RecordError, field, read_items
 from tonsai_jax.evaluation.tasks.task import PYTHIA, TaskModel, TaskOptions
 
@@ -36,15 +37,17 @@ class Cloze:
         if options.shots:
             raise UserError(f"{self.name}: takes no worked examples; use `tonsai tasks --shots 0`")
         pairs = read_items(f"{self.name}.jsonl", options.data_dir, self.hub, self.read, options.limit)
-        results = model.scorer.log_likelihoods(encode_pairs(model.tokenizer, pairs), name=self.name)
-        accuracy = mean([result.is_greedy for result in results])
+        items = [[request] for request in encode_pairs(model.tokenizer, pairs)]
+        requests = [request for [request] in items_that_fit(self.name, items, model).values()]
+        results = model.scorer.log_likelihoods(requests, name=self.name)
+        accuracy = share([result.is_greedy for result in results])
         loss = mean([-result.nats for result in results])  # per word
         perplexity = _exp(loss.value)
         stderr = None if loss.stderr is None else perplexity * loss.stderr  # the delta method: d exp(x) = exp(x) dx
         low, high = (None if bound is None else _exp(bound) for bound in (loss.low, loss.high))
         return [
-            TaskScore(self.name, "accuracy", *accuracy, n=len(pairs), chance=self.chance),
-            TaskScore(self.name, "perplexity", perplexity, stderr, low, high, n=len(pairs), higher_is_better=False),
+            TaskScore(self.name, "accuracy", *accuracy, n=len(results), chance=self.chance),
+            TaskScore(self.name, "perplexity", perplexity, stderr, low, high, n=len(results), higher_is_better=False),
         ]
 
 

@@ -6,7 +6,7 @@ The prompts are those of lm-eval's tasks of these names, so that scores can be c
 import re
 
 from tonsai_jax.evaluation.tasks.multiple_choice import MultipleChoice, Question
-from tonsai_jax.evaluation.tasks.records import HubData, Record, RecordError, field
+from tonsai_jax.evaluation.tasks.records import HubData, Record, RecordError, field, texts
 from tonsai_jax.evaluation.tasks.task import PYTHIA
 
 _TAG = re.compile(r"\[.*?\]")  # of WikiHow, where half of HellaSwag comes from
@@ -15,9 +15,9 @@ _TAG = re.compile(r"\[.*?\]")  # of WikiHow, where half of HellaSwag comes from
 def hellaswag(record: Record) -> Question:
     """Which of four endings follows a description of what somebody does."""
     activity, first, second = (field(record, name) for name in ("activity_label", "ctx_a", "ctx_b"))
-    endings = field(record, "endings", list)
+    endings = texts(record, "endings")
     label = str(field(record, "label", (str, int)))
-    if not label.isdigit():
+    if not label.isdecimal():
         raise RecordError(f"has label {label!r}; the records of the test split have none, use those of validation")
     prompt = f"{activity}: {first} {second.capitalize()}"
     return Question(_without_tags(prompt), tuple(map(_without_tags, endings)), int(label))
@@ -30,10 +30,12 @@ def _without_tags(text: str) -> str:
 def arc(record: Record) -> Question:
     """A question of a science exam in school, with three to five answers."""
     choices, key = field(record, "choices", dict), field(record, "answerKey")
-    texts, labels = field(choices, "text", list), field(choices, "label", list)
-    if key not in labels or len(labels) != len(texts):
-        raise RecordError(f"has answerKey {key!r}, which is not the label of a choice ({', '.join(map(str, labels))})")
-    return Question(f"Question: {field(record, 'question')}\nAnswer:", tuple(texts), labels.index(key))
+    answers, labels = texts(choices, "text"), texts(choices, "label")
+    if len(labels) != len(answers):
+        raise RecordError(f"has {len(answers)} choices with {len(labels)} labels; each needs one")
+    if key not in labels:
+        raise RecordError(f"has answerKey {key!r}, which is not the label of a choice ({', '.join(labels)})")
+    return Question(f"Question: {field(record, 'question')}\nAnswer:", tuple(answers), labels.index(key))
 
 
 def piqa(record: Record) -> Question:

@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from tonsai_jax.errors import UserError
-from tonsai_jax.evaluation.statistics import mean
+from tonsai_jax.evaluation.statistics import mean, share
 from tonsai_jax.evaluation.task_scores import TaskScore
-from tonsai_jax.evaluation.tasks.records import Record, RecordError, field, read_items
+from tonsai_jax.evaluation.tasks.records import Record, RecordError, field, read_items, texts
 from tonsai_jax.evaluation.tasks.task import TaskModel, TaskOptions
 from tonsai_jax.text.ngrams import units
 from tonsai_jax.text.normalize import normalize
@@ -71,20 +71,22 @@ class Mkqa:
         f1 = [max(unit_f1(answer, right) for right in item.answers) for answer, item in pairs]
         exact = [units_of(answer) in [units_of(right) for right in item.answers] for answer, item in pairs]
         return [
-            TaskScore(self.name, metric, *mean(values), n=len(items), shots=shots, chance=self.chance)
-            for metric, values in (("f1", f1), ("exact_match", exact))
+            TaskScore(self.name, metric, *estimate, n=len(items), shots=shots, chance=self.chance)
+            for metric, estimate in (("f1", mean(f1)), ("exact_match", share(exact)))
         ]
 
 
 def question_of(record: Record) -> Asked:
     """A record of MKQA; without answers where the question has none, or only a long one."""
     question = field(field(record, "queries", dict), "km")
-    answers = []
+    answers: list[str] = []
     for answer in field(field(record, "answers", dict), "km", list):
         if not isinstance(answer, dict):
             raise RecordError(f"has the answer {answer!r}; it must have a text")
-        answers += [answer.get("text"), *(answer.get("aliases") or ())]
-    return Asked(question.strip(), tuple(dict.fromkeys(text for text in answers if text and units_of(text))))
+        # Both fields may be missing or null.
+        answers += [field(answer, "text")] if answer.get("text") is not None else []
+        answers += texts(answer, "aliases") if answer.get("aliases") is not None else []
+    return Asked(question.strip(), tuple(dict.fromkeys(text for text in answers if units_of(text))))
 
 
 def units_of(text: str) -> list[str]:

@@ -39,6 +39,15 @@ def field(record: Record, name: str, kind: type | tuple[type, ...] = str) -> Any
     return value
 
 
+def texts(record: Record, name: str) -> list[str]:
+    """A field of a record that is a list of texts; raises `RecordError` where it is anything else."""
+    values = field(record, name, list)
+    for value in values:
+        if not isinstance(value, str):
+            raise RecordError(f"field {name!r} has {value!r}; each of its values must be a text")
+    return list(values)
+
+
 def read_items(
     file: str, data_dir: Path | None, hub: HubData | None, read: Callable[[Record], Item], limit: int | None
 ) -> list[Item]:
@@ -75,9 +84,9 @@ def read_items(
 
 
 def _local_records(path: Path) -> Iterator[tuple[str, Record]]:
-    with path.open(encoding="utf-8") as lines:
-        number = 0
-        try:
+    number = 0
+    try:
+        with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
                 if not line.strip():
                     continue
@@ -85,10 +94,14 @@ def _local_records(path: Path) -> Iterator[tuple[str, Record]]:
                 if not isinstance(record, dict):
                     raise UserError(f"{path}, line {number}: not a JSON object; a record has fields, as on the Hub")
                 yield f"{path}, line {number}", record
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}: not valid JSON ({error.msg})") from None
-        except UnicodeDecodeError:
-            raise UserError(f"{path}, after line {number}: not UTF-8 text") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {number}: not valid JSON ({error.msg})") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}, after line {number}: not UTF-8 text") from None
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); it must be a file with a JSON object a line"
+        ) from None
 
 
 def _hub_records(hub: HubData, file: str, data_dir: Path | None) -> Iterator[tuple[str, Record]]:

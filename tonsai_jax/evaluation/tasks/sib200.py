@@ -8,7 +8,8 @@ from tonsai_jax.evaluation.tasks.records import HubData, Record, RecordError, fi
 TOPICS = ("science/technology", "travel", "politics", "sports", "health", "entertainment", "geography")
 _KHMER = ("វិទ្យាសាស្ត្រ និងបច្ចេកវិទ្យា", "ទេសចរណ៍", "នយោបាយ", "កីឡា", "សុខភាព", "កម្សាន្ត", "ភូមិសាស្ត្រ")
 _ASKED = {"en": ("Text: {}\nTopic:", TOPICS), "km": ("អត្ថបទ៖ {}\nប្រធានបទ៖", _KHMER)}
-_SMALL = "near chance without examples (our expectation); one topic has 0.25 of the sentences"
+_SMALL = "near chance without examples (our expectation)"
+_MOST_FREQUENT = 0.25  # the share of science/technology in the 204 sentences of the test split
 
 
 def topic(language: str) -> Callable[[Record], Question]:
@@ -29,10 +30,11 @@ TASKS = tuple(
         f"sib200_{language}",
         language,
         topic(language),
-        1 / len(TOPICS),
+        _MOST_FREQUENT,
         _SMALL,
         HubData("Davlan/sib200", code, "test"),
         examples=HubData("Davlan/sib200", code, "train"),
+        same_choices=True,
     )
     for language, code in (("km", "khm_Khmr"), ("en", "eng_Latn"))
 )
