@@ -1,6 +1,7 @@
 """A model to evaluate is the same, wherever it comes from: a run, its export, or a folder of somebody else."""
 
 import argparse
+import shutil
 from pathlib import Path
 
 import jax
@@ -93,3 +94,10 @@ def test_a_model_without_a_tokenizer_is_refused(exported: Path, tmp_path: Path) 
         load_model(str(tmp_path))
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_config_of_a_run_is_one_line(workdir: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(workdir, tmp_path / "run")
+    (copy / "config.json").write_text("[]")
+    with pytest.raises(UserError, match=r"config\.json: damaged, not the config of a run"):
+        load_run(copy)

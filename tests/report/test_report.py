@@ -112,7 +112,7 @@ def test_steps_are_spread_from_the_first_to_the_last() -> None:
 def test_tasks_stand_next_to_chance_and_to_published_scores(complete: Path) -> None:
     text = words(page_of(complete))
     assert "hellaswag accuracy_characters; higher is better; dashed: chance, 25.0 %" in text
-    assert "30.0 % ± 1.0 %" in text
+    assert "30.0 % ± 2.0 %" in text
     assert "GPT-2 124M published 31.1 %" in text
     assert "Llama 3 8B published, 5-shot: not the same prompt, FLORES-200" in text
 
@@ -135,8 +135,8 @@ def test_scores_of_a_task_with_different_shots_keep_their_own_chance(run: Path) 
     page = page_of(run)
     text = words(page)
     assert "arc_easy accuracy; higher is better; dashed: chance of each row" in text
-    assert "step 40 scorecard, 7-shot, n = 204, chance 28.0 %, at chance 30.0 % ± 2.0 %" in text
-    assert "step 40 tasks, 0-shot, n = 204, chance 12.5 % 30.0 % ± 2.0 %" in text
+    assert "step 40 scorecard, 7-shot, n = 204, chance 28.0 %, at chance 30.0 % ± 4.0 %" in text
+    assert "step 40 tasks, 0-shot, n = 204, chance 12.5 % 30.0 % ± 4.0 %" in text
     assert "Pythia 160M published, 0-shot 43.5 %" in text
     assert re.findall(r'class="mark" style="left:([\d.]+)%"', page) == ["28.00", "12.50"]
 
@@ -390,6 +390,7 @@ def test_the_status_says_how_far_a_run_came_and_how_it_ended(run: Path) -> None:
 
     (run / "complete.json").unlink()
     write_rows(run, [row for row in metrics_rows() if row["step"] <= 25])
+    assert status() == ("stopped", f"at step 25 of {STEPS}; no checkpoint in this folder")
     (run / "checkpoints" / "25").mkdir(parents=True)
     assert status() == ("stopped", f"at step 25 of {STEPS}; the same command continues it")
     write_rows(run, [row for row in metrics_rows() if row["step"] <= 29])

@@ -266,3 +266,10 @@ def test_a_damaged_checkpoint_is_told_by_its_folder_with_the_way_out(tmp_path: P
             file.write_bytes(b"")
     with pytest.raises(UserError, match=r"checkpoints/1: this checkpoint cannot be read .* delete this folder"):
         Checkpoints(tmp_path, read_only=True).restore_params(1, abstract(SMALL).params)
+
+
+@pytest.mark.parametrize("content", ["null", "[]", '{"a": 1}', '{"1": null}'])
+def test_a_damaged_file_of_scores_is_one_line(content: str, tmp_path: Path) -> None:
+    (tmp_path / SCORES_FILE).write_text(content)
+    with pytest.raises(UserError, match=r"scores\.json: does not hold the scores of checkpoints; delete it"):
+        Checkpoints(tmp_path, read_only=True)

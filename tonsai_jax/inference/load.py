@@ -9,6 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from tonsai_jax.config import from_json
+from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json
 from tonsai_jax.huggingface.pretrained import open_pretrained, params_of
 from tonsai_jax.model.config import ModelConfig
@@ -62,10 +63,16 @@ def load_run(workdir: str | Path, step: CheckpointStep | None = None) -> Run:
     Raises the errors of `open_checkpoint`, and a `UserError` where the base of a LoRA run is gone or has changed.
     """
     checkpoint = open_checkpoint(workdir, step)
+    config = read_json(checkpoint.workdir / "config.json")
+    if not isinstance(config, dict):
+        raise UserError(
+            f"{checkpoint.workdir / 'config.json'}: damaged, not the config of a run; `tonsai train` with the same --workdir "
+            "writes it again"
+        )
     return Run(
         name=str(workdir),
         workdir=checkpoint.workdir,
-        config=from_json(read_json(checkpoint.workdir / "config.json")),
+        config=from_json(config),
         model_config=checkpoint.model_config,
         params=params_of(checkpoint),
         tokenizer=Tokenizer.from_folder(checkpoint.workdir / "tokenizer"),

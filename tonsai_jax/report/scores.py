@@ -62,9 +62,11 @@ def _chart(
     high = 1.0 if is_share else 1.08 * max(ends, default=1.0) or 1.0
     bars = []
     for number, step, name, score in rows:
-        error = f" ± {_format(score.stderr, is_share, high)}" if score.stderr is not None else ""
+        error = ""
+        if score.low is not None and score.high is not None:
+            error = f" ± {_format((score.high - score.low) / 2, is_share, high)}"
         about = [f"step {step:,}"] if len(runs) > 1 else []
-        about += [name, f"{score.shots}-shot", f"n = {score.n:,}"]
+        about += [name, *([f"{score.shots}-shot"] if metric != "bits_per_byte" else []), f"n = {score.n:,}"]
         if score.chance is not None and score.chance != same_chance:
             about.append(f"chance {_format(score.chance, is_share, high)}")
         bars.append(

@@ -39,6 +39,8 @@ def status_of(run: RunRecord) -> Card:
         return Card("status", "not started", "no step is logged yet")
     if run.checkpoints and step > saved:
         return Card("status", "failed", f"ended at {reached}; the last checkpoint is of step {saved:,}", "bad")
+    if not run.checkpoints:  # a run that was killed before its first save, or a copy without them
+        return Card("status", "stopped", f"at {reached}; no checkpoint in this folder")
     return Card("status", "stopped", f"at {reached}; the same command continues it")
 
 

@@ -64,7 +64,7 @@ class Checkpoints:
         self._scores_path = workdir.absolute() / SCORES_FILE
         self._keep = keep or KeepPolicy()
         if self._scores_path.is_file():
-            self._keep.scores.update({int(step): score for step, score in read_json(self._scores_path).items()})
+            self._keep.scores.update(_read_scores(self._scores_path))
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._keep,
             cleanup_tmp_directories=not read_only,  # of a save that a killed run left half done
@@ -185,6 +185,15 @@ class Checkpoints:
                 f"ones are whole. Free some space and run the same command again: it continues from the last one"
             )
         return error
+
+
+def _read_scores(path: Path) -> dict[int, float]:
+    try:
+        return {int(step): float(score) for step, score in read_json(path).items()}
+    except (AttributeError, TypeError, ValueError):
+        raise UserError(
+            f"{path}: does not hold the scores of checkpoints; delete it, and only the order of the best checkpoints is lost"
+        ) from None
 
 
 def _fits_twice(tree: Any) -> bool:
