@@ -4,12 +4,12 @@ import base64
 import importlib.util
 import itertools
 import re
-import shutil
 import socket
 import time
 
 import pytest
 
+from tests.support.browser import CHROMIUM, QUIET, needs_chromium
 from tests.support.tiny_chat import WrittenAnswers, chat_of, chat_tokenizer
 from tests.support.tiny_model import KHMER
 from tonsai_jax.chat.conversation import Message
@@ -20,15 +20,6 @@ from tonsai_jax.inference.chat import Chat, Reply
 from tonsai_jax.sampling import Sampling
 
 GREEDY = Sampling(temperature=0)
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 EARLIER = (Message("user", "one"), Message("assistant", "two"))
 
 
@@ -196,12 +187,10 @@ def test_the_page_sends_nothing_and_loads_nothing_from_elsewhere(page):
     assert web.launch_settings()["share"] is False
 
 
+@needs_chromium
 @pytest.mark.full
 def test_khmer_is_typed_streamed_stopped_and_cleared_in_a_browser(page, tokenizer, monkeypatch, tmp_path):
     playwright = pytest.importorskip("playwright.sync_api", reason="install playwright for this test")
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no Chromium here; install one, for instance with apt-get install chromium")
     model = WrittenAnswers(monkeypatch, tokenizer.encode(KHMER) * 20)
     quick = model._generate
 
@@ -216,7 +205,7 @@ def test_khmer_is_typed_streamed_stopped_and_cleared_in_a_browser(page, tokenize
     try:
         with playwright.sync_playwright() as driver:
             context = driver.chromium.launch_persistent_context(
-                tmp_path, executable_path=browser, headless=True, args=FLAGS
+                tmp_path, executable_path=CHROMIUM, headless=True, args=QUIET
             )
             tab = context.new_page()
             tab.on("request", lambda request: requests.append(request.url))

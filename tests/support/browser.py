@@ -15,8 +15,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 needs_chromium = pytest.mark.skipif(
     CHROMIUM is None, reason="no Chromium or Chrome on the PATH; on Debian and Ubuntu: apt-get install chromium"
 )
-FLAGS = [
-    "--headless",
+QUIET = [  # as root, without a GPU, and asking nothing of the network
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
@@ -24,10 +23,8 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    "--disable-extensions",
-    "--hide-scrollbars",
-    "--remote-debugging-pipe",
 ]
+FLAGS = ["--headless", *QUIET, "--disable-extensions", "--hide-scrollbars", "--remote-debugging-pipe"]
 # Chromium expects the pipes at 3 and 4; they may be any others here.
 LAUNCH = """
 import os, sys
