@@ -61,7 +61,7 @@ def prefix_rows(sequences: Sequence[tuple[int, ...]], last: Sequence[int], row_l
         rows.append((tokens, ends))
         for number in itertools.chain.from_iterable(blocks[block][0] for block in chosen):
             ids = sequences[number]
-            common = _common(before, ids)
+            common = common_prefix(before, ids)
             if len(tokens) + len(ids) - common > T:  # a block of more than a row
                 tokens, ends, path, common = [], [], [], 0
                 rows.append((tokens, ends))
@@ -82,7 +82,7 @@ def prefix_rows(sequences: Sequence[tuple[int, ...]], last: Sequence[int], row_l
     return PrefixRows(tokens_RxT, ends_RxT, row_of, slots_of)
 
 
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
+def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
     """How many tokens both begin with."""
     both = min(len(first), len(second))
     differ = np.flatnonzero(np.asarray(first[:both]) != np.asarray(second[:both]))
@@ -95,7 +95,7 @@ def _blocks(order: Sequence[int], sequences: Sequence[tuple[int, ...]]) -> tuple
     A sequence begins a block when it shares less than a quarter of its tokens with the one before, not counting what all share:
     apart from each other, the two lose little.
     """
-    shared = [_common(sequences[a], sequences[b]) for a, b in itertools.pairwise(order)]
+    shared = [common_prefix(sequences[a], sequences[b]) for a, b in itertools.pairwise(order)]
     base = min(shared, default=0)
     blocks: list[tuple[list[int], int]] = []
     for number, common in zip(order, [0, *shared], strict=True):

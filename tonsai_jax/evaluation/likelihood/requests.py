@@ -1,10 +1,10 @@
 """What a model is asked for in a task: a continuation to score after a context, as ids, and the answer to it."""
 
 from collections.abc import Iterable, Sequence
-from itertools import takewhile
 from typing import NamedTuple
 
 from tonsai_jax.errors import UserError
+from tonsai_jax.evaluation.likelihood.prefix_rows import common_prefix
 from tonsai_jax.tokenizer.loading import Tokenizer
 
 
@@ -63,7 +63,7 @@ def encode_pairs(
         lead = [tokenizer.end_of_text_id] if leading_end_of_text or not context else []
         before, ids = ids_of[context], ids_of[whole]
         if not as_lm_eval:
-            before = before[: _common(before, ids)]
+            before = before[: common_prefix(before, ids)]
         if len(ids) <= len(before):
             raise UserError(
                 f"the text {whole[len(context) :][:80]!r} adds no token after {context[-40:]!r}, so it cannot be scored"
@@ -72,8 +72,3 @@ def encode_pairs(
         # Without a token before it, the first one has nothing to be predicted from.
         requests.append(Request(lead + before or [tokenizer.end_of_text_id], ids[len(before) :]))
     return requests
-
-
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many ids both begin with."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
