@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from tonsai_jax.inference.generate import Generator, Piece
-from tonsai_jax.tokenizer.loading import Tokenizer
+from tonsai_jax.inference.load import LanguageModel
 
 
 class Answering(Generator):
@@ -14,8 +14,9 @@ class Answering(Generator):
       batches: how many it was asked to continue at once, and the most tokens that each got.
     """
 
-    def __init__(self, tokenizer: Tokenizer, answer: Callable[[str], str]) -> None:
-        self.tokenizer, self.answer = tokenizer, answer
+    def __init__(self, model: LanguageModel, answer: Callable[[str], str]) -> None:
+        self.tokenizer, self.context_length = model.tokenizer, model.model_config.context_length
+        self.answer = answer
         self.prompts: list[str] = []
         self.batches: list[tuple[int, int]] = []
 

@@ -65,7 +65,7 @@ def _parallel_scores(
         bits = ratio([score.nats / math.log(2) for score in scores], [score.bytes for score in scores])
         yield TaskScore(f"{parallel.name}_{language}", "bits_per_byte", *bits, n=len(chosen), higher_is_better=False)
     for source, target in DIRECTIONS:
-        yield translation_score(tasks.model, tasks.generator, parallel, source, target, limit=translated)
+        yield translation_score(tasks.generator, parallel, source, target, limit=translated)
 
 
 def _topic_score(tasks: TaskModel, folder: Path, language: str, limit: int | None) -> Iterator[TaskScore]:

@@ -23,7 +23,7 @@ def model(tmp_path_factory) -> TaskModel:
 
 def test_the_first_sentences_of_downloaded_files_are_translated(model, tmp_path: Path) -> None:
     write_flores(tmp_path)
-    model.generator = generator = Answering(model.tokenizer, lambda _: " ឆ្មាទៅផ្សារ។")
+    model.generator = generator = Answering(model.model, lambda _: " ឆ្មាទៅផ្សារ។")
     _, to_khmer = TASKS
     [score] = to_khmer.score(model, TaskOptions(tmp_path, limit=4, shots=1))
     assert (score.task, score.metric, score.n, score.shots) == ("flores_en_km", "chrf++", 4, 1)
@@ -36,7 +36,7 @@ def test_local_records_are_read_by_the_name_of_the_task_set(model, tmp_path: Pat
     for language, texts in (("km", KHMER), ("en", ENGLISH)):
         lines = [f'{{"text": "{text}"}}' for text in texts]
         (tmp_path / f"flores_{language}.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    model.generator = Answering(model.tokenizer, lambda _: "The cow goes")
+    model.generator = Answering(model.model, lambda _: "The cow goes")
     [score] = TASKS[0].score(model, TaskOptions(tmp_path))
     assert (score.task, score.n, score.shots) == ("flores_km_en", 20, 0)
     assert not score.at_chance

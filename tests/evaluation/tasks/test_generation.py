@@ -20,14 +20,14 @@ def model(tmp_path_factory) -> LanguageModel:
 
 
 def ask(model: LanguageModel, examples: list[str], questions: list[str], most: int = 8):
-    generator = Answering(model.tokenizer, lambda prompt: f" {prompt.count('Answer')} {prompt[-9:-8]} ")
-    answers, shots = one_line_answers(model, generator, examples, questions, [most] * len(questions), task="test")
+    generator = Answering(model, lambda prompt: f" {prompt.count('Answer')} {prompt[-9:-8]} ")
+    answers, shots = one_line_answers(generator, examples, questions, [most] * len(questions), task="test")
     return generator, answers, shots
 
 
 def test_answers_are_those_of_greedy_decoding_up_to_the_end_of_the_line(model) -> None:
     generator = Generator(model.model_config, model.params, model.tokenizer)
-    answers, shots = one_line_answers(model, generator, [], QUESTIONS, [8] * 3, task="test")
+    answers, shots = one_line_answers(generator, [], QUESTIONS, [8] * 3, task="test")
     line = Sampling(temperature=0, stop=("\n",))
     texts = [generator.texts([text], max_new_tokens=8, sampling=line, seed=0)[0] for text in QUESTIONS]
     assert answers == [text.strip() for text in texts]

@@ -36,7 +36,7 @@ def scores(tmp_path: Path, answer, **options) -> tuple[dict[str, float], Answeri
     lines = [json.dumps(each) for each in RECORDS]
     (tmp_path / "data" / "mkqa_km.jsonl").write_text("\n".join(lines), encoding="utf-8")
     model = TaskModel(LanguageModel("tiny", CONFIG, random_params(CONFIG), tiny_tokenizer(tmp_path / "tokenizer")))
-    generator = Answering(model.tokenizer, answer)
+    generator = Answering(model.model, answer)
     model.generator = generator  # takes the place of the cached one
     found = Mkqa().score(model, TaskOptions(tmp_path / "data", **options))
     assert {(score.n, score.chance) for score in found} == {(len(generator.prompts), 0.0)}

@@ -30,19 +30,19 @@ def source_of(prompt: str) -> str:
 
 @pytest.mark.parametrize(("source", "target"), [("km", "en"), ("en", "km")])
 def test_a_perfect_translator_gets_100_and_a_copy_is_at_chance(model, source: str, target: str) -> None:
-    perfect = Answering(model.tokenizer, lambda prompt: f" {TRANSLATIONS[source_of(prompt)]}")
-    score = translation_score(model, perfect, PARALLEL, source, target)
+    perfect = Answering(model, lambda prompt: f" {TRANSLATIONS[source_of(prompt)]}")
+    score = translation_score(perfect, PARALLEL, source, target)
     assert (score.task, score.metric, score.value, score.n) == (f"made_{source}_{target}", "chrf++", 100.0, 17)
     assert not score.at_chance
-    copied = translation_score(model, Answering(model.tokenizer, source_of), PARALLEL, source, target)
+    copied = translation_score(Answering(model, source_of), PARALLEL, source, target)
     assert copied.value == copied.chance == score.chance
     assert 0 < copied.value < 10
     assert copied.at_chance
 
 
 def test_the_examples_are_three_short_sentences_with_their_translations_which_are_not_translated(model) -> None:
-    generator = Answering(model.tokenizer, lambda _: "")
-    score = translation_score(model, generator, PARALLEL, "en", "km")
+    generator = Answering(model, lambda _: "")
+    score = translation_score(generator, PARALLEL, "en", "km")
     examples = {"\n\n".join(prompt.split("\n\n")[:3]) for prompt in generator.prompts}
     [shown] = examples
     sources, targets = (
@@ -57,8 +57,8 @@ def test_the_examples_are_three_short_sentences_with_their_translations_which_ar
 
 
 def test_a_limit_takes_sentences_from_the_whole_test_set(model) -> None:
-    generator = Answering(model.tokenizer, source_of)
-    score = translation_score(model, generator, PARALLEL, "en", "km", limit=4)
+    generator = Answering(model, source_of)
+    score = translation_score(generator, PARALLEL, "en", "km", limit=4)
     translated = [source_of(prompt) for prompt in generator.prompts]
     assert (len(translated), score.n) == (4, 4)
     assert {ENGLISH[0], ENGLISH[-1]} <= set(translated)
@@ -67,8 +67,8 @@ def test_a_limit_takes_sentences_from_the_whole_test_set(model) -> None:
 
 @pytest.mark.parametrize(("source", "target"), [("km", "en"), ("en", "km")])
 def test_a_translation_gets_tokens_by_its_source_and_by_what_its_language_needs(model, source, target) -> None:
-    generator = Answering(model.tokenizer, source_of)
-    translation_score(model, generator, PARALLEL, source, target)
+    generator = Answering(model, source_of)
+    translation_score(generator, PARALLEL, source, target)
     lengths = {name: list(map(len, map(model.tokenizer.encode, texts))) for name, texts in PARALLEL.texts.items()}
     ratio = sum(lengths[target]) / sum(lengths[source])
     assert max(tokens for _, tokens in generator.batches) == 16 + math.ceil(1.5 * ratio * max(lengths[source]))
@@ -77,7 +77,7 @@ def test_a_translation_gets_tokens_by_its_source_and_by_what_its_language_needs(
 def test_a_test_set_needs_a_sentence_besides_the_examples(model) -> None:
     three = Parallel("made", {name: texts[:3] for name, texts in PARALLEL.texts.items()})
     with pytest.raises(UserError, match="made_km_en: has only 3 sentences; 3 examples leave none to translate"):
-        translation_score(model, Answering(model.tokenizer, source_of), three, "km", "en")
+        translation_score(Answering(model, source_of), three, "km", "en")
 
 
 @pytest.mark.parametrize(

@@ -31,15 +31,12 @@ class Translation:
         return f"{self.source}-{self.target}"
 
     def score(self, model: TaskModel, options: TaskOptions) -> list[TaskScore]:
-        from tonsai_jax.evaluation.tasks.translation import (
-            translation_score,  # imported here: a list of tasks needs no JAX
-        )
+        # Imported here: a list of tasks needs no JAX.
+        from tonsai_jax.evaluation.tasks.translation import translation_score
 
         limit = None if options.limit is None else options.limit + options.shots
         parallel = _sentences(options, limit)
-        return [
-            translation_score(model.model, model.generator, parallel, self.source, self.target, shots=options.shots)
-        ]
+        return [translation_score(model.generator, parallel, self.source, self.target, shots=options.shots)]
 
 
 def _sentences(options: TaskOptions, limit: int | None) -> "Parallel":

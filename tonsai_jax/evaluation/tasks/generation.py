@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from tonsai_jax.inference.generate import BATCH_SIZE, Generator
-from tonsai_jax.inference.load import LanguageModel
 from tonsai_jax.reporting.progress_bar import progress_bar
 from tonsai_jax.sampling import Sampling
 
@@ -11,7 +10,6 @@ _GREEDY_LINE = Sampling(temperature=0, stop=("\n",))
 
 
 def one_line_answers(
-    model: LanguageModel,
     generator: Generator,
     examples: Sequence[str],
     questions: Sequence[str],
@@ -33,14 +31,12 @@ def one_line_answers(
     Returns:
       (an answer for each question, the number of examples in a prompt).
     """
-    tokenizer = model.tokenizer
-    context = model.model_config.context_length
+    context = generator.context_length
     most = [min(tokens, context // 2) for tokens in most_tokens]
 
     def encoded(shots: int) -> list[list[int]]:
         beginning = "".join(examples[:shots])
-        prompts = [tokenizer.normalize_prompt(beginning + question) for question in questions]
-        return [[tokenizer.end_of_text_id, *ids] for ids in tokenizer.encode_batch(prompts)]
+        return generator.prompt_ids([beginning + question for question in questions])
 
     for shots in range(len(examples), -1, -1):
         prompts = encoded(shots)

@@ -42,9 +42,8 @@ class Mkqa:
     small_models: str = "near 0 (our expectation)"
 
     def score(self, model: TaskModel, options: TaskOptions) -> list[TaskScore]:
-        from tonsai_jax.evaluation.tasks.generation import (
-            one_line_answers,  # imported here: a list of tasks needs no JAX
-        )
+        # Imported here: a list of tasks needs no JAX.
+        from tonsai_jax.evaluation.tasks.generation import one_line_answers
 
         file = f"{self.name}.jsonl"
         path = None if options.data_dir is None else options.data_dir / file
@@ -60,7 +59,6 @@ class Mkqa:
         tokens = model.tokenizer.encode_batch([item.answers[0] for item in items])
         most = min(_MOST_TOKENS, max(map(len, tokens)) + _SPARE_TOKENS)
         written, shots = one_line_answers(
-            model.model,
             model.generator,
             [f"{_prompt(example)} {example.answers[0]}\n\n" for example in examples],
             [_prompt(item) for item in items],

@@ -21,9 +21,7 @@ from tonsai_jax.evaluation.tasks.records import HubData, Record, RecordError, re
 from tonsai_jax.evaluation.tasks.task import TaskModel, TaskOptions
 from tonsai_jax.reporting.numbers import count_of
 
-EXAMPLE_POOL = (
-    1000  # records, the first ones, from which examples are drawn: a training split can have hundreds of thousands
-)
+EXAMPLE_POOL = 1000  # the first records, from which examples are drawn: a training split can have hundreds of thousands
 _logger = logging.getLogger(__name__)
 
 

@@ -11,7 +11,7 @@ from tonsai_jax.evaluation.task_scores import TaskScore
 from tonsai_jax.evaluation.tasks.chrf import chrf
 from tonsai_jax.evaluation.tasks.generation import one_line_answers
 from tonsai_jax.inference.generate import Generator
-from tonsai_jax.inference.load import LanguageModel
+from tonsai_jax.tokenizer.loading import Tokenizer
 
 SHOTS = 3
 DIRECTIONS = (("km", "en"), ("en", "km"))
@@ -28,7 +28,6 @@ def spread(count: int, limit: int | None) -> list[int]:
 
 
 def translation_score(
-    model: LanguageModel,
     generator: Generator,
     parallel: Parallel,
     source: str,
@@ -62,11 +61,10 @@ def translation_score(
         return f"{_NAMES[source]}: {sources[number]}\n{_NAMES[target]}:"
 
     outputs, used = one_line_answers(
-        model,
         generator,
         [f"{prompt(number)} {references[number]}\n\n" for number in examples],
         [prompt(number) for number in chosen],
-        _most_tokens(model, sources, references, chosen),
+        _most_tokens(generator.tokenizer, sources, references, chosen),
         task=name,
     )
     expected = [references[number] for number in chosen]
@@ -83,9 +81,9 @@ def translation_score(
 
 
 def _most_tokens(
-    model: LanguageModel, sources: Sequence[str], references: Sequence[str], chosen: Sequence[int]
+    tokenizer: Tokenizer, sources: Sequence[str], references: Sequence[str], chosen: Sequence[int]
 ) -> list[int]:
     """How many tokens a translation may have, by the length of its source; the ratio is that of all sentences together."""
-    source_ids, target_ids = (model.tokenizer.encode_batch(list(texts)) for texts in (sources, references))
+    source_ids, target_ids = (tokenizer.encode_batch(list(texts)) for texts in (sources, references))
     ratio = sum(map(len, target_ids)) / sum(map(len, source_ids))
     return [_SPARE_TOKENS + math.ceil(_ROOM * ratio * len(source_ids[number])) for number in chosen]
