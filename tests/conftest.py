@@ -3,6 +3,7 @@
 import os
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,3 +57,14 @@ def rows(made_once: MadeOnce) -> Path:
 @pytest.fixture
 def run(rows: Path, tmp_path: Path) -> TinyRun:
     return TinyRun(rows, tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def hf() -> tuple[Any, Any]:
+    """torch and transformers."""
+    reason = "PyTorch and transformers are not installed; `uv sync --extra hf` brings them"
+    torch = pytest.importorskip("torch", reason=reason)
+    transformers = pytest.importorskip("transformers", reason=reason)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    return torch, transformers

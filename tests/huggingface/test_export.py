@@ -56,17 +56,6 @@ def folder(tokenizer, tmp_path_factory):
     return export(CONFIG, PARAMS, tokenizer, tmp_path_factory.mktemp("export") / "tiny", details=DETAILS)
 
 
-@pytest.fixture(scope="module")
-def hf():
-    """torch and transformers."""
-    reason = "PyTorch and transformers are not installed; `uv sync --extra hf` brings them"
-    torch = pytest.importorskip("torch", reason=reason)
-    transformers = pytest.importorskip("transformers", reason=reason)
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    return torch, transformers
-
-
 def our_logits(config, params, ids):
     model = nnx.merge(model_graph(config, "xla"), params)
     return np.asarray(jax.jit(lambda ids: model.logits(model(ids)[0]))(np.asarray(ids, np.int32)))

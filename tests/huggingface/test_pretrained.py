@@ -114,16 +114,6 @@ def test_each_device_gets_only_its_own_part() -> None:
 # Models that transformers wrote
 
 
-@pytest.fixture(scope="module")
-def hf() -> Any:
-    """torch and transformers."""
-    reason = "PyTorch and transformers are not installed; `uv sync --extra hf` brings them"
-    torch = pytest.importorskip("torch", reason=reason)
-    transformers = pytest.importorskip("transformers", reason=reason)
-    transformers.utils.logging.disable_progress_bar()
-    return torch, transformers
-
-
 LLAMA = {
     "vocab_size": 301,
     "hidden_size": 32,

@@ -38,13 +38,6 @@ def logits_loss_and_gradients(config, params, tokens):
     return logits, nll, gradients
 
 
-@pytest.fixture(scope="module")
-def hf():
-    """torch and transformers."""
-    reason = "PyTorch and transformers are not installed; `uv sync --extra hf` brings them"
-    return pytest.importorskip("torch", reason=reason), pytest.importorskip("transformers", reason=reason)
-
-
 def theirs_with(params, config, hf):
     """The model of `transformers` with our parameters, as a checkpoint of theirs is loaded."""
     torch, transformers = hf

@@ -22,17 +22,6 @@ from tonsai_jax.tokenizer.training import train_tokenizer
 DOCUMENTS = [KHMER, ENGLISH, "កម្ពុជា", *stories("km", 1, seed=4), *stories("en", 1, seed=4)]
 
 
-@pytest.fixture(scope="module")
-def hf() -> tuple[Any, Any]:
-    """torch and transformers."""
-    reason = "PyTorch and transformers are not installed; `uv sync --extra hf` brings them"
-    torch = pytest.importorskip("torch", reason=reason)
-    transformers = pytest.importorskip("transformers", reason=reason)
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    return torch, transformers
-
-
 def tokenizer_of(kind: str, made_once: MadeOnce, folder: Path) -> Tokenizer:
     if kind == "llama2":
         return Tokenizer.from_folder(llama2(folder))
