@@ -11,6 +11,16 @@ class UserError(Exception):
     """A mistake that the user can correct; the message names the file, key or value and says what to do instead."""
 
 
+class TemporaryError(UserError):
+    """A fault that may be gone at the next try, such as a dead host; the command ends with exit code 75.
+
+    A launcher starts the same command again after this code, and not after 1, where a person must look.
+    """
+
+
+EXIT_TEMPORARY = 75  # EX_TEMPFAIL of sysexits.h
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: '; did you mean X?', or the list of known names."""
     names = [str(name) for name in known]
@@ -26,6 +36,8 @@ def unknown_name(key: str, value: object, known: Iterable[str]) -> UserError:
 def run_command(main: Callable[[], None]) -> None:
     """Runs a command: exit code 0 when `main` returns, 1 and one line on stderr when it raises `UserError`, 130 on Ctrl-C.
 
+    A `TemporaryError` ends it with `EXIT_TEMPORARY`.
+
     The environment variable LOG_LEVEL sets what is logged on stderr: WARNING (the default), INFO or DEBUG.
     """
     try:
@@ -34,7 +46,7 @@ def run_command(main: Callable[[], None]) -> None:
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(EXIT_TEMPORARY if isinstance(error, TemporaryError) else 1)
     except KeyboardInterrupt:
         print("stopped by Ctrl-C; nothing half-written was left under a final name", file=sys.stderr)
         sys.exit(130)

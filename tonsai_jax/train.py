@@ -21,6 +21,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from tonsai_jax.checkpoints.keep import KeepPolicy
+from tonsai_jax.checkpoints.store import Checkpoints
 from tonsai_jax.cli import parse_flags
 from tonsai_jax.config import micro_batch, stages_of, to_json, validate
 from tonsai_jax.data.loader import Loader
@@ -28,19 +30,18 @@ from tonsai_jax.data.order import DataOrder
 from tonsai_jax.errors import UserError, run_command
 from tonsai_jax.finish import complete_run, describe_complete_run, report_of_failure, report_run
 from tonsai_jax.hooks import Hooks
+from tonsai_jax.hosts.processes import start_processes
 from tonsai_jax.opening import describe, open_init_from, open_reference, open_training_rows
 from tonsai_jax.planning.advice import explain_out_of_memory, warnings_before
 from tonsai_jax.runtime.hardware import total_peak_flops
 from tonsai_jax.runtime.libraries import quiet_libraries
 from tonsai_jax.runtime.lock import workdir_lock
 from tonsai_jax.runtime.memory import host_memory_bytes, keep_freed_memory, return_freed_memory
-from tonsai_jax.runtime.processes import start_processes
 from tonsai_jax.runtime.profile import StepProfile
 from tonsai_jax.runtime.signals import StopRequest
 from tonsai_jax.runtime.xla import set_environment, set_optimization_level, use_compile_cache
 from tonsai_jax.stages import total_steps
 from tonsai_jax.tokenizer.loading import Tokenizer
-from tonsai_jax.training.checkpoint import Checkpoints, KeepPolicy
 from tonsai_jax.training.logger import StepLogger
 from tonsai_jax.training.mesh import put_batch
 from tonsai_jax.training.metrics import MetricsWriter

@@ -33,9 +33,10 @@ def main() -> None:
     import jax.numpy as jnp
     import psutil
 
+    from tonsai_jax.checkpoints.keep import KeepPolicy
+    from tonsai_jax.checkpoints.store import Checkpoints
     from tonsai_jax.files import write_json
     from tonsai_jax.runtime.libraries import quiet_libraries
-    from tonsai_jax.training.checkpoint import Checkpoints, KeepPolicy
     from tonsai_jax.training.state import TrainState
 
     quiet_libraries()

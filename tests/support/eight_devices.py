@@ -34,7 +34,7 @@ def _start(check: Callable[[], None], *, devices: int, **environment: str) -> su
         "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}",
     }
     program = (
-        "from tonsai_jax.runtime.processes import start_processes; start_processes(); "
+        "from tonsai_jax.hosts.processes import start_processes; start_processes(); "
         f"from {check.__module__} import {check.__name__} as check; check()"
     )
     return subprocess.Popen(

@@ -18,6 +18,7 @@ from tests.support.families import config_of
 from tests.support.tiny_model import CONFIG, config_with, random_params
 from tests.support.tiny_run import TinyRun
 from tests.support.train_step import ADAMW, COSINE, END, assert_same, batch_of, one_device
+from tonsai_jax.checkpoints.saved import open_checkpoint
 from tonsai_jax.commands import export as export_command
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json
@@ -28,7 +29,6 @@ from tonsai_jax.model.config import LORA_TARGETS, Lora, ModelConfig
 from tonsai_jax.model.lora import join_adapters, merge_adapters
 from tonsai_jax.stages import MicroBatch
 from tonsai_jax.tokenizer.loading import Tokenizer
-from tonsai_jax.training.saved import open_checkpoint
 from tonsai_jax.training.state import TrainState, abstract_state, init_state, model_graph
 from tonsai_jax.training.step import LossSettings, TrainStep, make_train_step
 

@@ -19,10 +19,10 @@ import pytest
 from tests.support.console import without_progress
 from tests.support.made_once import MadeOnce
 from tests.support.tiny_run import TinyRun, environment, wait_for_step
+from tonsai_jax.checkpoints.store import Checkpoints
 from tonsai_jax.errors import UserError
 from tonsai_jax.hooks import Hooks
 from tonsai_jax.inference.load import load_run
-from tonsai_jax.training.checkpoint import Checkpoints
 from tonsai_jax.training.state import TrainState
 
 

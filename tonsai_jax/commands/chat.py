@@ -8,8 +8,8 @@ from tonsai_jax.errors import UserError
 from tonsai_jax.runtime.libraries import quiet_libraries
 
 if TYPE_CHECKING:
+    from tonsai_jax.checkpoints.store import CheckpointStep
     from tonsai_jax.inference.chat import Chat
-    from tonsai_jax.training.checkpoint import CheckpointStep
 
 EXAMPLES = """examples:
   tonsai chat --workdir runs/sft

@@ -8,8 +8,8 @@ from tonsai_jax.files import file_to_write
 from tonsai_jax.sampling import Sampling
 
 if TYPE_CHECKING:
+    from tonsai_jax.checkpoints.store import CheckpointStep
     from tonsai_jax.inference.load import LanguageModel
-    from tonsai_jax.training.checkpoint import CheckpointStep
 
 
 class CommandParser(argparse.ArgumentParser):

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from tonsai_jax.data.manifest import RowsManifest
 from tonsai_jax.data.rows import open_rows, read_window, window_count
-from tonsai_jax.runtime.processes import on_every_process
+from tonsai_jax.hosts.processes import on_every_process
 from tonsai_jax.stages import Stage
 from tonsai_jax.training.mesh import put_batch
 

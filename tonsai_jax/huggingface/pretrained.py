@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from tonsai_jax.checkpoints.saved import SavedRun, open_checkpoint
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json
 from tonsai_jax.huggingface.config_json import model_config_of
@@ -21,7 +22,6 @@ from tonsai_jax.huggingface.weights import Weights
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.model.lora import join_adapters, merge_adapters
 from tonsai_jax.tokenizer.loading import TOKENIZER_FILES, Tokenizer
-from tonsai_jax.training.saved import SavedRun, open_checkpoint
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,6 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from tonsai_jax.checkpoints.keep import KeepPolicy
+from tonsai_jax.checkpoints.store import Checkpoints
 from tonsai_jax.config import default_config, optimizer_settings, to_json
 from tonsai_jax.data.marks import ANSWER, BEGIN
 from tonsai_jax.data.tokenize import copy_tokenizer
@@ -36,7 +38,6 @@ from tonsai_jax.runtime.signals import StopRequest
 from tonsai_jax.sampling import Sampling
 from tonsai_jax.stages import MicroBatch
 from tonsai_jax.tokenizer.loading import Tokenizer
-from tonsai_jax.training.checkpoint import Checkpoints, KeepPolicy
 from tonsai_jax.training.mesh import one_device_mesh, put_batch
 from tonsai_jax.training.metrics import MetricsWriter
 from tonsai_jax.training.objectives import GroupRelative

@@ -22,8 +22,8 @@ from tonsai_jax.data.order import Window
 from tonsai_jax.data.rows import Rows, open_rows
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import atomic_write
+from tonsai_jax.hosts.processes import on_every_process
 from tonsai_jax.reporting.progress_bar import progress_bar
-from tonsai_jax.runtime.processes import on_every_process
 from tonsai_jax.training.mesh import put_batch
 from tonsai_jax.training.step import Batch
 

@@ -13,9 +13,10 @@ from jax.sharding import Mesh
 
 from tests.support.eight_devices import run_on_eight_devices
 from tests.support.tiny_model import config_with
+from tonsai_jax.checkpoints.keep import KeepPolicy
+from tonsai_jax.checkpoints.store import SCORES_FILE, Checkpoints
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json
-from tonsai_jax.training.checkpoint import SCORES_FILE, Checkpoints, KeepPolicy
 from tonsai_jax.training.mesh import make_mesh, one_device_mesh
 from tonsai_jax.training.optimizer import make_optimizer
 from tonsai_jax.training.state import TrainState, abstract_state

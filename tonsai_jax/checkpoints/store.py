@@ -1,4 +1,4 @@
-"""Checkpoints: what is in one, which ones stay, and how errors of the disk reach the user.
+"""The checkpoints of a run: what is in one, and how errors of the disk reach the user.
 
 A checkpoint at step n holds three items: `params` (those that are trained: of LoRA only the adapters), `optimizer` (moments
 and counts) and `progress`, the resume metadata (JSON: the step, where the data stands, the model's config, the run's config).
@@ -6,12 +6,11 @@ Saves run in the background. A folder gets its final name, the number of the ste
 checkpoint stays whole until then.
 """
 
-import dataclasses
 import math
 import shutil
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +19,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 import psutil
 
+from tonsai_jax.checkpoints.keep import KeepPolicy
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import disk_errors, is_disk_full, read_json, write_json
 from tonsai_jax.runtime.memory import return_freed_memory
@@ -27,30 +27,6 @@ from tonsai_jax.training.state import TrainState
 
 SCORES_FILE = "scores.json"
 CheckpointStep = int | Literal["best"]  # how a user chooses a checkpoint
-
-
-@dataclasses.dataclass(frozen=True)
-class KeepPolicy:
-    """Which checkpoints stay: the newest `last`, multiples of `every` steps, and the `best` with the lowest scores."""
-
-    last: int = 1
-    every: int = 0
-    best: int = 0
-    scores: dict[int, float] = dataclasses.field(default_factory=dict)
-
-    def keeps(self, steps: Sequence[int]) -> set[int]:
-        """The steps, of those given in rising order, whose checkpoints stay."""
-        scored = sorted((step for step in steps if step in self.scores), key=lambda step: self.scores[step])
-        return (
-            set(steps[-self.last :])
-            | {step for step in steps if self.every and step % self.every == 0}
-            | set(scored[: self.best])
-        )
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-        """Orbax's question, asked when a save is done."""
-        kept = self.keeps([checkpoint.step for checkpoint in checkpoints])
-        return [checkpoint.step in kept for checkpoint in checkpoints]
 
 
 class Checkpoints:

@@ -3,7 +3,7 @@
 import pytest
 
 from tonsai_jax.errors import UserError
-from tonsai_jax.runtime.processes import local_device_ids, start_processes
+from tonsai_jax.hosts.processes import local_device_ids, start_processes
 
 ALL_VISIBLE: list[int] = []
 CHOSEN_BY_JAX = None
