@@ -1,6 +1,9 @@
-"""What a run opens before it trains: the model that it begins with, its rows, its reference; and what it says about them."""
+"""What a run opens before it trains: its checkpoint, the model that it begins with, its rows; and what it says about them."""
 
-from collections.abc import Callable, Iterable, Mapping
+import dataclasses
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,17 +11,157 @@ import jax
 from jax.experimental.multihost_utils import sync_global_devices
 from ml_collections import ConfigDict
 
-from tonsai_jax.config import set_model
+from tonsai_jax.checkpoints.keep import KeepPolicy
+from tonsai_jax.checkpoints.store import Checkpoints
+from tonsai_jax.config import set_model, stages_of, validate
+from tonsai_jax.data.loader import Loader
 from tonsai_jax.data.manifest import RowsManifest, read_manifest
+from tonsai_jax.data.order import DataOrder
 from tonsai_jax.errors import UserError
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.reporting.numbers import count_of, format_count
-from tonsai_jax.stages import tokens_between, total_steps
-from tonsai_jax.training.setup import Setup
+from tonsai_jax.stages import Stage, tokens_between, total_steps
+from tonsai_jax.tokenizer.loading import Tokenizer
+from tonsai_jax.training.run import changes_length, changes_since, check_kinds
+from tonsai_jax.training.setup import Setup, check_run
+from tonsai_jax.training.state import TrainState, init_params, init_state, state_of
 
 if TYPE_CHECKING:
     from tonsai_jax.huggingface.pretrained import Pretrained
     from tonsai_jax.training.reference import Reference
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A run that can begin or go on: everything that can refuse it was checked, and nothing is written yet.
+
+    Attributes:
+      start_step, saved: the checkpoint that it goes on from and its resume metadata; 0 and None for a run that begins.
+      pretrained: the model of `config.init_from`, where this process needs it.
+      reference: of preferences, still empty.
+      metric: by which checkpoints are compared, see `evaluation.best`.
+      changes: since the checkpoint, see `training.run.changes_since`.
+    """
+
+    config: ConfigDict
+    workdir: Path
+    checkpoints: Checkpoints
+    start_step: int
+    saved: Mapping[str, Any] | None
+    pretrained: "Pretrained | None"
+    manifest: RowsManifest
+    tokenizer: Tokenizer
+    stages: Sequence[Stage]
+    setup: Setup
+    reference: "Reference | None"
+    metric: str
+    changes: Sequence[str]
+    order: DataOrder
+
+    @property
+    def last_step(self) -> int:
+        """Steps of the whole run."""
+        return total_steps(self.stages)
+
+    @property
+    def is_longer(self) -> bool:
+        """Whether its length was changed since the checkpoint: only then a complete run goes on. In epochs, other changes too
+        give it another number of steps."""
+        return self.start_step < self.last_step and any(map(changes_length, self.changes))
+
+    def loader(self, order: DataOrder) -> Loader:
+        """The batches of this process in `order`. Raises `UserError` where the processes do not divide a batch."""
+        return Loader(
+            order,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            document_mask=self.config.model.document_mask,
+            attach=self.reference.of_window if self.reference else None,
+        )
+
+    def base(self) -> Mapping[str, Any] | None:
+        """Of LoRA, the model that the adapters belong to, as its checkpoints keep it."""
+        if self.pretrained is None or not self.setup.lora:
+            return None
+        return self.saved["base"] if self.saved else self.pretrained.record()
+
+    def state(self, say: Callable[[str], None]) -> TrainState:
+        """The state that the run goes on from. Where the weights come from, in this order:
+
+        1. the newest checkpoint of this run;
+        2. config.init_from: a model of the Hub, a folder in its format, or the newest checkpoint of another run;
+        3. scratch: drawn from config.seed.
+        With LoRA the base always comes from 2, and its adapters from 1 or 3.
+        """
+        setup, pretrained = self.setup, self.pretrained
+        if self.start_step:
+            say(f"weights: the checkpoint of this run at step {self.start_step}")
+            return self.restore(self.start_step)
+        if pretrained is not None:
+            say(f"weights: {self.config.init_from} ({pretrained.dtype} in {pretrained.folder})")
+            seed = self.config.seed
+            new_adapters = partial(init_params, setup.model_config, seed, setup.lora) if setup.lora else None
+            return state_of(pretrained.params, setup.optimizer, setup.abstract_state, new_adapters)
+        say(f"weights: new, drawn from seed {self.config.seed}")
+        return init_state(setup.model_config, setup.optimizer, setup.mesh, self.config.seed)
+
+    def restore(self, step: int) -> TrainState:
+        """The state in the checkpoint of `step`."""
+        state = self.checkpoints.restore_state(step, self.setup.abstract_state)
+        if self.pretrained is not None:
+            state = dataclasses.replace(state, frozen=self.pretrained.params(self.setup.abstract_state.frozen))
+        return state
+
+
+def open_run(config: ConfigDict, workdir: Path, say: Callable[[str], None]) -> Opened:
+    """Opens a run; raises `UserError` for everything that can refuse it."""
+    keep = KeepPolicy(config.checkpoint.keep_last, config.checkpoint.keep_every, config.checkpoint.keep_best)
+    checkpoints = Checkpoints(workdir, keep)
+    start_step = checkpoints.latest_step() or 0
+    saved = checkpoints.resume_metadata(start_step) if start_step else None
+    if saved is not None and "grpo" in saved:
+        raise UserError(
+            f"{workdir}: this is a run of `tonsai grpo`, and only that command resumes it; to train its model further, give "
+            f"another --workdir and {shlex.quote(f'--config.init_from={workdir}')}"
+        )
+    pretrained = open_init_from(config, workdir, saved, say)
+    validate(config)
+    manifest = open_training_rows(config)
+    tokenizer = Tokenizer.from_folder(manifest.directory / "tokenizer")
+    stages = stages_of(config, manifest.train_sizes())
+    reference = open_reference(config, workdir, manifest, check_kinds(config, stages, manifest))
+    if pretrained is not None and not saved and (not_checked := pretrained.check_tokenizer(tokenizer)):
+        say(not_checked)
+    # A model whose size is given needs no row for special tokens that nothing uses.
+    vocab_size = tokenizer.required_rows if config.model.vocab_size else tokenizer.vocab_size
+    setup = check_run(config, stages, vocab_size)
+    from tonsai_jax.evaluation.best import best_metric  # imported here: the loop does not need it
+
+    metric = best_metric(config, manifest, stages)
+    if config.export:
+        from tonsai_jax.huggingface.names import family_of
+
+        family_of(setup.model_config)  # raises for a model that no Hugging Face family describes
+    changes = changes_since(saved, workdir, config, setup.model_config, manifest) if saved else []
+    for change in changes:
+        say(f"changed since step {start_step}: {change}")
+    order = DataOrder(manifest, seed=config.seed, stages=stages, state=saved["data"] if saved else None)
+    return Opened(
+        config,
+        workdir,
+        checkpoints,
+        start_step,
+        saved,
+        pretrained,
+        manifest,
+        tokenizer,
+        stages,
+        setup,
+        reference,
+        metric,
+        changes,
+        order,
+    )
 
 
 def open_init_from(

@@ -8,12 +8,9 @@ Any key of the config can be set as --config.section.key=value. The same command
 SIGTERM and Ctrl-C save first, then end with exit code 0.
 """
 
-import dataclasses
 import os
-import shlex
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,17 +18,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from tonsai_jax.checkpoints.keep import KeepPolicy
-from tonsai_jax.checkpoints.store import Checkpoints
 from tonsai_jax.cli import parse_flags
-from tonsai_jax.config import micro_batch, stages_of, to_json, validate
-from tonsai_jax.data.loader import Loader
-from tonsai_jax.data.order import DataOrder
-from tonsai_jax.errors import UserError, run_command
+from tonsai_jax.config import micro_batch, to_json
+from tonsai_jax.errors import run_command
 from tonsai_jax.finish import complete_run, describe_complete_run, report_of_failure, report_run
 from tonsai_jax.hooks import Hooks
 from tonsai_jax.hosts.processes import start_processes
-from tonsai_jax.opening import describe, open_init_from, open_reference, open_training_rows
+from tonsai_jax.opening import describe, open_run
 from tonsai_jax.planning.advice import explain_out_of_memory, warnings_before
 from tonsai_jax.runtime.hardware import total_peak_flops
 from tonsai_jax.runtime.libraries import quiet_libraries
@@ -40,21 +33,11 @@ from tonsai_jax.runtime.memory import host_memory_bytes, keep_freed_memory, retu
 from tonsai_jax.runtime.profile import StepProfile
 from tonsai_jax.runtime.signals import StopRequest
 from tonsai_jax.runtime.xla import set_environment, set_optimization_level, use_compile_cache
-from tonsai_jax.stages import total_steps
-from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.training.logger import StepLogger
 from tonsai_jax.training.mesh import put_batch
 from tonsai_jax.training.metrics import MetricsWriter
-from tonsai_jax.training.run import (
-    changes_length,
-    changes_since,
-    changes_training,
-    check_kinds,
-    open_workdir,
-    resume_metadata,
-)
-from tonsai_jax.training.setup import check_run, make_steps
-from tonsai_jax.training.state import init_params, init_state, state_of
+from tonsai_jax.training.run import changes_training, open_workdir, resume_metadata
+from tonsai_jax.training.setup import make_steps
 
 if TYPE_CHECKING:
     from tonsai_jax.training.terminal import TerminalView
@@ -72,106 +55,51 @@ def train(
     Raises `UserError` for anything that the user can correct; what was saved before stays whole.
     """
     # Everything that can refuse the run comes first: until then nothing is written to the workdir.
-    keep = KeepPolicy(config.checkpoint.keep_last, config.checkpoint.keep_every, config.checkpoint.keep_best)
-    checkpoints = Checkpoints(workdir, keep)
-    start_step = checkpoints.latest_step() or 0
-    saved = checkpoints.resume_metadata(start_step) if start_step else None
-    if saved is not None and "grpo" in saved:
-        raise UserError(
-            f"{workdir}: this is a run of `tonsai grpo`, and only that command resumes it; to train its model further, give "
-            f"another --workdir and {shlex.quote(f'--config.init_from={workdir}')}"
-        )
-    pretrained = open_init_from(config, workdir, saved, say)
-    validate(config)
-    manifest = open_training_rows(config)
-    tokenizer = Tokenizer.from_folder(manifest.directory / "tokenizer")
-    stages = stages_of(config, manifest.train_sizes())
-    reference = open_reference(config, workdir, manifest, check_kinds(config, stages, manifest))
-    if pretrained is not None and not saved and (not_checked := pretrained.check_tokenizer(tokenizer)):
-        say(not_checked)
-    # A model whose size is given needs no row for special tokens that nothing uses.
-    vocab_size = tokenizer.required_rows if config.model.vocab_size else tokenizer.vocab_size
-    setup = check_run(config, stages, vocab_size)
-    from tonsai_jax.evaluation.best import best_metric, scores_so_far  # imported here: the loop does not need it
-
-    metric = best_metric(config, manifest, stages)
-    if config.export:
-        from tonsai_jax.huggingface.names import family_of
-
-        family_of(setup.model_config)  # raises for a model that no Hugging Face family describes
-    last_step = total_steps(stages)
-    changes = changes_since(saved, workdir, config, setup.model_config, manifest) if saved else []
-    for change in changes:
-        say(f"changed since step {start_step}: {change}")
-    order = DataOrder(manifest, seed=config.seed, stages=stages, state=saved["data"] if saved else None)
-    # A complete run goes on only where its length was changed: in epochs, other changes too give it another number of steps.
-    is_longer = start_step < last_step and any(map(changes_length, changes))
-    if not is_longer and describe_complete_run(
-        workdir, start_step, say, has_changes=any(map(changes_training, changes))
+    run = open_run(config, workdir, say)
+    start_step, last_step, checkpoints, order = run.start_step, run.last_step, run.checkpoints, run.order
+    if not run.is_longer and describe_complete_run(
+        workdir, start_step, say, has_changes=any(map(changes_training, run.changes))
     ):
         return
-    if reference and start_step:
-        reference.read()
+    if run.reference and start_step:
+        run.reference.read()
     order.check_max_epochs(config.data.max_epochs)
     if change := order.change_at_resume():
         say(f"data: batches from step {start_step} on: {change}")
-    base = None
-    if pretrained is not None and setup.lora:
-        base = saved["base"] if saved else pretrained.record()
-    loader = Loader(
-        order,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        document_mask=config.model.document_mask,
-        attach=reference.of_window if reference else None,
-    )
+    loader = run.loader(order)
     end_step = last_step if steps_today is None else min(last_step, start_step + steps_today)
     end_step = max(end_step, start_step)  # config.steps may have been lowered since
 
     stop_request.saves_first()
     epochs = order.epochs()
     writes_texts = config.sample.every > 0 or (config.eval.every > 0 and config.eval.prompt_suite)
-    describe(setup, manifest, epochs, start_step, end_step, say, writes_texts=writes_texts)
+    describe(run.setup, run.manifest, epochs, start_step, end_step, say, writes_texts=writes_texts)
     for line in warnings_before(
         config,
-        setup,
-        tokenizer_vocab_size=tokenizer.vocab_size,
+        run.setup,
+        tokenizer_vocab_size=run.tokenizer.vocab_size,
         epochs=epochs,
-        is_new=start_step == 0 and pretrained is None,
+        is_new=start_step == 0 and run.pretrained is None,
     ):
         say(line)
 
     # From here on the run writes and computes.
-    if any(change.startswith("checkpoint.best_metric:") for change in changes):
-        checkpoints.replace_scores(scores_so_far(workdir, metric))
+    if any(change.startswith("checkpoint.best_metric:") for change in run.changes):
+        from tonsai_jax.evaluation.best import scores_so_far  # imported here: the loop does not need it
+
+        checkpoints.replace_scores(scores_so_far(workdir, run.metric))
     checkpoints.drop_scores_after(start_step)
-    open_workdir(workdir, config, manifest, start_step)
-    set_optimization_level(config.runtime.optimization_level, jax.default_backend(), setup.mesh.size)
+    open_workdir(workdir, config, run.manifest, start_step)
+    set_optimization_level(config.runtime.optimization_level, jax.default_backend(), run.setup.mesh.size)
     if no_cache := use_compile_cache(config.runtime.compile_cache, jax.default_backend()):
         say(no_cache)
-    # Where the weights come from, in this order:
-    #   1. the newest checkpoint of this run;
-    #   2. config.init_from: a model of the Hub, a folder in its format, or the newest checkpoint of another run;
-    #   3. scratch: drawn from config.seed.
-    # With LoRA the base always comes from 2, and its adapters from 1 or 3.
-    if start_step:
-        say(f"weights: the checkpoint of this run at step {start_step}")
-        state = checkpoints.restore_state(start_step, setup.abstract_state)
-        if pretrained is not None:
-            state = dataclasses.replace(state, frozen=pretrained.params(setup.abstract_state.frozen))
-    elif pretrained is not None:
-        say(f"weights: {config.init_from} ({pretrained.dtype} in {pretrained.folder})")
-        new_adapters = partial(init_params, setup.model_config, config.seed, setup.lora) if setup.lora else None
-        state = state_of(pretrained.params, setup.optimizer, setup.abstract_state, new_adapters)
-    else:
-        say(f"weights: new, drawn from seed {config.seed}")
-        state = init_state(setup.model_config, setup.optimizer, setup.mesh, config.seed)
+    state, base = run.state(say), run.base()
     train_step, eval_step = make_steps(
         config,
-        setup,
-        end_of_text_id=manifest.end_of_text_id,
-        token_bytes=tokenizer.token_bytes(),
-        prefix_bytes=len(tokenizer.prefix),
+        run.setup,
+        end_of_text_id=run.manifest.end_of_text_id,
+        token_bytes=run.tokenizer.token_bytes(),
+        prefix_bytes=len(run.tokenizer.prefix),
     )
     writer = MetricsWriter(
         workdir,
@@ -185,10 +113,10 @@ def train(
     logger = StepLogger(
         writer,
         say,
-        stages,
+        run.stages,
         start_step=start_step,
         end_step=end_step,
-        flops_per_token=setup.flops_per_token,
+        flops_per_token=run.setup.flops_per_token,
         peak_flops=total_peak_flops(),
         log_every=config.log_every,
         max_skipped_steps=config.optimizer.max_skipped_steps,
@@ -202,34 +130,37 @@ def train(
         paused=logger.paused,
         say=say,
     )
-    if reference and not start_step:
-        share = micro_batch(config).accumulation_steps(setup.mesh.size, stages[0].global_batch_size, stages[0].seq_len)
-        reference.make(eval_step, state.model_params, setup.mesh, stages[0].global_batch_size // share)
+    if run.reference and not start_step:
+        first, mesh = run.stages[0], run.setup.mesh
+        share = micro_batch(config).accumulation_steps(mesh.size, first.global_batch_size, first.seq_len)
+        run.reference.make(eval_step, state.model_params, mesh, first.global_batch_size // share)
     hooks = Hooks(
         config,
         workdir,
-        stages,
-        setup.model_config,
-        manifest,
-        tokenizer,
-        setup.mesh,
+        run.stages,
+        run.setup.model_config,
+        run.manifest,
+        run.tokenizer,
+        run.setup.mesh,
         eval_step,
         writer,
         say,
-        reference,
-        metric,
+        run.reference,
+        run.metric,
     )
     if view is not None:
         view.start(start_step, end_step, logger.flops_at(end_step))
-    if pretrained is not None and not start_step and config.eval.every:
+    if run.pretrained is not None and not start_step and config.eval.every:
         hooks.evaluate(0, state.model_params)  # the end of the run compares with it
         hooks.write_texts(0, state.model_params, samples=False, suite=True)
 
-    for step, batch in enumerate(loader.batches(start_step), start_step):
+    step, batches, stopping = start_step, loader.batches(start_step), False
+    while step < end_step and not stopping:
+        batch = next(batches)
         stop_marks = np.full(len(batch["valid"]), stop_request.name is not None, np.int32)
         profile.before(step)
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
-            state, metrics = train_step(state, put_batch(batch | {"stop": stop_marks}, setup.mesh))
+            state, metrics = train_step(state, put_batch(batch | {"stop": stop_marks}, run.setup.mesh))
         if step == start_step:
             return_freed_memory()  # the compiler's
         # The step above was only dispatched. While the devices work on it, the host reads the metrics of the step before,
@@ -237,31 +168,29 @@ def train(
         logger.add(step, metrics)
         stopping = logger.stop_requested
         profile.after(step)
-        done = step + 1
-        is_last = stopping or done == end_step
+        step += 1
 
-        if is_last or done % config.checkpoint.every == 0:
+        if stopping or step == end_step or step % config.checkpoint.every == 0:
             with logger.paused():
-                checkpoints.save(state, resume_metadata(done, order, config, setup.model_config, manifest, base))
-                say(f"step {done}: saving in the background, host memory {host_memory_bytes() / 2**30:.1f} GiB")
-        evaluates = bool(config.eval.every) and done % config.eval.every == 0 and done < last_step and not stopping
+                checkpoints.save(
+                    state, resume_metadata(step, order, config, run.setup.model_config, run.manifest, base)
+                )
+                say(f"step {step}: saving in the background, host memory {host_memory_bytes() / 2**30:.1f} GiB")
+        evaluates = bool(config.eval.every) and step % config.eval.every == 0 and step < last_step and not stopping
         if evaluates:
             with logger.paused():
-                score = hooks.score(done, hooks.evaluate(done, state.model_params))
+                score = hooks.score(step, hooks.evaluate(step, state.model_params))
                 if score is not None:
-                    checkpoints.record_score(done, score)
-        samples = bool(config.sample.every) and done % config.sample.every == 0 and not stopping
+                    checkpoints.record_score(step, score)
+        samples = bool(config.sample.every) and step % config.sample.every == 0 and not stopping
         if samples or evaluates:
             with logger.paused():
-                hooks.write_texts(done, state.model_params, samples=samples, suite=evaluates)
-        if is_last:
-            break
+                hooks.write_texts(step, state.model_params, samples=samples, suite=evaluates)
 
     logger.read()
     profile.close()
     checkpoints.close()
     stop_request.all_is_saved()
-    step = int(state.step)
     if step < last_step:
         if view is not None:
             view.stop()
