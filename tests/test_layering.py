@@ -36,7 +36,7 @@ LEVELS = (
     ("reinforce",),
     ("samples",),
     ("cli", "hooks", "opening"),
-    ("finish",),
+    ("finish", "roll_back"),
     ("train",),
     ("ablation",),
     ("commands",),

@@ -14,7 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from tonsai_jax.choices import MU_DTYPES, OBJECTIVES, OPTIMIZATION_LEVELS, OPTIMIZERS, SCHEDULES
+from tonsai_jax.choices import MU_DTYPES, OBJECTIVES, OPTIMIZATION_LEVELS, OPTIMIZERS, SCHEDULES, SPIKE_ACTIONS
 from tonsai_jax.errors import UserError, did_you_mean, unknown_name
 from tonsai_jax.model.config import LORA_TARGETS, Lora, ModelConfig
 from tonsai_jax.sampling import Sampling
@@ -99,6 +99,21 @@ def default_config() -> ConfigDict:
     config.optimizer.clip_norm = 1.0  # gradients are scaled down to this norm; 0 is no clipping
     config.optimizer.max_skipped_steps = 10  # stop the run after this many non-finite steps in a row
 
+    config.spikes = ConfigDict()  # of the loss or the gradient norm (docs/reliability.md)
+    # warn: print and write them. skip: also leave out updates whose gradient norm is a spike. roll_back: also go back to the last
+    # sane checkpoint where a spike does not recover, and jump over the rows since.
+    config.spikes.action = "warn"
+    config.spikes.window = 100  # last sane steps with which a step is compared
+    config.spikes.deviations = (
+        10.0  # a spike is further above their median than this many standard deviations of the noise
+    )
+    config.spikes.loss_rise = 1.0  # and, of the loss, than this many nats
+    config.spikes.grad_factor = 10.0  # and, of the gradient norm, than this multiple of the median
+    config.spikes.calm_steps = 20  # steps without a spike after which one is over, and after which a checkpoint is sane
+    config.spikes.max_in_a_row = 10  # spikes in a row after which there is no recovery
+    config.spikes.recover_steps = 50  # steps after the first spike in which it must be over
+    config.spikes.max_roll_backs = 3  # after so many the run ends
+
     config.mesh = ConfigDict()
     config.mesh.data = -1  # devices with the same parameters; -1 takes the devices that the other axes leave
     config.mesh.fsdp = 1  # devices over which parameters are split
@@ -108,6 +123,7 @@ def default_config() -> ConfigDict:
     # Folder of compiled programs, unused on a CPU; "" keeps none.
     config.runtime.compile_cache = "~/.cache/tonsai_jax/xla"
     config.runtime.memory_fraction = 0.9  # share of each GPU's memory that JAX reserves at the start
+    config.runtime.deterministic = False  # True: the same run gives the same bits on a GPU; slower (docs/runtime.md)
     config.runtime.optimization_level = "auto"  # of XLA: O0 to O3, default (XLA's own); auto is O1 on several GPUs
 
     config.profile = ConfigDict()
@@ -115,6 +131,9 @@ def default_config() -> ConfigDict:
     config.profile.start = 10  # steps of this process before the first traced step
 
     config.log_every = 10  # steps between lines of metrics
+    config.layer_norms_every = (
+        0  # steps between rows with the norms of each layer's parameters and updates; 0 writes none
+    )
     config.terminal_view = True  # a live view below the lines, where one process prints to a terminal
 
     config.checkpoint = ConfigDict()
@@ -326,7 +345,9 @@ def validate(config: ConfigDict) -> None:
         "optimizer.warmup_steps": 0, "optimizer.decay_steps": 0,
         "optimizer.weight_decay": 0, "optimizer.clip_norm": 0, "optimizer.max_skipped_steps": 1,
         "optimizer.frozen_steps": 0, "mesh.fsdp": 1, "mesh.expert": 1,
-        "seed": 0, "profile.steps": 0, "profile.start": 0,
+        "seed": 0, "profile.steps": 0, "profile.start": 0, "layer_norms_every": 0,
+        "spikes.window": 5, "spikes.deviations": 1, "spikes.loss_rise": 0, "spikes.grad_factor": 1, "spikes.calm_steps": 1,
+        "spikes.max_in_a_row": 1, "spikes.recover_steps": 1, "spikes.max_roll_backs": 1,
     }  # fmt: skip
     for key, least in at_least.items():
         section, _, name = key.rpartition(".")
@@ -352,6 +373,7 @@ def validate(config: ConfigDict) -> None:
         ("optimizer", "schedule", SCHEDULES),
         ("optimizer", "mu_dtype", MU_DTYPES),
         ("runtime", "optimization_level", OPTIMIZATION_LEVELS),
+        ("spikes", "action", SPIKE_ACTIONS),
     ):
         if config[section][key] not in known:
             raise unknown_name(f"{section}.{key}", config[section][key], known)

@@ -12,6 +12,7 @@ from jax.experimental.multihost_utils import sync_global_devices
 from ml_collections import ConfigDict
 
 from tonsai_jax.checkpoints.keep import KeepPolicy
+from tonsai_jax.checkpoints.roll_backs import RollBacks
 from tonsai_jax.checkpoints.store import Checkpoints
 from tonsai_jax.config import set_model, stages_of, validate
 from tonsai_jax.data.loader import Loader
@@ -24,6 +25,8 @@ from tonsai_jax.stages import Stage, tokens_between, total_steps
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.training.run import changes_length, changes_since, check_kinds
 from tonsai_jax.training.setup import Setup, check_run
+from tonsai_jax.training.spike_watch import SpikeWatch
+from tonsai_jax.training.spikes import SpikeSettings
 from tonsai_jax.training.state import TrainState, init_params, init_state, state_of
 
 if TYPE_CHECKING:
@@ -57,6 +60,7 @@ class Opened:
     metric: str
     changes: Sequence[str]
     order: DataOrder
+    roll_backs: RollBacks
 
     @property
     def last_step(self) -> int:
@@ -77,6 +81,21 @@ class Opened:
             process_count=jax.process_count(),
             document_mask=self.config.model.document_mask,
             attach=self.reference.of_window if self.reference else None,
+        )
+
+    def watch(
+        self, order: DataOrder, step: int, saved: Mapping[str, Any] | None, say: Callable[[str], None]
+    ) -> SpikeWatch:
+        """Watches the steps from `step` on for spikes; `saved` is the resume metadata of the checkpoint there."""
+        return SpikeWatch(
+            SpikeSettings(**self.config.spikes),
+            self.workdir,
+            order,
+            (saved or {}).get("spikes"),
+            saved_step=step,
+            say=say,
+            mark_sane=self.checkpoints.mark_sane,
+            sane_step=self.checkpoints.sane_step,
         )
 
     def base(self) -> Mapping[str, Any] | None:
@@ -145,7 +164,9 @@ def open_run(config: ConfigDict, workdir: Path, say: Callable[[str], None]) -> O
     changes = changes_since(saved, workdir, config, setup.model_config, manifest) if saved else []
     for change in changes:
         say(f"changed since step {start_step}: {change}")
-    order = DataOrder(manifest, seed=config.seed, stages=stages, state=saved["data"] if saved else None)
+    roll_backs = RollBacks(workdir, start_step)
+    data = (roll_backs.data_at(start_step) or saved["data"]) if saved else None
+    order = DataOrder(manifest, seed=config.seed, stages=stages, state=data)
     return Opened(
         config,
         workdir,
@@ -161,6 +182,7 @@ def open_run(config: ConfigDict, workdir: Path, say: Callable[[str], None]) -> O
         metric,
         changes,
         order,
+        roll_backs,
     )
 
 

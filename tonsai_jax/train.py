@@ -26,6 +26,7 @@ from tonsai_jax.hooks import Hooks
 from tonsai_jax.hosts.processes import start_processes
 from tonsai_jax.opening import describe, open_run
 from tonsai_jax.planning.advice import explain_out_of_memory, warnings_before
+from tonsai_jax.roll_back import roll_back
 from tonsai_jax.runtime.hardware import total_peak_flops
 from tonsai_jax.runtime.libraries import quiet_libraries
 from tonsai_jax.runtime.lock import workdir_lock
@@ -89,6 +90,7 @@ def train(
 
         checkpoints.replace_scores(scores_so_far(workdir, run.metric))
     checkpoints.drop_scores_after(start_step)
+    checkpoints.drop_sane_after(start_step)
     open_workdir(workdir, config, run.manifest, start_step)
     set_optimization_level(config.runtime.optimization_level, jax.default_backend(), run.setup.mesh.size)
     if no_cache := use_compile_cache(config.runtime.compile_cache, jax.default_backend()):
@@ -110,6 +112,7 @@ def train(
         config=to_json(config),
         view=view,
     )
+    watch = run.watch(order, start_step, run.saved, say)
     logger = StepLogger(
         writer,
         say,
@@ -122,6 +125,7 @@ def train(
         max_skipped_steps=config.optimizer.max_skipped_steps,
         epochs=order.epochs,
         last_progress=writer.last_progress,
+        watch=watch,
     )
     profile = StepProfile(
         workdir / "profile",
@@ -155,12 +159,20 @@ def train(
         hooks.write_texts(0, state.model_params, samples=False, suite=True)
 
     step, batches, stopping = start_step, loader.batches(start_step), False
-    while step < end_step and not stopping:
+    while (step < end_step or watch.must_go_back) and not stopping:
+        if watch.must_go_back:
+            del state, batches  # the memory is needed for those of the checkpoint
+            step, order, watch = roll_back(run, order, watch, say)
+            state, batches = run.restore(step), run.loader(order).batches(step)
+            writer.go_back(step)
+            logger.go_back(step, watch, order.epochs)
+            continue
         batch = next(batches)
-        stop_marks = np.full(len(batch["valid"]), stop_request.name is not None, np.int32)
+        marks = {"stop": np.full(len(batch["valid"]), stop_request.name is not None, np.int32)}
+        marks |= watch.limits(step, len(batch["valid"]))
         profile.before(step)
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
-            state, metrics = train_step(state, put_batch(batch | {"stop": stop_marks}, run.setup.mesh))
+            state, metrics = train_step(state, put_batch(batch | marks, run.setup.mesh))
         if step == start_step:
             return_freed_memory()  # the compiler's
         # The step above was only dispatched. While the devices work on it, the host reads the metrics of the step before,
@@ -172,9 +184,9 @@ def train(
 
         if stopping or step == end_step or step % config.checkpoint.every == 0:
             with logger.paused():
-                checkpoints.save(
-                    state, resume_metadata(step, order, config, run.setup.model_config, run.manifest, base)
-                )
+                metadata = resume_metadata(step, order, config, run.setup.model_config, run.manifest, base)
+                checkpoints.save(state, metadata | {"spikes": watch.state()})
+                watch.saved(step)
                 say(f"step {step}: saving in the background, host memory {host_memory_bytes() / 2**30:.1f} GiB")
         evaluates = bool(config.eval.every) and step % config.eval.every == 0 and step < last_step and not stopping
         if evaluates:
@@ -189,6 +201,8 @@ def train(
 
     logger.read()
     profile.close()
+    checkpoints.wait()
+    watch.end(step, complete=step >= last_step)
     checkpoints.close()
     stop_request.all_is_saved()
     if step < last_step:

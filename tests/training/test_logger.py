@@ -237,7 +237,7 @@ def test_a_resumed_run_does_not_hold_the_rows_of_the_run_before(tmp_path: Path) 
 def test_too_many_skipped_steps_on_end_end_the_run(out: MetricsWriter) -> None:
     said = logger(out, [])
     for step, skipped in enumerate((1, 1, 0, 1, 1)):  # never three in a row
-        said.add(step, metrics(skipped=skipped))
+        said.add(step, metrics(loss=float("nan") if skipped else 2.0, skipped=skipped))
     said.add(5, metrics(loss=float("nan"), skipped=1))
     with pytest.raises(UserError, match=r"step 6: loss or gradient was not finite for 3 steps in a row.*learning_rate"):
         said.read()

@@ -26,6 +26,7 @@ from tonsai_jax.runtime.memory import return_freed_memory
 from tonsai_jax.training.state import TrainState
 
 SCORES_FILE = "scores.json"
+SANE_FILE = "sane_steps.json"
 CheckpointStep = int | Literal["best"]  # how a user chooses a checkpoint
 
 
@@ -41,6 +42,8 @@ class Checkpoints:
         self._keep = keep or KeepPolicy()
         if self._scores_path.is_file():
             self._keep.scores.update(_read_scores(self._scores_path))
+        self._sane_path = workdir.absolute() / SANE_FILE
+        self._keep.sane.update(_read_sane(self._sane_path))
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._keep,
             cleanup_tmp_directories=not read_only,  # of a save that a killed run left half done
@@ -139,6 +142,33 @@ class Checkpoints:
         self.wait()
         self._manager.close()
 
+    def sane_step(self) -> int | None:
+        """The newest checkpoint that is marked as sane; None where none is."""
+        return max(self._keep.sane & set(self._manager.all_steps()), default=None)
+
+    def mark_sane(self, step: int) -> None:
+        """Records that the steps after the checkpoint at `step` were sane, so that a run can go back to it."""
+        self._replace_sane(self._keep.sane | {step})
+
+    def drop_sane_after(self, step: int) -> None:
+        """Forgets the marks of later steps, which a run that goes on from `step` takes again."""
+        if any(marked > step for marked in self._keep.sane):
+            self._replace_sane({marked for marked in self._keep.sane if marked <= step})
+
+    def delete_after(self, step: int) -> None:
+        """Deletes the checkpoints of later steps, the newest first; waits first for a save to end."""
+        self.wait()
+        for later in sorted(self._manager.all_steps(), reverse=True):
+            if later > step:
+                self._manager.delete(later)
+        self.drop_scores_after(step)
+
+    def _replace_sane(self, steps: set[int]) -> None:
+        self._keep.sane.clear()
+        self._keep.sane.update(steps)
+        if jax.process_index() == 0:
+            write_json(self._sane_path, sorted(steps))
+
     def _restore(self, step: int, **items: Any) -> Any:
         if step not in (steps := self._manager.all_steps()):
             there = ", ".join(map(str, steps)) or "none"
@@ -169,6 +199,17 @@ def _read_scores(path: Path) -> dict[int, float]:
     except (AttributeError, TypeError, ValueError):
         raise UserError(
             f"{path}: does not hold the scores of checkpoints; delete it, and only the order of the best checkpoints is lost"
+        ) from None
+
+
+def _read_sane(path: Path) -> set[int]:
+    if not path.is_file():
+        return set()
+    try:
+        return {int(step) for step in read_json(path)}
+    except (TypeError, ValueError):
+        raise UserError(
+            f"{path}: does not hold the steps of checkpoints; delete it, and the next checkpoints are marked again"
         ) from None
 
 

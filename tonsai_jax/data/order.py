@@ -15,7 +15,7 @@ used up. This is why the mix is not Grain's: Grain's `mix` starts every dataset 
 
 import bisect
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from tonsai_jax.data.manifest import RowsManifest
@@ -172,6 +172,29 @@ class DataOrder:
             "rows": {name: self.manifest.identity(name) for name in self._splits},
             "segment": asdict(self.segments[self.segment_number(step)]),
         }
+
+    def batch(self, step: int) -> list[Window]:
+        """Returns the windows in the global batch of `step`; raises IndexError for a step before the first."""
+        segment = self.segments[self.segment_number(step)]
+        first = (step - segment.first_step) * segment.global_batch_size
+        return [self.window(segment, first + number) for number in range(segment.global_batch_size)]
+
+    def positions(self, step: int) -> dict[str, Position]:
+        """Returns where each source stands before `step`."""
+        return self._positions_at(self.segments[self.segment_number(step)], step)
+
+    def state_after_jump(self, step: int, positions: Mapping[str, Position]) -> dict[str, Any]:
+        """Returns the `state` of a run that goes on at `step` with the batches of that step, but with other rows.
+
+        Args:
+          positions: where each source stands then, such as `positions` of a later step: the rows between are jumped over.
+        """
+        segment = self.segments[self.segment_number(step)]
+        moved = {
+            name: self._sources[name].move(position, segment.seq_len) if name in segment.shares else position
+            for name, position in positions.items()
+        }
+        return self.state(step) | {"segment": asdict(replace(segment, first_step=step, positions=moved))}
 
     def change_at_resume(self) -> str:
         """Says how the batches differ from those before the step that the run resumes at; "" where they do not."""

@@ -4,6 +4,7 @@ Metrics are read one step late: when those of a step are asked for, the next ste
 these never wait for the host.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from tonsai_jax.reporting.numbers import count_of, format_count, format_seconds
 from tonsai_jax.runtime.memory import peak_memory_bytes
 from tonsai_jax.stages import Stage, flops_between, stage_at, tokens_between
 from tonsai_jax.training.metrics import MetricsWriter
+from tonsai_jax.training.spike_watch import SpikeWatch
 
 
 @dataclass
@@ -31,6 +33,7 @@ class StepLogger:
       max_skipped_steps: this many non-finite steps in a row are an error.
       epochs: how many times each source was read after a number of steps.
       last_progress: the row that the run's progress goes on from (`MetricsWriter.last_progress`).
+      watch: takes the metrics of every step; None where nobody watches.
 
     Attributes:
       stop_requested: whether a host asked to stop, in the metrics read so far. All hosts see it at the same step.
@@ -48,6 +51,7 @@ class StepLogger:
     max_skipped_steps: int
     epochs: Callable[[int], Mapping[str, float]]
     last_progress: Mapping[str, Any]
+    watch: SpikeWatch | None = None
 
     stop_requested: bool = field(default=False, init=False)
     _began: float = field(default_factory=lambda: time.perf_counter(), init=False)
@@ -75,7 +79,9 @@ class StepLogger:
         self._unread = None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         self.stop_requested |= values.pop("stop") > 0
-        self._count_skipped(step, bool(values["skipped"]))
+        if self.watch is not None:
+            self.watch.add(step, values)
+        self._count_skipped(step, values)
         if self._since is None:
             self._since = time.perf_counter()
         else:
@@ -84,6 +90,14 @@ class StepLogger:
             self._flops += stage.tokens_per_step * self.flops_per_token(stage.seq_len)
         if (step + 1) % self.log_every == 0 or step in (self.start_step, self.end_step - 1):
             self._log(step, values)
+
+    def go_back(self, step: int, watch: SpikeWatch, epochs: Callable[[int], Mapping[str, float]]) -> None:
+        """Goes on from an earlier step, after `MetricsWriter.go_back`; the hours so far stay part of the run's progress."""
+        hours = self._hours()
+        self.last_progress = {**self.writer.last_progress, "progress/hours": hours}
+        self.start_step, self.watch, self.epochs = step, watch, epochs
+        self._unread, self._skipped_in_a_row = None, 0
+        self._began, self._since, self._tokens, self._flops = time.perf_counter(), None, 0, 0.0
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -101,17 +115,21 @@ class StepLogger:
 
     def _progress(self, done: int) -> dict[str, float]:
         since, before = self.last_progress.get("step", 0), self.last_progress.get("progress/tokens", 0)
-        hours = (time.perf_counter() - self._began) / 3600
         return {
             "progress/tokens": before + tokens_between(self.stages, since, done),
             "progress/flops": self.flops_at(done),
-            "progress/hours": self.last_progress.get("progress/hours", 0.0) + hours,
+            "progress/hours": self._hours(),
             **{f"data/epochs/{name}": epochs for name, epochs in self.epochs(done).items() if epochs},
         }
+
+    def _hours(self) -> float:
+        return self.last_progress.get("progress/hours", 0.0) + (time.perf_counter() - self._began) / 3600
 
     def _log(self, step: int, values: dict[str, float]) -> None:
         scalars = {f"train/{name}": value for name, value in values.items() if name != "skipped"}
         scalars["train/skipped_steps"] = self._skipped_in_all
+        if self.watch is not None:
+            scalars["train/spikes"] = self.watch.detector.spikes
         line = [
             f"step {step + 1:>6}/{self.end_step}",
             f"loss {values['loss']:.4f}",
@@ -139,12 +157,14 @@ class StepLogger:
         self.say("  ".join(line))
         self.writer.write(step + 1, scalars | self._progress(step + 1))
 
-    def _count_skipped(self, step: int, skipped: bool) -> None:
-        self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
-        self._skipped_in_all += skipped
-        if self._skipped_in_a_row >= self.max_skipped_steps:
+    def _count_skipped(self, step: int, values: Mapping[str, float]) -> None:
+        self._skipped_in_all += bool(values["skipped"])
+        is_finite = math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])
+        self._skipped_in_a_row = 0 if is_finite else self._skipped_in_a_row + 1
+        goes_back = self.watch is not None and self.watch.settings.action == "roll_back"
+        if self._skipped_in_a_row >= self.max_skipped_steps and not goes_back:
+            sane = "" if self.watch is None else f"; the last sane checkpoint is {self.watch.last_sane()}"
             raise UserError(
                 f"step {step + 1}: loss or gradient was not finite for {count_of(self._skipped_in_a_row, 'step')} in a row, "
-                "so the run was stopped; the last checkpoint is good. "
-                "Lower optimizer.learning_rate, or check the data of these steps"
+                f"so the run was stopped{sane}. Lower optimizer.learning_rate, or check the data of these steps"
             )

@@ -69,6 +69,17 @@ class MetricsWriter:
         if wandb_project:
             self._wandb = _start_wandb(workdir, wandb_project, wandb_name, config)
 
+    def go_back(self, step: int) -> None:
+        """Drops what was written past `step`, from which the run goes on; `last_progress` is that of the rows that stay."""
+        if not self._active:
+            return
+        with disk_errors(self._path):
+            self._jsonl.close()
+            self.last_progress = _drop_rows_after(self._path, step)
+            self._jsonl = self._path.open("a", encoding="utf-8")
+            from_here = SessionLog(status=SessionLog.START)
+            self._tensorboard.write_event(Event(step=step + 1, session_log=from_here))
+
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes `scalars` under `step`; a value that is not finite is null in the JSON."""
         if not self._active:

@@ -170,8 +170,9 @@ def make_train_step(
       frozen_steps, frozen_except: in the first `frozen_steps` steps only the parameters with these names change, see `mask_of`.
 
     A batch has tokens [B, T + 1], valid int32 [B] (how many of the T targets are real), stop int32 [B] and, where a source is
-    packed, marks uint8 [B, T + 1] (`data.marks`). The loss is a mean over all learned targets of the batch. A step whose
-    loss or gradient is not finite leaves parameters and moments unchanged. Metrics are scalars on the device: loss and
+    packed, marks uint8 [B, T + 1] (`data.marks`). It can have grad_limit float32 [B], the largest norm of the gradient with which
+    the step is taken. The loss is a mean over all learned targets of the batch. A step whose loss or gradient is not finite, or
+    whose gradient is above the limit, leaves parameters and moments unchanged. Metrics are scalars on the device: loss and
     grad_norm (before clipping) in nats, learning_rate, tokens, skipped (0 or 1), and stop (the maximum of the batch's `stop`
     marks, so that all hosts stop at the same step); a mixture of experts adds `router/...`.
     """
@@ -201,6 +202,7 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         batch = dict(batch)
         stop = jnp.max(batch.pop("stop"))
+        grad_limit = jnp.min(batch.pop("grad_limit")) if "grad_limit" in batch else None
         tokens = jnp.sum(sequences_of(batch).learned_BxT)
         units = tokens if objective is None else objective.units(batch)
         weight = 1.0 / jnp.maximum(units, 1).astype(jnp.float32)
@@ -242,15 +244,16 @@ def make_train_step(
 
         # Select, do not multiply: 0 x NaN is NaN.
         finite = jnp.isfinite(sums["loss"]) & jnp.isfinite(grad_norm)
+        taken = finite if grad_limit is None else finite & (grad_norm <= grad_limit)
         params, opt_state = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old), (params, opt_state), (state.params, state.opt_state)
+            lambda new, old: jnp.where(taken, new, old), (params, opt_state), (state.params, state.opt_state)
         )
         metrics = {
             **sums,
             "grad_norm": grad_norm,
             "learning_rate": learning_rate,
             "tokens": tokens,
-            "skipped": 1 - finite.astype(jnp.int32),
+            "skipped": 1 - taken.astype(jnp.int32),
             "stop": stop,
         }
         # Keep the sharding of the input: XLA may choose another one, and the next call would compile again for it.

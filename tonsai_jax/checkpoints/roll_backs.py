@@ -1,0 +1,55 @@
+"""The times that a run went back to an earlier checkpoint and jumped over rows, in WORKDIR/roll_backs.jsonl.
+
+A line is written after the later checkpoints are deleted, and it is what makes the jump last: a run that goes on from the
+checkpoint of `to_step` takes the order of rows in the line, not that in the checkpoint. Killed before the line is written, the
+run takes the same steps again, and goes back again.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from tonsai_jax.errors import UserError
+from tonsai_jax.files import write_json_lines
+
+ROLL_BACKS_FILE = "roll_backs.jsonl"
+
+
+class RollBacks:
+    """The times that a run which now goes on from `step` went back.
+
+    Of a run that a person set back to an earlier step, later ones do not count: their steps are taken again.
+    """
+
+    def __init__(self, workdir: Path, step: int) -> None:
+        self._path = workdir / ROLL_BACKS_FILE
+        self._records = [record for record in _read(self._path) if record["to_step"] <= step]
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def data_at(self, step: int) -> Mapping[str, Any] | None:
+        """The data state with which the run goes on from the checkpoint of `step`; None where that in the checkpoint holds."""
+        return next((record["data"] for record in reversed(self._records) if record["to_step"] == step), None)
+
+    def add(self, to_step: int, data: Mapping[str, Any], details: Mapping[str, Any]) -> None:
+        """Records that the run goes back to `to_step`, and on from there with the data state `data`."""
+        record = {"number": len(self) + 1, "to_step": to_step, **details, "data": data}
+        self._records = [*self._records, record]
+        if jax.process_index() == 0:
+            write_json_lines(self._path, self._records)
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    try:
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [record for record in records if isinstance(record["to_step"], int) and record["data"]]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{path}: damaged; delete it, and a run that has saved no checkpoint since it went back goes back once more"
+        ) from None
