@@ -181,6 +181,8 @@ def train(
         stopping = logger.stop_requested
         profile.after(step)
         step += 1
+        if watch.must_go_back and not stopping:
+            continue
 
         if stopping or step == end_step or step % config.checkpoint.every == 0:
             with logger.paused():

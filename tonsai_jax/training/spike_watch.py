@@ -50,12 +50,12 @@ class SpikeWatch:
         self._say = say
         self._mark_sane = mark_sane
         self._sane_step = sane_step
-        self._said_lost = self.detector.is_lost()
+        self._said_lost = self.detector.is_lost
 
     @property
     def must_go_back(self) -> bool:
         """Whether the run has to go on from an earlier checkpoint."""
-        return self.settings.action == "roll_back" and self.detector.is_lost()
+        return self.settings.action == "roll_back" and self.detector.is_lost
 
     def limits(self, step: int, sequences: int) -> dict[str, np.ndarray]:
         """What the batch of `step` needs for its gradient norm to be limited, by sequence; nothing for the action "warn"."""
@@ -70,6 +70,8 @@ class SpikeWatch:
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Takes the metrics of a step. Raises `UserError` where the action is "skip" and too many in a row were skipped."""
+        if self.must_go_back:
+            return  # the step was under way when this was known; it will be taken again
         detector = self.detector
         episode, first = bool(detector.episode), detector.episode[0][0] if detector.episode else step
         spike = detector.add(step, values["loss"], values["grad_norm"], self._kind(step))
@@ -77,7 +79,7 @@ class SpikeWatch:
             self._write(spike)
             if not episode:
                 self._say(f"step {step + 1}: spike: {spike.describe()}; rows {_some(self.rows(step))}")
-            if detector.is_lost() and not self._said_lost:
+            if detector.is_lost and not self._said_lost:
                 self._said_lost = True
                 self._say(
                     f"step {step + 1}: no recovery from the spike of step {first + 1}, {detector.in_a_row} in a row: "

@@ -109,6 +109,7 @@ class SpikeDetector:
     Attributes:
       spikes: steps with a spike so far.
       episode: the first `recover_steps` spikes of the episode now, as (step, loss, gradient norm); empty where there is none.
+      is_lost: whether the episode has had too many spikes in a row, or has gone on for too long.
       in_a_row, calm: spikes in a row up to now, and steps without one since the last.
       next_step: the step after the last one; None before the first.
     """
@@ -122,6 +123,7 @@ class SpikeDetector:
         self.episode: list[tuple[int, float, float]] = [
             (step, float(loss), float(grad_norm)) for step, loss, grad_norm in saved.get("episode", ())
         ]
+        self.is_lost: bool = saved.get("is_lost", False)
         self._kind: str = saved.get("kind", "")
         self._losses = _Window(settings.window, list(saved.get("losses", ())))
         self._grad_norms = _Window(settings.window, list(saved.get("grad_norms", ())))  # their logarithms
@@ -135,6 +137,7 @@ class SpikeDetector:
         """What a checkpoint keeps: small JSON, the same on every host."""
         return {
             "spikes": self.spikes,
+            "is_lost": self.is_lost,
             "in_a_row": self.in_a_row,
             "calm": self.calm,
             "episode": [[step, *_json([loss, grad_norm])] for step, loss, grad_norm in self.episode],
@@ -182,15 +185,6 @@ class SpikeDetector:
         """Whether there is no episode now."""
         return not self.episode
 
-    def is_lost(self) -> bool:
-        """Whether the episode has too many spikes in a row, or goes on for too long."""
-        if not self.episode or self.next_step is None:
-            return False
-        length = self.next_step - self.episode[0][0]
-        return self.in_a_row >= self.settings.max_in_a_row or (
-            self.in_a_row > 0 and length >= self.settings.recover_steps
-        )
-
     def divergence(self) -> tuple[float, float] | None:
         """The median of the last losses and the limit that it is above; None where the loss is sane."""
         now = self._recent.median()
@@ -200,7 +194,7 @@ class SpikeDetector:
         self._kind = kind
         self._losses.values, self._grad_norms.values, self._recent.values = [], [], []
         self._limit, self._grad_limits = math.inf, [math.inf, math.inf]
-        self.episode, self.in_a_row, self.calm = [], 0, 0
+        self.episode, self.is_lost, self.in_a_row, self.calm = [], False, 0, 0
 
     def _count(self, spike: Spike) -> None:
         self.spikes += 1
@@ -208,6 +202,8 @@ class SpikeDetector:
         self.calm = 0
         if len(self.episode) < self.settings.recover_steps:
             self.episode.append((spike.step, spike.loss, spike.grad_norm))
+        length = spike.step + 1 - self.episode[0][0]
+        self.is_lost |= self.in_a_row >= self.settings.max_in_a_row or length >= self.settings.recover_steps
 
     def _accept(self, loss: float, grad_norm: float) -> None:
         self._losses.add(loss)
@@ -215,7 +211,7 @@ class SpikeDetector:
         self.in_a_row = 0
         self.calm += 1
         if self.calm >= self.settings.calm_steps:
-            self.episode = []
+            self.episode, self.is_lost = [], False
         if len(self._losses.values) >= self.settings.known_from:
             rise = max(self.settings.loss_rise, self.settings.deviations * self._losses.noise())
             self._limit = min(self._limit, self._losses.median() + rise)

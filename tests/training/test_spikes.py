@@ -1,0 +1,149 @@
+"""Spikes: which steps are, which are not, and what does not spoil the window."""
+
+import json
+import math
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tonsai_jax.training.spikes import Spike, SpikeDetector, SpikeSettings
+
+NAN = math.nan
+
+
+def falling(steps: int, seed: int = 0, *, noise: float = 0.15) -> Iterator[tuple[float, float]]:
+    """Loss and gradient norm of a run from scratch: fast at first, then slowly, with the noise of small batches."""
+    rng = random.Random(seed)
+    for step in range(steps):
+        loss = 1.5 + 6 * math.exp(-step / 60) + 2 * math.exp(-step / 1000) + rng.gauss(0, noise)
+        yield loss, math.exp(rng.gauss(0, 0.3)) * (0.5 + 5 * math.exp(-step / 30))
+
+
+def trained(steps: int = 200, **settings: float) -> SpikeDetector:
+    detector = SpikeDetector(SpikeSettings(**settings))  # type: ignore[arg-type]
+    for step, values in enumerate(falling(steps)):
+        assert detector.add(step, *values) is None
+    return detector
+
+
+def add_all(detector: SpikeDetector, values: list[tuple[float, float]]) -> list[Spike | None]:
+    start = detector.next_step or 0
+    return [detector.add(start + number, *each) for number, each in enumerate(values)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("noise", [0.01, 0.15, 0.6])
+def test_a_run_that_only_learns_has_no_spike(seed: int, noise: float) -> None:
+    detector = SpikeDetector(SpikeSettings())
+    assert not [step for step, values in enumerate(falling(2000, seed, noise=noise)) if detector.add(step, *values)]
+    assert detector.divergence() is None
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_preferences_learned_by_heart_have_no_spike(seed: int) -> None:
+    """DPO: the loss falls from 0.69 to nearly 0, and now and then a pair is still wrong."""
+    rng, detector = random.Random(seed), SpikeDetector(SpikeSettings())
+    for step in range(1000):
+        margin = step / 100 + rng.gauss(0, 1)
+        wrong = 0.6 if rng.random() < 0.02 else 0.0
+        loss = math.log1p(math.exp(-margin)) + wrong
+        assert detector.add(step, loss, math.exp(rng.gauss(-margin / 2, 1.0))) is None, step
+
+
+def test_a_spike_of_the_loss_and_one_of_the_gradient_norm_are_found() -> None:
+    detector = trained()
+    none, loss, gradient = add_all(detector, [(3.5, 0.5), (7.0, 0.5), (3.4, 50.0)])
+    assert none is None
+    assert loss is not None
+    assert loss.describe().startswith("loss 7.0000 (median ")
+    assert gradient is not None
+    assert gradient.describe().startswith("gradient norm 50 (median 0.")
+    assert detector.spikes == 2
+
+
+def test_what_is_not_finite_and_what_spikes_does_not_enter_the_window() -> None:
+    """One NaN in a window makes every comparison with its mean or its median False."""
+    clean, hit = trained(), trained()
+    bad = [(NAN, NAN), (math.inf, 1.0), (3.0, math.inf), (1e11, 1e9)] * 5
+    assert all(add_all(hit, bad))
+    for detector in (clean, hit):
+        detector.add(detector.next_step or 0, 3.0, 0.5)
+    (first,), (second,) = (add_all(detector, [(9.0, 0.5)]) for detector in (clean, hit))
+    assert first is not None
+    assert second is not None
+    assert (first.median, first.limit, first.grad_median) == (second.median, second.limit, second.grad_median)
+
+
+def test_a_nan_in_the_first_steps_does_not_blind_it() -> None:
+    detector = SpikeDetector(SpikeSettings())
+    assert detector.add(0, NAN, NAN) is not None
+    for step, values in enumerate(falling(60), 1):
+        assert detector.add(step, *values) is None
+    assert detector.add(61, 20.0, 1.0) is not None
+
+
+def test_a_loss_that_is_ruined_before_the_noise_is_known_is_found() -> None:
+    detector = SpikeDetector(SpikeSettings())
+    found = add_all(detector, [(6.0, 3.0), (227.0, 9.0), (5e4, 9.0), (1.2e11, 9.0)])
+    assert [spike is not None for spike in found] == [False, True, True, True]
+    assert detector.divergence() is not None
+
+
+def test_a_loss_that_climbs_slowly_with_its_window_has_diverged() -> None:
+    detector = trained(600)
+    values = list(falling(600))
+    found = add_all(detector, [(values[-1][0] + step * 0.01, 0.5) for step in range(400)])
+    assert any(found), "the window alone would climb too"
+    assert detector.divergence() is not None
+
+
+def test_another_kind_of_batch_starts_the_window_again() -> None:
+    detector = trained()
+    assert detector.skip_limit(200, "other") == math.inf
+    assert detector.add(200, 9.0, 30.0, "other") is None
+    assert detector.divergence() is None
+
+
+def test_an_episode_ends_after_calm_steps_and_is_lost_after_too_many() -> None:
+    detector = trained(calm_steps=3, max_in_a_row=3, recover_steps=8)
+    add_all(detector, [(9.0, 0.5)])
+    assert not detector.has_recovered()
+    add_all(detector, [(3.0, 0.5)] * 3)
+    assert detector.has_recovered()
+    add_all(detector, [(9.0, 0.5)] * 2)
+    assert not detector.is_lost
+    add_all(detector, [(9.0, 0.5)])
+    assert detector.is_lost, "three in a row"
+
+    again = trained(calm_steps=3, max_in_a_row=3, recover_steps=8)
+    add_all(again, [(9.0, 0.5), (3.0, 0.5)] * 3 + [(9.0, 0.5)])
+    assert not again.is_lost
+    add_all(again, [(9.0, 0.5)])
+    assert again.is_lost, "eight steps after the first spike there is still one"
+
+
+def test_a_detector_goes_on_from_what_a_checkpoint_keeps() -> None:
+    detector = trained()
+    add_all(detector, [(NAN, math.inf), (9.0, 0.5)])
+    other = SpikeDetector(detector.settings, json.loads(json.dumps(detector.state(), allow_nan=False)))
+    for step, values in enumerate(falling(50), 202):
+        assert detector.add(step, *values) == other.add(step, *values)
+        assert detector.skip_limit(step + 1) == other.skip_limit(step + 1)
+    assert detector.state() == other.state()
+
+
+def test_the_limit_of_a_step_is_the_same_whether_the_step_before_it_was_read() -> None:
+    detector = trained()
+    early = detector.skip_limit(201)  # of step 200 nothing is known yet
+    detector.add(200, 3.0, 0.001)
+    assert detector.skip_limit(201) == early
+
+
+def test_the_quickstart_has_no_spike() -> None:
+    """Loss and gradient norm of its first 349 steps, as written by `tonsai train --config configs/quickstart.py`."""
+    curve = json.loads(Path(__file__).with_name("quickstart_curve.json").read_text(encoding="utf-8"))
+    detector = SpikeDetector(SpikeSettings())
+    assert not [step for step, (loss, grad_norm) in enumerate(curve) if detector.add(step, loss, grad_norm)]
+    assert len(curve) == 349
