@@ -23,6 +23,7 @@ from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.reporting.numbers import count_of, format_count
 from tonsai_jax.stages import Stage, tokens_between, total_steps
 from tonsai_jax.tokenizer.loading import Tokenizer
+from tonsai_jax.training.loss_scale import placed_scale
 from tonsai_jax.training.run import changes_length, changes_since, check_kinds
 from tonsai_jax.training.setup import Setup, check_run
 from tonsai_jax.training.spike_watch import SpikeWatch
@@ -126,9 +127,13 @@ class Opened:
 
     def restore(self, step: int) -> TrainState:
         """The state in the checkpoint of `step`."""
-        state = self.checkpoints.restore_state(step, self.setup.abstract_state)
+        abstract = self.setup.abstract_state
+        state = self.checkpoints.restore_state(step, abstract)
+        if abstract.loss_scale:
+            scale = self.checkpoints.resume_metadata(step).get("loss_scale")  # none after steps in another dtype
+            state = dataclasses.replace(state, loss_scale=placed_scale(abstract.loss_scale, scale))
         if self.pretrained is not None:
-            state = dataclasses.replace(state, frozen=self.pretrained.params(self.setup.abstract_state.frozen))
+            state = dataclasses.replace(state, frozen=self.pretrained.params(abstract.frozen))
         return state
 
 

@@ -35,6 +35,7 @@ from tonsai_jax.runtime.profile import StepProfile
 from tonsai_jax.runtime.signals import StopRequest
 from tonsai_jax.runtime.xla import set_environment, set_optimization_level, use_compile_cache
 from tonsai_jax.training.logger import StepLogger
+from tonsai_jax.training.loss_scale import saved_scale
 from tonsai_jax.training.mesh import put_batch
 from tonsai_jax.training.metrics import MetricsWriter
 from tonsai_jax.training.run import changes_training, open_workdir, resume_metadata
@@ -187,7 +188,10 @@ def train(
         if stopping or step == end_step or step % config.checkpoint.every == 0:
             with logger.paused():
                 metadata = resume_metadata(step, order, config, run.setup.model_config, run.manifest, base)
-                checkpoints.save(state, metadata | {"spikes": watch.state()})
+                metadata["spikes"] = watch.state()
+                if state.loss_scale:
+                    metadata["loss_scale"] = saved_scale(state.loss_scale)
+                checkpoints.save(state, metadata)
                 watch.saved(step)
                 say(f"step {step}: saving in the background, host memory {host_memory_bytes() / 2**30:.1f} GiB")
         evaluates = bool(config.eval.every) and step % config.eval.every == 0 and step < last_step and not stopping

@@ -239,7 +239,7 @@ def test_the_kernel_is_chosen_once_and_a_wish_that_cannot_be_met_is_refused():
         ({"dropout": 1.0}, r"model.dropout=1.0 must lie in \[0, 1\)"),
         ({"num_layers": 0}, "model.num_layers=0 must be at least 1"),
         ({"remat": "ful"}, "model.remat='ful' is not known; did you mean 'full'"),
-        ({"dtype": "float16"}, "model.dtype='float16' is not known; did you mean 'bfloat16'"),
+        ({"dtype": "float61"}, "model.dtype='float61' is not known; did you mean 'float16'"),
     ],
 )
 def test_a_shape_that_cannot_be_is_refused_by_name(change, message):

@@ -224,7 +224,7 @@ def test_the_memory_that_jax_takes_is_the_configs_share() -> None:
             ("--config", CONFIG, "--gpu", "h100", "--config.mesh.fsdp=3"),
             "mesh.fsdp=3 does not divide the number of devices, 1;",
         ),
-        (("--config", CONFIG, "--gpu", "t4"), "t4 has no bfloat16; add --config.model.dtype=float32"),
+        (("--config", CONFIG, "--gpu", "t4"), "t4 has no bfloat16; add --config.model.dtype=float16"),
         (("--config", CONFIG, "--gpu", "h100", "--num-gpus", "0"), "--num-gpus 0 must be at least 1"),
         (("--config", CONFIG, "--gpu", "h100", "--tokens", "0"), "--tokens 0 must be above 0"),
         (("--config", CONFIG, "--gpu", "h100", "--price", "-1"), "--price -1 must be at least 0"),

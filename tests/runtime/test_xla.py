@@ -9,7 +9,16 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from tonsai_jax.runtime.xla import OPTIONS, Host, Setting, choose_options, environment, this_host, use_compile_cache
+from tonsai_jax.runtime.xla import (
+    DETERMINISTIC,
+    OPTIONS,
+    Host,
+    Setting,
+    choose_options,
+    environment,
+    this_host,
+    use_compile_cache,
+)
 
 AVX512 = Host(cpu_features=frozenset({"avx2", "avx512f"}))
 H200 = "NVIDIA H200"
@@ -19,7 +28,7 @@ def compile_with(name: str, value: int | str) -> None:
     jax.jit(lambda x: x + 1, compiler_options={name: value}).lower(jnp.zeros(2)).compile()
 
 
-@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+@pytest.mark.parametrize("option", OPTIONS + DETERMINISTIC, ids=lambda option: option.name)
 def test_the_installed_xla_knows_every_option(option: Setting) -> None:
     compile_with(option.name, option.value)
 
@@ -33,6 +42,8 @@ def test_options_hold_on_their_backend_and_host_only() -> None:
     assert choose_options("cpu", AVX512, "") == {"xla_cpu_prefer_vector_width": 512}
     assert choose_options("cpu", Host(), "") == {}
     assert choose_options("gpu", AVX512, "") == {}
+    assert choose_options("gpu", AVX512, "", deterministic=True) == {"xla_gpu_deterministic_ops": True}
+    assert choose_options("cpu", Host(), "", deterministic=True) == {}
 
 
 def test_the_users_xla_flags_win() -> None:

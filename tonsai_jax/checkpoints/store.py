@@ -23,6 +23,7 @@ from tonsai_jax.checkpoints.keep import KeepPolicy
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import disk_errors, is_disk_full, read_json, write_json
 from tonsai_jax.runtime.memory import return_freed_memory
+from tonsai_jax.training.loss_scale import placed_scale
 from tonsai_jax.training.state import TrainState
 
 SCORES_FILE = "scores.json"
@@ -128,11 +129,15 @@ class Checkpoints:
         return self._restore(step, progress=ocp.args.JsonRestore()).progress
 
     def restore_state(self, step: int, abstract: TrainState) -> TrainState:
-        """The state at `step` without `frozen`, placed as `abstract` says, however it was placed when saved."""
+        """The state at `step` without `frozen`, placed as `abstract` says, however it was placed when saved.
+
+        Its loss scale is the first one; that of the run is in the metadata.
+        """
         items = {"params": abstract.params, "optimizer": abstract.opt_state}
         restored = self._restore(step, **{name: ocp.args.StandardRestore(item) for name, item in items.items()})
         placed_step = jax.device_put(jnp.int32(step), abstract.step.sharding)
-        return TrainState(step=placed_step, params=restored.params, opt_state=restored.optimizer)
+        scale = placed_scale(abstract.loss_scale)
+        return TrainState(step=placed_step, params=restored.params, opt_state=restored.optimizer, loss_scale=scale)
 
     def restore_params(self, step: int, abstract_params: Any) -> Any:
         """The parameters alone."""

@@ -124,8 +124,8 @@ class ModelConfig:
     attention_dropout: float = key(0.0, "share of the attention probabilities that is dropped", chosen_by_run=True)
     dtype: str = key(
         "bfloat16",
-        "activations and matrix products; parameters and moments are float32",
-        choices=("float32", "bfloat16"),
+        "activations and matrix products; parameters and moments are float32; float16 is for GPUs without bfloat16",
+        choices=("float32", "bfloat16", "float16"),
         chosen_by_run=True,
     )
     attention: str = key(

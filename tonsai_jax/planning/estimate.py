@@ -59,7 +59,7 @@ def estimate(
     plans = plan_steps(config, vocab_size=vocab_size, num_devices=num_gpus, backend="gpu")
     model_config = plans[0].model_config
     if gpu.flops_for(model_config.dtype) == 0:
-        raise UserError(f"{gpu.name} has no {model_config.dtype}; add --config.model.dtype=float32")
+        raise UserError(f"{gpu.name} has no {model_config.dtype}; add --config.model.dtype=float16")
     obstacle = why_not_compiled(gpu) if compiles else "--no-compile"
     if obstacle:
         say(f"not compiled ({obstacle}): memory and collectives of the real program are missing")

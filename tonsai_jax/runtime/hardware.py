@@ -38,10 +38,10 @@ class Gpu:
     has_bfloat16: bool = True
 
     def flops_for(self, dtype: str) -> float:
-        """Peak FLOP/s of matrix products in `dtype`, "bfloat16" or "float32"; 0 where the GPU does not have that dtype."""
+        """Peak FLOP/s of matrix products in "bfloat16", "float16" or "float32"; 0 where the GPU does not have that dtype."""
         if dtype == "float32":
             return self.float32_flops
-        return self.peak_flops if self.has_bfloat16 else 0.0
+        return self.peak_flops if self.has_bfloat16 or dtype == "float16" else 0.0
 
 
 # The first entry that fits a device name is used, so longer names come before shorter ones.
@@ -104,5 +104,5 @@ def check_dtype(dtype: str, device_kind: str, compute_capability: str | None) ->
     if dtype == "bfloat16" and numbers and int(numbers[1]) < 8:
         raise UserError(
             f"model.dtype=bfloat16: a {device_kind} (compute capability {compute_capability}) has no bfloat16, which needs "
-            f"8.0 or newer; add --config.model.dtype=float32"
+            f"8.0 or newer; add --config.model.dtype=float16"
         )

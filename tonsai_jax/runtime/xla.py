@@ -33,7 +33,7 @@ class Setting:
     """A value other than the default: on which backend and hosts it is set, and why."""
 
     name: str
-    value: int | str
+    value: bool | int | str
     backend: str
     holds: Callable[[Host], bool]
     reason: str
@@ -52,6 +52,16 @@ OPTIONS = (
         "cpu",
         lambda host: "avx512f" in host.cpu_features,
         "XLA uses half of the vector width by default; the whole made a step 8 % faster (docs/performance.md)",
+    ),
+)
+# For `runtime.deterministic`. A CPU gives the same bits without them.
+DETERMINISTIC = (
+    Setting(
+        "xla_gpu_deterministic_ops",
+        True,
+        "gpu",
+        lambda host: True,
+        "only kernels that add in one order; a scatter-add becomes a loop, and no kernel is chosen by its measured time",
     ),
 )
 # Environment variables that are read when the devices start.
@@ -92,16 +102,23 @@ def environment(user: Mapping[str, str], memory_fraction: float, host: Host) -> 
     return chosen
 
 
-def compiler_options() -> dict[str, int | str]:
-    """The compiler options for `jax.jit` on this backend and host."""
-    return choose_options(jax.default_backend(), this_host(), os.environ.get("XLA_FLAGS", ""))
+def compiler_options(deterministic: bool = False) -> dict[str, bool | int | str]:
+    """The compiler options for `jax.jit` on this backend and host; `deterministic` as in `choose_options`."""
+    return choose_options(jax.default_backend(), this_host(), os.environ.get("XLA_FLAGS", ""), deterministic)
 
 
-def choose_options(backend: str, host: Host, xla_flags: str) -> dict[str, int | str]:
-    """The `OPTIONS` for this backend and host, without those that the user has set in `xla_flags`."""
+def choose_options(
+    backend: str, host: Host, xla_flags: str, deterministic: bool = False
+) -> dict[str, bool | int | str]:
+    """The `OPTIONS` for this backend and host, without those that the user has set in `xla_flags`.
+
+    Args:
+      deterministic: adds those of `DETERMINISTIC`.
+    """
     theirs = {flag.lstrip("-").partition("=")[0] for flag in xla_flags.split()}
+    rows = OPTIONS + DETERMINISTIC * deterministic
     return {
-        row.name: row.value for row in OPTIONS if row.backend == backend and row.holds(host) and row.name not in theirs
+        row.name: row.value for row in rows if row.backend == backend and row.holds(host) and row.name not in theirs
     }
 
 

@@ -17,6 +17,7 @@ from tonsai_jax.errors import UserError
 from tonsai_jax.reporting.numbers import count_of, format_count, format_seconds
 from tonsai_jax.runtime.memory import peak_memory_bytes
 from tonsai_jax.stages import Stage, flops_between, stage_at, tokens_between
+from tonsai_jax.training.loss_scale import overflowed
 from tonsai_jax.training.metrics import MetricsWriter
 from tonsai_jax.training.spike_watch import SpikeWatch
 
@@ -79,9 +80,10 @@ class StepLogger:
         self._unread = None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         self.stop_requested |= values.pop("stop") > 0
-        if self.watch is not None:
+        is_finite = math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])
+        if self.watch is not None and (is_finite or not overflowed(values)):
             self.watch.add(step, values)
-        self._count_skipped(step, values)
+        self._count_skipped(step, values, is_finite)
         if self._since is None:
             self._since = time.perf_counter()
         else:
@@ -157,10 +159,9 @@ class StepLogger:
         self.say("  ".join(line))
         self.writer.write(step + 1, scalars | self._progress(step + 1))
 
-    def _count_skipped(self, step: int, values: Mapping[str, float]) -> None:
+    def _count_skipped(self, step: int, values: Mapping[str, float], is_finite: bool) -> None:
         self._skipped_in_all += bool(values["skipped"])
-        is_finite = math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])
-        self._skipped_in_a_row = 0 if is_finite else self._skipped_in_a_row + 1
+        self._skipped_in_a_row = 0 if is_finite or overflowed(values) else self._skipped_in_a_row + 1
         goes_back = self.watch is not None and self.watch.settings.action == "roll_back"
         if self._skipped_in_a_row >= self.max_skipped_steps and not goes_back:
             sane = "" if self.watch is None else f"; the last sane checkpoint is {self.watch.last_sane()}"

@@ -121,6 +121,7 @@ def make_steps(
         micro_batch=micro_batch(config),
         frozen_steps=config.optimizer.frozen_steps,
         frozen_except=config.optimizer.frozen_except,
+        deterministic=config.runtime.deterministic,
     )
     if objective is not None:
         return train_step, make_score_step(graph, setup.mesh, loss=loss, end_of_text_id=end_of_text_id)

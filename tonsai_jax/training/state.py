@@ -13,6 +13,7 @@ from jax.sharding import AbstractMesh, Mesh
 from tonsai_jax.model.config import Lora, ModelConfig
 from tonsai_jax.model.lora import add_adapters, join_adapters, split_adapters, stored_base
 from tonsai_jax.model.transformer import Transformer
+from tonsai_jax.training.loss_scale import first_scale, placed_scale
 from tonsai_jax.training.mesh import shardings
 
 
@@ -27,12 +28,14 @@ class TrainState:
       opt_state: the state of the Optax optimizer.
       frozen: nested dict, the parameters that are not trained: the base of LoRA, see `stored_base`; else empty. They are in
         no checkpoint.
+      loss_scale: of float16, see `training.loss_scale`; else empty. Checkpoints keep it in their metadata.
     """
 
     step: jax.Array
     params: Any
     opt_state: Any
     frozen: Any = dataclasses.field(default_factory=dict)
+    loss_scale: Any = dataclasses.field(default_factory=dict)
 
     @property
     def model_params(self) -> dict[str, Any]:
@@ -108,7 +111,8 @@ def state_of(
         frozen = read_params(abstract.frozen)
         params = jax.jit(lambda: split_adapters(new_adapters())[0], out_shardings=placement.params)()
     opt_state = jax.jit(optimizer.init, out_shardings=placement.opt_state)(params)
-    return TrainState(jax.device_put(jnp.int32(0), placement.step), params, opt_state, frozen)
+    loss_scale = placed_scale(abstract.loss_scale)
+    return TrainState(jax.device_put(jnp.int32(0), placement.step), params, opt_state, frozen, loss_scale)
 
 
 def _placement(abstract: TrainState) -> TrainState:
@@ -122,7 +126,8 @@ def _init(
     if lora is not None:
         params, base = split_adapters(params)
         frozen = stored_base(base, model_config.dtype)
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), frozen)
+    loss_scale = first_scale(model_config.dtype)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), frozen, loss_scale)
 
 
 def _model(

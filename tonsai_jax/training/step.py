@@ -19,6 +19,7 @@ from tonsai_jax.model.transformer import Transformer, output_table
 from tonsai_jax.runtime.xla import compiler_options
 from tonsai_jax.stages import MicroBatch
 from tonsai_jax.training.loss import chunk_length, cross_entropy, target_log_probabilities
+from tonsai_jax.training.loss_scale import next_scale
 from tonsai_jax.training.mesh import BATCH_AXES, shardings
 from tonsai_jax.training.optimizer import Schedule, mask_of
 from tonsai_jax.training.state import TrainState
@@ -156,6 +157,7 @@ def make_train_step(
     micro_batch: MicroBatch = WHOLE_SHARE,
     frozen_steps: int = 0,
     frozen_except: Sequence[str] = (),
+    deterministic: bool = False,
 ) -> TrainStep:
     """The compiled step: (state, batch) -> (new state, metrics). It reuses the memory of the old state, which is gone then.
 
@@ -168,17 +170,18 @@ def make_train_step(
       micro_batch: the most that a device processes at once; the gradients of the micro-batches add up to those of the
         whole batch.
       frozen_steps, frozen_except: in the first `frozen_steps` steps only the parameters with these names change, see `mask_of`.
+      deterministic: the same bits each time on a GPU too, see `runtime.xla.DETERMINISTIC`.
 
     A batch has tokens [B, T + 1], valid int32 [B] (how many of the T targets are real), stop int32 [B] and, where a source is
     packed, marks uint8 [B, T + 1] (`data.marks`). It can have grad_limit float32 [B], the largest norm of the gradient with which
     the step is taken. The loss is a mean over all learned targets of the batch. A step whose loss or gradient is not finite, or
     whose gradient is above the limit, leaves parameters and moments unchanged. Metrics are scalars on the device: loss and
     grad_norm (before clipping) in nats, learning_rate, tokens, skipped (0 or 1), and stop (the maximum of the batch's `stop`
-    marks, so that all hosts stop at the same step); a mixture of experts adds `router/...`.
+    marks, so that all hosts stop at the same step); a mixture of experts adds `router/...`, float16 the loss_scale.
     """
 
     def loss_of(
-        params: Any, frozen: Any, sequences: Batch, weight: jax.Array, share: float, key: jax.Array
+        params: Any, frozen: Any, sequences: Batch, weight: jax.Array, share: Any, key: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Loss and metrics of one micro-batch, scaled so that their sums over micro-batches are those of the whole batch."""
         inputs_BxT, targets_BxT, learned_BxT, segments_BxT = sequences_of(sequences)
@@ -198,7 +201,7 @@ def make_train_step(
             metrics |= jax.tree.map(lambda value: share * value, _router_metrics(routing))
         return total, metrics
 
-    @partial(jax.jit, donate_argnums=0, compiler_options=compiler_options())
+    @partial(jax.jit, donate_argnums=0, compiler_options=compiler_options(deterministic))
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         batch = dict(batch)
         stop = jnp.max(batch.pop("stop"))
@@ -206,17 +209,20 @@ def make_train_step(
         tokens = jnp.sum(sequences_of(batch).learned_BxT)
         units = tokens if objective is None else objective.units(batch)
         weight = 1.0 / jnp.maximum(units, 1).astype(jnp.float32)
+        share: Any = 1.0
+        if state.loss_scale:
+            weight, share = weight * state.loss_scale["scale"], share * state.loss_scale["scale"]
         key = jax.random.fold_in(dropout_key, state.step)
         gradient_of = jax.grad(loss_of, has_aux=True)
         B, T = batch["tokens"].shape[0], batch["tokens"].shape[1] - 1
         accumulation = micro_batch.accumulation_steps(mesh.size, B, T)
 
         if accumulation == 1:
-            gradients, sums = gradient_of(state.params, state.frozen, batch, weight, 1.0, key)
+            gradients, sums = gradient_of(state.params, state.frozen, batch, weight, share, key)
         else:
 
             def gradient_of_one(sequences: Batch, key: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
-                return gradient_of(state.params, state.frozen, sequences, weight, 1 / accumulation, key)
+                return gradient_of(state.params, state.frozen, sequences, weight, share / accumulation, key)
 
             def add_one(total: Any, one: tuple[Batch, jax.Array]) -> tuple[Any, None]:
                 return jax.tree.map(jnp.add, total, gradient_of_one(*one)), None
@@ -227,6 +233,8 @@ def make_train_step(
             start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
             (gradients, sums), _ = jax.lax.scan(add_one, start, (micro_batches, keys))
 
+        if state.loss_scale:
+            gradients, sums = jax.tree.map(lambda leaf: leaf / state.loss_scale["scale"], (gradients, sums))
         grad_norm = optax.tree.norm(gradients)
         if clip_norm:
             scale = jnp.minimum(1.0, clip_norm / (grad_norm + 1e-6))
@@ -256,8 +264,12 @@ def make_train_step(
             "skipped": 1 - taken.astype(jnp.int32),
             "stop": stop,
         }
+        loss_scale = {}
+        if state.loss_scale:
+            metrics["loss_scale"] = state.loss_scale["scale"]
+            loss_scale = next_scale(state.loss_scale, finite)
         # Keep the sharding of the input: XLA may choose another one, and the next call would compile again for it.
-        state = TrainState(state.step + 1, params, opt_state, state.frozen)
+        state = TrainState(state.step + 1, params, opt_state, state.frozen, loss_scale)
         return jax.lax.with_sharding_constraint(state, shardings(state, mesh)), metrics
 
     return train_step
