@@ -42,7 +42,7 @@ from tonsai_jax.runtime.signals import StopRequest
 from tonsai_jax.runtime.xla import set_environment, set_optimization_level, use_compile_cache
 from tonsai_jax.stages import total_steps
 from tonsai_jax.tokenizer.loading import Tokenizer
-from tonsai_jax.training.logger import StepLogger
+from tonsai_jax.training.logger import SAVE_MARK, STOP_MARK, StepLogger
 from tonsai_jax.training.mesh import put_batch
 from tonsai_jax.training.metrics import MetricsWriter
 from tonsai_jax.training.run import (
@@ -73,8 +73,8 @@ def train(
     """
     # Everything that can refuse the run comes first: until then nothing is written to the workdir.
     keep = KeepPolicy(config.checkpoint.keep_last, config.checkpoint.keep_every, config.checkpoint.keep_best)
-    checkpoints = Checkpoints(workdir, keep)
-    start_step = checkpoints.latest_step() or 0
+    checkpoints = Checkpoints(workdir, keep, every_minutes=config.checkpoint.every_minutes)
+    start_step = checkpoints.resume_step(say) or 0
     saved = checkpoints.resume_metadata(start_step) if start_step else None
     if saved is not None and "grpo" in saved:
         raise UserError(
@@ -225,8 +225,10 @@ def train(
         hooks.evaluate(0, state.model_params)  # the end of the run compares with it
         hooks.write_texts(0, state.model_params, samples=False, suite=True)
 
+    saved_at = start_step
     for step, batch in enumerate(loader.batches(start_step), start_step):
-        stop_marks = np.full(len(batch["valid"]), stop_request.name is not None, np.int32)
+        mark = STOP_MARK if stop_request.name is not None else SAVE_MARK * checkpoints.is_due()
+        stop_marks = np.full(len(batch["valid"]), mark, np.int32)
         profile.before(step)
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
             state, metrics = train_step(state, put_batch(batch | {"stop": stop_marks}, setup.mesh))
@@ -235,14 +237,18 @@ def train(
         # The step above was only dispatched. While the devices work on it, the host reads the metrics of the step before,
         # so the devices never wait for the host; a request to stop is seen one step late for the same reason.
         logger.add(step, metrics)
+        checkpoints.check()
         stopping = logger.stop_requested
         profile.after(step)
         done = step + 1
         is_last = stopping or done == end_step
 
-        if is_last or done % config.checkpoint.every == 0:
+        is_regular = is_last or done % config.checkpoint.every == 0
+        if is_regular or logger.save_requested_in >= saved_at:
             with logger.paused():
-                checkpoints.save(state, resume_metadata(done, order, config, setup.model_config, manifest, base))
+                progress = resume_metadata(done, order, config, setup.model_config, manifest, base)
+                checkpoints.save(state, progress, is_temporary=not is_regular)
+                saved_at = done
                 say(f"step {done}: saving in the background, host memory {host_memory_bytes() / 2**30:.1f} GiB")
         evaluates = bool(config.eval.every) and done % config.eval.every == 0 and done < last_step and not stopping
         if evaluates:
