@@ -11,9 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from tests.checkpoints.test_store import SMALL, abstract, kept, save
+from tests.checkpoints.test_store import SMALL, abstract, kept
 from tests.support.eight_devices import run_on_two_processes_of_four_devices
-from tests.support.made_once import MadeOnce
 from tonsai_jax.checkpoints.checksums import CHECKSUMS_FILE
 from tonsai_jax.checkpoints.folder import damaged_checkpoints, stored_checkpoint
 from tonsai_jax.checkpoints.keep import KeepPolicy
@@ -21,18 +20,6 @@ from tonsai_jax.checkpoints.store import Checkpoints
 from tonsai_jax.errors import TemporaryError, UserError
 
 KEEP = KeepPolicy(last=9)
-
-
-@pytest.fixture
-def three(tmp_path: Path, made_once: MadeOnce) -> Path:
-    """A folder of its own with checkpoints at steps 1, 2 and 3."""
-
-    def make(workdir: Path) -> None:
-        checkpoints = Checkpoints(workdir, KEEP)
-        save(checkpoints, 1, 2, 3)
-        checkpoints.close()
-
-    return Path(shutil.copytree(made_once("three checkpoints", make), tmp_path / "run"))
 
 
 def files_of(checkpoint: Path) -> list[Path]:
@@ -60,6 +47,7 @@ def test_every_flipped_bit_is_noticed_in_every_file(three: Path) -> None:
     checkpoint, draw = stored_checkpoint(three / "checkpoints" / "3"), random.Random(0)
     assert checkpoint.damage() is None
     flips = [(file, draw.randrange(8 * file.stat().st_size)) for file in files_of(checkpoint.folder) for _ in range(3)]
+    flips += [(checkpoint.folder / CHECKSUMS_FILE, bit) for bit in range(8 * 20)]  # spaces among them
     assert len(flips) >= 60
     for file, bit in flips:
         flip(file, bit)

@@ -44,9 +44,9 @@ def abstract(state: TrainState) -> TrainState:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
 
 
-def save(checkpoints: Checkpoints, *steps: int, state: TrainState = SMALL) -> None:
+def save(checkpoints: Checkpoints, *steps: int, state: TrainState = SMALL, is_temporary: bool = False) -> None:
     for step in steps:
-        checkpoints.save(state, {"step": step, "data": {"km": step}})
+        checkpoints.save(state, {"step": step, "data": {"km": step}}, is_temporary=is_temporary)
         checkpoints.wait()
 
 

@@ -38,11 +38,14 @@ def changed_arrays(before: SavedRun, after: SavedRun) -> tuple[list[ArrayChange]
 
 
 def _change(name: str, old: np.ndarray | None, new: np.ndarray | None) -> ArrayChange:
-    norms = [None if array is None else float(np.linalg.norm(array.astype(np.float64))) for array in (old, new)]
     if old is None or new is None or old.shape != new.shape:
-        return ArrayChange(name, *norms, None)
-    change = 0.0 if old.tobytes() == new.tobytes() else float(np.linalg.norm(new.astype(np.float64) - old))
-    return ArrayChange(name, *norms, change)
+        return ArrayChange(name, _norm(old), _norm(new), None)
+    change = 0.0 if old.tobytes() == new.tobytes() else _norm(new.astype(np.float64) - old)
+    return ArrayChange(name, _norm(old), _norm(new), change)
+
+
+def _norm(array: np.ndarray | None) -> float | None:
+    return None if array is None else float(np.linalg.norm(array.astype(np.float64)))
 
 
 def _arrays(folder: Path) -> dict[str, np.ndarray]:
