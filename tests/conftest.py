@@ -54,6 +54,16 @@ def rows(made_once: MadeOnce) -> Path:
     return made_once("stories", make_rows) / "rows"
 
 
+@pytest.fixture(scope="session")
+def trained(rows: Path, made_once: MadeOnce) -> Path:
+    """A run with checkpoints at steps 2 and 4; copy it before you touch it."""
+
+    def train(folder: Path) -> None:
+        TinyRun(rows, folder / "run", ("checkpoint.every=2",)).train(steps_today=4)
+
+    return made_once("trained", train) / "run"
+
+
 @pytest.fixture
 def run(rows: Path, tmp_path: Path) -> TinyRun:
     return TinyRun(rows, tmp_path / "run")

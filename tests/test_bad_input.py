@@ -9,22 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.made_once import MadeOnce
 from tests.support.tiny_run import TinyRun, environment, make_rows, train_in_this_process
 from tonsai_jax.errors import run_command
 from tonsai_jax.runtime.lock import LOCK_FILE, workdir_lock
 
 Spoil = Callable[[Path], object]
-
-
-@pytest.fixture(scope="session")
-def trained(rows: Path, made_once: MadeOnce) -> Path:
-    """A run with checkpoints at steps 2 and 4; copy it before you touch it."""
-
-    def train(folder: Path) -> None:
-        TinyRun(rows, folder / "run", ("checkpoint.every=2",)).train(steps_today=4)
-
-    return made_once("trained", train) / "run"
 
 
 @pytest.fixture
@@ -260,19 +249,26 @@ def empty_files(folder: Path) -> None:
     ids=["no params", "no arrays", "no progress", "empty params", "empty progress", "all empty"],
 )
 def test_a_damaged_checkpoint(trained: Path, run: TinyRun, error_of: Callable[..., str], spoil: Spoil) -> None:
+    """The only one: the run ends and leaves it where it is."""
     shutil.copytree(trained, run.workdir)
-    newest = run.workdir / "checkpoints" / "4"
-    spoil(newest)
+    shutil.rmtree(run.workdir / "checkpoints" / "2")
+    only = run.workdir / "checkpoints" / "4"
+    spoil(only)
+    before = contents(run.workdir)
     error = error_of(run.command())
-    assert re.match(rf"{newest}: this checkpoint cannot be read \(.+\); delete this folder to continue from", error), (
-        error
-    )
+    assert re.match(rf"{only}: this checkpoint is damaged \(.+\), and no whole one is left in", error), error
+    assert contents(run.workdir) == before
 
 
-def test_deleting_a_damaged_checkpoint_goes_on_from_the_one_before(trained: Path, run: TinyRun) -> None:
+def test_the_newest_checkpoint_is_damaged_and_the_run_goes_on_from_the_one_before(trained: Path, run: TinyRun) -> None:
     shutil.copytree(trained, run.workdir)
-    shutil.rmtree(run.workdir / "checkpoints" / "4")
-    assert "steps: 2 of 24 done" in run.train(steps_today=2)
+    empty_files(run.workdir / "checkpoints" / "4" / "optimizer")
+    printed = run.train(steps_today=2)
+    assert f"{run.workdir}/checkpoints/4: this checkpoint is damaged (optimizer/" in printed
+    assert "steps: 2 of 24 done" in printed
+    assert run.saved_steps() == {2, 4}
+    assert list(run.losses()) == [1, 2, 3, 4]
+    assert [folder.name[:2] for folder in (run.workdir / "damaged").iterdir()] == ["4-"]
 
 
 # Through the command in a process of its own

@@ -20,6 +20,7 @@ COMMANDS = {
     "train": "token rows to a trained model (python -m tonsai_jax.train)",
     "grpo": "improve a chat model by practice with rewards",
     "ablate": "train variants of a config and compare them",
+    "checkpoints": "list, verify, prune and compare the checkpoints of a run",
     "report": "a page about a run, or several compared: curves, samples, scores, data, cost",
     "evaluate": "bits per byte of a trained model on held-out text",
     "tasks": "scores of a trained model on questions with choices and on missing words",

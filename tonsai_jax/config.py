@@ -138,6 +138,8 @@ def default_config() -> ConfigDict:
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 500  # steps between checkpoints; the last step is always saved
+    # Minutes after the last save at which a temporary checkpoint is saved, which the next one replaces; 0 saves none.
+    config.checkpoint.every_minutes = 0.0
     config.checkpoint.keep_last = 2  # newest checkpoints kept
     config.checkpoint.keep_every = 0  # also keep every checkpoint at a multiple of this step; 0 keeps none
     config.checkpoint.keep_best = 0  # also keep this many with the best scores; 0 keeps none
@@ -339,7 +341,8 @@ def validate(config: ConfigDict) -> None:
     require(context >= longest, "model.context_length", rule)
     at_least = {
         "micro_batch_size": 0, "loss.chunk_tokens": 1, "log_every": 1, "checkpoint.every": 1,
-        "checkpoint.keep_last": 1, "checkpoint.keep_every": 0, "checkpoint.keep_best": 0, "eval.every": 0,
+        "checkpoint.every_minutes": 0, "checkpoint.keep_last": 1, "checkpoint.keep_every": 0, "checkpoint.keep_best": 0,
+        "eval.every": 0,
         "eval.tokens": 0, "sample.every": 0, "sample.max_new_tokens": 1,
         "loss.z_loss": 0, "loss.load_balance": 0, "loss.router_z": 0, "data.max_epochs": 0,
         "optimizer.warmup_steps": 0, "optimizer.decay_steps": 0,

@@ -140,8 +140,8 @@ class Opened:
 def open_run(config: ConfigDict, workdir: Path, say: Callable[[str], None]) -> Opened:
     """Opens a run; raises `UserError` for everything that can refuse it."""
     keep = KeepPolicy(config.checkpoint.keep_last, config.checkpoint.keep_every, config.checkpoint.keep_best)
-    checkpoints = Checkpoints(workdir, keep)
-    start_step = checkpoints.latest_step() or 0
+    checkpoints = Checkpoints(workdir, keep, every_minutes=config.checkpoint.every_minutes)
+    start_step = checkpoints.resume_step(say) or 0
     saved = checkpoints.resume_metadata(start_step) if start_step else None
     if saved is not None and "grpo" in saved:
         raise UserError(

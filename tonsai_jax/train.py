@@ -34,7 +34,7 @@ from tonsai_jax.runtime.memory import host_memory_bytes, keep_freed_memory, retu
 from tonsai_jax.runtime.profile import StepProfile
 from tonsai_jax.runtime.signals import StopRequest
 from tonsai_jax.runtime.xla import set_environment, set_optimization_level, use_compile_cache
-from tonsai_jax.training.logger import StepLogger
+from tonsai_jax.training.logger import SAVE_MARK, STOP_MARK, StepLogger
 from tonsai_jax.training.loss_scale import saved_scale
 from tonsai_jax.training.mesh import put_batch
 from tonsai_jax.training.metrics import MetricsWriter
@@ -160,6 +160,7 @@ def train(
         hooks.write_texts(0, state.model_params, samples=False, suite=True)
 
     step, batches, stopping = start_step, loader.batches(start_step), False
+    saved_at = start_step
     while (step < end_step or watch.must_go_back) and not stopping:
         if watch.must_go_back:
             del state, batches  # the memory is needed for those of the checkpoint
@@ -167,9 +168,11 @@ def train(
             state, batches = run.restore(step), run.loader(order).batches(step)
             writer.go_back(step)
             logger.go_back(step, watch, order.epochs)
+            saved_at = step
             continue
         batch = next(batches)
-        marks = {"stop": np.full(len(batch["valid"]), stop_request.name is not None, np.int32)}
+        mark = STOP_MARK if stop_request.name is not None else SAVE_MARK * checkpoints.is_due()
+        marks = {"stop": np.full(len(batch["valid"]), mark, np.int32)}
         marks |= watch.limits(step, len(batch["valid"]))
         profile.before(step)
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
@@ -179,20 +182,23 @@ def train(
         # The step above was only dispatched. While the devices work on it, the host reads the metrics of the step before,
         # so the devices never wait for the host; a request to stop is seen one step late for the same reason.
         logger.add(step, metrics)
+        checkpoints.check()
         stopping = logger.stop_requested
         profile.after(step)
         step += 1
         if watch.must_go_back and not stopping:
             continue
 
-        if stopping or step == end_step or step % config.checkpoint.every == 0:
+        is_regular = stopping or step == end_step or step % config.checkpoint.every == 0
+        if is_regular or logger.save_requested_in >= saved_at:
             with logger.paused():
                 metadata = resume_metadata(step, order, config, run.setup.model_config, run.manifest, base)
                 metadata["spikes"] = watch.state()
                 if state.loss_scale:
                     metadata["loss_scale"] = saved_scale(state.loss_scale)
-                checkpoints.save(state, metadata)
+                checkpoints.save(state, metadata, is_temporary=not is_regular)
                 watch.saved(step)
+                saved_at = step
                 say(f"step {step}: saving in the background, host memory {host_memory_bytes() / 2**30:.1f} GiB")
         evaluates = bool(config.eval.every) and step % config.eval.every == 0 and step < last_step and not stopping
         if evaluates:

@@ -44,9 +44,9 @@ def abstract(state: TrainState) -> TrainState:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
 
 
-def save(checkpoints: Checkpoints, *steps: int, state: TrainState = SMALL) -> None:
+def save(checkpoints: Checkpoints, *steps: int, state: TrainState = SMALL, is_temporary: bool = False) -> None:
     for step in steps:
-        checkpoints.save(state, {"step": step, "data": {"km": step}})
+        checkpoints.save(state, {"step": step, "data": {"km": step}}, is_temporary=is_temporary)
         checkpoints.wait()
 
 
@@ -265,7 +265,9 @@ def test_a_damaged_checkpoint_is_told_by_its_folder_with_the_way_out(tmp_path: P
     for file in (tmp_path / "checkpoints" / "1" / "params").rglob("*"):
         if file.is_file():
             file.write_bytes(b"")
-    with pytest.raises(UserError, match=r"checkpoints/1: this checkpoint cannot be read .* delete this folder"):
+    with pytest.raises(
+        UserError, match=r"checkpoints/1: this checkpoint is damaged \(params/.*\); no whole one is left before"
+    ):
         Checkpoints(tmp_path, read_only=True).restore_params(1, abstract(SMALL).params)
 
 

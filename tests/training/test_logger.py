@@ -17,7 +17,7 @@ from tonsai_jax.errors import UserError
 from tonsai_jax.reporting.numbers import format_count, format_seconds
 from tonsai_jax.stages import Stage
 from tonsai_jax.training import logger as logger_module
-from tonsai_jax.training.logger import StepLogger
+from tonsai_jax.training.logger import SAVE_MARK, STOP_MARK, StepLogger
 from tonsai_jax.training.metrics import MetricsWriter
 
 STAGES = (Stage(steps=20, seq_len=100, global_batch_size=10), Stage(steps=10, seq_len=200, global_batch_size=10))
@@ -140,9 +140,18 @@ def test_a_step_is_read_when_the_next_one_is_under_way(out: MetricsWriter) -> No
 def test_a_request_to_stop_is_seen_one_step_later_and_stays(out: MetricsWriter) -> None:
     said, seen = logger(out, []), []
     for step in range(4):
-        said.add(step, metrics(stop=int(step == 1)))
+        said.add(step, metrics(stop=STOP_MARK if step == 1 else 0))
         seen.append(said.stop_requested)
     assert seen == [False, False, True, True]
+
+
+def test_a_request_to_save_is_seen_one_step_later_with_its_step_and_does_not_stop(out: MetricsWriter) -> None:
+    said, seen = logger(out, []), []
+    for step in range(4):
+        said.add(step, metrics(stop=SAVE_MARK if step == 1 else 0))
+        seen.append(said.save_requested_in)
+    assert seen == [-1, -1, 1, 1]
+    assert not said.stop_requested
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,16 @@
 A checkpoint at step n holds three items: `params` (those that are trained: of LoRA only the adapters), `optimizer` (moments
 and counts) and `progress`, the resume metadata (JSON: the step, where the data stands, the model's config, the run's config).
 Saves run in the background. A folder gets its final name, the number of the step, when all of it is written, so the earlier
-checkpoint stays whole until then.
+checkpoint stays whole until then. Before that the checksums of its files are written into it (`checksums.py`), and what is
+read from it later is compared with them first.
 """
 
 import math
 import shutil
 import sys
 import textwrap
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,14 +21,17 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 import psutil
 
+from tonsai_jax.checkpoints.checksums import add_late_files, write_checksums
+from tonsai_jax.checkpoints.folder import HAS_CHECKSUMS, IS_TEMPORARY, stored_checkpoint, stored_checkpoints
 from tonsai_jax.checkpoints.keep import KeepPolicy
-from tonsai_jax.errors import UserError
+from tonsai_jax.checkpoints.overview import SCORES_FILE, read_scores
+from tonsai_jax.checkpoints.resume import newest_whole
+from tonsai_jax.errors import TemporaryError, UserError
 from tonsai_jax.files import disk_errors, is_disk_full, read_json, write_json
 from tonsai_jax.runtime.memory import return_freed_memory
 from tonsai_jax.training.loss_scale import placed_scale
 from tonsai_jax.training.state import TrainState
 
-SCORES_FILE = "scores.json"
 SANE_FILE = "sane_steps.json"
 CheckpointStep = int | Literal["best"]  # how a user chooses a checkpoint
 
@@ -34,30 +39,50 @@ CheckpointStep = int | Literal["best"]  # how a user chooses a checkpoint
 class Checkpoints:
     """The checkpoints of one run, in `workdir/checkpoints`.
 
-    `read_only` leaves the folder as it is, so that a run that goes on there is not disturbed.
+    `read_only` leaves the folder as it is, so that a run that goes on there is not disturbed. `every_minutes` is for `is_due`.
     """
 
-    def __init__(self, workdir: Path, keep: KeepPolicy | None = None, *, read_only: bool = False):
+    def __init__(
+        self, workdir: Path, keep: KeepPolicy | None = None, *, read_only: bool = False, every_minutes: float = 0
+    ):
+        self._workdir = workdir.absolute()
         self.directory = workdir.absolute() / "checkpoints"
         self._scores_path = workdir.absolute() / SCORES_FILE
         self._keep = keep or KeepPolicy()
-        if self._scores_path.is_file():
-            self._keep.scores.update(_read_scores(self._scores_path))
         self._sane_path = workdir.absolute() / SANE_FILE
         self._keep.sane.update(_read_sane(self._sane_path))
+        self._keep.scores.update(read_scores(self._workdir))
+        self._keep.temporary.update(found.step for found in stored_checkpoints(workdir) if found.is_temporary)
+        self._every_seconds = every_minutes * 60
+        self._saved_at = time.monotonic()
+        self._saving: int | None = None  # the step of the save in the background
+        self._verified: set[int] = set()  # the steps that this process has found whole, or has saved
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._keep,
             cleanup_tmp_directories=not read_only,  # of a save that a killed run left half done
             create=False,  # not before the first save: a run that is refused leaves nothing behind
             read_only=read_only,
+            lightweight_initialize=True,  # else a damaged file about one checkpoint would hide all of them
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._before_final_name),
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, metadata: Mapping[str, Any]) -> None:
+    def resume_step(self, say: Callable[[str], None]) -> int | None:
+        """The step of the newest whole checkpoint, see `newest_whole`; None where there never was one."""
+        found = newest_whole(self._workdir, say)
+        if found is None:
+            return None
+        self._manager.reload()  # damaged ones may have been moved away
+        self._verified.add(found.step)
+        return found.step
+
+    def save(self, state: TrainState, metadata: Mapping[str, Any], *, is_temporary: bool = False) -> None:
         """Starts to save in the background what `state` is now; waits first for an earlier save to end.
+
+        A temporary one is deleted when the next one is whole, see `KeepPolicy`.
 
         Raises `UserError` where this save or the one before could not be written.
         """
@@ -69,25 +94,44 @@ class Checkpoints:
             # There the save would read the state's own memory, and the next step, which reuses it, would wait for the
             # disk. A copy takes a tenth of the time. A GPU's state is copied to the host before `save` returns.
             params, opt_state = jax.tree.map(jnp.copy, (params, opt_state))
+        step = int(metadata["step"])
+        self._keep.temporary.discard(step)
+        if is_temporary:
+            self._keep.temporary.add(step)
+        self._saving, self._saved_at = step, time.monotonic()
         try:
             self._manager.save(
-                int(metadata["step"]),
+                step,
                 args=ocp.args.Composite(
                     params=ocp.args.StandardSave(params),
                     optimizer=ocp.args.StandardSave(opt_state),
                     progress=ocp.args.JsonSave(dict(metadata)),
                 ),
+                custom_metadata={HAS_CHECKSUMS: True, IS_TEMPORARY: is_temporary},
             )
         except Exception as error:
             raise self._explained(error) from error
+
+    def is_due(self) -> bool:
+        """Whether `every_minutes` minutes have passed since the last save, or since the start; never where they are 0."""
+        return 0 < self._every_seconds <= time.monotonic() - self._saved_at
+
+    def check(self) -> None:
+        """Ends a save in the background if it is done; raises `UserError` if it failed. Costs nothing while it goes on."""
+        if self._saving is not None and not self._manager.is_saving_in_progress():
+            self.wait()
 
     def wait(self) -> None:
         """Returns when the save in the background has its final name; raises `UserError` if it failed."""
         try:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
+            if self._saving is not None and jax.process_index() == 0:
+                add_late_files(self.directory / str(self._saving))
         except Exception as error:
             raise self._explained(error) from error
+        finally:
+            self._saving = None
         return_freed_memory()
 
     def best_step(self) -> int:
@@ -175,16 +219,35 @@ class Checkpoints:
             write_json(self._sane_path, sorted(steps))
 
     def _restore(self, step: int, **items: Any) -> Any:
+        self.wait()
         if step not in (steps := self._manager.all_steps()):
             there = ", ".join(map(str, steps)) or "none"
             raise UserError(f"{self.directory}: no checkpoint at step {step}; there are: {there}")
+        folder = self.directory / str(step)
+        if not folder.is_dir():
+            raise UserError(
+                f"{folder}: this checkpoint was deleted just now, by the run that goes on here; choose another one"
+            )
+        if step not in self._verified and (damage := stored_checkpoint(folder).damage(items)) is not None:
+            raise UserError(f"{folder}: this checkpoint is damaged ({damage}); {self._way_out(step)}")
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
-        except (ValueError, KeyError, OSError) as error:
+        except Exception as error:  # Orbax and TensorStore raise errors of many types for what they cannot read
             raise UserError(
-                f"{self.directory / str(step)}: this checkpoint cannot be read ({_first_line(error)}); "
-                f"delete this folder to continue from the checkpoint before it"
+                f"{folder}: this checkpoint cannot be read ({_first_line(error)}); {self._way_out(step)}"
             ) from error
+
+    def _way_out(self, step: int) -> str:
+        """What to do instead of reading the checkpoint at `step`: the newest whole one before it, where there is one."""
+        for found in reversed(stored_checkpoints(self._workdir)):
+            if found.step < step and found.damage() is None:
+                return f"the newest whole one before it is that of step {found.step} (--step {found.step})"
+        return "no whole one is left before it"
+
+    def _before_final_name(self) -> None:
+        """Orbax calls this on the first process, in the thread of the save, when all but `LATE_FILES` is written."""
+        [folder] = self.directory.glob(f"{self._saving}.orbax-checkpoint-tmp*")
+        write_checksums(folder)
 
     def _explained(self, error: Exception) -> Exception:
         text = str(error)
@@ -195,16 +258,17 @@ class Checkpoints:
                 f"{self.directory}: the disk is full ({free:.1f} GB free), the new checkpoint was not written; the earlier "
                 f"ones are whole. Free some space and run the same command again: it continues from the last one"
             )
+        if isinstance(error, UserError):
+            return error
+        earlier = "the new checkpoint was not written; the earlier ones are whole"
+        if "Read-only file system" in text or "Permission denied" in text:
+            return UserError(f"{self.directory}: cannot be written ({_first_line(error)}); {earlier}")
+        if isinstance(error, OSError) or "Input/output error" in text:  # a time-out of another process is one too
+            return TemporaryError(
+                f"{self.directory}: cannot be written now ({_first_line(error)}); {earlier}. Run the same command again: it "
+                "continues from the last one"
+            )
         return error
-
-
-def _read_scores(path: Path) -> dict[int, float]:
-    try:
-        return {int(step): float(score) for step, score in read_json(path).items()}
-    except (AttributeError, TypeError, ValueError):
-        raise UserError(
-            f"{path}: does not hold the scores of checkpoints; delete it, and only the order of the best checkpoints is lost"
-        ) from None
 
 
 def _read_sane(path: Path) -> set[int]:

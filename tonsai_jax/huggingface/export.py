@@ -23,6 +23,7 @@ from tonsai_jax.huggingface.card_details import CardDetails
 from tonsai_jax.huggingface.config_json import config_json
 from tonsai_jax.huggingface.names import Tensor, check_ids, flat, tensors
 from tonsai_jax.huggingface.normalizer import NORMALIZER_FILE, normalizer_file, tokenizer_normalizer
+from tonsai_jax.huggingface.sums import SUMS_FILE, write_sums
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.tokenizer.loading import Tokenizer
 
@@ -101,7 +102,7 @@ def export(
 
 
 def seal(folder: Path, output_dir: Path, record: dict[str, Any]) -> None:
-    """Ends the writing of an export: takes over what a person added to the earlier one, and writes export.json.
+    """Ends the writing of an export: takes over what a person added to the earlier one, and writes export.json and SHA256SUMS.
 
     Args:
       folder: the new export.
@@ -109,10 +110,12 @@ def seal(folder: Path, output_dir: Path, record: dict[str, Any]) -> None:
       record: what export.json says besides the files.
     """
     sha256 = {name: sha256_file(folder / name) for name in EDITABLE if (folder / name).is_file()}
-    ours = {file.name for file in folder.iterdir()} | {"export.json"}
+    summed = {file.name for file in folder.iterdir()} - EDITABLE.keys() | {"export.json"}
+    ours = summed | sha256.keys() | {SUMS_FILE}
     if (output_dir / "export.json").exists():
         ours |= _keep_additions(output_dir, folder)
     write_json(folder / "export.json", record | {"sha256": sha256, "files": sorted(ours)})
+    write_sums(folder, summed)
 
 
 def check_export(folder: Path) -> None:

@@ -126,7 +126,7 @@ def grpo(
     Raises `UserError` for anything that the user can correct; what was saved before stays whole.
     """
     checkpoints = Checkpoints(workdir, KeepPolicy(last=2))
-    start_step = checkpoints.latest_step() or 0
+    start_step = checkpoints.resume_step(say) or 0
     saved = checkpoints.resume_metadata(start_step) if start_step else None
     if saved is not None:
         _check_same(settings, saved, workdir)

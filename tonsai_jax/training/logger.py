@@ -21,6 +21,9 @@ from tonsai_jax.training.loss_scale import overflowed
 from tonsai_jax.training.metrics import MetricsWriter
 from tonsai_jax.training.spike_watch import SpikeWatch
 
+# What a host asks for by a mark in its rows of a batch; all hosts see the largest of the marks at the same step.
+SAVE_MARK, STOP_MARK = 1, 2
+
 
 @dataclass
 class StepLogger:
@@ -38,6 +41,7 @@ class StepLogger:
 
     Attributes:
       stop_requested: whether a host asked to stop, in the metrics read so far. All hosts see it at the same step.
+      save_requested_in: the last step in whose batch a host asked for a checkpoint, counted from 0; -1 where none did.
     """
 
     writer: MetricsWriter
@@ -55,6 +59,7 @@ class StepLogger:
     watch: SpikeWatch | None = None
 
     stop_requested: bool = field(default=False, init=False)
+    save_requested_in: int = field(default=-1, init=False)
     _began: float = field(default_factory=lambda: time.perf_counter(), init=False)
     _unread: tuple[int, dict[str, jax.Array]] | None = field(default=None, init=False)
     _skipped_in_a_row: int = field(default=0, init=False)
@@ -79,7 +84,10 @@ class StepLogger:
         step, metrics = self._unread
         self._unread = None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        self.stop_requested |= values.pop("stop") > 0
+        mark = values.pop("stop")
+        self.stop_requested |= mark >= STOP_MARK
+        if mark == SAVE_MARK:
+            self.save_requested_in = step
         is_finite = math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])
         if self.watch is not None and (is_finite or not overflowed(values)):
             self.watch.add(step, values)

@@ -1,0 +1,95 @@
+"""What `tonsai checkpoints` says about the checkpoints of a run, and which of them it deletes; without JAX."""
+
+import contextlib
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tonsai_jax.checkpoints.folder import StoredCheckpoint, stored_checkpoints
+from tonsai_jax.checkpoints.keep import KeepPolicy
+from tonsai_jax.errors import UserError
+from tonsai_jax.files import read_json
+
+SCORES_FILE = "scores.json"
+SANE_FILE = "sane_steps.json"
+
+
+def checkpoints_of(workdir: Path) -> list[StoredCheckpoint]:
+    """The checkpoints of a run; raises `UserError` where there is no run, or none."""
+    if not workdir.is_dir():
+        raise UserError(f"{workdir}: no such folder; give the --workdir that `tonsai train` was given")
+    found = stored_checkpoints(workdir)
+    if not found:
+        raise UserError(f"{workdir}: no checkpoint here; give the --workdir of a run that has saved one")
+    return found
+
+
+def policy_of(workdir: Path, found: Sequence[StoredCheckpoint], **changes: int | None) -> KeepPolicy:
+    """The rule by which the run in `workdir` keeps its checkpoints, with its scores.
+
+    Args:
+      changes: `last` or `every` to take instead of what the run's config says; None changes nothing.
+    """
+    config: Mapping[str, Any] = {}
+    with contextlib.suppress(UserError):  # a run that was copied without it has the defaults
+        config = read_json(workdir / "config.json")["checkpoint"]
+    keys = {"last": "keep_last", "every": "keep_every", "best": "keep_best"}
+    settings = {name: config[key] for name, key in keys.items() if key in config}
+    settings |= {name: value for name, value in changes.items() if value is not None}
+    temporary = {checkpoint.step for checkpoint in found if checkpoint.is_temporary}
+    return KeepPolicy(**settings, scores=read_scores(workdir), temporary=temporary)
+
+
+def read_scores(workdir: Path) -> dict[int, float]:
+    """The scores of the checkpoints by step; raises `UserError` where the file does not hold them."""
+    path = workdir / SCORES_FILE
+    if not path.is_file():
+        return {}
+    try:
+        return {int(step): float(score) for step, score in read_json(path).items()}
+    except (AttributeError, TypeError, ValueError):
+        raise UserError(
+            f"{path}: does not hold the scores of checkpoints; delete it, and only the order of the best checkpoints is lost"
+        ) from None
+
+
+def describe(workdir: Path) -> list[dict[str, Any]]:
+    """A row for each checkpoint of a run: step, when it was saved, bytes, score, and why it stays."""
+    found = checkpoints_of(workdir)
+    policy = policy_of(workdir, found)
+    reasons = policy.reasons([checkpoint.step for checkpoint in found])
+    sane = _sane_steps(workdir)
+    return [
+        {
+            "step": checkpoint.step,
+            "saved": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(checkpoint.seconds)),
+            "bytes": checkpoint.size(),
+            "score": policy.scores.get(checkpoint.step),
+            "sane": None if sane is None else checkpoint.step in sane,
+            "checksums": checkpoint.has_checksums,
+            "kept as": ["temporary"] * checkpoint.is_temporary
+            + [reason for reason, steps in reasons.items() if checkpoint.step in steps],
+        }
+        for checkpoint in found
+    ]
+
+
+def to_delete(
+    workdir: Path, keep_last: int | None, keep_every: int | None
+) -> tuple[list[StoredCheckpoint], StoredCheckpoint | None]:
+    """The checkpoints that the rule does not keep, and the newest whole one, which is never among them.
+
+    Verifies from the newest one down to the first that is whole.
+    """
+    found = checkpoints_of(workdir)
+    policy = policy_of(workdir, found, last=keep_last, every=keep_every)
+    whole = next((checkpoint for checkpoint in reversed(found) if checkpoint.damage() is None), None)
+    kept = policy.keeps([checkpoint.step for checkpoint in found]) | ({whole.step} if whole else set())
+    return [checkpoint for checkpoint in found if checkpoint.step not in kept], whole
+
+
+def _sane_steps(workdir: Path) -> set[int] | None:
+    """The steps after which the run stayed sane; None where it keeps no record of them."""
+    path = workdir / SANE_FILE
+    return {int(step) for step in read_json(path)} if path.is_file() else None
