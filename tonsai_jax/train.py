@@ -30,7 +30,9 @@ from tonsai_jax.data.order import DataOrder
 from tonsai_jax.errors import UserError, run_command
 from tonsai_jax.finish import complete_run, describe_complete_run, report_of_failure, report_run
 from tonsai_jax.hooks import Hooks
+from tonsai_jax.hosts.agreement import check_inputs, check_program
 from tonsai_jax.hosts.processes import start_processes
+from tonsai_jax.hosts.watchdog import Watchdog
 from tonsai_jax.opening import describe, open_init_from, open_reference, open_training_rows
 from tonsai_jax.planning.advice import explain_out_of_memory, warnings_before
 from tonsai_jax.runtime.hardware import total_peak_flops
@@ -40,7 +42,7 @@ from tonsai_jax.runtime.memory import host_memory_bytes, keep_freed_memory, retu
 from tonsai_jax.runtime.profile import StepProfile
 from tonsai_jax.runtime.signals import StopRequest
 from tonsai_jax.runtime.xla import set_environment, set_optimization_level, use_compile_cache
-from tonsai_jax.stages import total_steps
+from tonsai_jax.stages import stage_at, total_steps
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.training.logger import StepLogger
 from tonsai_jax.training.mesh import put_batch
@@ -64,6 +66,7 @@ def train(
     config: ConfigDict,
     workdir: Path,
     stop_request: StopRequest,
+    watchdog: Watchdog,
     steps_today: int | None = None,
     view: "TerminalView | None" = None,
 ) -> None:
@@ -72,6 +75,7 @@ def train(
     Raises `UserError` for anything that the user can correct; what was saved before stays whole.
     """
     # Everything that can refuse the run comes first: until then nothing is written to the workdir.
+    check_program(watchdog.peers, config, {"steps_today": steps_today}, workdir)
     keep = KeepPolicy(config.checkpoint.keep_last, config.checkpoint.keep_every, config.checkpoint.keep_best)
     checkpoints = Checkpoints(workdir, keep)
     start_step = checkpoints.latest_step() or 0
@@ -84,6 +88,7 @@ def train(
     pretrained = open_init_from(config, workdir, saved, say)
     validate(config)
     manifest = open_training_rows(config)
+    check_inputs(watchdog.peers, manifest, start_step)
     tokenizer = Tokenizer.from_folder(manifest.directory / "tokenizer")
     stages = stages_of(config, manifest.train_sizes())
     reference = open_reference(config, workdir, manifest, check_kinds(config, stages, manifest))
@@ -173,6 +178,7 @@ def train(
         token_bytes=tokenizer.token_bytes(),
         prefix_bytes=len(tokenizer.prefix),
     )
+    eval_step = watchdog.counted(eval_step)
     writer = MetricsWriter(
         workdir,
         start_step=start_step,
@@ -194,6 +200,7 @@ def train(
         max_skipped_steps=config.optimizer.max_skipped_steps,
         epochs=order.epochs,
         last_progress=writer.last_progress,
+        step_times=watchdog.times,
     )
     profile = StepProfile(
         workdir / "profile",
@@ -226,6 +233,7 @@ def train(
         hooks.write_texts(0, state.model_params, samples=False, suite=True)
 
     for step, batch in enumerate(loader.batches(start_step), start_step):
+        watchdog.step_begins(step, stage_at(stages, step))
         stop_marks = np.full(len(batch["valid"]), stop_request.name is not None, np.int32)
         profile.before(step)
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
@@ -236,32 +244,35 @@ def train(
         # so the devices never wait for the host; a request to stop is seen one step late for the same reason.
         logger.add(step, metrics)
         stopping = logger.stop_requested
+        watchdog.step_ends(step)
         profile.after(step)
         done = step + 1
         is_last = stopping or done == end_step
 
         if is_last or done % config.checkpoint.every == 0:
-            with logger.paused():
+            with logger.paused(), watchdog.doing("saving"):
                 checkpoints.save(state, resume_metadata(done, order, config, setup.model_config, manifest, base))
                 say(f"step {done}: saving in the background, host memory {host_memory_bytes() / 2**30:.1f} GiB")
         evaluates = bool(config.eval.every) and done % config.eval.every == 0 and done < last_step and not stopping
         if evaluates:
-            with logger.paused():
+            with logger.paused(), watchdog.doing("evaluating"):
                 score = hooks.score(done, hooks.evaluate(done, state.model_params))
                 if score is not None:
                     checkpoints.record_score(done, score)
         samples = bool(config.sample.every) and done % config.sample.every == 0 and not stopping
         if samples or evaluates:
-            with logger.paused():
+            with logger.paused(), watchdog.doing("sampling"):
                 hooks.write_texts(done, state.model_params, samples=samples, suite=evaluates)
         if is_last:
             break
 
+    watchdog.report("saving")
     logger.read()
     profile.close()
     checkpoints.close()
     stop_request.all_is_saved()
     step = int(state.step)
+    watchdog.report("finishing")
     if step < last_step:
         if view is not None:
             view.stop()
@@ -305,16 +316,17 @@ def main() -> None:
     config, workdir, steps_today = parse_flags(sys.argv, __doc__ or "")
     keep_freed_memory()
     set_environment(config.runtime.memory_fraction)
-    start_processes()
+    start_processes(config.hosts.connect_seconds)
     lock = workdir_lock(workdir, say) if jax.process_index() == 0 else nullcontext()
     with (
+        Watchdog(config.hosts, workdir) as watchdog,
         StopRequest(say) as stop_request,
         lock,
         explain_out_of_memory(config),
         report_of_failure(workdir, say),
         _view(config) as view,
     ):
-        train(config, workdir, stop_request, steps_today, view)
+        train(config, workdir, stop_request, watchdog, steps_today, view)
 
 
 if __name__ == "__main__":
