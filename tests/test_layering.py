@@ -52,7 +52,7 @@ ONLY = {
     "model": {"errors"},
     "config": {"choices", "errors", "sampling", "stages", "model"},
     "runtime": {"errors", "files"},
-    "hosts": {"errors", "files", "reporting", "runtime"},
+    "hosts": {"errors", "files", "reporting", "data", "config", "runtime"},
     "planning": {"errors", "files", "reporting", "stages", "data", "model", "config", "runtime", "training"},
     "training": {
         "choices",

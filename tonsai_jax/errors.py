@@ -21,6 +21,13 @@ class TemporaryError(UserError):
 EXIT_TEMPORARY = 75  # EX_TEMPFAIL of sysexits.h
 
 
+def exit_code(error: BaseException) -> int:
+    """The exit code of a command that ends with this error."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    return EXIT_TEMPORARY if isinstance(error, TemporaryError) else 1
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: '; did you mean X?', or the list of known names."""
     names = [str(name) for name in known]
@@ -46,7 +53,7 @@ def run_command(main: Callable[[], None]) -> None:
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_TEMPORARY if isinstance(error, TemporaryError) else 1)
+        sys.exit(exit_code(error))
     except KeyboardInterrupt:
         print("stopped by Ctrl-C; nothing half-written was left under a final name", file=sys.stderr)
         sys.exit(130)

@@ -7,7 +7,8 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class KeepPolicy:
-    """Which checkpoints stay: the newest `last`, multiples of `every` steps, the `best` with the lowest scores, the newest `sane` one.
+    """Which checkpoints stay: the newest `last`, multiples of `every` steps, the `best` with the lowest scores, and the newest
+    of the `sane` ones.
 
     One whose step is in `temporary` stays only while it is the newest of all, and takes no place of the newest `last`.
     """

@@ -8,15 +8,17 @@ from typing import TypeVar
 
 import jax
 import numpy as np
+from jax._src.clusters import ClusterEnv
 from jax.experimental.multihost_utils import process_allgather
 
 from tonsai_jax.errors import UserError
+from tonsai_jax.hosts.connection import connect
 
 _Result = TypeVar("_Result")
 _MESSAGE_BYTES = 1024
 
 
-def start_processes() -> None:
+def start_processes(connect_seconds: float = 300.0) -> None:
     """Connects this process to the other processes of the run; does nothing for a run of one process.
 
     There are two ways, chosen by environment variables:
@@ -27,18 +29,21 @@ def start_processes() -> None:
     JAX_DISTRIBUTED=auto lets JAX find the other processes under Slurm, Open MPI or Kubernetes; `local_device_ids` says which
     GPUs the process takes.
 
-    Raises `UserError` where JAX_NUM_PROCESSES or JAX_PROCESS_ID is missing or not a whole number.
+    Args:
+      connect_seconds: how long to wait for the others (`hosts.connect_seconds`).
+
+    Raises `UserError` where JAX_NUM_PROCESSES or JAX_PROCESS_ID is missing or not a whole number, and what `connect` raises.
     """
     if "JAX_COORDINATOR_ADDRESS" in os.environ:
-        # Without "deactivate" JAX would still look for Slurm, and give the first task of a host only its first GPU.
-        jax.distributed.initialize(
-            os.environ["JAX_COORDINATOR_ADDRESS"],
-            num_processes=_whole_number("JAX_NUM_PROCESSES"),
-            process_id=_whole_number("JAX_PROCESS_ID"),
-            cluster_detection_method="deactivate",
-        )
+        address, count = os.environ["JAX_COORDINATOR_ADDRESS"], _whole_number("JAX_NUM_PROCESSES")
+        connect(address, count, _whole_number("JAX_PROCESS_ID"), None, connect_seconds)
     elif os.environ.get("JAX_DISTRIBUTED") == "auto":
-        jax.distributed.initialize(local_device_ids=local_device_ids(os.environ))
+        found = ClusterEnv.auto_detect_unset_distributed_params(
+            None, None, None, local_device_ids(os.environ), None, int(connect_seconds)
+        )
+        if found[0] is None or found[1] is None or found[2] is None:
+            raise UserError("JAX_DISTRIBUTED=auto finds no Slurm, Open MPI or Kubernetes here; see docs/runtime.md")
+        connect(*found, connect_seconds)
 
 
 def local_device_ids(environment: Mapping[str, str]) -> list[int] | None:

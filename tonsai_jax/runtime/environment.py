@@ -39,7 +39,7 @@ def _entry(start_step: int) -> dict[str, Any]:
         "start_step": start_step,
         "command": shlex.join(sys.argv),
         "python": platform.python_version(),
-        "versions": _versions(),
+        "versions": package_versions(),
         "platform": platform.platform(),
         "devices": jax.device_count(),
         "device_kind": jax.devices()[0].device_kind,
@@ -49,7 +49,8 @@ def _entry(start_step: int) -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """The versions of the installed packages that change results or speed."""
     found = {}
     for name in _PACKAGES:
         try:

@@ -32,6 +32,14 @@ def host_memory_bytes() -> int:
     return psutil.Process().memory_info().rss
 
 
+def memory_now() -> dict[str, float]:
+    """Metrics in GiB: what this process holds on the host, and what the fullest local device holds, where it says so."""
+    stats: list[dict[str, Any] | None] = [device.memory_stats() for device in jax.local_devices()]
+    on_devices = [stat["bytes_in_use"] for stat in stats if stat and "bytes_in_use" in stat]
+    devices = {"memory/device_gib": max(on_devices) / 2**30} if on_devices else {}
+    return {"memory/host_gib": host_memory_bytes() / 2**30} | devices
+
+
 def host_memory_limit() -> int:
     """The memory of the machine, or of the container (cgroup) that this process runs in, where that is less."""
     import psutil

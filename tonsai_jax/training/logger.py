@@ -14,8 +14,9 @@ from typing import Any
 import jax
 
 from tonsai_jax.errors import UserError
+from tonsai_jax.hosts.step_times import StepTimes
 from tonsai_jax.reporting.numbers import count_of, format_count, format_seconds
-from tonsai_jax.runtime.memory import peak_memory_bytes
+from tonsai_jax.runtime.memory import memory_now, peak_memory_bytes
 from tonsai_jax.stages import Stage, flops_between, stage_at, tokens_between
 from tonsai_jax.training.loss_scale import overflowed
 from tonsai_jax.training.metrics import MetricsWriter
@@ -36,6 +37,7 @@ class StepLogger:
       peak_flops: FLOP/s of all devices together, or None where they are unknown.
       max_skipped_steps: this many non-finite steps in a row are an error.
       epochs: how many times each source was read after a number of steps.
+      step_times: of the steps, for the slowest one since the last line.
       last_progress: the row that the run's progress goes on from (`MetricsWriter.last_progress`).
       watch: takes the metrics of every step; None where nobody watches.
 
@@ -57,6 +59,7 @@ class StepLogger:
     epochs: Callable[[int], Mapping[str, float]]
     last_progress: Mapping[str, Any]
     watch: SpikeWatch | None = None
+    step_times: StepTimes = field(default_factory=StepTimes)
 
     stop_requested: bool = field(default=False, init=False)
     save_requested_in: int = field(default=-1, init=False)
@@ -160,6 +163,11 @@ class StepLogger:
             flops_left = flops_between(self.stages, step + 1, self.end_step, self.flops_per_token)
             line.append(f"{format_seconds(flops_left * seconds / self._flops)} left")
             self._since, self._tokens, self._flops = time.perf_counter(), 0, 0.0
+        if slowest := self.step_times.take_slowest():
+            scalars["speed/slowest_step_seconds"], outlier = slowest
+            if outlier:
+                self.say(outlier)
+        scalars |= memory_now()
         scalars["memory/peak_gib"] = peak_memory_bytes() / 2**30
         line.append(f"{scalars['memory/peak_gib']:.1f} GiB")
         if self._skipped_in_all:
