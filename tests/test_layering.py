@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "tonsai_jax"
 
 # From the ground up. A module imports those of the levels below its own, and its own folder's.
 LEVELS = (
-    ("choices", "errors"),
+    ("choices", "errors", "interrupts"),
     ("files", "sampling", "stages", "user_function"),
     ("reporting", "text"),
     ("jobs",),
@@ -51,7 +51,7 @@ ONLY = {
     "chat": {"corpus", "errors", "files", "text", "tokenizer"},
     "model": {"errors"},
     "config": {"choices", "errors", "sampling", "stages", "model"},
-    "runtime": {"errors", "files"},
+    "runtime": {"errors", "files", "interrupts"},
     "hosts": {"errors", "files", "reporting", "runtime"},
     "planning": {"errors", "files", "reporting", "stages", "data", "model", "config", "runtime", "training"},
     "training": {
@@ -69,7 +69,7 @@ ONLY = {
     },
     "chat_ui": {"chat", "errors", "inference", "reporting", "sampling"},
     "report": {"choices", "errors", "files", "reporting", "stages", "sampling", "model", "config", "evaluation"},
-    "__main__": {"errors"},  # it imports a command when it knows which
+    "__main__": {"errors", "interrupts"},  # it imports a command when it knows which
     "ablation": {"errors", "files", "reporting", "stages", "data", "config", "cli"},
 }
 # Text is prepared on machines without an accelerator; there JAX would only cost seconds and memory.

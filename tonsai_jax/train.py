@@ -5,11 +5,10 @@
     python -m tonsai_jax.train --config configs/gpt2_500m.py --workdir runs/gpt2 --steps_today 1500
 
 Any key of the config can be set as --config.section.key=value. The same command again continues from the last checkpoint;
-SIGTERM and Ctrl-C save first, then end with exit code 0.
+SIGTERM, SIGHUP, SIGUSR1, Ctrl-C and the end of --max_hours save first, then end with exit code 0.
 """
 
 import dataclasses
-import os
 import shlex
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -31,12 +30,14 @@ from tonsai_jax.errors import UserError, run_command
 from tonsai_jax.finish import complete_run, describe_complete_run, report_of_failure, report_run
 from tonsai_jax.hooks import Hooks
 from tonsai_jax.hosts.processes import start_processes
+from tonsai_jax.interrupts import end_at_signals
 from tonsai_jax.opening import describe, open_init_from, open_reference, open_training_rows
 from tonsai_jax.planning.advice import explain_out_of_memory, warnings_before
 from tonsai_jax.runtime.hardware import total_peak_flops
 from tonsai_jax.runtime.libraries import quiet_libraries
 from tonsai_jax.runtime.lock import workdir_lock
 from tonsai_jax.runtime.memory import host_memory_bytes, keep_freed_memory, return_freed_memory
+from tonsai_jax.runtime.output import lasting_output
 from tonsai_jax.runtime.profile import StepProfile
 from tonsai_jax.runtime.signals import StopRequest
 from tonsai_jax.runtime.xla import set_environment, set_optimization_level, use_compile_cache
@@ -284,12 +285,9 @@ def train(
 
 
 def say(line: str) -> None:
-    """Prints a line, on the first host only. Where nobody reads any more (`| head`, or Ctrl-C also ended `| tee`) it goes on."""
+    """Prints a line, on the first host only."""
     if jax.process_index() == 0:
-        try:
-            print(line, flush=True)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(line, flush=True)
 
 
 def _view(config: ConfigDict) -> "AbstractContextManager[TerminalView | None]":
@@ -301,20 +299,22 @@ def _view(config: ConfigDict) -> "AbstractContextManager[TerminalView | None]":
 
 
 def main() -> None:
+    end_at_signals()
     quiet_libraries()
-    config, workdir, steps_today = parse_flags(sys.argv, __doc__ or "")
+    config, workdir, limits = parse_flags(sys.argv, __doc__ or "")
     keep_freed_memory()
     set_environment(config.runtime.memory_fraction)
     start_processes()
     lock = workdir_lock(workdir, say) if jax.process_index() == 0 else nullcontext()
     with (
-        StopRequest(say) as stop_request,
+        lasting_output(),
+        StopRequest(say, limits.max_hours) as stop_request,
         lock,
         explain_out_of_memory(config),
         report_of_failure(workdir, say),
         _view(config) as view,
     ):
-        train(config, workdir, stop_request, steps_today, view)
+        train(config, workdir, stop_request, limits.steps_today, view)
 
 
 if __name__ == "__main__":
