@@ -225,6 +225,8 @@ def train(
     if pretrained is not None and not start_step and config.eval.every:
         hooks.evaluate(0, state.model_params)  # the end of the run compares with it
         hooks.write_texts(0, state.model_params, samples=False, suite=True)
+    if start_step:
+        hooks.make_up(start_step, state.model_params, checkpoints.record_score)
 
     for step, batch in enumerate(loader.batches(start_step), start_step):
         stop_marks = np.full(len(batch["valid"]), stop_request.name is not None, np.int32)

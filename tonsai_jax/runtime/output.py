@@ -121,7 +121,8 @@ def lasting_output() -> Iterator[None]:
     for stream in filter(None, before):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
-    outputs = sys.stdout, sys.stderr = Output(sys.stdout), Output(sys.stderr)
+    outputs = [Output(stream) for stream in before]
+    sys.stdout, sys.stderr = outputs  # type: ignore[assignment]  # a TextIO in all that is used of it
     try:
         yield
     finally:
