@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "tonsai_jax"
 # From the ground up. A module imports those of the levels below its own, and its own folder's.
 LEVELS = (
     ("choices", "errors", "interrupts"),
+    ("sole_writer",),
     ("files", "sampling", "stages", "user_function"),
     ("reporting", "text"),
     ("jobs",),
@@ -47,11 +48,11 @@ ONLY = {
     "text": {"errors"},
     "reporting": {"files"},
     "jobs": {"errors", "files", "reporting"},
-    "corpus": {"errors", "files", "jobs", "reporting", "text"},
+    "corpus": {"errors", "files", "jobs", "reporting", "sole_writer", "text"},
     "chat": {"corpus", "errors", "files", "text", "tokenizer"},
     "model": {"errors"},
     "config": {"choices", "errors", "sampling", "stages", "model"},
-    "runtime": {"errors", "files", "interrupts"},
+    "runtime": {"errors", "files", "interrupts", "sole_writer"},
     "hosts": {"errors", "files", "reporting", "runtime"},
     "planning": {"errors", "files", "reporting", "stages", "data", "model", "config", "runtime", "training"},
     "training": {
