@@ -143,7 +143,9 @@ def train(
         say(line)
 
     # From here on the run writes and computes.
-    if any(change.startswith("checkpoint.best_metric:") for change in changes):
+    is_other_metric = any(change.startswith("checkpoint.best_metric:") for change in changes)
+    is_lost = start_step > 0 and not keep.scores  # scores.json was damaged, or no checkpoint was evaluated
+    if is_other_metric or (is_lost and scores_so_far(workdir, metric)):
         checkpoints.replace_scores(scores_so_far(workdir, metric))
     checkpoints.drop_scores_after(start_step)
     open_workdir(workdir, config, manifest, start_step)

@@ -6,6 +6,7 @@ Saves run in the background. A folder gets its final name, the number of the ste
 checkpoint stays whole until then.
 """
 
+import logging
 import math
 import shutil
 import sys
@@ -164,12 +165,15 @@ class Checkpoints:
 
 
 def _read_scores(path: Path) -> dict[int, float]:
+    """The scores of checkpoints by step. A damaged file holds none, after a warning: a run that resumes finds them again."""
     try:
         return {int(step): float(score) for step, score in read_json(path).items()}
-    except (AttributeError, TypeError, ValueError):
-        raise UserError(
-            f"{path}: does not hold the scores of checkpoints; delete it, and only the order of the best checkpoints is lost"
-        ) from None
+    except (AttributeError, TypeError, ValueError, UserError):
+        logging.getLogger("tonsai_jax").warning(
+            "%s: damaged, so no checkpoint counts as the best; a run that resumes takes the scores from its metrics.jsonl",
+            path,
+        )
+        return {}
 
 
 def _fits_twice(tree: Any) -> bool:
