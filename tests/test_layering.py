@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).parents[1] / "tonsai_jax"
 
 # From the ground up. A module imports those of the levels below its own, and its own folder's.
 LEVELS = (
-    ("choices", "errors"),
+    ("choices", "errors", "interrupts"),
+    ("sole_writer",),
     ("files", "sampling", "stages", "user_function"),
     ("reporting", "text"),
     ("jobs",),
@@ -47,11 +48,11 @@ ONLY = {
     "text": {"errors"},
     "reporting": {"files"},
     "jobs": {"errors", "files", "reporting"},
-    "corpus": {"errors", "files", "jobs", "reporting", "text"},
+    "corpus": {"errors", "files", "jobs", "reporting", "sole_writer", "text"},
     "chat": {"corpus", "errors", "files", "text", "tokenizer"},
     "model": {"errors"},
     "config": {"choices", "errors", "sampling", "stages", "model"},
-    "runtime": {"errors", "files"},
+    "runtime": {"errors", "files", "interrupts", "sole_writer"},
     "hosts": {"errors", "files", "reporting", "data", "config", "runtime"},
     "planning": {"errors", "files", "reporting", "stages", "data", "model", "config", "runtime", "training"},
     "training": {
@@ -69,7 +70,7 @@ ONLY = {
     },
     "chat_ui": {"chat", "errors", "inference", "reporting", "sampling"},
     "report": {"choices", "errors", "files", "reporting", "stages", "sampling", "model", "config", "evaluation"},
-    "__main__": {"errors"},  # it imports a command when it knows which
+    "__main__": {"errors", "interrupts"},  # it imports a command when it knows which
     "ablation": {"errors", "files", "reporting", "stages", "data", "config", "cli"},
 }
 # Text is prepared on machines without an accelerator; there JAX would only cost seconds and memory.

@@ -7,6 +7,12 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
-# `python -m tonsai_jax.train` takes seconds to import everything; Ctrl-C during that time is not an error to be traced.
-if sys.argv[:1] == ["-m"]:
-    sys.excepthook = lambda kind, *error: None if kind is KeyboardInterrupt else sys.__excepthook__(kind, *error)
+# A command takes seconds to import everything. At this line the first word is still "-m" for `python -m tonsai_jax.train`.
+if sys.argv[:1] == ["-m"] or [os.path.basename(word) for word in sys.argv[:1]] == ["tonsai"]:
+    from tonsai_jax.interrupts import end_at_signals
+
+    end_at_signals()
+    # A closed stdout or stderr (`>&-`) would be the next file that is opened: warnings of C++ libraries would go into it.
+    while (free := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(free)

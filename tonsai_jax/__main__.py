@@ -4,6 +4,7 @@ import importlib
 import sys
 
 from tonsai_jax.errors import UserError, did_you_mean, run_command
+from tonsai_jax.interrupts import raise_at_ctrl_c
 
 # In the order in which a person uses them. To add a command, write its module in commands/, with a `main()` that parses
 # sys.argv, and add its line here.
@@ -49,7 +50,9 @@ def _run() -> None:
         print(f"tonsai {version('tonsai-jax')}")
     elif name in COMMANDS:
         sys.argv = [f"tonsai {name}", *sys.argv[2:]]  # argparse takes the name in its usage line from here
-        importlib.import_module(_module_of(name)).main()
+        module = importlib.import_module(_module_of(name))
+        raise_at_ctrl_c()  # till here a signal ended the process at once
+        module.main()
     else:
         raise UserError(f"tonsai {name}: no such command{did_you_mean(name, COMMANDS)} (tonsai --help)")
 

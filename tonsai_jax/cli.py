@@ -4,6 +4,7 @@ import re
 import sys
 import traceback
 from pathlib import Path
+from typing import NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -15,8 +16,20 @@ from tonsai_jax.files import folder_to_write
 _HELP = "Config file, with an optional variant: configs/gpt2_500m.py or configs/gpt2_500m.py:exact."
 
 
-def parse_flags(argv: list[str], doc: str) -> tuple[ConfigDict, Path, int | None]:
-    """The config with its overrides, the workdir, and how many steps to train today (None: all).
+class Limits(NamedTuple):
+    """Where a process stops before its run is complete; None for no limit.
+
+    Attributes:
+      steps_today: after so many steps.
+      max_hours: after the step that ends later than this since the process started.
+    """
+
+    steps_today: int | None
+    max_hours: float | None
+
+
+def parse_flags(argv: list[str], doc: str) -> tuple[ConfigDict, Path, Limits]:
+    """The config with its overrides, the workdir, and how far to train today.
 
     Args:
       argv: the command line, program name first.
@@ -31,6 +44,9 @@ def parse_flags(argv: list[str], doc: str) -> tuple[ConfigDict, Path, int | None
     )
     flags.DEFINE_integer(
         "steps_today", None, "Train at most this many steps, then save and exit with code 0.", flag_values=values
+    )
+    flags.DEFINE_float(
+        "max_hours", None, "Save and exit with code 0 this many hours after the process started.", flag_values=values
     )
     if len(argv) < 2 or {"--help", "-h", "-help", "--helpfull"} & set(argv[1:]):
         print(f"{doc}\nFlags:\n{values.main_module_help() or values.get_help()}")
@@ -55,9 +71,11 @@ def parse_flags(argv: list[str], doc: str) -> tuple[ConfigDict, Path, int | None
         raise UserError(f"{file}: get_config() returns {config!r}; it must return a config, as those in configs/ do")
     if values.steps_today is not None and values.steps_today < 1:
         raise UserError(f"--steps_today={values.steps_today} must be at least 1")
+    if values.max_hours is not None and not values.max_hours > 0:
+        raise UserError(f"--max_hours={values.max_hours} must be more than 0, such as 0.5 for half an hour")
     path = config_flags.get_config_filename(values["config"])
     workdir = folder_to_write(values.workdir) if values.workdir else default_workdir(path)
-    return config, workdir, values.steps_today
+    return config, workdir, Limits(values.steps_today, values.max_hours)
 
 
 def default_workdir(config_path: str) -> Path:

@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 
 from tonsai_jax.errors import UserError
+from tonsai_jax.sole_writer import sole_writer
 
 _LFS_POINTER = b"version https://git-lfs"
 
@@ -119,15 +120,16 @@ def atomic_folder(path: str | Path, *, manifest: str, format: str) -> Iterator[P
     only if its file `manifest` says that it has the same `format`: a person's own files are never removed.
 
     Raises:
-      UserError: `path` exists and is neither an empty folder nor one of this format; the disk is full.
+      UserError: `path` exists and is neither an empty folder nor one of this format; another command is writing it; the disk
+        is full.
     """
     path = Path(path).absolute()
     check_replaceable(path, manifest=manifest, format=format)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     earlier = path.with_name(f".{path.name}.earlier-{os.getpid()}")
     try:
-        with disk_errors(path):
-            _remove_left_behind(path)
+        with disk_errors(path), sole_writer(path):
+            remove_left_behind(path.parent, path.name)
             _make(partial)
             yield partial
             if path.exists():
@@ -195,12 +197,36 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _remove_left_behind(path: Path) -> None:
-    """Removes the temporary folders that killed processes left next to `path`."""
-    for folder in path.parent.glob(f".{glob.escape(path.name)}.partial-*"):
-        process = folder.name.rpartition("-")[2]
-        if process.isdigit() and not psutil.pid_exists(int(process)):
-            shutil.rmtree(folder, ignore_errors=True)
+def remove_left_behind(folder: Path, name: str | None = None) -> None:
+    """Removes what killed processes of this machine left in `folder` while they wrote: temporary files and folders.
+
+    A folder that was just being replaced gets its name back, unless the new one has it already.
+
+    Args:
+      name: of the file or folder that was being written; None for all.
+    """
+    name = "*" if name is None else glob.escape(name)
+    for earlier in filter(_is_of_dead_process, folder.glob(f".{name}.earlier-*")):
+        path = earlier.with_name(earlier.name.removeprefix(".").rpartition(".earlier-")[0])
+        if not path.exists():
+            earlier.rename(path)
+        shutil.rmtree(earlier, ignore_errors=True)
+    for partial in filter(_is_of_dead_process, folder.glob(f".{name}.partial-*")):
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
+
+
+def _is_of_dead_process(path: Path) -> bool:
+    """Whether the process whose number ends the name has ended: nobody has the number now, or a younger process has it."""
+    number = path.name.rpartition("-")[2]
+    try:
+        return number.isdigit() and psutil.Process(int(number)).create_time() > path.lstat().st_mtime
+    except psutil.NoSuchProcess:
+        return True
+    except (OSError, psutil.Error):
+        return False
 
 
 def _has_format(manifest: Path, format: str) -> bool:

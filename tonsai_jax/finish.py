@@ -11,16 +11,15 @@ import jax
 from ml_collections import ConfigDict
 
 from tonsai_jax.errors import UserError
-from tonsai_jax.files import read_json, write_json
+from tonsai_jax.files import write_json
 from tonsai_jax.hooks import continuations
+from tonsai_jax.reporting.complete_file import COMPLETE_FILE, read_complete
 from tonsai_jax.reporting.numbers import count_of
 from tonsai_jax.sampling import Sampling
 
 if TYPE_CHECKING:
     from tonsai_jax.evaluation.bits_per_byte import Evaluation
     from tonsai_jax.evaluation.preferences import PairEvaluation
-
-COMPLETE_FILE = "complete.json"
 
 
 def complete_run(
@@ -110,8 +109,8 @@ def describe_complete_run(workdir: Path, step: int, say: Callable[[str], None], 
     Args:
       has_changes: whether the model would learn something else with the config and the data that were given now.
     """
-    file = workdir / COMPLETE_FILE
-    if not file.is_file() or (record := read_json(file))["step"] != step:
+    record = read_complete(workdir)
+    if record is None or record["step"] != step:
         return False
     from tonsai_jax.reporting.metrics_file import language_scores  # imported here: only the end of a run needs them
     from tonsai_jax.reporting.samples import sample_text
@@ -119,7 +118,7 @@ def describe_complete_run(workdir: Path, step: int, say: Callable[[str], None], 
     say(f"\nThe run in {workdir} is complete: {count_of(step, 'step')}.")
     if has_changes:
         say("  It was trained before the changes above; to train with them, give another --workdir.")
-    before = language_scores(record.get("before", {}))
+    before = language_scores(record["before"])
     for language, score in language_scores(record["scores"]).items():
         was = before.get(language)
         change = f" ({was:.4f} before the first step, {score / was - 1:+.1%})" if was else ""

@@ -4,11 +4,14 @@ Evaluation and samples never stop a run: the checkpoint is saved before them, an
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
+import numpy as np
+from jax.experimental.multihost_utils import broadcast_one_to_all
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -17,7 +20,7 @@ from tonsai_jax.data.manifest import RowsManifest
 from tonsai_jax.files import write_json_lines
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.model.lora import merge_adapters
-from tonsai_jax.stages import Stage, stage_at
+from tonsai_jax.stages import Stage, stage_at, total_steps
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.training.metrics import MetricsWriter
 
@@ -87,6 +90,42 @@ class Hooks:
                 f"step {step}: its checkpoint has no score, {self.best_metric} was not measured; there are: {names}"
             )
         return score_of(metrics, self.best_metric)
+
+    def make_up(self, step: int, params: Any, record_score: Callable[[int, float], None]) -> None:
+        """Does what a process that was killed after the checkpoint of `step` did not come to: evaluation, score, texts.
+
+        Afterwards the run has written at `step` what a run that was never killed writes there.
+
+        Args:
+          record_score: takes the step and its score.
+        """
+        evaluates = bool(self.config.eval.every) and step % self.config.eval.every == 0
+        evaluates = evaluates and step < total_steps(self.stages)  # after the last step, the end of the run does it
+        samples = bool(self.config.sample.every) and step % self.config.sample.every == 0
+        has_evaluation, has_suite, has_samples, known_score = self._found(step)
+        if evaluates:
+            score = known_score if has_evaluation else self.score(step, self.evaluate(step, params))
+            if score is not None and not math.isnan(score):
+                record_score(step, score)
+        self.write_texts(step, params, samples=samples and not has_samples, suite=evaluates and not has_suite)
+
+    def _found(self, step: int) -> tuple[float, float, float, float]:
+        """Whether evaluation, suite and samples of `step` are there, and its score (NaN: none), as the first host sees it."""
+        from tonsai_jax.evaluation.best import score_of  # imported here, as above
+
+        measured = self.writer.at_start
+        suite = {name for name in measured if name.startswith("eval/prompts/")}
+        score = score_of(measured, self.best_metric)
+        found = (
+            any(name.startswith("eval/") for name in measured.keys() - suite),
+            bool(suite),
+            (self.workdir / "samples" / f"step-{step:06d}.jsonl").is_file(),
+            math.nan if score is None else score,
+        )
+        # As bytes: JAX would round the score to float32.
+        shared = broadcast_one_to_all(np.array(found, np.float64).view(np.uint8))
+        evaluation, suite_there, samples, score_there = np.asarray(shared, np.uint8).view(np.float64)
+        return float(evaluation), float(suite_there), float(samples), float(score_there)
 
     def _evaluate_text(self, params: Any, seq_len: int, batch_size: int) -> "Evaluation":
         from tonsai_jax.evaluation.bits_per_byte import conversations_for_others, evaluate  # a run starts without it

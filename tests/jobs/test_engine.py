@@ -127,8 +127,14 @@ signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 numbered = test_engine.numbered("sleep", "sleep too")
 run_command(lambda: test_engine.run_stage(Path({str(tmp_path)!r}), test_engine.square, numbered, test_engine.Executor(workers=2)))
 """
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
     process = subprocess.Popen(
-        [sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", program],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"TMPDIR": str(temporary)},
     )
     deadline = time.monotonic() + 60
     while len(sleeping := [int(file.read_text()) for file in tmp_path.glob("*.pid")]) < 2:
@@ -144,6 +150,7 @@ run_command(lambda: test_engine.run_stage(Path({str(tmp_path)!r}), test_engine.s
     while any(psutil.pid_exists(worker) and psutil.Process(worker).status() != "zombie" for worker in sleeping):
         assert time.monotonic() < deadline, "a worker goes on alone"
         time.sleep(0.02)
+    assert list(temporary.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """One trainer per workdir: a living one is respected, a dead one's lock is taken over."""
 
 import errno
+import fcntl
 import os
 import re
 import socket
@@ -190,7 +191,7 @@ def test_where_the_file_system_has_no_locks_the_trainer_of_this_host_is_waited_f
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOTSUP, "not supported")
 
-    monkeypatch.setattr(lock.fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "flock", refuse)
     monkeypatch.setattr(lock, "SILENT_SECONDS", 10)  # a sign of life ends the wait
     with (
         workdir_lock(tmp_path, print),

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psutil
 import pytest
 
 from tonsai_jax.runtime import signals
@@ -28,7 +29,12 @@ def signals_heard() -> Iterator[tuple[StopRequest, list[str]]]:
 
 @pytest.mark.parametrize(
     ("number", "name", "way_out"),
-    [(signal.SIGTERM, "SIGTERM", "Ctrl-C ends it now"), (signal.SIGINT, "Ctrl-C", "Ctrl-C again ends it now")],
+    [
+        (signal.SIGTERM, "SIGTERM", "Ctrl-C ends it now"),
+        (signal.SIGHUP, "SIGHUP", "Ctrl-C ends it now"),
+        (signal.SIGUSR1, "SIGUSR1", "Ctrl-C ends it now"),
+        (signal.SIGINT, "Ctrl-C", "Ctrl-C again ends it now"),
+    ],
 )
 def test_the_first_signal_is_noted_and_confirmed(number: signal.Signals, name: str, way_out: str) -> None:
     with signals_heard() as (request, lines):
@@ -39,12 +45,30 @@ def test_the_first_signal_is_noted_and_confirmed(number: signal.Signals, name: s
     assert lines == [f"{name}: saving after this step, then the run ends; {way_out}"]
 
 
-def test_a_second_sigterm_changes_nothing() -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_a_second_one_that_is_not_ctrl_c_changes_nothing(number: signal.Signals) -> None:
     with signals_heard() as (request, lines):
         request.saves_first()
-        signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGTERM)
-    assert (request.name, len(lines)) == ("SIGTERM", 1)
+        signal.raise_signal(number)
+        signal.raise_signal(number)
+    assert (request.name, len(lines)) == (number.name, 1)
+
+
+def test_a_sighup_that_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals_heard() as (request, lines):
+            request.saves_first()
+            signal.raise_signal(signal.SIGHUP)
+        assert (request.name, lines) == (None, [])
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_the_hours_of_a_run_count_from_the_start_of_the_process() -> None:
+    hours = (time.time() - psutil.Process().create_time()) / 3600
+    is_over, goes_on = StopRequest(print, max_hours=hours), StopRequest(print, max_hours=hours + 1)
+    assert (is_over.name, goes_on.name) == (f"--max_hours={hours:g}", None)
 
 
 def test_when_all_is_saved_sigterm_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:

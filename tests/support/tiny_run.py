@@ -16,6 +16,7 @@ from unittest import mock
 from tonsai_jax.corpus.prepare import prepare
 from tonsai_jax.corpus.sources.source import Source
 from tonsai_jax.data.tokenize import tokenize_dataset
+from tonsai_jax.interrupts import ENDING_SIGNALS
 from tonsai_jax.samples.stories import stories
 from tonsai_jax.tokenizer.examples import dataset_examples
 from tonsai_jax.tokenizer.training import train_tokenizer
@@ -147,7 +148,7 @@ def train_in_this_process(command: list[str]) -> None:
     """Runs a command line of `TinyRun`; an error of the user is raised as `UserError`."""
     import tonsai_jax.train
 
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
     sys.modules.pop("config_config", None)  # the config file of the run before
     try:
         with (

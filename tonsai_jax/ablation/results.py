@@ -6,7 +6,7 @@ from typing import Any
 
 from tonsai_jax.ablation.plan import PlannedRun
 from tonsai_jax.ablation.running import is_complete
-from tonsai_jax.files import read_json
+from tonsai_jax.reporting.complete_file import read_complete
 from tonsai_jax.reporting.metrics_file import language_scores, metrics_rows
 from tonsai_jax.stages import Stage, tokens_between
 
@@ -53,7 +53,8 @@ def read_result(run: PlannedRun) -> RunResult:
     rows = [row for row in metrics_rows(run.workdir / "metrics.jsonl") if "train/loss" in row]
     curve = tuple(read_curve(rows, run.stages)) if rows else ()
     complete = is_complete(run) and bool(curve)
-    scores = read_json(run.workdir / "complete.json")["scores"] if complete else {}
+    record = read_complete(run.workdir) if complete else None
+    scores = record["scores"] if record else {}
     return RunResult(
         complete=complete,
         curve=curve,

@@ -11,7 +11,8 @@ from types import FrameType
 
 from tonsai_jax.ablation.plan import PlannedRun
 from tonsai_jax.errors import UserError
-from tonsai_jax.files import disk_errors, read_json
+from tonsai_jax.files import disk_errors
+from tonsai_jax.reporting.complete_file import read_complete
 from tonsai_jax.reporting.numbers import format_seconds
 
 LOG = "train.log"
@@ -19,8 +20,8 @@ LOG = "train.log"
 
 def is_complete(run: PlannedRun) -> bool:
     """Whether training has recorded that the run is complete."""
-    file = run.workdir / "complete.json"
-    return file.is_file() and read_json(file)["step"] == run.total_steps
+    record = read_complete(run.workdir)
+    return record is not None and record["step"] == run.total_steps
 
 
 def run_all(

@@ -1,6 +1,7 @@
 """What `tonsai checkpoints` says about the checkpoints of a run, and which of them it deletes; without JAX."""
 
 import contextlib
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from tonsai_jax.files import read_json
 
 SCORES_FILE = "scores.json"
 SANE_FILE = "sane_steps.json"
+_logger = logging.getLogger("tonsai_jax")
 
 
 def checkpoints_of(workdir: Path) -> list[StoredCheckpoint]:
@@ -38,20 +40,33 @@ def policy_of(workdir: Path, found: Sequence[StoredCheckpoint], **changes: int |
     settings = {name: config[key] for name, key in keys.items() if key in config}
     settings |= {name: value for name, value in changes.items() if value is not None}
     temporary = {checkpoint.step for checkpoint in found if checkpoint.is_temporary}
-    return KeepPolicy(**settings, scores=read_scores(workdir), temporary=temporary)
+    return KeepPolicy(**settings, scores=read_scores(workdir), sane=read_sane_steps(workdir), temporary=temporary)
 
 
 def read_scores(workdir: Path) -> dict[int, float]:
-    """The scores of the checkpoints by step; raises `UserError` where the file does not hold them."""
+    """The scores of the checkpoints by step. A damaged file holds none, after a warning: a run that resumes finds them again."""
     path = workdir / SCORES_FILE
     if not path.is_file():
         return {}
     try:
         return {int(step): float(score) for step, score in read_json(path).items()}
-    except (AttributeError, TypeError, ValueError):
-        raise UserError(
-            f"{path}: does not hold the scores of checkpoints; delete it, and only the order of the best checkpoints is lost"
-        ) from None
+    except (AttributeError, TypeError, ValueError, UserError):
+        _logger.warning(
+            "%s: damaged, so no checkpoint counts as the best; a run that resumes takes the scores from its metrics.jsonl", path
+        )
+        return {}
+
+
+def read_sane_steps(workdir: Path) -> set[int]:
+    """The steps of the sane checkpoints. A damaged file holds none, after a warning: the next checkpoints are marked again."""
+    path = workdir / SANE_FILE
+    if not path.is_file():
+        return set()
+    try:
+        return {int(step) for step in read_json(path)}
+    except (TypeError, ValueError, UserError):
+        _logger.warning("%s: damaged, so no checkpoint counts as sane until the next one does", path)
+        return set()
 
 
 def describe(workdir: Path) -> list[dict[str, Any]]:
@@ -59,14 +74,14 @@ def describe(workdir: Path) -> list[dict[str, Any]]:
     found = checkpoints_of(workdir)
     policy = policy_of(workdir, found)
     reasons = policy.reasons([checkpoint.step for checkpoint in found])
-    sane = _sane_steps(workdir)
+    sane = read_sane_steps(workdir)
     return [
         {
             "step": checkpoint.step,
             "saved": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(checkpoint.seconds)),
             "bytes": checkpoint.size(),
             "score": policy.scores.get(checkpoint.step),
-            "sane": None if sane is None else checkpoint.step in sane,
+            "sane": checkpoint.step in sane if sane else None,
             "checksums": checkpoint.has_checksums,
             "kept as": ["temporary"] * checkpoint.is_temporary
             + [reason for reason, steps in reasons.items() if checkpoint.step in steps],
@@ -87,9 +102,3 @@ def to_delete(
     whole = next((checkpoint for checkpoint in reversed(found) if checkpoint.damage() is None), None)
     kept = policy.keeps([checkpoint.step for checkpoint in found]) | ({whole.step} if whole else set())
     return [checkpoint for checkpoint in found if checkpoint.step not in kept], whole
-
-
-def _sane_steps(workdir: Path) -> set[int] | None:
-    """The steps after which the run stayed sane; None where it keeps no record of them."""
-    path = workdir / SANE_FILE
-    return {int(step) for step in read_json(path)} if path.is_file() else None

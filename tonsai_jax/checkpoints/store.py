@@ -24,15 +24,14 @@ import psutil
 from tonsai_jax.checkpoints.checksums import add_late_files, write_checksums
 from tonsai_jax.checkpoints.folder import HAS_CHECKSUMS, IS_TEMPORARY, stored_checkpoint, stored_checkpoints
 from tonsai_jax.checkpoints.keep import KeepPolicy
-from tonsai_jax.checkpoints.overview import SCORES_FILE, read_scores
+from tonsai_jax.checkpoints.overview import SANE_FILE, SCORES_FILE, read_sane_steps, read_scores
 from tonsai_jax.checkpoints.resume import newest_whole
 from tonsai_jax.errors import TemporaryError, UserError
-from tonsai_jax.files import disk_errors, is_disk_full, read_json, write_json
+from tonsai_jax.files import disk_errors, is_disk_full, write_json
 from tonsai_jax.runtime.memory import return_freed_memory
 from tonsai_jax.training.loss_scale import placed_scale
 from tonsai_jax.training.state import TrainState
 
-SANE_FILE = "sane_steps.json"
 CheckpointStep = int | Literal["best"]  # how a user chooses a checkpoint
 
 
@@ -50,7 +49,7 @@ class Checkpoints:
         self._scores_path = workdir.absolute() / SCORES_FILE
         self._keep = keep or KeepPolicy()
         self._sane_path = workdir.absolute() / SANE_FILE
-        self._keep.sane.update(_read_sane(self._sane_path))
+        self._keep.sane.update(read_sane_steps(self._workdir))
         self._keep.scores.update(read_scores(self._workdir))
         self._keep.temporary.update(found.step for found in stored_checkpoints(workdir) if found.is_temporary)
         self._every_seconds = every_minutes * 60
@@ -269,17 +268,6 @@ class Checkpoints:
                 "continues from the last one"
             )
         return error
-
-
-def _read_sane(path: Path) -> set[int]:
-    if not path.is_file():
-        return set()
-    try:
-        return {int(step) for step in read_json(path)}
-    except (TypeError, ValueError):
-        raise UserError(
-            f"{path}: does not hold the steps of checkpoints; delete it, and the next checkpoints are marked again"
-        ) from None
 
 
 def _fits_twice(tree: Any) -> bool:

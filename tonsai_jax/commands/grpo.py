@@ -49,6 +49,7 @@ def main() -> None:
     from tonsai_jax.reinforce.grpo import Settings, grpo
     from tonsai_jax.reinforce.rewards import reward_of
     from tonsai_jax.runtime.lock import workdir_lock
+    from tonsai_jax.runtime.output import lasting_output
     from tonsai_jax.runtime.signals import StopRequest
 
     settings = Settings(
@@ -68,7 +69,7 @@ def main() -> None:
     def say(line: str) -> None:
         print(line, flush=True)
 
-    with StopRequest(say) as stop_request, workdir_lock(args.workdir, say):
+    with lasting_output(), StopRequest(say) as stop_request, workdir_lock(args.workdir, say):
         grpo(
             settings,
             args.prompts,

@@ -33,6 +33,7 @@ from tonsai_jax.errors import UserError
 from tonsai_jax.files import atomic_write, disk_errors
 from tonsai_jax.jobs.engine import Engine
 from tonsai_jax.jobs.executor import Executor
+from tonsai_jax.sole_writer import sole_writer
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +77,19 @@ def prepare(
     sources = failed.remaining(sources)
     check_output(output, sources)
 
+    with disk_errors(output), sole_writer(output):
+        return _prepare_or_keep(sources, failed, output, settings, planned_tokens, progress)
+
+
+def _prepare_or_keep(
+    sources: Sequence[Source],
+    failed: FailedSources,
+    output: Path,
+    settings: Settings,
+    planned_tokens: float | None,
+    progress: bool,
+) -> dict[str, Any]:
+    """Removes the work folder at the end, unless the next run can go on from it."""
     work = output.with_name(f".{output.name}.work")
     try:
         manifest = _prepare(sources, failed, output, work, settings, planned_tokens, progress)

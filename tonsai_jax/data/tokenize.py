@@ -29,6 +29,7 @@ from tonsai_jax.errors import UserError
 from tonsai_jax.files import atomic_folder, disk_errors, read_json, write_json
 from tonsai_jax.reporting.numbers import count_of
 from tonsai_jax.reporting.progress_bar import Progress, progress_bar
+from tonsai_jax.sole_writer import sole_writer
 from tonsai_jax.text.normalize import Normalization
 from tonsai_jax.tokenizer.examples import dataset_normalization
 from tonsai_jax.tokenizer.loading import ROWS_NORMALIZATION, Tokenizer
@@ -220,6 +221,8 @@ def _encoded(
     files = {name: [Path(dataset_dir) / file for file in source["files"]] for name, source in sources.items()}
     output = Path(output_dir).absolute()
     with (
+        disk_errors(output),
+        sole_writer(output),
         _work_folder(output) as work,
         atomic_folder(output, manifest="manifest.json", format=format) as folder,
     ):

@@ -7,12 +7,14 @@ milliseconds. Fork is safe there, because the server has no threads of ours and 
 import concurrent.futures
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
+from multiprocessing.util import get_temp_dir
 from typing import Any
 
 from tonsai_jax.errors import UserError
@@ -43,7 +45,8 @@ class LocalPool:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         workers_end, self._own_end = context.Pipe(duplex=False)
-        self._pool = ProcessPoolExecutor(workers, context, _end_with_parent, (workers_end,))
+        self._workers = workers
+        self._pool = ProcessPoolExecutor(workers, context, _end_with_parent, (workers_end, get_temp_dir()))
 
     def run(self, call: Callable[..., None], arguments: Sequence[tuple[Any, ...]]) -> None:
         """Runs `call(*arguments[0])`, `call(*arguments[1])`, ... and returns when all have ended.
@@ -61,15 +64,20 @@ class LocalPool:
 
     def stop(self) -> None:
         """Ends the workers now, in the middle of their calls."""
+        os.write(self._own_end.fileno(), b"." * self._workers)
         self._own_end.close()
         self._pool.shutdown(cancel_futures=True)
 
 
-def _end_with_parent(pipe: Connection) -> None:
-    """Ends this process when the other end of the pipe closes: by `stop`, or because the parent process has died."""
+def _end_with_parent(pipe: Connection, sockets: str) -> None:
+    """Ends this process when `stop` writes a byte for it into the pipe, or when the pipe closes: the parent process has died.
+
+    A parent that was killed could not remove `sockets`, its folder in /tmp with the address of the fork server.
+    """
 
     def watch() -> None:
-        pipe.poll(None)
+        if not os.read(pipe.fileno(), 1):
+            shutil.rmtree(sockets, ignore_errors=True)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -1,23 +1,43 @@
 """What a run has written to its metrics.jsonl, and the scores among it by language and by source."""
 
+import functools
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 _SCORE = "eval/bits_per_byte/"  # in front of a language or of source/NAME; the mean of the languages has no slash there
+_NUMBERS = {int, float, type(None)}
 _HIGHER_IS_BETTER = {"accuracy", "margin"}  # of held-out pairs; everything else that an evaluation measures is a loss
 
 
 def metrics_rows(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; none where there is no file. A killed run can leave half a line, which is left out."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
+    """The rows of a metrics.jsonl; none where there is no file. Damaged lines are left out, and counted in a warning."""
+    if not path.is_file():
+        return []
+    with path.open("rb") as lines:
+        rows = [row_of(line) for line in lines]
+    warn_of_damage(path, sum(row is None for row in rows[:-1]))
+    return [row for row in rows if row is not None]
+
+
+def row_of(line: bytes) -> dict[str, Any] | None:
+    """The row in a line of a metrics.jsonl: numbers by name, or None for one that was not finite. None if it is damaged."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or type(row.get("step")) is not int or row["step"] < 0:
+        return None
+    return row if _NUMBERS.issuperset(map(type, row.values())) else None
+
+
+@functools.cache  # one warning for each file of a command
+def warn_of_damage(path: Path, num_lines: int) -> None:
+    """Logs how many lines of a metrics.jsonl were left out. The last one does not count: a killed run can leave half of it."""
+    if num_lines:
+        logging.getLogger("tonsai_jax").warning("%s: %d damaged lines are left out", path, num_lines)
 
 
 def scores_of(metrics: Mapping[str, Any]) -> dict[str, float]:

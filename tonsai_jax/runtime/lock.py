@@ -1,7 +1,6 @@
 """One trainer per workdir: a second one would overwrite the metrics and the checkpoints of the first."""
 
 import contextlib
-import fcntl
 import json
 import os
 import socket
@@ -14,6 +13,7 @@ from typing import Any
 
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import disk_errors, read_json
+from tonsai_jax.sole_writer import flock, is_at
 
 LOCK_FILE = "trainer.lock"
 BEAT_SECONDS = 10.0  # between two signs of life in the file
@@ -62,13 +62,13 @@ def _take(path: Path, own: dict[str, Any], say: Callable[[str], None]) -> FileIO
             file, is_made = _open(path)
             unless_taken.enter_context(file)
             try:
-                is_locked = _flock(file)
+                is_locked = flock(file)
             except BlockingIOError:
                 held = _read(path)
-                if _is_at(file, path):
+                if is_at(file, path):
                     raise _in_use(path, held) from None
                 continue
-            if not _is_at(file, path):
+            if not is_at(file, path):
                 continue  # its trainer has just ended and removed it
             held = {} if is_made else _read(path)
             is_dead = not held or (is_locked and held["host"] == own["host"])
@@ -99,25 +99,6 @@ def _open(path: Path) -> tuple[FileIO, bool]:
             with contextlib.suppress(FileExistsError):
                 return path.open("x+b", buffering=0), True
             return path.open("r+b", buffering=0), False
-
-
-def _flock(file: FileIO) -> bool:
-    """Takes the kernel's lock, or raises `BlockingIOError`; returns False where the file system has none."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError:
-        return False
-    return True
-
-
-def _is_at(file: FileIO, path: Path) -> bool:
-    """Whether the open file still is the one at `path`."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _read(path: Path) -> dict[str, Any]:

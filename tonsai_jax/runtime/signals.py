@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: a run saves a checkpoint first, then ends; a second Ctrl-C ends it within seconds, whatever it does."""
+"""SIGTERM, SIGHUP, SIGUSR1 and Ctrl-C: a run saves first, then ends; a second Ctrl-C ends it within seconds, whatever it does."""
 
 import contextlib
 import os
@@ -10,35 +10,41 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Literal
 
+import psutil
+
+from tonsai_jax.interrupts import name_of, set_handlers
+
 GRACE_SECONDS = 2.0  # between the end that a second signal asks for and the end that it gets
 SPEAK_SECONDS = 1.0  # for which a line is waited for
 
 
 class StopRequest:
-    """Context manager that turns the first SIGTERM or Ctrl-C (SIGINT) during training into a request to save and end.
+    """Context manager that turns the first signal that asks a run to end (`ENDING_SIGNALS`) into a request to save and end.
 
     Python runs a signal's handler only between two of its own instructions, and a compilation by XLA is a single one that can
     take minutes. So a thread reads the signals as well, from a socket that Python writes them to at once: it confirms the
     request, and ends the process where the handler has not ended it in time.
 
     Before `saves_first()` there is nothing to save: a signal ends the process, with exit code 130 for Ctrl-C and 143 for SIGTERM.
-    After `all_is_saved()` Ctrl-C does; SIGTERM is ignored, since what is left may fit into the time that a job system gives.
+    After `all_is_saved()` Ctrl-C does; the others are ignored, since what is left may fit into the time that a job system gives.
 
     Args:
       say: prints a line and flushes it; called in another thread.
-
-    Attributes:
-      name: "SIGTERM" or "Ctrl-C"; None while no signal came.
+      max_hours: after so many hours since the process started, a run is asked to save and end; None for no limit.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.name: str | None = None
+    def __init__(self, say: Callable[[str], None], max_hours: float | None = None) -> None:
         self._say = say
+        self._signal: str | None = None
+        self._max_hours = max_hours
+        if max_hours is not None:
+            age = time.time() - psutil.Process().create_time()
+            self._deadline = time.monotonic() + max_hours * 3600 - age
         self._ending: int | None = None
         self._phase: Literal["before", "training", "after"] = "before"
 
     def __enter__(self) -> "StopRequest":
-        self._handlers = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._handlers = set_handlers(self._handle)
         self._ours, self._pythons = socket.socketpair()
         self._pythons.setblocking(False)  # as set_wakeup_fd demands
         self._fd = signal.set_wakeup_fd(self._pythons.fileno(), warn_on_full_buffer=False)
@@ -53,6 +59,13 @@ class StopRequest:
             signal.signal(number, handler)
         self._pythons.close()  # ends the thread
 
+    @property
+    def name(self) -> str | None:
+        """What asked the run to end: "SIGTERM", "Ctrl-C", "--max_hours=5"; None while nothing did."""
+        if self._signal is None and self._max_hours is not None and time.monotonic() >= self._deadline:
+            return f"--max_hours={self._max_hours:g}"
+        return self._signal
+
     def saves_first(self) -> None:
         """From now on the first signal is a request; the run looks at `name` after every step."""
         self._phase = "training"
@@ -62,15 +75,15 @@ class StopRequest:
         self._phase = "after"
 
     def _ends(self, number: int, is_first: bool) -> bool:
-        """Whether a signal ends the process. A second SIGTERM does not: job systems repeat it."""
+        """Whether a signal ends the process. A second one that is not Ctrl-C does not: job systems repeat it."""
         if self._phase == "training":
             return number == signal.SIGINT and not is_first
         return number == signal.SIGINT or self._phase == "before"
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         """Runs in the main thread, when that is back in Python."""
-        is_first = self.name is None
-        self.name = self.name or _name(number)
+        is_first = self._signal is None
+        self._signal = self._signal or name_of(number)
         if self._ends(number, is_first):
             self._ending = number
             raise KeyboardInterrupt  # leaves the block, whatever it does, and then the process ends
@@ -89,14 +102,14 @@ class StopRequest:
                 if is_first and self._phase == "training":
                     again = " again" if number == signal.SIGINT else ""
                     self._speak(
-                        f"{_name(number)}: saving after this step, then the run ends; Ctrl-C{again} ends it now"
+                        f"{name_of(number)}: saving after this step, then the run ends; Ctrl-C{again} ends it now"
                     )
                 is_first = False
 
     def _end(self, number: int) -> None:
         """Ends the process. What has its final name on disk is whole at every moment."""
         try:
-            self._speak(f"stopped by {_name(number)}; earlier checkpoints are complete")
+            self._speak(f"stopped by {name_of(number)}; earlier checkpoints are complete")
         finally:
             os._exit(128 + number)
 
@@ -105,7 +118,3 @@ class StopRequest:
         speaker = threading.Thread(target=self._say, args=(line,), daemon=True)
         speaker.start()
         speaker.join(SPEAK_SECONDS)
-
-
-def _name(number: int) -> str:
-    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name

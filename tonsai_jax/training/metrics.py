@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import atomic_write, disk_errors
+from tonsai_jax.reporting.metrics_file import row_of, warn_of_damage
 
 if TYPE_CHECKING:
     from tonsai_jax.training.terminal import TerminalView
@@ -36,6 +37,7 @@ class MetricsWriter:
 
     Attributes:
       last_progress: the last row with `progress/tokens` of those that stay; empty for a run that begins, and on other hosts.
+      at_start: what was measured at `start_step` before this process began, by name. It is not written a second time.
     """
 
     def __init__(
@@ -52,14 +54,16 @@ class MetricsWriter:
         self._active = active
         self._view = view
         self._wandb: Any = None
+        self._start_step = start_step
         self.last_progress: dict[str, Any] = {}
+        self.at_start: dict[str, Any] = {}
         if not active:
             return
         self._path = workdir / "metrics.jsonl"
         with disk_errors(self._path):
             workdir.mkdir(parents=True, exist_ok=True)
             # A new run also measures the model that it continues from again.
-            self.last_progress = _drop_rows_after(self._path, start_step or -1)
+            self.last_progress, self.at_start = _drop_rows_after(self._path, start_step or -1)
             self._jsonl = self._path.open("a", encoding="utf-8")
             # Not tensorboardX's SummaryWriter: a full disk ends its thread, and then the run waits for it forever.
             (workdir / "tensorboard").mkdir(exist_ok=True)
@@ -84,6 +88,10 @@ class MetricsWriter:
         """Writes `scalars` under `step`; a value that is not finite is null in the JSON."""
         if not self._active:
             return
+        if step == self._start_step and self.at_start:
+            scalars = {name: value for name, value in scalars.items() if name not in self.at_start}
+            if not scalars:
+                return
         row: dict[str, float | None] = {"step": step, "time": round(time.time(), 3)}
         row |= {name: value if math.isfinite(value) else None for name, value in scalars.items()}
         with disk_errors(self._path):
@@ -138,23 +146,30 @@ class MetricsWriter:
         self._tensorboard.flush()
 
 
-def _drop_rows_after(path: Path, step: int) -> dict[str, Any]:
-    """Returns the last row with `progress/tokens` of those that stay. Holds one row at a time: a long run has many."""
+def _drop_rows_after(path: Path, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the last row with `progress/tokens` of those that stay, and everything that was measured at `step`.
+
+    Drops damaged lines too. Holds one row at a time: a long run has many.
+    """
     last: dict[str, Any] = {}
+    at_step: dict[str, Any] = {}
     if not path.is_file():
-        return last
+        return last, at_step
+    num_damaged, is_damaged = 0, False
     with path.open("rb") as lines, atomic_write(path) as partial, partial.open("wb") as kept:
         for line in lines:
-            try:
-                row = json.loads(line)
-                if row["step"] > step:
-                    continue
-            except (ValueError, KeyError, TypeError):
-                continue  # the last line of a killed run
+            num_damaged += int(is_damaged)  # not the last line: a killed run can leave half of it
+            row = row_of(line)
+            is_damaged = row is None
+            if row is None or row["step"] > step:
+                continue
             kept.write(line.rstrip(b"\n") + b"\n")
             if row.get("progress/tokens") is not None:
                 last = row
-    return last
+            if row["step"] == step:
+                at_step |= row
+    warn_of_damage(path, num_damaged)
+    return last, at_step
 
 
 def _start_wandb(workdir: Path, project: str, name: str, config: Mapping[str, Any]) -> Any:

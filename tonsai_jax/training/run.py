@@ -14,7 +14,7 @@ from tonsai_jax.config import LENGTH_KEYS, differences, from_json, to_json
 from tonsai_jax.data.manifest import RowsManifest
 from tonsai_jax.data.order import DataOrder
 from tonsai_jax.errors import UserError
-from tonsai_jax.files import disk_errors, read_json, write_json
+from tonsai_jax.files import disk_errors, read_json, remove_left_behind, write_json
 from tonsai_jax.model.config import ModelConfig, keys_that_change_arrays
 from tonsai_jax.stages import Stage
 
@@ -113,11 +113,13 @@ def check_adapters(saved_config: Mapping[str, Any], config: ConfigDict, workdir:
 def open_workdir(workdir: Path, config: ConfigDict, manifest: RowsManifest, start_step: int) -> None:
     """Writes what a run that begins or resumes is made of: config, tokenizer, manifest of its rows, environment.
 
-    On the first host only.
+    Removes what a killed process left half written there. On the first host only.
     """
     if jax.process_index() == 0:
         from tonsai_jax.runtime.environment import record_start
 
+        for folder in (workdir, workdir / "samples", workdir / "prompt_suite"):
+            remove_left_behind(folder)
         write_json(workdir / "config.json", to_json(config))
         write_json(workdir / "data.json", read_json(manifest.directory / "manifest.json"))
         record_start(workdir / "environment.json", start_step)
