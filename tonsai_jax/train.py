@@ -28,7 +28,7 @@ from tonsai_jax.config import micro_batch, stages_of, to_json, validate
 from tonsai_jax.data.loader import Loader
 from tonsai_jax.data.order import DataOrder
 from tonsai_jax.errors import UserError, run_command
-from tonsai_jax.finish import complete_run, describe_complete_run, report_of_failure, report_run
+from tonsai_jax.finish import complete_run, describe_complete_run, forget_completion, report_of_failure, report_run
 from tonsai_jax.hooks import Hooks
 from tonsai_jax.hosts.processes import start_processes
 from tonsai_jax.opening import describe, open_init_from, open_reference, open_training_rows
@@ -130,8 +130,7 @@ def train(
 
     stop_request.saves_first()
     epochs = order.epochs()
-    writes_texts = config.sample.every > 0 or (config.eval.every > 0 and config.eval.prompt_suite)
-    describe(setup, manifest, epochs, start_step, end_step, say, writes_texts=writes_texts)
+    describe(setup, manifest, epochs, start_step, end_step, say)
     for line in warnings_before(
         config,
         setup,
@@ -146,6 +145,8 @@ def train(
         checkpoints.replace_scores(scores_so_far(workdir, metric))
     checkpoints.drop_scores_after(start_step)
     open_workdir(workdir, config, manifest, start_step)
+    if start_step < last_step:
+        forget_completion(workdir)
     set_optimization_level(config.runtime.optimization_level, jax.default_backend(), setup.mesh.size)
     if no_cache := use_compile_cache(config.runtime.compile_cache, jax.default_backend()):
         say(no_cache)

@@ -22,6 +22,7 @@ import psutil
 from tonsai_jax.checkpoints.keep import KeepPolicy
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import disk_errors, is_disk_full, read_json, write_json
+from tonsai_jax.hosts.first_process import works_alone
 from tonsai_jax.runtime.memory import return_freed_memory
 from tonsai_jax.training.state import TrainState
 
@@ -39,6 +40,7 @@ class Checkpoints:
         self.directory = workdir.absolute() / "checkpoints"
         self._scores_path = workdir.absolute() / SCORES_FILE
         self._keep = keep or KeepPolicy()
+        processes = {0} if works_alone() else None  # None: all of them, who wait for each other
         if self._scores_path.is_file():
             self._keep.scores.update(_read_scores(self._scores_path))
         options = ocp.CheckpointManagerOptions(
@@ -46,6 +48,7 @@ class Checkpoints:
             cleanup_tmp_directories=not read_only,  # of a save that a killed run left half done
             create=False,  # not before the first save: a run that is refused leaves nothing behind
             read_only=read_only,
+            multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes=processes),
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 
