@@ -192,6 +192,25 @@ def test_the_parts_of_an_estimate_agree() -> None:
     json.dumps(figures)
 
 
+def test_a_mesh_that_crosses_hosts_takes_longer_than_one_inside_them() -> None:
+    config = config_of(d_model=2048, num_heads=16, d_ff=8192)
+    # Of 8 micro-batches, each gathers the parameters again; gradients are summed between hosts once per step.
+    config.update({"global_batch_size": 128, "micro_batch_size": 1})
+    settings: dict[str, Any] = {"compiles": False, "say": lambda line: None}
+
+    def collectives(fsdp: int, **hosts: Any) -> float:
+        config.mesh.fsdp = fsdp
+        return estimate(config, gpu_named("h100"), 16, **hosts, **settings)["stages"][0]["seconds"]["collectives"]
+
+    one_host = collectives(8, gpus_per_host=16)
+    assert one_host < collectives(8) < collectives(8, network_gbit=100)
+    assert collectives(16, network_gbit=100) > collectives(8, network_gbit=100)
+    text = estimate_as_text(estimate(config, gpu_named("h100"), 16, **settings))
+    assert "16 x h100 in 2 hosts, 400 Gb/s for each GPU, mesh" in text
+    with pytest.raises(UserError, match=r"--num-gpus 12 is no multiple of --gpus-per-host 8"):
+        estimate(config, gpu_named("h100"), 12, **settings)
+
+
 def test_a_faster_gpu_takes_less_time() -> None:
     rates = [
         estimate(config_of(), gpu_named(name), 1, compiles=False, say=lambda line: None)["stages"][0]
