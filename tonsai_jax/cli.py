@@ -11,8 +11,16 @@ from ml_collections import ConfigDict, config_flags
 from tonsai_jax.config import RENAMED, REPLACED
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import folder_to_write
+from tonsai_jax.hosts.place import set_place
 
 _HELP = "Config file, with an optional variant: configs/gpt2_500m.py or configs/gpt2_500m.py:exact."
+
+# For a process of several where no scheduler starts them (docs/multi-host.md).
+_PLACE = {
+    "coordinator": "HOST:PORT of process 0, in a run of several processes; as JAX_COORDINATOR_ADDRESS.",
+    "num_processes": "Processes of the run; as JAX_NUM_PROCESSES.",
+    "process_id": "Which of them this one is, from 0; as JAX_PROCESS_ID.",
+}
 
 
 def parse_flags(argv: list[str], doc: str) -> tuple[ConfigDict, Path, int | None]:
@@ -32,6 +40,9 @@ def parse_flags(argv: list[str], doc: str) -> tuple[ConfigDict, Path, int | None
     flags.DEFINE_integer(
         "steps_today", None, "Train at most this many steps, then save and exit with code 0.", flag_values=values
     )
+    for name, meaning in _PLACE.items():
+        define = flags.DEFINE_string if name == "coordinator" else flags.DEFINE_integer
+        define(name, None, meaning, flag_values=values)
     if len(argv) < 2 or {"--help", "-h", "-help", "--helpfull"} & set(argv[1:]):
         print(f"{doc}\nFlags:\n{values.main_module_help() or values.get_help()}")
         sys.exit(0)
@@ -55,6 +66,7 @@ def parse_flags(argv: list[str], doc: str) -> tuple[ConfigDict, Path, int | None
         raise UserError(f"{file}: get_config() returns {config!r}; it must return a config, as those in configs/ do")
     if values.steps_today is not None and values.steps_today < 1:
         raise UserError(f"--steps_today={values.steps_today} must be at least 1")
+    set_place(*(values[name].value for name in _PLACE))
     path = config_flags.get_config_filename(values["config"])
     workdir = folder_to_write(values.workdir) if values.workdir else default_workdir(path)
     return config, workdir, values.steps_today

@@ -30,7 +30,7 @@ from tonsai_jax.data.order import DataOrder
 from tonsai_jax.errors import UserError, run_command
 from tonsai_jax.finish import complete_run, describe_complete_run, forget_completion, report_of_failure, report_run
 from tonsai_jax.hooks import Hooks
-from tonsai_jax.hosts.processes import start_processes
+from tonsai_jax.hosts.processes import hosts_of_devices, start_processes
 from tonsai_jax.opening import describe, open_init_from, open_reference, open_training_rows
 from tonsai_jax.planning.advice import explain_out_of_memory, warnings_before
 from tonsai_jax.runtime.hardware import total_peak_flops
@@ -137,6 +137,7 @@ def train(
         tokenizer_vocab_size=tokenizer.vocab_size,
         epochs=epochs,
         is_new=start_step == 0 and pretrained is None,
+        hosts=hosts_of_devices(),
     ):
         say(line)
 

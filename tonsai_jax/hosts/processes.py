@@ -1,9 +1,9 @@
-"""The processes of a run on many hosts: how they find each other, and which GPUs each of them takes."""
+"""The processes of a run on many hosts: how they start, and how they do together what can fail on one."""
 
+import hashlib
 import os
-import re
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TypeVar
 
 import jax
@@ -11,49 +11,20 @@ import numpy as np
 from jax.experimental.multihost_utils import process_allgather
 
 from tonsai_jax.errors import UserError
+from tonsai_jax.hosts.place import find_place
 
 _Result = TypeVar("_Result")
 _MESSAGE_BYTES = 1024
 
 
 def start_processes() -> None:
-    """Connects this process to the other processes of the run; does nothing for a run of one process.
+    """Connects this process to the other processes of the run, see `find_place`; does nothing for a run of one process.
 
-    There are two ways, chosen by environment variables:
-
-    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID describe the run and the place of this process in it. The
-    process takes all GPUs that it sees, or those that JAX_LOCAL_DEVICE_IDS names.
-
-    JAX_DISTRIBUTED=auto lets JAX find the other processes under Slurm, Open MPI or Kubernetes; `local_device_ids` says which
-    GPUs the process takes.
-
-    Raises `UserError` where JAX_NUM_PROCESSES or JAX_PROCESS_ID is missing or not a whole number.
+    Raises the errors of `find_place`.
     """
-    if "JAX_COORDINATOR_ADDRESS" in os.environ:
+    if (place := find_place(os.environ)) is not None:
         # Without "deactivate" JAX would still look for Slurm, and give the first task of a host only its first GPU.
-        jax.distributed.initialize(
-            os.environ["JAX_COORDINATOR_ADDRESS"],
-            num_processes=_whole_number("JAX_NUM_PROCESSES"),
-            process_id=_whole_number("JAX_PROCESS_ID"),
-            cluster_detection_method="deactivate",
-        )
-    elif os.environ.get("JAX_DISTRIBUTED") == "auto":
-        jax.distributed.initialize(local_device_ids=local_device_ids(os.environ))
-
-
-def local_device_ids(environment: Mapping[str, str]) -> list[int] | None:
-    """The `local_device_ids` for `jax.distributed.initialize`: [] takes all visible GPUs, None leaves the choice to JAX.
-
-    JAX gives a process whose rank on its host is known only the GPU with that number. That is right for one process per GPU
-    that sees all GPUs of the host. It is wrong for one process per host, and for a process that sees only its own GPU.
-    """
-    if "JAX_LOCAL_DEVICE_IDS" in environment:
-        return None
-    tasks_per_host = environment.get("SLURM_STEP_TASKS_PER_NODE", "")  # such as 1(x4), or 8(x2),4
-    one_per_host = re.fullmatch(r"1(\(x\d+\))?", tasks_per_host) or environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
-    visible = environment.get("CUDA_VISIBLE_DEVICES", "")
-    sees_one_gpu = visible != "" and "," not in visible
-    return [] if one_per_host or sees_one_gpu else None
+        jax.distributed.initialize(*place, cluster_detection_method="deactivate")
 
 
 def on_every_process(work: Callable[[], _Result]) -> _Result:
@@ -79,8 +50,11 @@ def on_every_process(work: Callable[[], _Result]) -> _Result:
     return result  # type: ignore[return-value]  # it did not fail
 
 
-def _whole_number(name: str) -> int:
-    value = os.environ.get(name, "")
-    if not value.isdecimal():
-        raise UserError(f"{name}={value!r} must be a whole number; with JAX_COORDINATOR_ADDRESS it is required")
-    return int(value)
+def hosts_of_devices() -> list[int]:
+    """For each of `jax.devices()` the number of its host; processes with the same host name are on one. All must call it."""
+    if jax.process_count() == 1:
+        return [0] * jax.device_count()
+    own = np.frombuffer(hashlib.sha256(socket.gethostname().encode()).digest()[:8], np.int32)
+    names = [row.tobytes() for row in process_allgather(own).reshape(-1, own.size)]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return [numbers[names[device.process_index]] for device in jax.devices()]
