@@ -61,6 +61,7 @@ while ((${#pids[@]})); do
     kill -0 "${pids[id]}" 2>/dev/null && continue
     wait "${pids[id]}"
     ended=$?
+    kill -s KILL -- "-${pids[id]}" 2>/dev/null # helpers that it has left
     unset "pids[id]"
     ((ended == 0)) && continue
     if ((kill_at == 0)); then

@@ -119,7 +119,7 @@ def mesh_across_hosts(
     if max(sum(plan.memory().values()) for plan in plans) <= usable_bytes:
         yield (
             f"note: mesh.fsdp={mesh['fsdp']} is spread over hosts, so every micro-batch sends all parameters over the network; "
-            f"mesh.fsdp={inside[-1]} with mesh.data=-1 fits too, keeps them inside a host, and sends only gradients, once per step"
+            f"mesh.fsdp={inside[-1]} with mesh.data=-1 fits too, keeps them inside a host, and sends gradients once per step"
         )
 
 
