@@ -5,23 +5,26 @@ from pathlib import Path
 import jax
 import pytest
 
+from tests.support.tiny_run import TinyRun
 from tonsai_jax.config import default_config
 from tonsai_jax.errors import UserError
-from tonsai_jax.finish import _chat_flags, complete_run, report_of_failure, report_run
+from tonsai_jax.files import read_json
+from tonsai_jax.finish import COMPLETE_FILE, _chat_flags, report_of_failure, report_run
 
 
-@pytest.mark.parametrize("export", [True, False])
-def test_a_run_on_several_hosts_says_that_it_does_not_export_and_what_does(
-    export: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_model_that_no_device_holds_is_complete_without_texts_and_says_how_to_export_it(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    config = default_config()
-    config.export = export
-    lines: list[str] = []
-    complete_run(tmp_path, config, None, lines.append)
-    assert ("in spite of config.export" in lines[0]) == export
-    assert f"tonsai export --workdir {tmp_path} --output-dir {tmp_path / 'export'}" in lines[1]
-    assert not any(tmp_path.iterdir())
+    monkeypatch.setattr("tonsai_jax.finish.usable_bytes", lambda: 1000)
+    run = TinyRun(rows, tmp_path / "run", ("steps=1", "export=True", "optimizer.warmup_steps=0"))
+    printed = run.train()
+    assert "no continuations and no export: the whole model takes 0.0 GiB, and a device here has 0.0" in printed
+    assert f"tonsai export --workdir {run.workdir}" in printed
+    assert not (run.workdir / "export").exists()
+    assert read_json(run.workdir / COMPLETE_FILE)["samples"] == []
+    # Trained further, it is not complete until its new end.
+    run.train("steps=3", steps_today=1)
+    assert not (run.workdir / COMPLETE_FILE).exists()
 
 
 def test_the_flags_for_a_chat_are_those_that_sample_as_the_run_did() -> None:

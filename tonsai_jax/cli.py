@@ -12,8 +12,16 @@ from ml_collections import ConfigDict, config_flags
 from tonsai_jax.config import RENAMED, REPLACED
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import folder_to_write
+from tonsai_jax.hosts.place import set_place
 
 _HELP = "Config file, with an optional variant: configs/gpt2_500m.py or configs/gpt2_500m.py:exact."
+
+# For a process of several where no scheduler starts them (docs/multi-host.md).
+_PLACE = {
+    "coordinator": "HOST:PORT of process 0, in a run of several processes; as JAX_COORDINATOR_ADDRESS.",
+    "num_processes": "Processes of the run; as JAX_NUM_PROCESSES.",
+    "process_id": "Which of them this one is, from 0; as JAX_PROCESS_ID.",
+}
 
 
 class Limits(NamedTuple):
@@ -48,6 +56,9 @@ def parse_flags(argv: list[str], doc: str) -> tuple[ConfigDict, Path, Limits]:
     flags.DEFINE_float(
         "max_hours", None, "Save and exit with code 0 this many hours after the process started.", flag_values=values
     )
+    for name, meaning in _PLACE.items():
+        define = flags.DEFINE_string if name == "coordinator" else flags.DEFINE_integer
+        define(name, None, meaning, flag_values=values)
     if len(argv) < 2 or {"--help", "-h", "-help", "--helpfull"} & set(argv[1:]):
         print(f"{doc}\nFlags:\n{values.main_module_help() or values.get_help()}")
         sys.exit(0)
@@ -73,6 +84,7 @@ def parse_flags(argv: list[str], doc: str) -> tuple[ConfigDict, Path, Limits]:
         raise UserError(f"--steps_today={values.steps_today} must be at least 1")
     if values.max_hours is not None and not values.max_hours > 0:
         raise UserError(f"--max_hours={values.max_hours} must be more than 0, such as 0.5 for half an hour")
+    set_place(*(values[name].value for name in _PLACE))
     path = config_flags.get_config_filename(values["config"])
     workdir = folder_to_write(values.workdir) if values.workdir else default_workdir(path)
     return config, workdir, Limits(values.steps_today, values.max_hours)

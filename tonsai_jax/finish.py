@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import write_json
 from tonsai_jax.hooks import continuations
+from tonsai_jax.hosts.first_process import on_first_process
+from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.planning.advice import usable_bytes
 from tonsai_jax.reporting.complete_file import COMPLETE_FILE, read_complete
 from tonsai_jax.reporting.numbers import count_of
 from tonsai_jax.sampling import Sampling
@@ -30,22 +34,66 @@ def complete_run(
 ) -> None:
     """Ends a run after its last step: continues the prompts, exports where the config asks for it, prints what comes next.
 
-    Writes `workdir/complete.json` last. On several hosts the parameters of a run are not on one of them, so there it only
-    prints the commands that do the rest on one host.
+    Writes `workdir/complete.json` last. The first process does it from the newest checkpoint, on one of its devices, which then
+    holds all parameters in float32 and what `Decoder` adds; the others wait. Where these do not fit, it prints the commands
+    that do the same elsewhere, and writes a `complete.json` without texts.
 
     Args:
       evaluation: of the last step, if there was one.
+
+    Raises `UserError` where the export cannot be written, on every process.
     """
-    if jax.process_count() > 1:
-        say(
-            f"The run in {workdir} is complete. Its parameters are spread over hosts, so nothing was sampled or exported"
-            f"{', in spite of config.export' if config.export else ''}; on one host run:"
-        )
-        folder = shlex.quote(str(workdir))
-        say(f"  tonsai export --workdir {folder} --output-dir {folder}/export")
-        say(f"  tonsai generate --workdir {folder} --prompt 'Once upon a time'")
-        return
+    on_first_process(lambda: _complete(workdir, config, evaluation, say))
+
+
+def forget_completion(workdir: Path) -> None:
+    """Removes `workdir/complete.json` of a run that is trained further: launchers start a run again that has none."""
+    if jax.process_index() == 0:
+        (workdir / COMPLETE_FILE).unlink(missing_ok=True)
+
+
+def _complete(
+    workdir: Path,
+    config: ConfigDict,
+    evaluation: "Evaluation | PairEvaluation | None",
+    say: Callable[[str], None],
+) -> None:
     # Imported here, as what follows: only the end of a run needs it.
+    from tonsai_jax.checkpoints.saved import open_checkpoint
+    from tonsai_jax.reporting.metrics_file import metrics_rows
+
+    checkpoint = open_checkpoint(workdir)
+    needed, usable = _bytes_at_end(checkpoint.model_config), usable_bytes()
+    if fits := needed <= usable:
+        samples = _sample_and_export(workdir, say)
+    else:
+        samples = []
+        say(
+            f"no continuations{' and no export' if config.export else ''}: the whole model takes {needed / 2**30:.1f} GiB, and a "
+            f"device here has {usable / 2**30:.1f}; JAX_PLATFORMS=cpu before the commands below takes the memory of the host"
+        )
+    # Written by a run that continues from another model, before its first step.
+    before = [row for row in metrics_rows(workdir / "metrics.jsonl") if row["step"] == 0]
+    record = {
+        "step": checkpoint.step,
+        "before": before[0] if before else {},
+        "scores": evaluation.scalars() if evaluation else {},
+        "samples": [{"prompt": prompt, "continuation": text} for prompt, text in samples],
+        "chat": _chat_flags(config) if config.sample.chat else "",
+        "prompt_suite": config.eval.prompt_suite,
+        "exported": config.export and fits,
+    }
+    write_json(workdir / COMPLETE_FILE, record)
+    describe_complete_run(workdir, checkpoint.step, say)
+
+
+def _bytes_at_end(model: ModelConfig) -> int:
+    """The bytes of all parameters on one device, in float32 and once more as `Decoder` needs them."""
+    return model.num_parameters * (4 + jnp.dtype(model.dtype).itemsize)
+
+
+def _sample_and_export(workdir: Path, say: Callable[[str], None]) -> list[tuple[str, str]]:
+    """Continues the prompts of the config and exports where it asks for that; returns the continuations."""
     from tonsai_jax.inference.generate import Generator
     from tonsai_jax.inference.load import load_run
 
@@ -61,21 +109,7 @@ def complete_run(
 
         details = details_of_run(run.workdir, run.config, run.step, run.saved)
         export(run.model_config, run.params, run.tokenizer, workdir / "export", details=details)
-    from tonsai_jax.reporting.metrics_file import metrics_rows
-
-    # Written by a run that continues from another model, before its first step.
-    before = [row for row in metrics_rows(workdir / "metrics.jsonl") if row["step"] == 0]
-    record = {
-        "step": run.step,
-        "before": before[0] if before else {},
-        "scores": evaluation.scalars() if evaluation else {},
-        "samples": [{"prompt": prompt, "continuation": text} for prompt, text in samples],
-        "chat": _chat_flags(run.config) if run.config.sample.chat else "",
-        "prompt_suite": run.config.eval.prompt_suite,
-        "exported": run.config.export,
-    }
-    write_json(workdir / COMPLETE_FILE, record)
-    describe_complete_run(workdir, run.step, say)
+    return samples
 
 
 def report_run(workdir: Path, say: Callable[[str], None]) -> None:

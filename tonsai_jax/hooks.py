@@ -159,8 +159,9 @@ class Hooks:
     def write_texts(self, step: int, params: Any, *, samples: bool, suite: bool) -> None:
         """Continues `sample.prompts` and the prompt suite, whichever is asked for, and prints what came of it.
 
-        Writes samples/step-N.jsonl, prompt_suite/step-N.jsonl and the means of the suite's checks. On several hosts it does
-        nothing: parameters are spread over them; `tonsai generate` and `tonsai prompts` read a checkpoint instead.
+        Writes samples/step-N.jsonl, prompt_suite/step-N.jsonl and the means of the suite's checks. All processes call it: each
+        generates every text, with the parameters where they are, and the first one writes. Next to the parameters a device
+        holds what `Decoder` adds, split as the parameters are.
 
         Args:
           params: those of adapters are merged into the others.
@@ -168,7 +169,7 @@ class Hooks:
           suite: whether the prompt suite is, unless `eval.prompt_suite` is False.
         """
         suite = suite and self.config.eval.prompt_suite
-        if jax.process_count() > 1 or not (samples or suite):
+        if not (samples or suite):
             return
         generator = None
         for what, write in [("prompt suite", self._prompt_suite)] * suite + [("samples", self._sample)] * samples:
@@ -190,7 +191,8 @@ class Hooks:
 
         texts = continuations(self.config, generator)
         records = [{"prompt": prompt, "continuation": text} for prompt, text in texts]
-        write_json_lines(self.workdir / "samples" / f"step-{step:06d}.jsonl", records)
+        if jax.process_index() == 0:
+            write_json_lines(self.workdir / "samples" / f"step-{step:06d}.jsonl", records)
         for prompt, text in texts:
             self.say(f"  {sample_text(prompt, text.strip().partition(chr(10))[0])}")
         self.writer.write_samples(step, texts)
@@ -202,7 +204,8 @@ class Hooks:
         results = run_suite(generator, read_suite(), chat=self.config.sample.chat)
         self.say(f"  {results.line()}")
         if results.results:
-            results.write(self.workdir, step)
+            if jax.process_index() == 0:
+                results.write(self.workdir, step)
             self.writer.write(step, results.scalars())
 
 

@@ -265,8 +265,6 @@ def describe(
     start_step: int,
     end_step: int,
     say: Callable[[str], None],
-    *,
-    writes_texts: bool,
 ) -> None:
     """Prints what is about to run."""
     model, last_step = setup.model_config, total_steps(setup.stages)
@@ -288,10 +286,5 @@ def describe(
     )
     for name, count in epochs.items():
         say(f"data: {name}, {count:.2f} epochs")
-    if writes_texts and jax.process_count() > 1:
-        say(
-            "samples, prompt suite: none, the parameters are spread over hosts; `tonsai generate` and `tonsai prompts` read a "
-            "checkpoint"
-        )
     to_do = end_step - start_step
     say(f"steps: {start_step} of {last_step} done, {to_do} to do; the first one compiles and takes longer")

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.eight_devices import run_on_eight_devices
 from tests.support.tiny_model import config_with
-from tonsai_jax.planning.collectives import least_bytes, read_collectives, seconds_on_the_wire
+from tonsai_jax.planning.collectives import Links, least_bytes, read_collectives, seconds_on_the_wire
 from tonsai_jax.planning.memory import described_state
 from tonsai_jax.training.optimizer import make_optimizer
 
@@ -132,6 +132,26 @@ def test_experts_on_devices_of_their_own_are_not_gathered_from_the_others() -> N
 
 
 def test_time_on_the_wire() -> None:
-    assert seconds_on_the_wire({"all-gather": 800}, 8, 100.0) == 7.0
-    assert seconds_on_the_wire({"all-reduce": 800}, 8, 100.0) == 14.0
-    assert seconds_on_the_wire({"all-reduce": 800}, 1, 100.0) == 0.0
+    links = Links(100.0, 1.0, 8, {"data": 1, "fsdp": 8, "expert": 1})
+    assert seconds_on_the_wire({"all-gather": 800}, 8, links) == 7.0
+    assert seconds_on_the_wire({"all-reduce": 800}, 8, links) == 14.0
+    assert seconds_on_the_wire({"all-reduce": 800}, 1, links) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("data", "fsdp", "expert", "gather", "reduce"),
+    [
+        (2, 8, 1, 100.0, 10.0),  # parameters inside a host; each GPU sums with its partner over its own card
+        (4, 4, 1, 100.0, 20.0),  # two GPUs of a host are in the same sum
+        (16, 1, 1, 100.0, 80.0),  # all cards of a host carry one sum
+        (1, 16, 1, 80.0, 10.0),  # parameters cross the network
+        (1, 8, 2, 80.0, 10.0),
+        (1, 4, 2, 100.0, 100.0),  # one host
+    ],
+)
+def test_a_collective_between_hosts_is_as_fast_as_the_cards_of_its_gpus(
+    data: int, fsdp: int, expert: int, gather: float, reduce: float
+) -> None:
+    links = Links(100.0, 10.0, 8, {"data": data, "fsdp": fsdp, "expert": expert})
+    assert (links.bandwidth("all-gather"), links.bandwidth("all-reduce")) == (gather, reduce)
+    assert links.bandwidth("reduce-scatter") == links.bandwidth("all-to-all") == gather

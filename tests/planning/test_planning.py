@@ -21,7 +21,7 @@ from tonsai_jax.config import default_config
 from tonsai_jax.errors import UserError, run_command
 from tonsai_jax.model.config import LORA_TARGETS, Lora, ModelConfig
 from tonsai_jax.model.presets import preset
-from tonsai_jax.planning.advice import explain_out_of_memory, out_of_memory_advice
+from tonsai_jax.planning.advice import explain_out_of_memory, mesh_across_hosts, out_of_memory_advice
 from tonsai_jax.planning.described_gpu import why_not_compiled
 from tonsai_jax.planning.estimate import estimate
 from tonsai_jax.planning.memory import largest_micro_batch_size, memory_by_part
@@ -190,6 +190,47 @@ def test_the_parts_of_an_estimate_agree() -> None:
     assert "fits" in text
     assert "all-reduce" in text
     json.dumps(figures)
+
+
+def test_a_mesh_that_crosses_hosts_takes_longer_than_one_inside_them() -> None:
+    config = config_of(d_model=2048, num_heads=16, d_ff=8192)
+    # Of 8 micro-batches, each gathers the parameters again; gradients are summed between hosts once per step.
+    config.update({"global_batch_size": 128, "micro_batch_size": 1})
+    settings: dict[str, Any] = {"compiles": False, "say": lambda line: None}
+
+    def collectives(fsdp: int, **hosts: Any) -> float:
+        config.mesh.fsdp = fsdp
+        return estimate(config, gpu_named("h100"), 16, **hosts, **settings)["stages"][0]["seconds"]["collectives"]
+
+    one_host = collectives(8, gpus_per_host=16)
+    assert one_host < collectives(8) < collectives(8, network_gbit=100)
+    assert collectives(16, network_gbit=100) > collectives(8, network_gbit=100)
+    text = estimate_as_text(estimate(config, gpu_named("h100"), 16, **settings))
+    assert "16 x h100 in 2 hosts, 400 Gb/s for each GPU, mesh" in text
+    with pytest.raises(UserError, match=r"--num-gpus 12 is no multiple of --gpus-per-host 8"):
+        estimate(config, gpu_named("h100"), 12, **settings)
+
+
+@pytest.mark.parametrize(
+    ("fsdp", "hosts", "gib", "expected"),
+    [
+        (8, [0] * 8 + [1] * 8, 80, ""),
+        (16, [0] * 8 + [1] * 8, 80, "mesh.fsdp=8 with mesh.data=-1 fits too"),
+        (16, [0] * 8 + [1] * 8, 0.001, ""),  # it does not fit in a host
+        (4, [0, 1] * 8, 80, "not numbered in a row"),
+        (16, [0] * 16, 80, ""),
+        (16, list(range(16)), 80, "mesh.fsdp=1 with"),  # a GPU per host
+    ],
+)
+def test_a_mesh_that_sends_parameters_between_hosts_without_need_is_one_line(
+    fsdp: int, hosts: list[int], gib: float, expected: str
+) -> None:
+    config = config_of()
+    config.update({"global_batch_size": 16})
+    mesh = {"data": 16 // fsdp, "fsdp": fsdp, "expert": 1}
+    lines = list(mesh_across_hosts(config, mesh, hosts, 1280, int(gib * GIB)))
+    assert len(lines) == bool(expected)
+    assert expected in "".join(lines)
 
 
 def test_a_faster_gpu_takes_less_time() -> None:

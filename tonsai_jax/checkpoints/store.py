@@ -28,6 +28,7 @@ from tonsai_jax.checkpoints.overview import SANE_FILE, SCORES_FILE, read_sane_st
 from tonsai_jax.checkpoints.resume import newest_whole
 from tonsai_jax.errors import TemporaryError, UserError
 from tonsai_jax.files import disk_errors, is_disk_full, write_json
+from tonsai_jax.hosts.first_process import works_alone
 from tonsai_jax.runtime.memory import return_freed_memory
 from tonsai_jax.training.loss_scale import placed_scale
 from tonsai_jax.training.state import TrainState
@@ -56,6 +57,7 @@ class Checkpoints:
         self._saved_at = time.monotonic()
         self._saving: int | None = None  # the step of the save in the background
         self._verified: set[int] = set()  # the steps that this process has found whole, or has saved
+        processes = {0} if works_alone() else None  # None: all of them, who wait for each other
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._keep,
             cleanup_tmp_directories=not read_only,  # of a save that a killed run left half done
@@ -63,6 +65,7 @@ class Checkpoints:
             read_only=read_only,
             lightweight_initialize=True,  # else a damaged file about one checkpoint would hide all of them
             async_options=ocp.AsyncOptions(post_finalization_callback=self._before_final_name),
+            multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes=processes),
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 

@@ -9,6 +9,7 @@ from tonsai_jax.files import write_json
 EXAMPLE = """examples:
   tonsai estimate --config configs/gpt2_500m.py --gpu h100 --num-gpus 8 --tokens 100e9 --price 2.5
   tonsai estimate --config configs/gpt2_500m.py --gpu h200 --config.mesh.fsdp=1 --config.micro_batch_size=32
+  tonsai estimate --config configs/gpt2_500m.py --gpu h100 --num-gpus 64 --config.mesh.fsdp=8   # 8 machines of 8
 
 Any key of the config can be set as --config.section.key=value. Where JAX's CUDA plugin is installed
 (uv sync --inexact --extra cuda13), the training step is also compiled for h100 and h200; that needs no GPU.
@@ -25,7 +26,15 @@ def main() -> None:
         metavar="NAME",
         help="h100, a100-80gb, rtx4090 or another GPU in tonsai_jax/runtime/hardware.py",
     )
-    add("--num-gpus", type=int, default=1, metavar="N", help="GPUs of one machine (default: 1)")
+    add("--num-gpus", type=int, default=1, metavar="N", help="all GPUs of the run (default: 1)")
+    add("--gpus-per-host", type=int, default=8, metavar="N", help="GPUs of one machine (default: 8)")
+    add(
+        "--network-gbit",
+        type=float,
+        default=400.0,
+        metavar="X",
+        help="Gb/s of one GPU to other machines, in one direction (default: 400, InfiniBand NDR)",
+    )
     add("--tokens", type=float, metavar="N", help="tokens of the whole run (default: those of the steps in the config)")
     add("--price", type=float, metavar="X", help="price of one GPU for one hour, in any currency")
     add("--data", metavar="DIR", help="token rows, for the epochs of each source (default: data.dir of the config)")
@@ -58,7 +67,16 @@ def main() -> None:
         read_manifest(args.data or config.data.dir)
     if args.data:
         config.data.dir, config.data.sample_corpus, config.data.sample_questions = args.data, False, False
-    figures = estimate(config, gpu, args.num_gpus, tokens=args.tokens, price=args.price, compiles=not args.no_compile)
+    figures = estimate(
+        config,
+        gpu,
+        args.num_gpus,
+        gpus_per_host=args.gpus_per_host,
+        network_gbit=args.network_gbit,
+        tokens=args.tokens,
+        price=args.price,
+        compiles=not args.no_compile,
+    )
     print(estimate_as_text(figures))
     if args.json:
         write_json(args.json, figures)

@@ -23,7 +23,7 @@ def connect(
 
     Args:
       address: "HOST:PORT" of process 0, which listens there.
-      local_device_ids: see `processes.local_device_ids`.
+      local_device_ids: see `place.local_device_ids`.
       seconds: how long to wait for the others (`hosts.connect_seconds`).
 
     Raises `UserError` for an address without a port, and `TemporaryError` where process 0 does not start in time. Where another

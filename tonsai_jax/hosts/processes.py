@@ -1,64 +1,33 @@
-"""The processes of a run on many hosts: how they find each other, and which GPUs each of them takes."""
+"""The processes of a run on many hosts: how they start, and how they do together what can fail on one."""
 
+import hashlib
 import os
-import re
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TypeVar
 
 import jax
 import numpy as np
-from jax._src.clusters import ClusterEnv
 from jax.experimental.multihost_utils import process_allgather
 
 from tonsai_jax.errors import UserError
 from tonsai_jax.hosts.connection import connect
+from tonsai_jax.hosts.place import find_place
 
 _Result = TypeVar("_Result")
 _MESSAGE_BYTES = 1024
 
 
 def start_processes(connect_seconds: float = 300.0) -> None:
-    """Connects this process to the other processes of the run; does nothing for a run of one process.
-
-    There are two ways, chosen by environment variables:
-
-    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID describe the run and the place of this process in it. The
-    process takes all GPUs that it sees, or those that JAX_LOCAL_DEVICE_IDS names.
-
-    JAX_DISTRIBUTED=auto lets JAX find the other processes under Slurm, Open MPI or Kubernetes; `local_device_ids` says which
-    GPUs the process takes.
+    """Connects this process to the other processes of the run, see `find_place`; does nothing for a run of one process.
 
     Args:
       connect_seconds: how long to wait for the others (`hosts.connect_seconds`).
 
-    Raises `UserError` where JAX_NUM_PROCESSES or JAX_PROCESS_ID is missing or not a whole number, and what `connect` raises.
+    Raises the errors of `find_place` and `connect`.
     """
-    if "JAX_COORDINATOR_ADDRESS" in os.environ:
-        address, count = os.environ["JAX_COORDINATOR_ADDRESS"], _whole_number("JAX_NUM_PROCESSES")
-        connect(address, count, _whole_number("JAX_PROCESS_ID"), None, connect_seconds)
-    elif os.environ.get("JAX_DISTRIBUTED") == "auto":
-        found = ClusterEnv.auto_detect_unset_distributed_params(
-            None, None, None, local_device_ids(os.environ), None, int(connect_seconds)
-        )
-        if found[0] is None or found[1] is None or found[2] is None:
-            raise UserError("JAX_DISTRIBUTED=auto finds no Slurm, Open MPI or Kubernetes here; see docs/runtime.md")
-        connect(*found, connect_seconds)
-
-
-def local_device_ids(environment: Mapping[str, str]) -> list[int] | None:
-    """The `local_device_ids` for `jax.distributed.initialize`: [] takes all visible GPUs, None leaves the choice to JAX.
-
-    JAX gives a process whose rank on its host is known only the GPU with that number. That is right for one process per GPU
-    that sees all GPUs of the host. It is wrong for one process per host, and for a process that sees only its own GPU.
-    """
-    if "JAX_LOCAL_DEVICE_IDS" in environment:
-        return None
-    tasks_per_host = environment.get("SLURM_STEP_TASKS_PER_NODE", "")  # such as 1(x4), or 8(x2),4
-    one_per_host = re.fullmatch(r"1(\(x\d+\))?", tasks_per_host) or environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
-    visible = environment.get("CUDA_VISIBLE_DEVICES", "")
-    sees_one_gpu = visible != "" and "," not in visible
-    return [] if one_per_host or sees_one_gpu else None
+    if (place := find_place(os.environ, connect_seconds)) is not None:
+        connect(*place, connect_seconds)
 
 
 def on_every_process(work: Callable[[], _Result]) -> _Result:
@@ -84,8 +53,11 @@ def on_every_process(work: Callable[[], _Result]) -> _Result:
     return result  # type: ignore[return-value]  # it did not fail
 
 
-def _whole_number(name: str) -> int:
-    value = os.environ.get(name, "")
-    if not value.isdecimal():
-        raise UserError(f"{name}={value!r} must be a whole number; with JAX_COORDINATOR_ADDRESS it is required")
-    return int(value)
+def hosts_of_devices() -> list[int]:
+    """For each of `jax.devices()` the number of its host; processes with the same host name are on one. All must call it."""
+    if jax.process_count() == 1:
+        return [0] * jax.device_count()
+    own = np.frombuffer(hashlib.sha256(socket.gethostname().encode()).digest()[:8], np.int32)
+    names = [row.tobytes() for row in process_allgather(own).reshape(-1, own.size)]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return [numbers[names[device.process_index]] for device in jax.devices()]

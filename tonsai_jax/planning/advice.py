@@ -1,7 +1,8 @@
 """What a person should know of a run that does not suit its devices or its text: before it starts, and when memory runs out."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 from ml_collections import ConfigDict
@@ -25,7 +26,13 @@ FEW_EPOCHS, MANY_EPOCHS = 4, 40
 
 
 def warnings_before(
-    config: ConfigDict, setup: Setup, *, tokenizer_vocab_size: int, epochs: Mapping[str, float], is_new: bool
+    config: ConfigDict,
+    setup: Setup,
+    *,
+    tokenizer_vocab_size: int,
+    epochs: Mapping[str, float],
+    is_new: bool,
+    hosts: Sequence[int] = (),
 ) -> Iterator[str]:
     """Yields a line for everything worth knowing; most runs get none.
 
@@ -33,12 +40,14 @@ def warnings_before(
       tokenizer_vocab_size: ids of the tokenizer.
       epochs: how often the whole run reads each source.
       is_new: whether the run has no checkpoint yet, so that its model can still be another.
+      hosts: the host of each device, see `hosts.processes.hosts_of_devices`.
     """
     yield from _slow(setup)
     yield from _too_large(config, setup)
     if is_new:
         yield from _unused_ids(setup, tokenizer_vocab_size)
     yield from _repeated(config, epochs)
+    yield from mesh_across_hosts(config, setup.mesh.shape, hosts, setup.model_config.vocab_size, usable_bytes())
 
 
 def _slow(setup: Setup) -> Iterator[str]:
@@ -76,6 +85,42 @@ def _too_large(config: ConfigDict, setup: Setup) -> Iterator[str]:
         f"warning: this run does not fit in the {usable / GIB:.1f} GiB of {device.device_kind}: {advice}; "
         f"or {_smaller(device.platform)}"
     )
+
+
+def mesh_across_hosts(
+    config: ConfigDict, mesh: Mapping[str, int], hosts: Sequence[int], vocab_size: int, usable_bytes: int
+) -> Iterator[str]:
+    """Yields a line where parameters are split over hosts although they could be split inside each host.
+
+    Args:
+      mesh: devices along each axis.
+      hosts: the host of each device, in the order of the mesh.
+      usable_bytes: memory of one device that the run can use.
+    """
+    inner = mesh["fsdp"] * mesh["expert"]
+    groups = [hosts[start : start + inner] for start in range(0, len(hosts), inner)]
+    if all(len(set(group)) == 1 for group in groups):
+        return
+    per_host = min(Counter(hosts).values())
+    if per_host % inner == 0:
+        yield (
+            f"note: mesh.fsdp={mesh['fsdp']} is spread over hosts although a host has {per_host} devices, because the processes "
+            "of a host are not numbered in a row; start them host by host (Slurm: --distribution=block)"
+        )
+        return
+    inside = [fsdp for fsdp in range(1, mesh["fsdp"]) if per_host % (fsdp * mesh["expert"]) == 0]
+    if not inside:
+        return
+    from tonsai_jax.planning.step_plan import plan_steps  # imported here: only a few runs on several hosts need it
+
+    changed = config.copy_and_resolve_references()
+    changed.mesh.data, changed.mesh.fsdp = -1, inside[-1]
+    plans = plan_steps(changed, vocab_size=vocab_size, num_devices=len(hosts), backend=jax.default_backend())
+    if max(sum(plan.memory().values()) for plan in plans) <= usable_bytes:
+        yield (
+            f"note: mesh.fsdp={mesh['fsdp']} is spread over hosts, so every micro-batch sends all parameters over the network; "
+            f"mesh.fsdp={inside[-1]} with mesh.data=-1 fits too, keeps them inside a host, and sends gradients once per step"
+        )
 
 
 def _unused_ids(setup: Setup, tokenizer_vocab_size: int) -> Iterator[str]:

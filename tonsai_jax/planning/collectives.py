@@ -114,17 +114,51 @@ def least_bytes(
     return least
 
 
-def seconds_on_the_wire(num_bytes: Mapping[str, int], devices: int, link_bandwidth: float) -> float:
+@dataclasses.dataclass(frozen=True)
+class Links:
+    """How fast the collectives of a mesh are, whose devices are numbered host by host.
+
+    A ring over GPUs of several hosts leaves each host over the network cards of its GPUs in that ring, all at once, as NCCL
+    does. So its speed is that of the link inside a host, or that of these cards together where they are slower.
+
+    Attributes:
+      link_bandwidth: bytes/s of one GPU in one direction, inside a host.
+      network_bandwidth: bytes/s of one GPU's network card in one direction.
+      gpus_per_host: GPUs of a host.
+      mesh_sizes: devices along each axis of the mesh.
+    """
+
+    link_bandwidth: float
+    network_bandwidth: float
+    gpus_per_host: int
+    mesh_sizes: Mapping[str, int]
+
+    def bandwidth(self, kind: str) -> float:
+        """Bytes/s of one GPU in a collective of this kind: an all-reduce goes along "data", the others along the other axes."""
+        inner = self.mesh_sizes["fsdp"] * self.mesh_sizes["expert"]
+        group = inner
+        cards = min(inner, self.gpus_per_host)
+        if kind == "all-reduce":
+            group = inner * self.mesh_sizes["data"]
+            cards = max(1, self.gpus_per_host // inner)
+        if group <= self.gpus_per_host:
+            return self.link_bandwidth
+        return min(self.link_bandwidth, cards * self.network_bandwidth)
+
+
+def seconds_on_the_wire(num_bytes: Mapping[str, int], devices: int, links: Links) -> float:
     """Seconds that the link of a GPU is busy with these collectives, computed as rings.
 
     With n devices, a ring sends (n - 1) / n of an array over each link to gather or scatter it, and twice that to all-reduce it.
 
     Args:
       num_bytes: bytes of whole arrays, by kind.
-      link_bandwidth: bytes/s of one GPU in one direction.
+      devices: in a ring; counted as all devices, also where "fsdp" has fewer.
     """
-    passes = sum((2 if kind == "all-reduce" else 1) * size for kind, size in num_bytes.items())
-    return passes * (devices - 1) / devices / link_bandwidth
+    return sum(
+        (2 if kind == "all-reduce" else 1) * size * (devices - 1) / devices / links.bandwidth(kind)
+        for kind, size in num_bytes.items()
+    )
 
 
 def _parse(text: str) -> tuple[dict[str, list[_Instruction]], str]:

@@ -12,7 +12,7 @@ from tonsai_jax.config import stages_of
 from tonsai_jax.data.manifest import RowsManifest, read_manifest
 from tonsai_jax.data.order import DataOrder
 from tonsai_jax.errors import UserError
-from tonsai_jax.planning.collectives import KINDS, least_bytes, seconds_on_the_wire
+from tonsai_jax.planning.collectives import KINDS, Links, least_bytes, seconds_on_the_wire
 from tonsai_jax.planning.compiled import CompiledStep, compile_step
 from tonsai_jax.planning.described_gpu import why_not_compiled
 from tonsai_jax.planning.memory import described_state, local_parameters
@@ -27,6 +27,8 @@ def estimate(
     gpu: Gpu,
     num_gpus: int,
     *,
+    gpus_per_host: int = 8,
+    network_gbit: float = 400.0,
     tokens: float | None = None,
     price: float | None = None,
     compiles: bool = True,
@@ -35,6 +37,8 @@ def estimate(
     """The figures as plain values for JSON; bytes, seconds and FLOPs are those of one GPU in one step.
 
     Args:
+      gpus_per_host: GPUs of a machine; more GPUs are several machines.
+      network_gbit: Gb/s of one GPU to other machines in one direction.
       tokens: length of the whole run, in place of the config's steps; stages keep their shares.
       price: of one GPU for one hour, in any currency.
       compiles: whether to also compile the step, where the GPU and JAX's CUDA plugin allow it.
@@ -44,6 +48,14 @@ def estimate(
     """
     if num_gpus < 1:
         raise UserError(f"--num-gpus {num_gpus} must be at least 1")
+    if gpus_per_host < 1:
+        raise UserError(f"--gpus-per-host {gpus_per_host} must be at least 1")
+    if num_gpus > gpus_per_host and num_gpus % gpus_per_host:
+        raise UserError(
+            f"--num-gpus {num_gpus} is no multiple of --gpus-per-host {gpus_per_host}; give the GPUs of one machine there"
+        )
+    if not 0 < network_gbit < math.inf:
+        raise UserError(f"--network-gbit {network_gbit:g} must be above 0")
     if tokens is not None and not 0 < tokens < math.inf:
         raise UserError(f"--tokens {tokens:g} must be above 0")
     if price is not None and not 0 <= price < math.inf:
@@ -72,7 +84,8 @@ def estimate(
             ways = f"--tokens N, the tokens of the whole run, or {ways}"
         raise UserError(f"the length is in epochs of token rows, which are not there ({config.data.dir}); add {ways}")
     stages = _stages(planned, tokens)
-    figures = [_stage(plan, gpu, None if obstacle else _compile(plan, gpu, say)) for plan in plans]
+    links = Links(gpu.link_bandwidth, network_gbit * 1e9 / 8, gpus_per_host, plans[0].mesh_sizes)
+    figures = [_stage(plan, gpu, links, None if obstacle else _compile(plan, gpu, say)) for plan in plans]
     total_tokens = [stage.steps * stage.tokens_per_step for stage in stages]
     costs = [
         run_cost(n, each["tokens_per_second"], num_gpus, price) for n, each in zip(total_tokens, figures, strict=True)
@@ -81,6 +94,8 @@ def estimate(
     return {
         "gpu": dataclasses.asdict(gpu),
         "num_gpus": num_gpus,
+        "hosts": max(1, num_gpus // gpus_per_host),
+        "network_gbit": network_gbit,
         "mesh": dict(plans[0].mesh_sizes),
         "usable_bytes": plans[0].usable_bytes(gpu),
         "parameters": model_config.num_parameters,
@@ -112,7 +127,7 @@ def _compile(plan: StepPlan, gpu: Gpu, say: Callable[[str], None]) -> CompiledSt
     return compile_step(plan, gpu)
 
 
-def _stage(plan: StepPlan, gpu: Gpu, compiled: CompiledStep | None) -> dict[str, Any]:
+def _stage(plan: StepPlan, gpu: Gpu, links: Links, compiled: CompiledStep | None) -> dict[str, Any]:
     usable, memory = plan.usable_bytes(gpu), plan.memory()
     devices = math.prod(plan.mesh_sizes.values())
     state = described_state(plan.model_config, plan.optimizer, plan.mesh_sizes, plan.lora)
@@ -124,7 +139,7 @@ def _stage(plan: StepPlan, gpu: Gpu, compiled: CompiledStep | None) -> dict[str,
         tokens=tokens,
         seq_len=plan.stage.seq_len,
         local_parameters=local_parameters(state),
-        wire_seconds=seconds_on_the_wire(least, devices, gpu.link_bandwidth),
+        wire_seconds=seconds_on_the_wire(least, devices, links),
         lora=plan.lora,
     )
     step_seconds = sum(seconds.values())
@@ -145,14 +160,14 @@ def _stage(plan: StepPlan, gpu: Gpu, compiled: CompiledStep | None) -> dict[str,
         "mfu": rate / devices * flops / gpu.peak_flops,
         "scaling": (step_seconds - seconds["collectives"]) / step_seconds,
         "least_bytes": least,
-        "compiled": compiled and _compiled_figures(compiled, step_seconds - seconds["collectives"], devices, gpu),
+        "compiled": compiled and _compiled_figures(compiled, step_seconds - seconds["collectives"], devices, links),
     }
 
 
-def _compiled_figures(compiled: CompiledStep, compute_seconds: float, devices: int, gpu: Gpu) -> dict[str, Any]:
+def _compiled_figures(compiled: CompiledStep, compute_seconds: float, devices: int, links: Links) -> dict[str, Any]:
     found = compiled.collectives
     exposed_bytes = {kind: each.num_bytes - each.overlapped_bytes for kind, each in found.items()}
-    exposed_seconds = seconds_on_the_wire(exposed_bytes, devices, gpu.link_bandwidth)
+    exposed_seconds = seconds_on_the_wire(exposed_bytes, devices, links)
     return {
         "state_bytes": compiled.state_bytes,
         "scratch_bytes": compiled.scratch_bytes,

@@ -29,8 +29,11 @@ def _head(figures: dict[str, Any]) -> Table:
         extra += f", {flops['outside_window'] / 1e9:.3f} G outside the sliding window"
     trained = figures["trained_parameters"]
     lora = f", {trained / 1e6:,.2f} M trained (LoRA)" if trained else ""
+    hosts = (
+        f" in {figures['hosts']} hosts, {figures['network_gbit']:g} Gb/s for each GPU" if figures["hosts"] > 1 else ""
+    )
     rows = [
-        ["GPUs", f"{figures['num_gpus']} x {figures['gpu']['name']}, mesh {figures['mesh']}"],
+        ["GPUs", f"{figures['num_gpus']} x {figures['gpu']['name']}{hosts}, mesh {figures['mesh']}"],
         [
             "parameters",
             f"{figures['parameters'] / 1e6:,.1f} M, {figures['active_parameters'] / 1e6:,.1f} M active{lora}",

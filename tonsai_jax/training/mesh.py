@@ -55,9 +55,17 @@ def mesh_sizes(data: int, fsdp: int, expert: int, *, count: int, num_experts: in
 
 
 def make_mesh(data: int, fsdp: int, expert: int = 1, *, num_experts: int = 0) -> Mesh:
-    """A mesh of all devices, see `mesh_sizes`."""
+    """A mesh of all devices, see `mesh_sizes`.
+
+    Neighbors along "expert" and then "fsdp" are neighbors in `jax.devices()`, which lists them process by process: these axes,
+    which send the most, stay inside a host where they fit, and "data" goes between hosts.
+    """
     sizes = mesh_sizes(data, fsdp, expert, count=jax.device_count(), num_experts=num_experts)
-    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+    axis_types = (AxisType.Auto,) * len(sizes)
+    if jax.devices()[0].platform == "tpu":  # there the order must follow the torus
+        return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=axis_types)
+    # `jax.make_mesh` refuses GPUs of several hosts (https://github.com/jax-ml/jax/pull/37863).
+    return Mesh(np.array(jax.devices()).reshape(tuple(sizes.values())), tuple(sizes), axis_types=axis_types)
 
 
 def one_device_mesh() -> Mesh:
