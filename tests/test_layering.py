@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "tonsai_jax"
 LEVELS = (
     ("choices", "errors"),
     ("files", "sampling", "stages", "user_function"),
+    ("checksums", "manifest_fields", "names"),
     ("reporting", "text"),
     ("jobs",),
     ("corpus",),
@@ -47,7 +48,7 @@ ONLY = {
     "text": {"errors"},
     "reporting": {"files"},
     "jobs": {"errors", "files", "reporting"},
-    "corpus": {"errors", "files", "jobs", "reporting", "text"},
+    "corpus": {"checksums", "errors", "files", "jobs", "manifest_fields", "names", "reporting", "text"},
     "chat": {"corpus", "errors", "files", "text", "tokenizer"},
     "model": {"errors"},
     "config": {"choices", "errors", "sampling", "stages", "model"},
@@ -74,7 +75,18 @@ ONLY = {
 }
 # Text is prepared on machines without an accelerator; there JAX would only cost seconds and memory.
 WITHOUT_JAX = (
-    *(PACKAGE / name for name in ("choices.py", "errors.py", "files.py", "stages.py")),
+    *(
+        PACKAGE / name
+        for name in (
+            "checksums.py",
+            "choices.py",
+            "errors.py",
+            "files.py",
+            "manifest_fields.py",
+            "names.py",
+            "stages.py",
+        )
+    ),
     *(PACKAGE / name for name in ("data/manifest.py", "data/rows.py", "data/row_writer.py", "data/tokenize.py")),
     *(
         file

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from tonsai_jax.config import set_model
 from tonsai_jax.data.manifest import RowsManifest, read_manifest
+from tonsai_jax.data.verify import check_shards
 from tonsai_jax.errors import UserError
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.reporting.numbers import count_of, format_count
@@ -56,7 +57,10 @@ def open_init_from(
 
 
 def open_training_rows(config: ConfigDict) -> RowsManifest:
-    """The token rows of `config.data.dir`; makes those of the quickstarts first. Raises `UserError` as `read_manifest` does."""
+    """The token rows of `config.data.dir`, checked as `check_shards` does; makes those of the quickstarts first.
+
+    Raises `UserError` as `read_manifest` and `check_shards` do.
+    """
     if not config.data.dir:
         raise UserError("data.dir is not set; add --config.data.dir=FOLDER, token rows of `tonsai tokenize`")
     if config.data.sample_corpus or config.data.sample_questions:
@@ -69,7 +73,9 @@ def open_training_rows(config: ConfigDict) -> RowsManifest:
             else:
                 build_question_rows(Path(config.data.dir), Path(config.init_from, "tokenizer"))
         sync_global_devices("sample corpus")  # the other hosts read what the first one wrote
-    return read_manifest(config.data.dir)
+    manifest = read_manifest(config.data.dir)
+    check_shards(manifest)
+    return manifest
 
 
 def open_reference(

@@ -25,8 +25,10 @@ from tonsai_jax.checkpoints.keep import KeepPolicy
 from tonsai_jax.checkpoints.store import Checkpoints
 from tonsai_jax.cli import parse_flags
 from tonsai_jax.config import micro_batch, stages_of, to_json, validate
+from tonsai_jax.data.damage import DamagedRows
 from tonsai_jax.data.loader import Loader
 from tonsai_jax.data.order import DataOrder
+from tonsai_jax.data.verify import check_tokenizer
 from tonsai_jax.errors import UserError, run_command
 from tonsai_jax.finish import complete_run, describe_complete_run, report_of_failure, report_run
 from tonsai_jax.hooks import Hooks
@@ -85,6 +87,7 @@ def train(
     validate(config)
     manifest = open_training_rows(config)
     tokenizer = Tokenizer.from_folder(manifest.directory / "tokenizer")
+    check_tokenizer(manifest, tokenizer)
     stages = stages_of(config, manifest.train_sizes())
     reference = open_reference(config, workdir, manifest, check_kinds(config, stages, manifest))
     if pretrained is not None and not saved and (not_checked := pretrained.check_tokenizer(tokenizer)):
@@ -118,12 +121,14 @@ def train(
     base = None
     if pretrained is not None and setup.lora:
         base = saved["base"] if saved else pretrained.record()
+    damaged = DamagedRows(config.data.max_damaged_rows, partial(print, file=sys.stderr, flush=True))  # on every host
     loader = Loader(
         order,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         document_mask=config.model.document_mask,
         attach=reference.of_window if reference else None,
+        damaged=damaged,
     )
     end_step = last_step if steps_today is None else min(last_step, start_step + steps_today)
     end_step = max(end_step, start_step)  # config.steps may have been lowered since
@@ -193,6 +198,7 @@ def train(
         log_every=config.log_every,
         max_skipped_steps=config.optimizer.max_skipped_steps,
         epochs=order.epochs,
+        damaged_rows=lambda: damaged.count,
         last_progress=writer.last_progress,
     )
     profile = StepProfile(
@@ -225,8 +231,8 @@ def train(
         hooks.evaluate(0, state.model_params)  # the end of the run compares with it
         hooks.write_texts(0, state.model_params, samples=False, suite=True)
 
-    for step, batch in enumerate(loader.batches(start_step), start_step):
-        stop_marks = np.full(len(batch["valid"]), stop_request.name is not None, np.int32)
+    for step, batch in enumerate(damaged.watch(loader.batches(start_step), start_step, end_step), start_step):
+        stop_marks = np.full(len(batch["valid"]), stop_request.name is not None or damaged.stops, np.int32)
         profile.before(step)
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
             state, metrics = train_step(state, put_batch(batch | {"stop": stop_marks}, setup.mesh))
@@ -267,6 +273,7 @@ def train(
             view.stop()
         asked = f"{stop_request.name or 'another host'} asked to stop"
         why = asked if stopping else f"--steps_today={steps_today} is done"
+        damaged.raise_error(saved_step=step)
         say(f"saved at step {step} of {last_step}: {why}; run the same command again to continue")
         report_run(workdir, say)
     else:

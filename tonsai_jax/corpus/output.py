@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tonsai_jax.checksums import with_checksum
 from tonsai_jax.corpus.documents import FORMAT, VERSION
 from tonsai_jax.corpus.notes import wrapping_in_words
 from tonsai_jax.corpus.recipe import Settings
@@ -128,7 +129,7 @@ def write_output(
             with (folder / CONTAMINATED).open("w", encoding="utf-8") as file:
                 file.writelines(json.dumps(hit, ensure_ascii=False) + "\n" for hit in found)
         write_report(folder / REPORT, manifest, details, groups, planned_tokens)
-        write_json(folder / "manifest.json", manifest)
+        write_json(folder / "manifest.json", with_checksum(manifest))
 
 
 def _link_files(names: Iterable[str], source: Path, target: Path) -> None:

@@ -31,7 +31,7 @@ from tonsai_jax.reporting.numbers import count_of
 from tonsai_jax.reporting.progress_bar import Progress, progress_bar
 from tonsai_jax.text.normalize import Normalization
 from tonsai_jax.tokenizer.examples import dataset_normalization
-from tonsai_jax.tokenizer.loading import ROWS_NORMALIZATION, Tokenizer
+from tonsai_jax.tokenizer.loading import ROWS_NORMALIZATION, Tokenizer, write_tokenizer_checksums
 
 TOKENIZER_FOLDER = "tokenizer"
 # When the command fails with at least this many bytes of ids encoded, they are kept for the next try.
@@ -300,3 +300,4 @@ def copy_tokenizer(tokenizer: Tokenizer, target: Path, normalization: Normalizat
         file = target / "tokenizer_config.json"
         config = read_json(file) if file.exists() else {}
         write_json(file, config | {ROWS_NORMALIZATION: asdict(normalization)})
+    write_tokenizer_checksums(target)

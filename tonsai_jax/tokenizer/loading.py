@@ -14,6 +14,7 @@ import numpy as np
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
 
+from tonsai_jax.checksums import check_checksums, write_checksums
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json, sha256_file
 from tonsai_jax.tokenizer.encoding import (
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 NORMALIZATION, ROWS_NORMALIZATION = "tonsai_normalization", "tonsai_rows_normalization"
 # Files with the tokens of a tokenizer; of these only the first is read, and transformers makes it of the others.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+CHECKSUMS = "tokenizer_checksums.json"  # SHA-256 of the other files, in folders that our commands write
 _CORES = os.cpu_count() or 1
 _PART_CHARACTERS = 1_000_000  # of a long text, encoded at once
 _FILES = (
@@ -112,6 +114,7 @@ class Tokenizer:
         folder = Path(path).absolute()
         if not folder.is_dir():
             raise UserError(f"{folder}: no such tokenizer folder; train one with `tonsai train-tokenizer`")
+        check_checksums(folder / CHECKSUMS, "copy the tokenizer again, or train it again")
         content = read_tokenizer_json(folder / "tokenizer.json")
         # Some open models do without this file: their config.json has the special ids.
         others = [name for name in ("config.json", "generation_config.json") if (folder / name).exists()]
@@ -275,6 +278,12 @@ class Tokenizer:
     def token_bytes(self) -> np.ndarray:
         """The number of UTF-8 bytes that each id stands for: int32 (vocab_size,), 0 for special tokens."""
         return np.fromiter(map(len, self.pieces), np.int32, len(self.pieces))
+
+
+def write_tokenizer_checksums(folder: Path) -> None:
+    """Writes the checksums of a tokenizer's files, by which `Tokenizer.from_folder` notices a damaged one. Call it last."""
+    names = {*_FILES, *_FILES_OF_OPEN_MODELS}
+    write_checksums(folder / CHECKSUMS, [path for name in names if (path := folder / name).is_file()])
 
 
 def _added_ids(content: dict[str, Any]) -> dict[str, int]:

@@ -30,6 +30,7 @@ class StepLogger:
       peak_flops: FLOP/s of all devices together, or None where they are unknown.
       max_skipped_steps: this many non-finite steps in a row are an error.
       epochs: how many times each source was read after a number of steps.
+      damaged_rows: how many damaged rows this process has skipped.
       last_progress: the row that the run's progress goes on from (`MetricsWriter.last_progress`).
 
     Attributes:
@@ -47,6 +48,7 @@ class StepLogger:
     log_every: int
     max_skipped_steps: int
     epochs: Callable[[int], Mapping[str, float]]
+    damaged_rows: Callable[[], int]
     last_progress: Mapping[str, Any]
 
     stop_requested: bool = field(default=False, init=False)
@@ -132,6 +134,8 @@ class StepLogger:
             flops_left = flops_between(self.stages, step + 1, self.end_step, self.flops_per_token)
             line.append(f"{format_seconds(flops_left * seconds / self._flops)} left")
             self._since, self._tokens, self._flops = time.perf_counter(), 0, 0.0
+        if damaged := self.damaged_rows():
+            scalars["data/damaged_rows"] = damaged
         scalars["memory/peak_gib"] = peak_memory_bytes() / 2**30
         line.append(f"{scalars['memory/peak_gib']:.1f} GiB")
         if self._skipped_in_all:
