@@ -76,16 +76,8 @@ ONLY = {
 # Text is prepared on machines without an accelerator; there JAX would only cost seconds and memory.
 WITHOUT_JAX = (
     *(
-        PACKAGE / name
-        for name in (
-            "checksums.py",
-            "choices.py",
-            "errors.py",
-            "files.py",
-            "manifest_fields.py",
-            "names.py",
-            "stages.py",
-        )
+        PACKAGE / f"{name}.py"
+        for name in ("checksums", "choices", "errors", "files", "manifest_fields", "names", "stages")
     ),
     *(PACKAGE / name for name in ("data/manifest.py", "data/rows.py", "data/row_writer.py", "data/tokenize.py")),
     *(

@@ -74,7 +74,7 @@ def open_training_rows(config: ConfigDict) -> RowsManifest:
                 build_question_rows(Path(config.data.dir), Path(config.init_from, "tokenizer"))
         sync_global_devices("sample corpus")  # the other hosts read what the first one wrote
     manifest = read_manifest(config.data.dir)
-    check_shards(manifest)
+    check_shards(manifest, config.data.max_damaged_rows)
     return manifest
 
 

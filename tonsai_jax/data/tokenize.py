@@ -31,7 +31,8 @@ from tonsai_jax.reporting.numbers import count_of
 from tonsai_jax.reporting.progress_bar import Progress, progress_bar
 from tonsai_jax.text.normalize import Normalization
 from tonsai_jax.tokenizer.examples import dataset_normalization
-from tonsai_jax.tokenizer.loading import ROWS_NORMALIZATION, Tokenizer, write_tokenizer_checksums
+from tonsai_jax.tokenizer.folder_checksums import write_tokenizer_checksums
+from tonsai_jax.tokenizer.loading import ROWS_NORMALIZATION, Tokenizer
 
 TOKENIZER_FOLDER = "tokenizer"
 # When the command fails with at least this many bytes of ids encoded, they are kept for the next try.

@@ -14,7 +14,6 @@ import numpy as np
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
 
-from tonsai_jax.checksums import check_checksums, write_checksums
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json, sha256_file
 from tonsai_jax.tokenizer.encoding import (
@@ -27,6 +26,7 @@ from tonsai_jax.tokenizer.encoding import (
     inner_tokenizer,
     token_pieces,
 )
+from tonsai_jax.tokenizer.folder_checksums import FILES, FILES_OF_OPEN_MODELS, check_tokenizer_files
 from tonsai_jax.tokenizer.special_tokens import END_OF_TEXT, END_OF_TURN, SpecialIds, token_named
 
 if TYPE_CHECKING:
@@ -37,27 +37,8 @@ if TYPE_CHECKING:
 NORMALIZATION, ROWS_NORMALIZATION = "tonsai_normalization", "tonsai_rows_normalization"
 # Files with the tokens of a tokenizer; of these only the first is read, and transformers makes it of the others.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-CHECKSUMS = "tokenizer_checksums.json"  # SHA-256 of the other files, in folders that our commands write
 _CORES = os.cpu_count() or 1
 _PART_CHARACTERS = 1_000_000  # of a long text, encoded at once
-_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "report.json",
-    "chat_template.jinja",
-    "spm.model",
-)
-_FILES_OF_OPEN_MODELS = (
-    *_FILES,
-    "added_tokens.json",
-    "chat_template.json",
-    "config.json",
-    "generation_config.json",
-    "merges.txt",
-    "tokenizer.model",
-    "vocab.json",
-)
 
 
 class Tokenizer:
@@ -114,7 +95,12 @@ class Tokenizer:
         folder = Path(path).absolute()
         if not folder.is_dir():
             raise UserError(f"{folder}: no such tokenizer folder; train one with `tonsai train-tokenizer`")
-        check_checksums(folder / CHECKSUMS, "copy the tokenizer again, or train it again")
+        tokenizer = cls._opened(folder)
+        check_tokenizer_files(folder)  # last: an error of what the files say is clearer
+        return tokenizer
+
+    @classmethod
+    def _opened(cls, folder: Path) -> Self:
         content = read_tokenizer_json(folder / "tokenizer.json")
         # Some open models do without this file: their config.json has the special ids.
         others = [name for name in ("config.json", "generation_config.json") if (folder / name).exists()]
@@ -175,7 +161,7 @@ class Tokenizer:
     @property
     def files(self) -> list[Path]:
         """The files of the folder that belong to the tokenizer; a folder with only these is the same tokenizer."""
-        names = _FILES if self.is_ours else _FILES_OF_OPEN_MODELS
+        names = FILES if self.is_ours else FILES_OF_OPEN_MODELS
         return [path for name in sorted(names) if (path := self.folder / name).is_file()]
 
     @cached_property
@@ -278,12 +264,6 @@ class Tokenizer:
     def token_bytes(self) -> np.ndarray:
         """The number of UTF-8 bytes that each id stands for: int32 (vocab_size,), 0 for special tokens."""
         return np.fromiter(map(len, self.pieces), np.int32, len(self.pieces))
-
-
-def write_tokenizer_checksums(folder: Path) -> None:
-    """Writes the checksums of a tokenizer's files, by which `Tokenizer.from_folder` notices a damaged one. Call it last."""
-    names = {*_FILES, *_FILES_OF_OPEN_MODELS}
-    write_checksums(folder / CHECKSUMS, [path for name in names if (path := folder / name).is_file()])
 
 
 def _added_ids(content: dict[str, Any]) -> dict[str, int]:

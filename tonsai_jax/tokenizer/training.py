@@ -15,7 +15,8 @@ from tonsai_jax.tokenizer import bpe, unigram
 from tonsai_jax.tokenizer.any_tokenizer import AnyTokenizer
 from tonsai_jax.tokenizer.even_sample import SampledText
 from tonsai_jax.tokenizer.examples import Example
-from tonsai_jax.tokenizer.loading import NORMALIZATION, write_tokenizer_checksums
+from tonsai_jax.tokenizer.folder_checksums import write_tokenizer_checksums
+from tonsai_jax.tokenizer.loading import NORMALIZATION
 from tonsai_jax.tokenizer.measure import measure
 from tonsai_jax.tokenizer.report import write_report
 from tonsai_jax.tokenizer.special_tokens import (
