@@ -6,6 +6,7 @@ import random
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -167,6 +168,7 @@ def test_a_value_of_a_wrong_type_is_one_line_in_a_manifest_without_a_checksum_to
     del good[KEY]
     errors, silent = [], set()
     for place in every_place(good):
+        wrong: Any
         for wrong in ({}, [], "", "x", -1, 1.5, True, None, 10**400):
             value = json.loads(json.dumps(good))
             group = value

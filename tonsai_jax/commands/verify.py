@@ -36,7 +36,9 @@ def main() -> None:
         faults = verify_rows(manifest, bar.update)
     seconds = time.monotonic() - start
     if args.json:
-        write_json(args.json, {"files": len(shards), "bytes": size, "seconds": seconds, "faults": list(map(str, faults))})
+        write_json(
+            args.json, {"files": len(shards), "bytes": size, "seconds": seconds, "faults": list(map(str, faults))}
+        )
     for fault in faults:
         print(fault, file=sys.stderr)
     if faults:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tonsai_jax.checksums import check_checksum
+from tonsai_jax.checksums import KEY, check_checksum
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json
 from tonsai_jax.manifest_fields import Fields
@@ -23,6 +23,15 @@ VERSION = 1
 PART_BYTES = 256 * 2**20  # text in one parquet file
 ROW_GROUP_BYTES = 16 * 2**20  # text kept in memory before it is written
 SCHEMA = pa.schema([(name, pa.string()) for name in ("text", "language", "source", "id")])
+
+SETTINGS = (
+    "normalize",
+    "redact",
+    "quality",
+    "decontaminate",
+    "deduplicate",
+)  # in the manifest: what a text went through
+_KEYS = ("format", "version", *SETTINGS, "sources", "duplicates", "failed", KEY)
 
 Extra = Literal["score", "rule"]
 _EXTRAS = {"score": pa.float32(), "rule": pa.string()}
@@ -52,6 +61,7 @@ def read_documents_manifest(dataset_dir: Path | str) -> dict[str, Any]:
             "prepare the dataset again"
         )
     fields = Fields(manifest, folder / "manifest.json")
+    fields.no_others(_KEYS)
     sources = fields.group("sources")
     files = [
         file_inside(folder, file, fields.path)

@@ -100,7 +100,7 @@ def _faults(manifest: RowsManifest, place: Place) -> list[UserError]:
         except UserError as error:
             return [error]
     other = UserError(
-        f"{place.shard.path}: not the file that manifest.json describes (its SHA-256 is another); copy the file again, or tokenize "
-        "the dataset again"
+        f"{place.shard.path}: not the file that manifest.json describes (its SHA-256 is another); copy the file again, or "
+        "tokenize the dataset again"
     )
     return faults or [other]
