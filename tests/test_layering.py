@@ -16,6 +16,7 @@ LEVELS = (
     ("choices", "errors", "interrupts"),
     ("sole_writer",),
     ("files", "sampling", "stages", "user_function"),
+    ("checksums", "manifest_fields", "names"),
     ("reporting", "text"),
     ("jobs",),
     ("corpus",),
@@ -48,7 +49,7 @@ ONLY = {
     "text": {"errors"},
     "reporting": {"files"},
     "jobs": {"errors", "files", "reporting"},
-    "corpus": {"errors", "files", "jobs", "reporting", "sole_writer", "text"},
+    "corpus": {"checksums", "errors", "files", "jobs", "manifest_fields", "names", "reporting", "sole_writer", "text"},
     "chat": {"corpus", "errors", "files", "text", "tokenizer"},
     "model": {"errors"},
     "config": {"choices", "errors", "sampling", "stages", "model"},
@@ -75,7 +76,10 @@ ONLY = {
 }
 # Text is prepared on machines without an accelerator; there JAX would only cost seconds and memory.
 WITHOUT_JAX = (
-    *(PACKAGE / name for name in ("choices.py", "errors.py", "files.py", "stages.py")),
+    *(
+        PACKAGE / f"{name}.py"
+        for name in ("checksums", "choices", "errors", "files", "manifest_fields", "names", "stages")
+    ),
     *(PACKAGE / name for name in ("data/manifest.py", "data/rows.py", "data/row_writer.py", "data/tokenize.py")),
     *(
         file

@@ -15,6 +15,7 @@ COMMANDS = {
     "tokenizer-report": "measure a tokenizer and compare it with others",
     "extend-tokenizer": "add tokens of another language to the tokenizer of a model",
     "tokenize": "documents to token rows, which training reads",
+    "verify": "check every byte of token rows against their manifest",
     "prepare-sft": "conversations to packed rows, for training on the answers",
     "new-vocabulary": "give a model the vocabulary of another tokenizer",
     "estimate": "memory, speed, hours and cost of a config on GPUs that you do not have",

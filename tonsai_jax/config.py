@@ -61,6 +61,8 @@ def default_config() -> ConfigDict:
     config.data.sample_questions = False
     config.data.weights = placeholder(object)  # {source: weight}; None takes the weights in the rows' manifest
     config.data.max_epochs = 0.0  # refuse a run that reads a source more often than this; 0 is no limit
+    # Damaged rows that each process skips; at the next one the run saves and ends. Nothing is learned from a skipped row.
+    config.data.max_damaged_rows = 0
 
     config.model = ConfigDict({field.name: field.default for field in dataclasses.fields(ModelConfig)})
 
@@ -359,7 +361,7 @@ def validate(config: ConfigDict) -> None:
         "checkpoint.every_minutes": 0, "checkpoint.keep_last": 1, "checkpoint.keep_every": 0, "checkpoint.keep_best": 0,
         "eval.every": 0,
         "eval.tokens": 0, "sample.every": 0, "sample.max_new_tokens": 1,
-        "loss.z_loss": 0, "loss.load_balance": 0, "loss.router_z": 0, "data.max_epochs": 0,
+        "loss.z_loss": 0, "loss.load_balance": 0, "loss.router_z": 0, "data.max_epochs": 0, "data.max_damaged_rows": 0,
         "optimizer.warmup_steps": 0, "optimizer.decay_steps": 0,
         "optimizer.weight_decay": 0, "optimizer.clip_norm": 0, "optimizer.max_skipped_steps": 1,
         "optimizer.frozen_steps": 0, "mesh.fsdp": 1, "mesh.expert": 1,

@@ -147,6 +147,20 @@ def atomic_folder(path: str | Path, *, manifest: str, format: str) -> Iterator[P
         shutil.rmtree(earlier, ignore_errors=True)
 
 
+def replace_folder(source: Path, target: Path) -> None:
+    """Makes `target` a copy of the folder `source`, whole or not at all; what was there before is removed."""
+    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    with disk_errors(target):
+        remove_left_behind(target.parent, target.name)
+        try:
+            shutil.copytree(source, partial)
+            if target.exists():
+                shutil.rmtree(target)
+            partial.rename(target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
 def check_replaceable(path: Path, *, manifest: str, format: str) -> None:
     """Raises the `UserError` of `atomic_folder` where the folder `path` holds something else."""
     if path.exists() and not (path.is_dir() and (_has_format(path / manifest, format) or not any(path.iterdir()))):

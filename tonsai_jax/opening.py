@@ -2,6 +2,7 @@
 
 import dataclasses
 import shlex
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,10 +16,14 @@ from tonsai_jax.checkpoints.keep import KeepPolicy
 from tonsai_jax.checkpoints.roll_backs import RollBacks
 from tonsai_jax.checkpoints.store import Checkpoints
 from tonsai_jax.config import set_model, stages_of, validate
+from tonsai_jax.data.damage import DamagedRows
 from tonsai_jax.data.loader import Loader
 from tonsai_jax.data.manifest import RowsManifest, read_manifest
 from tonsai_jax.data.order import DataOrder
+from tonsai_jax.data.verify import check_shards, check_tokenizer
 from tonsai_jax.errors import UserError
+from tonsai_jax.hosts.agreement import check_inputs
+from tonsai_jax.hosts.peers import Peers
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.reporting.numbers import count_of, format_count
 from tonsai_jax.stages import Stage, tokens_between, total_steps
@@ -74,7 +79,7 @@ class Opened:
         give it another number of steps."""
         return self.start_step < self.last_step and any(map(changes_length, self.changes))
 
-    def loader(self, order: DataOrder) -> Loader:
+    def loader(self, order: DataOrder, damaged: DamagedRows) -> Loader:
         """The batches of this process in `order`. Raises `UserError` where the processes do not divide a batch."""
         return Loader(
             order,
@@ -82,7 +87,12 @@ class Opened:
             process_count=jax.process_count(),
             document_mask=self.config.model.document_mask,
             attach=self.reference.of_window if self.reference else None,
+            damaged=damaged,
         )
+
+    def damaged_rows(self) -> DamagedRows:
+        """What skips the damaged rows of this process, and says so on every host."""
+        return DamagedRows(self.config.data.max_damaged_rows, partial(print, file=sys.stderr, flush=True))
 
     def watch(
         self, order: DataOrder, step: int, saved: Mapping[str, Any] | None, say: Callable[[str], None]
@@ -98,6 +108,19 @@ class Opened:
             mark_sane=self.checkpoints.mark_sane,
             sane_step=self.checkpoints.sane_step,
         )
+
+    def find_scores(self) -> None:
+        """Takes the scores of the checkpoints from the metrics of the run again, where they are of another metric or lost."""
+        from tonsai_jax.evaluation.best import scores_so_far  # imported here: the loop does not need it
+
+        is_other_metric = any(change.startswith("checkpoint.best_metric:") for change in self.changes)
+        is_lost = (
+            self.start_step > 0 and not self.checkpoints.has_scores
+        )  # scores.json was damaged, or nothing was evaluated
+        if is_other_metric or is_lost:
+            found = scores_so_far(self.workdir, self.metric)
+            if is_other_metric or found:
+                self.checkpoints.replace_scores(found)
 
     def base(self) -> Mapping[str, Any] | None:
         """Of LoRA, the model that the adapters belong to, as its checkpoints keep it."""
@@ -137,8 +160,8 @@ class Opened:
         return state
 
 
-def open_run(config: ConfigDict, workdir: Path, say: Callable[[str], None]) -> Opened:
-    """Opens a run; raises `UserError` for everything that can refuse it."""
+def open_run(config: ConfigDict, workdir: Path, peers: Peers | None, say: Callable[[str], None]) -> Opened:
+    """Opens a run; raises `UserError` for everything that can refuse it, also where `peers` open something else."""
     keep = KeepPolicy(config.checkpoint.keep_last, config.checkpoint.keep_every, config.checkpoint.keep_best)
     checkpoints = Checkpoints(workdir, keep, every_minutes=config.checkpoint.every_minutes)
     start_step = checkpoints.resume_step(say) or 0
@@ -151,7 +174,9 @@ def open_run(config: ConfigDict, workdir: Path, say: Callable[[str], None]) -> O
     pretrained = open_init_from(config, workdir, saved, say)
     validate(config)
     manifest = open_training_rows(config)
+    check_inputs(peers, manifest, start_step)
     tokenizer = Tokenizer.from_folder(manifest.directory / "tokenizer")
+    check_tokenizer(manifest, tokenizer)
     stages = stages_of(config, manifest.train_sizes())
     reference = open_reference(config, workdir, manifest, check_kinds(config, stages, manifest))
     if pretrained is not None and not saved and (not_checked := pretrained.check_tokenizer(tokenizer)):
@@ -162,7 +187,7 @@ def open_run(config: ConfigDict, workdir: Path, say: Callable[[str], None]) -> O
     from tonsai_jax.evaluation.best import best_metric  # imported here: the loop does not need it
 
     metric = best_metric(config, manifest, stages)
-    if config.export:
+    if config.export or config.checkpoint.hub_repo:
         from tonsai_jax.huggingface.names import family_of
 
         family_of(setup.model_config)  # raises for a model that no Hugging Face family describes
@@ -226,7 +251,10 @@ def open_init_from(
 
 
 def open_training_rows(config: ConfigDict) -> RowsManifest:
-    """The token rows of `config.data.dir`; makes those of the quickstarts first. Raises `UserError` as `read_manifest` does."""
+    """The token rows of `config.data.dir`, checked as `check_shards` does; makes those of the quickstarts first.
+
+    Raises `UserError` as `read_manifest` and `check_shards` do.
+    """
     if not config.data.dir:
         raise UserError("data.dir is not set; add --config.data.dir=FOLDER, token rows of `tonsai tokenize`")
     if config.data.sample_corpus or config.data.sample_questions:
@@ -239,7 +267,9 @@ def open_training_rows(config: ConfigDict) -> RowsManifest:
             else:
                 build_question_rows(Path(config.data.dir), Path(config.init_from, "tokenizer"))
         sync_global_devices("sample corpus")  # the other hosts read what the first one wrote
-    return read_manifest(config.data.dir)
+    manifest = read_manifest(config.data.dir)
+    check_shards(manifest, config.data.max_damaged_rows)
+    return manifest
 
 
 def open_reference(

@@ -5,10 +5,9 @@
     python -m tonsai_jax.train --config configs/gpt2_500m.py --workdir runs/gpt2 --steps_today 1500
 
 Any key of the config can be set as --config.section.key=value. The same command again continues from the last checkpoint;
-SIGTERM and Ctrl-C save first, then end with exit code 0.
+SIGTERM, SIGHUP, SIGUSR1, Ctrl-C and the end of --max_hours save first, then end with exit code 0.
 """
 
-import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -21,9 +20,12 @@ from ml_collections import ConfigDict
 from tonsai_jax.cli import parse_flags
 from tonsai_jax.config import micro_batch, to_json
 from tonsai_jax.errors import run_command
-from tonsai_jax.finish import complete_run, describe_complete_run, report_of_failure, report_run
+from tonsai_jax.finish import complete_run, describe_complete_run, forget_completion, report_of_failure, report_run
 from tonsai_jax.hooks import Hooks
-from tonsai_jax.hosts.processes import start_processes
+from tonsai_jax.hosts.agreement import check_program
+from tonsai_jax.hosts.processes import hosts_of_devices, start_processes
+from tonsai_jax.hosts.watchdog import Watchdog
+from tonsai_jax.interrupts import end_at_signals
 from tonsai_jax.opening import describe, open_run
 from tonsai_jax.planning.advice import explain_out_of_memory, warnings_before
 from tonsai_jax.roll_back import roll_back
@@ -31,9 +33,11 @@ from tonsai_jax.runtime.hardware import total_peak_flops
 from tonsai_jax.runtime.libraries import quiet_libraries
 from tonsai_jax.runtime.lock import workdir_lock
 from tonsai_jax.runtime.memory import host_memory_bytes, keep_freed_memory, return_freed_memory
+from tonsai_jax.runtime.output import lasting_output
 from tonsai_jax.runtime.profile import StepProfile
 from tonsai_jax.runtime.signals import StopRequest
 from tonsai_jax.runtime.xla import set_environment, set_optimization_level, use_compile_cache
+from tonsai_jax.stages import stage_at
 from tonsai_jax.training.logger import SAVE_MARK, STOP_MARK, StepLogger
 from tonsai_jax.training.loss_scale import saved_scale
 from tonsai_jax.training.mesh import put_batch
@@ -49,6 +53,7 @@ def train(
     config: ConfigDict,
     workdir: Path,
     stop_request: StopRequest,
+    watchdog: Watchdog,
     steps_today: int | None = None,
     view: "TerminalView | None" = None,
 ) -> None:
@@ -57,7 +62,8 @@ def train(
     Raises `UserError` for anything that the user can correct; what was saved before stays whole.
     """
     # Everything that can refuse the run comes first: until then nothing is written to the workdir.
-    run = open_run(config, workdir, say)
+    check_program(watchdog.peers, config, {"steps_today": steps_today}, workdir)
+    run = open_run(config, workdir, watchdog.peers, say)
     start_step, last_step, checkpoints, order = run.start_step, run.last_step, run.checkpoints, run.order
     if not run.is_longer and describe_complete_run(
         workdir, start_step, say, has_changes=any(map(changes_training, run.changes))
@@ -68,31 +74,31 @@ def train(
     order.check_max_epochs(config.data.max_epochs)
     if change := order.change_at_resume():
         say(f"data: batches from step {start_step} on: {change}")
-    loader = run.loader(order)
+    damaged = run.damaged_rows()
+    loader = run.loader(order, damaged)
     end_step = last_step if steps_today is None else min(last_step, start_step + steps_today)
     end_step = max(end_step, start_step)  # config.steps may have been lowered since
 
     stop_request.saves_first()
     epochs = order.epochs()
-    writes_texts = config.sample.every > 0 or (config.eval.every > 0 and config.eval.prompt_suite)
-    describe(run.setup, run.manifest, epochs, start_step, end_step, say, writes_texts=writes_texts)
+    describe(run.setup, run.manifest, epochs, start_step, end_step, say)
     for line in warnings_before(
         config,
         run.setup,
         tokenizer_vocab_size=run.tokenizer.vocab_size,
         epochs=epochs,
         is_new=start_step == 0 and run.pretrained is None,
+        hosts=hosts_of_devices(),
     ):
         say(line)
 
     # From here on the run writes and computes.
-    if any(change.startswith("checkpoint.best_metric:") for change in run.changes):
-        from tonsai_jax.evaluation.best import scores_so_far  # imported here: the loop does not need it
-
-        checkpoints.replace_scores(scores_so_far(workdir, run.metric))
+    run.find_scores()
     checkpoints.drop_scores_after(start_step)
     checkpoints.drop_sane_after(start_step)
     open_workdir(workdir, config, run.manifest, start_step)
+    if start_step < last_step:
+        forget_completion(workdir)
     set_optimization_level(config.runtime.optimization_level, jax.default_backend(), run.setup.mesh.size)
     if no_cache := use_compile_cache(config.runtime.compile_cache, jax.default_backend()):
         say(no_cache)
@@ -104,6 +110,7 @@ def train(
         token_bytes=run.tokenizer.token_bytes(),
         prefix_bytes=len(run.tokenizer.prefix),
     )
+    eval_step = watchdog.counted(eval_step)
     writer = MetricsWriter(
         workdir,
         start_step=start_step,
@@ -125,8 +132,10 @@ def train(
         log_every=config.log_every,
         max_skipped_steps=config.optimizer.max_skipped_steps,
         epochs=order.epochs,
+        damaged_rows=lambda: damaged.count,
         last_progress=writer.last_progress,
         watch=watch,
+        step_times=watchdog.times,
     )
     profile = StepProfile(
         workdir / "profile",
@@ -158,20 +167,25 @@ def train(
     if run.pretrained is not None and not start_step and config.eval.every:
         hooks.evaluate(0, state.model_params)  # the end of the run compares with it
         hooks.write_texts(0, state.model_params, samples=False, suite=True)
+    if start_step:
+        hooks.make_up(start_step, state.model_params, checkpoints.record_score)
 
-    step, batches, stopping = start_step, loader.batches(start_step), False
-    saved_at = start_step
+    step, saved_at, stopping = start_step, start_step, False
+    batches = damaged.watch(loader.batches(step), step, end_step)
     while (step < end_step or watch.must_go_back) and not stopping:
         if watch.must_go_back:
             del state, batches  # the memory is needed for those of the checkpoint
             step, order, watch = roll_back(run, order, watch, say)
-            state, batches = run.restore(step), run.loader(order).batches(step)
+            state, damaged = run.restore(step), run.damaged_rows()
+            batches = damaged.watch(run.loader(order, damaged).batches(step), step, end_step)
             writer.go_back(step)
             logger.go_back(step, watch, order.epochs)
             saved_at = step
             continue
         batch = next(batches)
-        mark = STOP_MARK if stop_request.name is not None else SAVE_MARK * checkpoints.is_due()
+        watchdog.step_begins(step, stage_at(run.stages, step))
+        stops = stop_request.name is not None or damaged.stops
+        mark = STOP_MARK if stops else SAVE_MARK * checkpoints.is_due()
         marks = {"stop": np.full(len(batch["valid"]), mark, np.int32)}
         marks |= watch.limits(step, len(batch["valid"]))
         profile.before(step)
@@ -184,6 +198,7 @@ def train(
         logger.add(step, metrics)
         checkpoints.check()
         stopping = logger.stop_requested
+        watchdog.step_ends(step)
         profile.after(step)
         step += 1
         if watch.must_go_back and not stopping:
@@ -191,7 +206,7 @@ def train(
 
         is_regular = stopping or step == end_step or step % config.checkpoint.every == 0
         if is_regular or logger.save_requested_in >= saved_at:
-            with logger.paused():
+            with logger.paused(), watchdog.doing("saving"):
                 metadata = resume_metadata(step, order, config, run.setup.model_config, run.manifest, base)
                 metadata["spikes"] = watch.state()
                 if state.loss_scale:
@@ -202,26 +217,29 @@ def train(
                 say(f"step {step}: saving in the background, host memory {host_memory_bytes() / 2**30:.1f} GiB")
         evaluates = bool(config.eval.every) and step % config.eval.every == 0 and step < last_step and not stopping
         if evaluates:
-            with logger.paused():
+            with logger.paused(), watchdog.doing("evaluating"):
                 score = hooks.score(step, hooks.evaluate(step, state.model_params))
                 if score is not None:
                     checkpoints.record_score(step, score)
         samples = bool(config.sample.every) and step % config.sample.every == 0 and not stopping
         if samples or evaluates:
-            with logger.paused():
+            with logger.paused(), watchdog.doing("sampling"):
                 hooks.write_texts(step, state.model_params, samples=samples, suite=evaluates)
 
+    watchdog.report("saving")
     logger.read()
     profile.close()
     checkpoints.wait()
     watch.end(step, complete=step >= last_step)
     checkpoints.close()
     stop_request.all_is_saved()
+    watchdog.report("finishing")
     if step < last_step:
         if view is not None:
             view.stop()
         asked = f"{stop_request.name or 'another host'} asked to stop"
         why = asked if stopping else f"--steps_today={steps_today} is done"
+        damaged.raise_error(saved_step=step)
         say(f"saved at step {step} of {last_step}: {why}; run the same command again to continue")
         report_run(workdir, say)
     else:
@@ -239,12 +257,9 @@ def train(
 
 
 def say(line: str) -> None:
-    """Prints a line, on the first host only. Where nobody reads any more (`| head`, or Ctrl-C also ended `| tee`) it goes on."""
+    """Prints a line, on the first host only."""
     if jax.process_index() == 0:
-        try:
-            print(line, flush=True)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(line, flush=True)
 
 
 def _view(config: ConfigDict) -> "AbstractContextManager[TerminalView | None]":
@@ -255,21 +270,33 @@ def _view(config: ConfigDict) -> "AbstractContextManager[TerminalView | None]":
     return open_view(config.terminal_view) or nullcontext()
 
 
+def _copies_elsewhere(config: ConfigDict, workdir: Path) -> AbstractContextManager[None]:
+    if not (config.checkpoint.mirror or config.checkpoint.hub_repo):
+        return nullcontext()
+    from tonsai_jax.checkpoints.elsewhere import copies_elsewhere  # imported here: most runs go nowhere else
+
+    return copies_elsewhere(config, workdir, say)
+
+
 def main() -> None:
+    end_at_signals()
     quiet_libraries()
-    config, workdir, steps_today = parse_flags(sys.argv, __doc__ or "")
+    config, workdir, limits = parse_flags(sys.argv, __doc__ or "")
     keep_freed_memory()
     set_environment(config.runtime.memory_fraction)
-    start_processes()
+    start_processes(config.hosts.connect_seconds)
     lock = workdir_lock(workdir, say) if jax.process_index() == 0 else nullcontext()
     with (
-        StopRequest(say) as stop_request,
+        lasting_output(),
+        Watchdog(config.hosts, workdir) as watchdog,
+        StopRequest(say, limits.max_hours) as stop_request,
         lock,
+        _copies_elsewhere(config, workdir),
         explain_out_of_memory(config),
         report_of_failure(workdir, say),
         _view(config) as view,
     ):
-        train(config, workdir, stop_request, steps_today, view)
+        train(config, workdir, stop_request, watchdog, limits.steps_today, view)
 
 
 if __name__ == "__main__":

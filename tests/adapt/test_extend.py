@@ -132,6 +132,7 @@ def test_a_file_with_the_old_vocabulary_stays_behind(folders) -> None:
     assert sorted(path.name for path in extended.iterdir()) == [
         "report.json",
         "tokenizer.json",
+        "tokenizer_checksums.json",
         "tokenizer_config.json",
     ]
 

@@ -1,5 +1,7 @@
 """Prepared documents: what is written is what is read, in row groups and parts of bounded size."""
 
+import random
+
 import pyarrow.parquet as pq
 import pytest
 
@@ -8,7 +10,7 @@ from tonsai_jax.corpus.documents import read_documents, read_documents_manifest
 from tonsai_jax.corpus.prepare import prepare
 from tonsai_jax.corpus.sources.source import Source
 from tonsai_jax.errors import UserError
-from tonsai_jax.files import write_json
+from tonsai_jax.files import read_json, write_json
 
 
 def test_documents_come_back_in_order_over_many_row_groups_and_parts(tmp_path, monkeypatch):
@@ -62,3 +64,73 @@ def test_a_missing_damaged_or_unknown_part_is_named(tmp_path):
     part.unlink()
     with pytest.raises(UserError, match=r"part-00000.parquet: named in manifest.json but missing"):
         next(read_documents(tmp_path / "out", "a"))
+
+
+def edit_manifest(folder, change, *, keeps_checksum=False):
+    manifest = read_json(folder / "manifest.json")
+    change(manifest)
+    if not keeps_checksum:
+        del manifest["checksum"]
+    write_json(folder / "manifest.json", manifest)
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    prepare([Source("a", "en", documents=["text", "more text"])], tmp_path / "out", progress=False)
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize("name", ["../../escaped", "/tmp/escaped", "..", "a/b", "a\0b", ".a", ""])
+def test_no_name_of_a_source_leaves_the_folder_of_a_command_that_reads_documents(prepared, name):
+    edit_manifest(prepared, lambda manifest: manifest["sources"].update({name: manifest["sources"].pop("a")}))
+    with pytest.raises(UserError, match=r"manifest\.json: .* cannot be the name of a source"):
+        read_documents_manifest(prepared)
+
+
+@pytest.mark.parametrize("file", ["../out/a/part-00000.parquet", "/etc/passwd", "a/../../x", "a\0b", 7, None, ""])
+def test_no_path_of_a_documents_manifest_leaves_its_folder(prepared, file):
+    edit_manifest(prepared, lambda manifest: manifest["sources"]["a"].update(files=[file]))
+    with pytest.raises(UserError, match=r"manifest\.json: names the file .* not a file inside"):
+        read_documents_manifest(prepared)
+
+
+def test_a_changed_documents_manifest_says_so_and_how_to_keep_the_change(prepared):
+    edit_manifest(prepared, lambda manifest: manifest["sources"]["a"].update(weight=0.5), keeps_checksum=True)
+    with pytest.raises(
+        UserError, match=r"damaged, or changed since it was written .* remove the key \"checksum\" from it"
+    ):
+        read_documents_manifest(prepared)
+    edit_manifest(prepared, lambda manifest: None)
+    assert read_documents_manifest(prepared)["sources"]["a"]["weight"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong"),
+    [
+        ("weight", "x"),
+        ("weight", -1),
+        ("language", 3),
+        ("documents", "2"),
+        ("bytes", -1),
+        ("files", {}),
+        ("license", 1),
+    ],
+)
+def test_a_value_of_a_wrong_type_in_a_documents_manifest_is_one_line(prepared, key, wrong):
+    edit_manifest(prepared, lambda manifest: manifest["sources"]["a"].update({key: wrong}))
+    with pytest.raises(UserError, match=r"manifest\.json: "):
+        read_documents_manifest(prepared)
+
+
+def test_no_flipped_bit_of_a_documents_manifest_is_silent(prepared):
+    path, chance = prepared / "manifest.json", random.Random(15)
+    whole = path.read_bytes()
+    for _ in range(100):
+        flipped = bytearray(whole)
+        flipped[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
+        path.write_bytes(flipped)
+        with pytest.raises(UserError) as raised:
+            read_documents_manifest(prepared)
+        assert "\n" not in str(raised.value)
+    path.write_bytes(whole)
+    read_documents_manifest(prepared)

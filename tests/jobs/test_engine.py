@@ -215,6 +215,9 @@ def test_slurm_jobs_are_submitted_and_waited_for(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(cluster, "SLURM_POLL_SECONDS", 0.1)
     executor = Executor("slurm", options={"time": "1:00", "partition": "cpu"})
     assert squares(run_stage(tmp_path / "stage", square, numbered(3, 1, 2), executor)) == [9, 1, 4]
+    assert (tmp_path / "stage" / "engine").stat().st_mode & 0o077 == 0, (
+        "others could change the program that the jobs run"
+    )
     with pytest.raises(UserError, match="this one cannot be read"):
         run_stage(tmp_path / "stage", square, numbered(3, "bad"), executor)
 

@@ -52,6 +52,7 @@ def logger(out: MetricsWriter, lines: list[str], **changes: Any) -> StepLogger:
         "log_every": 5,
         "max_skipped_steps": 3,
         "epochs": lambda done: {"km": done / 10, "en": 0.0},
+        "damaged_rows": lambda: 0,
         "last_progress": out.last_progress,
     }
     return StepLogger(out, lines.append, STAGES, **(settings | changes))

@@ -22,6 +22,7 @@ from tonsai_jax.files import read_json
 from tonsai_jax.text.scripts import SCRIPT_RANGES
 from tonsai_jax.tokenizer.any_tokenizer import AnyTokenizer, is_text
 from tonsai_jax.tokenizer.encoding import BYTE_OF_LETTER, LETTER_OF_BYTE, SPACE, is_byte_level
+from tonsai_jax.tokenizer.folder_checksums import check_tokenizer_files
 
 # What ByteLevel splits by where it has no Split before it: GPT-2's pattern.
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -70,6 +71,7 @@ class BaseTokenizer:
         folder = Path(path).absolute()
         if not folder.is_dir():
             raise UserError(f"{path}: no such tokenizer folder; give the folder of the model, or of its tokenizer")
+        check_tokenizer_files(folder)
         return cls(folder, read_json(folder / "tokenizer.json"))
 
     def spell(self, piece: bytes) -> str:

@@ -17,6 +17,7 @@ from tonsai_jax.text.scripts import script_of
 from tonsai_jax.tokenizer.any_tokenizer import AnyTokenizer
 from tonsai_jax.tokenizer.even_sample import EvenSample, SampledText
 from tonsai_jax.tokenizer.examples import Example
+from tonsai_jax.tokenizer.folder_checksums import write_tokenizer_checksums
 from tonsai_jax.tokenizer.training import FORMAT, VERSION
 
 # What a tokenizer's folder has besides tokenizer.json. Files that hold the old vocabulary (vocab.json, tokenizer.model, ...) stay
@@ -102,6 +103,7 @@ def extend_tokenizer(
             "texts": measured,
         }
         write_json(folder / "report.json", report)
+        write_tokenizer_checksums(folder)
     return report
 
 

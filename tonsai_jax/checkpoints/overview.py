@@ -52,7 +52,8 @@ def read_scores(workdir: Path) -> dict[int, float]:
         return {int(step): float(score) for step, score in read_json(path).items()}
     except (AttributeError, TypeError, ValueError, UserError):
         _logger.warning(
-            "%s: damaged, so no checkpoint counts as the best; a run that resumes takes the scores from its metrics.jsonl", path
+            "%s: damaged, so no checkpoint counts as the best; a run that resumes takes the scores from its metrics.jsonl",
+            path,
         )
         return {}
 

@@ -136,6 +136,11 @@ class Checkpoints:
             self._saving = None
         return_freed_memory()
 
+    @property
+    def has_scores(self) -> bool:
+        """Whether a checkpoint has a score."""
+        return bool(self._keep.scores)
+
     def best_step(self) -> int:
         """The step of the checkpoint with the best score; of equal ones the first. Raises `UserError` where none has a score."""
         steps = self._manager.all_steps()

@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -11,14 +12,26 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tonsai_jax.checksums import KEY, check_checksum
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json
+from tonsai_jax.manifest_fields import Fields
+from tonsai_jax.names import file_inside, is_folder_name
 
 FORMAT = "tonsai_jax/documents"
 VERSION = 1
 PART_BYTES = 256 * 2**20  # text in one parquet file
 ROW_GROUP_BYTES = 16 * 2**20  # text kept in memory before it is written
 SCHEMA = pa.schema([(name, pa.string()) for name in ("text", "language", "source", "id")])
+
+SETTINGS = (
+    "normalize",
+    "redact",
+    "quality",
+    "decontaminate",
+    "deduplicate",
+)  # in the manifest: what a text went through
+_KEYS = ("format", "version", *SETTINGS, "sources", "duplicates", "failed", KEY)
 
 Extra = Literal["score", "rule"]
 _EXTRAS = {"score": pa.float32(), "rule": pa.string()}
@@ -29,7 +42,8 @@ def read_documents_manifest(dataset_dir: Path | str) -> dict[str, Any]:
 
     Returns {"format", "version", "sources": {name: {"weight", "language", "license", "dataset", "documents", "bytes",
     "files", "filters", "content_hash"}}}; weights sum to 1 and `bytes` are the UTF-8 bytes of the text.
-    Raises `UserError` if the folder is missing, is something else, or lacks one of its files.
+    Raises `UserError` if the folder is missing, is something else, or lacks one of its files, and if the manifest is damaged, was
+    changed since it was written, or names a file outside the folder.
     """
     folder = Path(dataset_dir)
     if not folder.is_dir():
@@ -41,16 +55,42 @@ def read_documents_manifest(dataset_dir: Path | str) -> dict[str, Any]:
     manifest = read_json(folder / "manifest.json")
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise UserError(f"{folder / 'manifest.json'}: not a manifest of prepared documents ({FORMAT})")
-    if manifest["version"] != VERSION:
+    if manifest.get("version") != VERSION:
         raise UserError(
-            f"{folder / 'manifest.json'}: version {manifest['version']}, but this program reads {VERSION}; "
+            f"{folder / 'manifest.json'}: version {manifest.get('version')}, but this program reads {VERSION}; "
             "prepare the dataset again"
         )
-    for source in manifest["sources"].values():
-        for file in source["files"]:
-            if not (folder / file).is_file():
-                raise UserError(f"{folder / file}: named in manifest.json but missing; prepare the dataset again")
+    fields = Fields(manifest, folder / "manifest.json")
+    fields.no_others(_KEYS)
+    sources = fields.group("sources")
+    files = [
+        file_inside(folder, file, fields.path)
+        for name in sources.value
+        for file in _check_source(name, sources.group(name))
+    ]
+    check_checksum(fields.path, manifest, "prepare the dataset again")
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"{file}: named in manifest.json but missing; prepare the dataset again")
     return manifest
+
+
+def _check_source(name: str, fields: Fields) -> list[Any]:
+    """The files of a source of the manifest; raises `UserError` for a value that cannot be right."""
+    if not is_folder_name(name):
+        raise UserError(
+            f"{fields.path}: {name!r} cannot be the name of a source, which is also that of a folder; prepare the dataset again"
+        )
+    if not 0 <= fields.number("weight") < math.inf:
+        raise UserError(
+            f"{fields.path}: the weight of source {name!r} is {fields.number('weight')}; set it to 0 or more"
+        )
+    fields.text("language")
+    for key in ("license", "dataset"):
+        fields.text_or_none(key)
+    for key in ("documents", "bytes"):
+        fields.whole(key)
+    return fields.items("files")
 
 
 def read_documents(dataset_dir: Path | str, source: str) -> Iterator[list[str]]:

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tonsai_jax.corpus.documents import FORMAT, VERSION
+from tonsai_jax.checksums import with_checksum
+from tonsai_jax.corpus.documents import FORMAT, SETTINGS, VERSION
 from tonsai_jax.corpus.notes import wrapping_in_words
 from tonsai_jax.corpus.recipe import Settings
 from tonsai_jax.corpus.report import write_report
@@ -45,7 +46,7 @@ def check_output(output: Path, sources: Sequence[Source]) -> None:
     if "manifest.json" in contents:
         manifest = read_json(output / "manifest.json")
         if isinstance(manifest, dict) and manifest.get("format") == FORMAT:
-            written = {"manifest.json", REPORT, CONTAMINATED, DROPPED, *manifest["sources"]}
+            written = {"manifest.json", REPORT, CONTAMINATED, DROPPED, *(manifest.get("sources") or ())}
     if contents - written:
         raise UserError(
             f"{output}: contains {min(contents - written)!r}, which this command did not write; choose a new or empty folder "
@@ -70,7 +71,7 @@ def build_manifest(
     """
     weights = normalized_weights([state.source for state in states])
     manifest: dict[str, Any] = {"format": FORMAT, "version": VERSION}
-    for name in ("normalize", "redact", "quality", "decontaminate", "deduplicate"):
+    for name in SETTINGS:
         manifest[name] = dataclasses.asdict(getattr(settings, name))
     manifest["decontaminate"] |= set_texts
     manifest["sources"] = {
@@ -128,7 +129,7 @@ def write_output(
             with (folder / CONTAMINATED).open("w", encoding="utf-8") as file:
                 file.writelines(json.dumps(hit, ensure_ascii=False) + "\n" for hit in found)
         write_report(folder / REPORT, manifest, details, groups, planned_tokens)
-        write_json(folder / "manifest.json", manifest)
+        write_json(folder / "manifest.json", with_checksum(manifest))
 
 
 def _link_files(names: Iterable[str], source: Path, target: Path) -> None:

@@ -1,7 +1,6 @@
 """Turns files of conversations, or of pairs of them, into packed rows: each is encoded once, and training reads ids and marks."""
 
 import dataclasses
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from tonsai_jax.data.row_writer import write_manifest
 from tonsai_jax.data.tokenize import TOKENIZER_FOLDER, check_val_ratio, choose_validation, copy_tokenizer
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import atomic_folder, disk_errors, read_json
+from tonsai_jax.names import is_folder_name
 from tonsai_jax.reporting.numbers import count_of
 from tonsai_jax.reporting.progress_bar import progress_bar
 from tonsai_jax.tokenizer.loading import Tokenizer
@@ -182,7 +182,7 @@ def _check(row_tokens: int, val_ratio: float, sources: Sequence[ChatSource]) -> 
         if count > 1 or name == TOKENIZER_FOLDER:
             why = "is given twice" if count > 1 else "is the name of the tokenizer's folder"
             raise UserError(f"source {name!r} {why}; give it another name")
-        if not re.fullmatch(r"\w[\w.-]*", name):  # it is the name of a folder
+        if not is_folder_name(name):
             raise UserError(
                 f"source {name!r}: a name has letters, digits, '_', '-' and '.', and begins with one of the first three"
             )

@@ -13,6 +13,7 @@ from typing import IO, Any, Self
 
 import numpy as np
 
+from tonsai_jax.checksums import with_checksum
 from tonsai_jax.data.manifest import ShardInfo, SourceInfo, SplitInfo
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import disk_errors, sha256_file, write_json
@@ -121,19 +122,17 @@ def write_flat_files_manifest(
     folder: Path, file_format: str, dtype: np.dtype, tokenizer: Tokenizer, sources: dict[str, SourceInfo]
 ) -> None:
     """Writes `folder/manifest.json`. Call it last, because the manifest marks the folder as complete."""
-    write_json(
-        folder / "manifest.json",
-        {
-            "format": FORMAT,
-            "version": VERSION,
-            "file_format": file_format,
-            "dtype": dtype.name,
-            "vocab_size": tokenizer.vocab_size,
-            "end_of_text_id": tokenizer.end_of_text_id,
-            "tokenizer_hash": tokenizer.hash,
-            "sources": {name: _source_to_json(folder, source) for name, source in sources.items()},
-        },
-    )
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "file_format": file_format,
+        "dtype": dtype.name,
+        "vocab_size": tokenizer.vocab_size,
+        "end_of_text_id": tokenizer.end_of_text_id,
+        "tokenizer_hash": tokenizer.hash,
+        "sources": {name: _source_to_json(folder, source) for name, source in sources.items()},
+    }
+    write_json(folder / "manifest.json", with_checksum(manifest))
 
 
 def _source_to_json(folder: Path, source: SourceInfo) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import grain
 import numpy as np
 from grain.experimental import FlatMapIterDataset, FlatMapTransform
 
+from tonsai_jax.data.damage import DamagedRows
 from tonsai_jax.data.marks import marks_of_text
 from tonsai_jax.data.order import DataOrder, Segment, Window
 from tonsai_jax.data.rows import Rows, open_rows
@@ -46,9 +47,10 @@ class Windows(grain.MapDataset[dict[str, Any]]):
       rows: the token rows of each source.
       document_mask: whether documents of plain text are kept apart, in a segment with packed sources.
       attach: more arrays for a packed window, such as what a model says about it.
+      damaged: takes note of windows that cannot be read; they have a `valid` below 0, and ids and marks of 0.
 
     Raises:
-      UserError: when a window is read whose file is missing or damaged.
+      UserError: without `damaged`, when a window is read whose file is missing or damaged.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Windows(grain.MapDataset[dict[str, Any]]):
         rows: dict[str, Rows],
         document_mask: bool,
         attach: Attach | None,
+        damaged: DamagedRows | None,
     ) -> None:
         super().__init__()
         self._order = order
@@ -66,6 +69,7 @@ class Windows(grain.MapDataset[dict[str, Any]]):
         self._length = steps * segment.global_batch_size
         self._rows = rows
         self._attach = attach
+        self._damaged = damaged
         self._has_marks = any(order.manifest.sources[name].is_packed for name in segment.shares)
         self._text_begins = order.manifest.end_of_text_id if document_mask else None
 
@@ -76,14 +80,25 @@ class Windows(grain.MapDataset[dict[str, Any]]):
         if isinstance(index, slice):
             return self.slice(index)
         window = self._order.window(self._segment, index)
-        valid = np.int32(window.valid)
-        if self._order.manifest.sources[window.source].is_packed:
-            tokens, marks = self._rows[window.source].packed_window(window.row)
-            return {"tokens": tokens, "valid": valid, "marks": marks} | (self._attach(window) if self._attach else {})
-        tokens = self._rows[window.source].window(window.row, window.part, self._segment.seq_len)
+        is_packed = self._order.manifest.sources[window.source].is_packed
+        valid, rows = np.int32(window.valid), self._rows[window.source]
+        marks = None
+        try:
+            if is_packed:
+                tokens, marks = rows.packed_window(window.row)
+            else:
+                tokens = rows.window(window.row, window.part, self._segment.seq_len)
+        except UserError as error:
+            if self._damaged is None:
+                raise
+            valid, tokens = self._damaged.report(error), np.zeros(self._segment.seq_len + 1, rows.dtype)
+            marks = np.zeros(len(tokens), np.uint8)
         if not self._has_marks:
             return {"tokens": tokens, "valid": valid}
-        return {"tokens": tokens, "valid": valid, "marks": marks_of_text(tokens, self._text_begins)}
+        if marks is None:
+            marks = marks_of_text(tokens, self._text_begins)
+        attached = self._attach(window) if is_packed and self._attach else {}
+        return {"tokens": tokens, "valid": valid, "marks": marks} | attached
 
 
 class Loader:
@@ -92,7 +107,7 @@ class Loader:
     Args:
       order: the order of the run.
       process_index, process_count: process h of H gets sequences h*B/H ... (h+1)*B/H of each global batch of B.
-      document_mask, attach: see `Windows`.
+      document_mask, attach, damaged: see `Windows`.
       transforms: Grain transforms, applied to every window before it is batched. A random transform gets a generator
         that depends on the order's seed and on the number of the window in its segment. So the batches stay the same
         after a resume and on another number of processes.
@@ -114,12 +129,14 @@ class Loader:
         process_count: int = 1,
         document_mask: bool = False,
         attach: Attach | None = None,
+        damaged: DamagedRows | None = None,
         transforms: grain.transforms.Transformations = (),
     ) -> None:
         self._order = order
         self._transforms = transforms
         self._document_mask = document_mask
         self._attach = attach
+        self._damaged = damaged
         self._rows = {name: open_rows(order.manifest, name, "train") for name in order.manifest.sources}
         batches, windows_per_step, tokens_per_step = [], 1, 1
         for number, segment in enumerate(order.segments):
@@ -146,7 +163,7 @@ class Loader:
         is_last = segment_number == len(segments) - 1
         end = self._order.total_steps if is_last else segments[segment_number + 1].first_step
         steps = max(0, end - segment.first_step)
-        windows = Windows(self._order, segment, steps, self._rows, self._document_mask, self._attach)
+        windows = Windows(self._order, segment, steps, self._rows, self._document_mask, self._attach, self._damaged)
         return windows.seed(self._order.seed).apply(self._transforms) if self._transforms else windows
 
     def batches(self, start_step: int) -> grain.DatasetIterator[Batch]:

@@ -5,12 +5,14 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from tonsai_jax.checksums import KEY, check_checksum
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json, sha256_file
+from tonsai_jax.manifest_fields import Fields
+from tonsai_jax.names import file_inside, is_folder_name
 from tonsai_jax.stages import SourceSize, Stage
 
 FORMAT = "tonsai_jax/rows"
@@ -18,15 +20,24 @@ VERSION = 1
 SPLITS = ("train", "validation")
 # Of sources: a stream of documents, or packed rows (packing.py) of conversations, or of pairs of a chosen and a rejected one.
 KINDS = ("text", "conversations", "pairs")
+_KEYS = ("format", "version", "row_tokens", "dtype", "vocab_size", "end_of_text_id", "tokenizer_hash", "sources", KEY)
 
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """One file of token rows, and the SHA-256 of its bytes."""
+    """One file of token rows.
+
+    Attributes:
+      sha256: of its bytes.
+      bytes: its size; None in a manifest of an earlier version.
+      sample: `checksums.sample_sha256` of it; None in a manifest of an earlier version.
+    """
 
     path: Path
     rows: int
     sha256: str
+    bytes: int | None = None
+    sample: str | None = None
 
 
 @dataclass(frozen=True)
@@ -125,8 +136,9 @@ def read_manifest(directory: str | Path) -> RowsManifest:
     """Reads and checks the manifest of a folder of token rows.
 
     Raises:
-      UserError: the folder does not exist, has no token rows, or has another format version; the manifest is damaged;
-        a file is missing; the tokenizer in the folder is not the one that made the rows.
+      UserError: the folder does not exist, has no token rows, or has another format version; the manifest is damaged, or was
+        changed since it was written; it names a file outside the folder; a file is missing or has another size; the
+        tokenizer in the folder is not the one that made the rows.
     """
     directory = Path(directory).absolute()
     path = directory / "manifest.json"
@@ -146,17 +158,12 @@ def read_manifest(directory: str | Path) -> RowsManifest:
             f"{path}: format version {value.get('version')}, but this program reads version {VERSION}; "
             "make the rows again with `tonsai tokenize` or `tonsai prepare-sft`"
         )
-    try:
-        manifest = _manifest_from_json(directory, value)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"{path}: damaged manifest ({type(error).__name__}: {error}); tokenize the dataset again"
-        ) from None
+    manifest = _manifest_from_json(directory, Fields(value, path))
+    check_checksum(path, value, "make the rows again with `tonsai tokenize` or `tonsai prepare-sft`")
     for source in manifest.sources.values():
         for split in source.splits.values():
             for shard in split.files:
-                if not shard.path.is_file():
-                    raise UserError(f"{shard.path}: this file of token rows is missing; tokenize the dataset again")
+                _check_size(shard)
     tokenizer = directory / "tokenizer" / "tokenizer.json"
     if not tokenizer.is_file():
         raise UserError(f"{tokenizer}: no such file; copy the tokenizer that made these rows there, or tokenize again")
@@ -167,46 +174,78 @@ def read_manifest(directory: str | Path) -> RowsManifest:
     return manifest
 
 
-def _split_from_json(directory: Path, value: dict[str, Any], row_tokens: int, *, is_packed: bool) -> SplitInfo:
-    files = tuple(
-        ShardInfo(directory / shard["path"], int(shard["rows"]), str(shard["sha256"])) for shard in value["files"]
+def _check_size(shard: ShardInfo) -> None:
+    if not shard.path.is_file():
+        raise UserError(f"{shard.path}: this file of token rows is missing; tokenize the dataset again")
+    size = shard.path.stat().st_size
+    if shard.bytes is not None and size != shard.bytes:
+        raise UserError(
+            f"{shard.path}: damaged token rows (it has {size:,} bytes, the manifest says {shard.bytes:,}); "
+            "copy the file again, or tokenize the dataset again"
+        )
+
+
+def _shard_from_json(directory: Path, fields: Fields) -> ShardInfo:
+    path = file_inside(directory, fields.value.get("path"), fields.path)
+    is_new = fields.value.get("bytes") is not None or fields.value.get("sample_sha256") is not None
+    return ShardInfo(
+        path,
+        fields.whole("rows", least=1),
+        fields.sha256("sha256"),
+        fields.whole("bytes") if is_new else None,
+        fields.sha256("sample_sha256") if is_new else None,
     )
-    counts = {key: int(value[key]) for key in ("rows", "tokens", "documents", "bytes")}
+
+
+def _split_from_json(directory: Path, fields: Fields, row_tokens: int, *, is_packed: bool) -> SplitInfo:
+    files = tuple(_shard_from_json(directory, each) for each in fields.groups("files"))
+    counts = {key: fields.whole(key) for key in ("rows", "tokens", "documents", "bytes")}
     split = SplitInfo(**counts, files=files, slots=counts["rows"] * row_tokens if is_packed else None)
     if split.rows != sum(shard.rows for shard in files) or split.rows != -(-split.targets // row_tokens):
-        raise ValueError(f"{split.rows} rows in {len(files)} files do not match {split.tokens} tokens")
+        raise fields.wrong("rows", f"those of its {len(files)} files and {split.tokens} tokens")
     return split
 
 
-def _source_from_json(directory: Path, name: str, value: dict[str, Any], row_tokens: int) -> SourceInfo:
-    kind, splits = value.get("kind", "text"), value["splits"]
+def _source_from_json(directory: Path, name: str, fields: Fields, row_tokens: int) -> SourceInfo:
+    weight = fields.number("weight")
+    if not 0 <= weight < math.inf:
+        raise UserError(f"{fields.path}: the weight of source {name!r} is {weight}; set it to 0 or more")
+    kind = fields.text("kind", KINDS) if "kind" in fields.value else "text"
+    splits = fields.group("splits")
     return SourceInfo(
         name=name,
-        weight=float(value["weight"]),
-        language=str(value["language"]),
-        splits={key: _split_from_json(directory, splits[key], row_tokens, is_packed=kind != "text") for key in SPLITS},
-        license=value.get("license"),
-        dataset=value.get("dataset"),
+        weight=weight,
+        language=fields.text("language"),
+        splits={
+            key: _split_from_json(directory, splits.group(key), row_tokens, is_packed=kind != "text") for key in SPLITS
+        },
+        license=fields.text_or_none("license"),
+        dataset=fields.text_or_none("dataset"),
         kind=kind,
     )
 
 
-def _manifest_from_json(directory: Path, value: dict[str, Any]) -> RowsManifest:
-    row_tokens = int(value["row_tokens"])
-    for name, source in value["sources"].items():
-        if not 0 <= source["weight"] < math.inf:
+def _manifest_from_json(directory: Path, fields: Fields) -> RowsManifest:
+    fields.no_others(_KEYS)
+    row_tokens, vocab_size = fields.whole("row_tokens", least=1), fields.whole("vocab_size", least=1)
+    dtype = dtype_for(vocab_size)
+    if fields.text("dtype") != dtype.name:
+        raise fields.wrong("dtype", f"{dtype.name}, which a vocabulary of {vocab_size:,} ids has on disk")
+    end_of_text_id = fields.whole("end_of_text_id")
+    if end_of_text_id >= vocab_size:
+        raise fields.wrong("end_of_text_id", f"one of the {vocab_size:,} ids of the vocabulary")
+    sources = fields.group("sources")
+    for name in sources.value:
+        if not is_folder_name(name):
             raise UserError(
-                f"{directory / 'manifest.json'}: the weight of source {name!r} is {source['weight']}; set it to 0 or more"
+                f"{fields.path}: {name!r} cannot be the name of a source, which is also that of a folder; make the rows again"
             )
-    sources = {
-        name: _source_from_json(directory, name, source, row_tokens) for name, source in value["sources"].items()
-    }
     return RowsManifest(
         directory=directory,
         row_tokens=row_tokens,
-        dtype=np.dtype(value["dtype"]).newbyteorder("<"),
-        vocab_size=int(value["vocab_size"]),
-        end_of_text_id=int(value["end_of_text_id"]),
-        tokenizer_hash=str(value["tokenizer_hash"]),
-        sources=sources,
+        dtype=dtype,
+        vocab_size=vocab_size,
+        end_of_text_id=end_of_text_id,
+        tokenizer_hash=fields.sha256("tokenizer_hash"),
+        sources={name: _source_from_json(directory, name, sources.group(name), row_tokens) for name in sources.value},
     )

@@ -7,6 +7,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tonsai_jax.checksums import with_checksum
 from tonsai_jax.data.manifest import FORMAT, VERSION, RowsManifest, SplitInfo, dtype_for
 from tonsai_jax.data.shard_writer import ShardWriter
 from tonsai_jax.files import write_json
@@ -123,12 +124,18 @@ def write_manifest(manifest: RowsManifest) -> None:
         "tokenizer_hash": manifest.tokenizer_hash,
         "sources": sources,
     }
-    write_json(manifest.directory / "manifest.json", value)
+    write_json(manifest.directory / "manifest.json", with_checksum(value))
 
 
 def _split_to_json(directory: Path, split: SplitInfo) -> dict[str, Any]:
     files = [
-        {"path": shard.path.relative_to(directory).as_posix(), "rows": shard.rows, "sha256": shard.sha256}
+        {
+            "path": shard.path.relative_to(directory).as_posix(),
+            "rows": shard.rows,
+            "sha256": shard.sha256,
+            "bytes": shard.bytes,
+            "sample_sha256": shard.sample,
+        }
         for shard in split.files
     ]
     counts = {"rows": split.rows, "tokens": split.tokens, "documents": split.documents, "bytes": split.bytes}

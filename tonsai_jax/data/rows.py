@@ -20,6 +20,10 @@ from tonsai_jax.reporting.numbers import count_of
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 
 
+class DamagedRowError(UserError):
+    """One row of a file cannot be read, or cannot be right; the other rows of the file may be good."""
+
+
 class Rows:
     """Reads the token rows of one source and split in any order.
 
@@ -29,12 +33,25 @@ class Rows:
       split: what the manifest says about the files.
       row_tokens: inputs in a row.
       dtype: dtype of the ids on disk.
+      vocab_size: every id is below it; None does not look.
+      is_packed: whether the marks of the ids follow them.
     """
 
-    def __init__(self, split: SplitInfo, *, row_tokens: int, dtype: np.dtype) -> None:
+    def __init__(
+        self,
+        split: SplitInfo,
+        *,
+        row_tokens: int,
+        dtype: np.dtype,
+        vocab_size: int | None = None,
+        is_packed: bool = False,
+    ) -> None:
         self.split = split
         self.row_tokens = row_tokens
         self.dtype = dtype
+        # A vocabulary of all numbers that the dtype has needs no look, which would take longer than reading a short window.
+        self._vocab_size = vocab_size if vocab_size is None or vocab_size <= np.iinfo(dtype).max else None
+        self._row_bytes = (row_tokens + 1) * (dtype.itemsize + is_packed)
         self._first_rows = np.cumsum([0, *(shard.rows for shard in split.files)]).tolist()
         self._readers: list[Any] = [None] * len(split.files)
 
@@ -46,7 +63,8 @@ class Rows:
 
         Raises:
           IndexError: there is no such row.
-          UserError: the file of the row is missing or damaged.
+          DamagedRowError: the row is damaged, or of another length.
+          UserError: the file of the row is missing, or damaged as a whole.
         """
         if not 0 <= index < self.split.rows:
             raise IndexError(f"row {index} does not exist; there are {self.split.rows} rows, counted from 0")
@@ -55,20 +73,32 @@ class Rows:
         position = index - self._first_rows[shard]
         try:
             # Read by range: to read by a list of indices takes time in proportion to all rows of the shard.
-            return reader.read(position, position + 1)[0]
+            record: bytes = reader.read(position, position + 1)[0]
         except (RuntimeError, ValueError, IndexError) as error:
-            raise self._damaged(shard, str(error)) from error
+            raise self._damaged_row(index, str(error)) from error
+        if len(record) != self._row_bytes:
+            raise self._damaged_row(index, f"it has {len(record):,} bytes instead of {self._row_bytes:,}")
+        return record
 
     def window(self, row: int, part: int, seq_len: int) -> np.ndarray:
-        """Returns the ids part*seq_len ... (part+1)*seq_len of a row, (seq_len + 1,) of `dtype`; raises as `read` does."""
-        return np.frombuffer(self.read(row), self.dtype, seq_len + 1, part * seq_len * self.dtype.itemsize)
+        """Returns the ids part*seq_len ... (part+1)*seq_len of a row, (seq_len + 1,) of `dtype`.
+
+        Raises as `read` does, and `DamagedRowError` for an id outside the vocabulary.
+        """
+        tokens = np.frombuffer(self.read(row), self.dtype, seq_len + 1, part * seq_len * self.dtype.itemsize)
+        return self._checked(row, tokens)
 
     def packed_window(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the ids and the marks of a packed row, (row_tokens + 1,) of `dtype` and of uint8; raises as `read` does."""
+        """Returns the ids and the marks of a packed row, (row_tokens + 1,) of `dtype` and of uint8; raises as `window` does."""
         record, slots = self.read(row), self.row_tokens + 1
-        return np.frombuffer(record, self.dtype, slots), np.frombuffer(
-            record, np.uint8, slots, slots * self.dtype.itemsize
-        )
+        marks = np.frombuffer(record, np.uint8, slots, slots * self.dtype.itemsize)
+        return self._checked(row, np.frombuffer(record, self.dtype, slots)), marks
+
+    def _checked(self, row: int, tokens: np.ndarray) -> np.ndarray:
+        """The same ids. XLA would take the last row of the embedding table for an id that has none, and say nothing."""
+        if self._vocab_size is not None and (largest := tokens.max()) >= self._vocab_size:
+            raise self._damaged_row(row, f"id {largest} is outside the vocabulary of {self._vocab_size:,}")
+        return tokens
 
     def _open(self, shard: int) -> Any:
         info = self.split.files[shard]
@@ -84,13 +114,27 @@ class Rows:
         self._readers[shard] = reader
         return reader
 
+    def _damaged_row(self, index: int, reason: str) -> DamagedRowError:
+        shard = bisect.bisect_right(self._first_rows, index) - 1
+        return DamagedRowError(
+            f"{self.split.files[shard].path}: damaged token rows (row {index - self._first_rows[shard]}: {reason}); "
+            "copy the file again, or tokenize the dataset again"
+        )
+
     def _damaged(self, shard: int, reason: str) -> UserError:
         return UserError(f"{self.split.files[shard].path}: damaged token rows ({reason}); tokenize the dataset again")
 
 
 def open_rows(manifest: RowsManifest, source: str, split: str) -> Rows:
     """Opens the token rows of one source and split; nothing is read yet."""
-    return Rows(manifest.sources[source].splits[split], row_tokens=manifest.row_tokens, dtype=manifest.dtype)
+    info = manifest.sources[source]
+    return Rows(
+        info.splits[split],
+        row_tokens=manifest.row_tokens,
+        dtype=manifest.dtype,
+        vocab_size=manifest.vocab_size,
+        is_packed=info.is_packed,
+    )
 
 
 def check_seq_len(seq_len: int, row_tokens: int) -> None:

@@ -9,6 +9,7 @@ from typing import Self
 
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from tonsai_jax.checksums import sample_sha256
 from tonsai_jax.data.manifest import ShardInfo
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import disk_errors, sha256_file
@@ -55,7 +56,7 @@ class ShardWriter:
         for index, rows in enumerate(self._shard_rows):
             path = self._folder / f"{self._split}-{index:05d}-of-{count:05d}.arrayrecord"
             os.replace(self._partial(index), path)
-            files.append(ShardInfo(path, rows, sha256_file(path)))
+            files.append(ShardInfo(path, rows, sha256_file(path), path.stat().st_size, sample_sha256(path)))
         return tuple(files)
 
     def __enter__(self) -> Self:

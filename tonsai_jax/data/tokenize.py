@@ -32,6 +32,7 @@ from tonsai_jax.reporting.progress_bar import Progress, progress_bar
 from tonsai_jax.sole_writer import sole_writer
 from tonsai_jax.text.normalize import Normalization
 from tonsai_jax.tokenizer.examples import dataset_normalization
+from tonsai_jax.tokenizer.folder_checksums import write_tokenizer_checksums
 from tonsai_jax.tokenizer.loading import ROWS_NORMALIZATION, Tokenizer
 
 TOKENIZER_FOLDER = "tokenizer"
@@ -303,3 +304,4 @@ def copy_tokenizer(tokenizer: Tokenizer, target: Path, normalization: Normalizat
         file = target / "tokenizer_config.json"
         config = read_json(file) if file.exists() else {}
         write_json(file, config | {ROWS_NORMALIZATION: asdict(normalization)})
+    write_tokenizer_checksums(target)

@@ -24,6 +24,7 @@ from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json, refuse_lfs_pointer, sha256_file
 from tonsai_jax.huggingface.names import Tensor, flat, tensors
 from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.names import file_inside
 from tonsai_jax.training.state import init_params
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -144,7 +145,7 @@ def _files(folder: Path) -> dict[Path, set[str]]:
             raise UserError(f"{folder / INDEX}: has no weight_map; download it again")
         files: dict[Path, set[str]] = {}
         for name, file in weight_map.items():
-            files.setdefault(folder / str(file), set()).add(name)
+            files.setdefault(file_inside(folder, file, folder / INDEX), set()).add(name)
         if missing := [file for file in files if not file.is_file()]:
             raise UserError(
                 f"{missing[0]}: this file of the model is missing ({len(missing)} of {len(files)} are); download it again"

@@ -126,6 +126,7 @@ class Engine:
 
         log = _log(folder)
         shutil.rmtree(log, ignore_errors=True)
+        log.mkdir(mode=0o700)  # Slurm's jobs run the pickled program that lies there, so nobody else may write to it
         ranked = cluster.RankedCalls(_run_task, tuple(calls))
         if executor.kind == "ray":
             cluster.run_on_ray(ranked, executor, str(log))

@@ -11,6 +11,7 @@ from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json
 from tonsai_jax.text.scripts import SCRIPT_RANGES
 from tonsai_jax.tokenizer.encoding import BYTE_PIECE, is_byte_level, step_types, token_pieces, unknown_id
+from tonsai_jax.tokenizer.folder_checksums import check_tokenizer_files
 
 KHMER, LATIN, OTHER, SIGNS, BYTES, SPECIAL = KINDS = (
     "Khmer",
@@ -73,6 +74,7 @@ class AnyTokenizer:
             raise UserError(
                 f"{path}: has no tokenizer.json; write one with save_pretrained of Hugging Face's AutoTokenizer"
             )
+        check_tokenizer_files(file.parent)
         read_json(file)
         try:
             return cls(tokenizers.Tokenizer.from_file(str(file)))

@@ -59,8 +59,14 @@ def dataset_examples(
 
 
 def dataset_normalization(dataset_dir: str | Path) -> Normalization:
-    """The normalization that the texts of a prepared dataset went through."""
-    return Normalization(**read_documents_manifest(dataset_dir)["normalize"])
+    """The normalization that the texts of a prepared dataset went through. Raises `UserError` for settings that are not valid."""
+    settings = read_documents_manifest(dataset_dir).get("normalize") or {}
+    try:
+        return Normalization(**settings)
+    except (TypeError, UserError) as error:
+        raise UserError(
+            f"{Path(dataset_dir) / 'manifest.json'}: normalize is not valid ({error}); prepare the dataset again"
+        ) from None
 
 
 def dataset_bytes(dataset_dir: str | Path) -> int:

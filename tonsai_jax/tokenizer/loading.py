@@ -26,6 +26,7 @@ from tonsai_jax.tokenizer.encoding import (
     inner_tokenizer,
     token_pieces,
 )
+from tonsai_jax.tokenizer.folder_checksums import FILES, FILES_OF_OPEN_MODELS, check_tokenizer_files
 from tonsai_jax.tokenizer.special_tokens import END_OF_TEXT, END_OF_TURN, SpecialIds, token_named
 
 if TYPE_CHECKING:
@@ -38,24 +39,6 @@ NORMALIZATION, ROWS_NORMALIZATION = "tonsai_normalization", "tonsai_rows_normali
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _CORES = os.cpu_count() or 1
 _PART_CHARACTERS = 1_000_000  # of a long text, encoded at once
-_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "report.json",
-    "chat_template.jinja",
-    "spm.model",
-)
-_FILES_OF_OPEN_MODELS = (
-    *_FILES,
-    "added_tokens.json",
-    "chat_template.json",
-    "config.json",
-    "generation_config.json",
-    "merges.txt",
-    "tokenizer.model",
-    "vocab.json",
-)
 
 
 class Tokenizer:
@@ -112,6 +95,12 @@ class Tokenizer:
         folder = Path(path).absolute()
         if not folder.is_dir():
             raise UserError(f"{folder}: no such tokenizer folder; train one with `tonsai train-tokenizer`")
+        tokenizer = cls._opened(folder)
+        check_tokenizer_files(folder)  # last: an error of what the files say is clearer
+        return tokenizer
+
+    @classmethod
+    def _opened(cls, folder: Path) -> Self:
         content = read_tokenizer_json(folder / "tokenizer.json")
         # Some open models do without this file: their config.json has the special ids.
         others = [name for name in ("config.json", "generation_config.json") if (folder / name).exists()]
@@ -172,7 +161,7 @@ class Tokenizer:
     @property
     def files(self) -> list[Path]:
         """The files of the folder that belong to the tokenizer; a folder with only these is the same tokenizer."""
-        names = _FILES if self.is_ours else _FILES_OF_OPEN_MODELS
+        names = FILES if self.is_ours else FILES_OF_OPEN_MODELS
         return [path for name in sorted(names) if (path := self.folder / name).is_file()]
 
     @cached_property

@@ -15,6 +15,7 @@ from tonsai_jax.tokenizer import bpe, unigram
 from tonsai_jax.tokenizer.any_tokenizer import AnyTokenizer
 from tonsai_jax.tokenizer.even_sample import SampledText
 from tonsai_jax.tokenizer.examples import Example
+from tonsai_jax.tokenizer.folder_checksums import write_tokenizer_checksums
 from tonsai_jax.tokenizer.loading import NORMALIZATION
 from tonsai_jax.tokenizer.measure import measure
 from tonsai_jax.tokenizer.report import write_report
@@ -169,3 +170,4 @@ def _write_folder(
     write_json(folder / "tokenizer_config.json", config)
     write_json(folder / "special_tokens_map.json", special)
     write_json(folder / "report.json", report)
+    write_tokenizer_checksums(folder)

@@ -38,6 +38,7 @@ class StepLogger:
       max_skipped_steps: this many non-finite steps in a row are an error.
       epochs: how many times each source was read after a number of steps.
       step_times: of the steps, for the slowest one since the last line.
+      damaged_rows: how many damaged rows this process has skipped.
       last_progress: the row that the run's progress goes on from (`MetricsWriter.last_progress`).
       watch: takes the metrics of every step; None where nobody watches.
 
@@ -57,6 +58,7 @@ class StepLogger:
     log_every: int
     max_skipped_steps: int
     epochs: Callable[[int], Mapping[str, float]]
+    damaged_rows: Callable[[], int]
     last_progress: Mapping[str, Any]
     watch: SpikeWatch | None = None
     step_times: StepTimes = field(default_factory=StepTimes)
@@ -168,6 +170,8 @@ class StepLogger:
             if outlier:
                 self.say(outlier)
         scalars |= memory_now()
+        if damaged := self.damaged_rows():
+            scalars["data/damaged_rows"] = damaged
         scalars["memory/peak_gib"] = peak_memory_bytes() / 2**30
         line.append(f"{scalars['memory/peak_gib']:.1f} GiB")
         if self._skipped_in_all:

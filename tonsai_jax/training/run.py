@@ -2,7 +2,6 @@
 
 import dataclasses
 import shlex
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from tonsai_jax.config import LENGTH_KEYS, differences, from_json, to_json
 from tonsai_jax.data.manifest import RowsManifest
 from tonsai_jax.data.order import DataOrder
 from tonsai_jax.errors import UserError
-from tonsai_jax.files import disk_errors, read_json, remove_left_behind, write_json
+from tonsai_jax.files import read_json, remove_left_behind, replace_folder, sha256_file, write_json
 from tonsai_jax.model.config import ModelConfig, keys_that_change_arrays
 from tonsai_jax.stages import Stage
 
@@ -113,7 +112,8 @@ def check_adapters(saved_config: Mapping[str, Any], config: ConfigDict, workdir:
 def open_workdir(workdir: Path, config: ConfigDict, manifest: RowsManifest, start_step: int) -> None:
     """Writes what a run that begins or resumes is made of: config, tokenizer, manifest of its rows, environment.
 
-    Removes what a killed process left half written there. On the first host only.
+    Removes what a killed process left half written there, and replaces a damaged tokenizer by that of the rows. On the first
+    host only.
     """
     if jax.process_index() == 0:
         from tonsai_jax.runtime.environment import record_start
@@ -123,8 +123,14 @@ def open_workdir(workdir: Path, config: ConfigDict, manifest: RowsManifest, star
         write_json(workdir / "config.json", to_json(config))
         write_json(workdir / "data.json", read_json(manifest.directory / "manifest.json"))
         record_start(workdir / "environment.json", start_step)
-        with disk_errors(workdir):
-            shutil.copytree(manifest.directory / "tokenizer", workdir / "tokenizer", dirs_exist_ok=True)
+        if not _same_files(manifest.directory / "tokenizer", workdir / "tokenizer"):
+            replace_folder(manifest.directory / "tokenizer", workdir / "tokenizer")
+
+
+def _same_files(source: Path, target: Path) -> bool:
+    """Whether all files of a folder lie in another one too, with the same bytes."""
+    pairs = [(file, target / file.relative_to(source)) for file in source.rglob("*") if file.is_file()]
+    return all(copy.is_file() and sha256_file(copy) == sha256_file(file) for file, copy in pairs)
 
 
 def resume_metadata(

@@ -18,6 +18,7 @@ from tonsai_jax.corpus.sources.readers import read_span
 from tonsai_jax.corpus.sources.record_files import first_record
 from tonsai_jax.corpus.sources.records import Reading, chosen_reading, guess_reading
 from tonsai_jax.errors import UserError, did_you_mean
+from tonsai_jax.names import is_folder_name
 from tonsai_jax.text.languages import check_language
 
 _RESERVED = ("manifest.json", "report.html", "contaminated.jsonl", "dropped")  # other names in the output folder
@@ -53,7 +54,7 @@ class Source:
 
     def __post_init__(self) -> None:
         where = f"source {self.name!r}"
-        if not re.fullmatch(r"\w[\w.-]*", self.name) or self.name in _RESERVED:
+        if not is_folder_name(self.name) or self.name in _RESERVED:
             raise UserError(
                 f"{where}: the name becomes a folder; use only letters, digits, `-`, `_` and `.`, and none of: "
                 f"{', '.join(_RESERVED)}"
