@@ -95,7 +95,7 @@ def train(
     from tonsai_jax.evaluation.best import best_metric, scores_so_far  # imported here: the loop does not need it
 
     metric = best_metric(config, manifest, stages)
-    if config.export:
+    if config.export or config.checkpoint.hub_repo:
         from tonsai_jax.huggingface.names import family_of
 
         family_of(setup.model_config)  # raises for a model that no Hugging Face family describes
@@ -300,6 +300,14 @@ def _view(config: ConfigDict) -> "AbstractContextManager[TerminalView | None]":
     return open_view(config.terminal_view) or nullcontext()
 
 
+def _copies_elsewhere(config: ConfigDict, workdir: Path) -> AbstractContextManager[None]:
+    if not (config.checkpoint.mirror or config.checkpoint.hub_repo):
+        return nullcontext()
+    from tonsai_jax.checkpoints.elsewhere import copies_elsewhere  # imported here: most runs go nowhere else
+
+    return copies_elsewhere(config, workdir, say)
+
+
 def main() -> None:
     quiet_libraries()
     config, workdir, steps_today = parse_flags(sys.argv, __doc__ or "")
@@ -310,6 +318,7 @@ def main() -> None:
     with (
         StopRequest(say) as stop_request,
         lock,
+        _copies_elsewhere(config, workdir),
         explain_out_of_memory(config),
         report_of_failure(workdir, say),
         _view(config) as view,
