@@ -79,7 +79,7 @@ def test_other_commands_read_a_run_at_its_url(never_stopped: TinyRun, tmp_path: 
     assert load_run(URL, "best").step == 16
     shutil.rmtree(working_folder(URL))
     assert load_run(URL, 16).step == 16
-    with pytest.raises(UserError, match="no checkpoint at step 8"):
+    with pytest.raises(UserError, match=f"{URL}: no checkpoint at step 8; there are: 16, 24"):
         load_run(URL, 8)
 
 

@@ -97,8 +97,14 @@ def bring_down(
             f"{place}: holds a copy of another run than {workdir}; give another place, or an empty --workdir to continue that run"
         )
     copied = record.of(place)
-    wanted = [each for each in there if step in (None, each) and (not here or not training or each not in copied)]
-    if (step in here) if step is not None else (not wanted or (here and here[-1] >= wanted[-1])):
+    if step is None:
+        wanted = [each for each in there if not (here and training and each in copied)]
+        is_here = not wanted or bool(here and here[-1] >= wanted[-1])
+    else:
+        wanted, is_here = [step], step in here
+        if not is_here and step not in there:
+            raise UserError(f"{place}: no checkpoint at step {step}; there are: {', '.join(map(str, there)) or 'none'}")
+    if is_here:
         return
     start, target = time.monotonic(), workdir / "checkpoints"
     for each in reversed(wanted):
