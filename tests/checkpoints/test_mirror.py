@@ -18,7 +18,7 @@ from tonsai_jax.checkpoints import mirror as mirror_module
 from tonsai_jax.checkpoints import restore_copy
 from tonsai_jax.checkpoints.keep import KeepPolicy
 from tonsai_jax.checkpoints.mirror import Mirror
-from tonsai_jax.checkpoints.place import Place
+from tonsai_jax.checkpoints.place import Place, unreachable
 from tonsai_jax.checkpoints.restore_copy import bring_down, local_steps
 from tonsai_jax.errors import TemporaryError, UserError
 
@@ -274,6 +274,21 @@ def test_a_folder_never_shows_half_a_checkpoint_under_its_final_name(
     assert not list((tmp_path / "mirror/mirrored/partial").iterdir())
 
 
+def test_a_folder_that_becomes_unusable(workdir: Path, tmp_path: Path) -> None:
+    """A disk that is taken away: a file is in the way, which stops even root."""
+    said: list[str] = []
+    with Mirror(Place(str(tmp_path / "drive"), "checkpoint.mirror"), workdir, KEEP, said.append):
+        save(workdir, 8)
+        wait_until(lambda: (tmp_path / "drive/mirrored/8.json").is_file())
+        shutil.rmtree(tmp_path / "drive")
+        (tmp_path / "drive").write_text("")
+        save(workdir, 16)
+        wait_until(lambda: bool(said))
+    assert "cannot be written" in said[0]
+    assert "not copied there" in said[1]
+    assert len(said) == 2
+
+
 # A place that is not the run's
 
 
@@ -311,6 +326,7 @@ def test_a_place_that_cannot_be_reached(workdir: Path, tmp_path: Path, monkeypat
     def no_answer(*_: Any) -> None:
         raise TimeoutError("no answer")
 
+    assert unreachable(Place("x", ""), NotADirectoryError("drive"), "").__class__ is UserError
     monkeypatch.setattr(Place, "read_json", no_answer)
     save(workdir, 8)
     (line,) = bring("memory://far/run", workdir, training=True)
@@ -326,6 +342,17 @@ def test_a_missing_package_is_named() -> None:
         Place("adl://x/y", "checkpoint.mirror")
     with pytest.raises(UserError, match=r"checkpoint.mirror=nowhere://x: not a folder and not a URL"):
         Place("nowhere://x", "checkpoint.mirror")
+
+
+def test_a_name_that_leads_out_of_the_folder_is_refused(workdir: Path, where: str, tmp_path: Path) -> None:
+    save(workdir, 8)
+    mirror_all(workdir, where)
+    place = Place(where, "checkpoint.mirror")
+    place.write_json("mirrored/8.json", {"../../../escaped": 1})
+    place.put_bytes(b"x", "escaped")
+    with pytest.raises(UserError, match=r"the name '../../../escaped' there leads out of the run's folder"):
+        bring(where, tmp_path / "new")
+    assert not (tmp_path / "escaped").exists()
 
 
 # A whole run

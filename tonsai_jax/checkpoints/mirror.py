@@ -151,8 +151,8 @@ class Mirror:
         if not self._record.run:
             self._record.run = at_place.get("run") or uuid.uuid4().hex
         run = {"run": self._record.run, "writer": self._writer, "host": socket.gethostname()}
+        self._note(self._copied)  # first here: the copy of a run that does not know its own id would be refused
         self._place.write_json(RUN_FILE, run)
-        self._note(self._copied)
         self._begun = True
         for step in self._place.unfinished_steps():
             self._place.remove_checkpoint(step)

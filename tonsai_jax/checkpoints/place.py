@@ -20,6 +20,9 @@ RUN_FILE = f"{LISTS_FOLDER}/run.json"
 _PARTIAL = f"{LISTS_FOLDER}/partial"  # of folders of this machine: a checkpoint that is being copied
 _EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3", "s3a": "s3"}  # the extra of this package, by the URL's first word
 
+# Errors of a storage that another try does not change.
+_FOR_A_PERSON = (PermissionError, FileNotFoundError, NotADirectoryError, IsADirectoryError)
+
 
 class IncompleteError(Exception):
     """A checkpoint is not whole in this place."""
@@ -50,15 +53,15 @@ class Place:
     def __str__(self) -> str:
         return f"{self.key}={self.where}"
 
-    def is_empty(self) -> bool:
-        """Whether nothing is there. Asks the storage again, as all methods do."""
+    def has_other_files(self) -> bool:
+        """Whether something is there that is none of a copy. Asks the storage again, as all methods do."""
         self._files.invalidate_cache()
         try:
-            return not [
-                path for path in self._files.ls(self._root, detail=False) if path.rstrip("/") != self._root.rstrip("/")
-            ]
+            paths = self._files.ls(self._root, detail=False)
         except FileNotFoundError:
-            return True
+            return False
+        names = {path.rstrip("/").rpartition("/")[2] for path in paths if path.strip("/") != self._root.strip("/")}
+        return bool(names - {LISTS_FOLDER})
 
     def read_json(self, name: str) -> Any:
         """The JSON in the file `name`; None where there is no such file."""
@@ -139,10 +142,8 @@ class Place:
         if not isinstance(sizes, dict):
             raise IncompleteError(f"checkpoint {step} has no list of its files")
         for name, size in sizes.items():
-            target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
             try:
-                self._files.get_file(self._path(f"checkpoints/{step}/{name}"), str(target))
+                target = self._get(self._path(f"checkpoints/{step}/{name}"), name, folder)
             except FileNotFoundError:
                 raise IncompleteError(f"checkpoint {step} lacks its file {name}") from None
             if target.stat().st_size != size:
@@ -155,11 +156,18 @@ class Place:
         for path in self._files.find(root):
             name = path.removeprefix(root).lstrip("/")
             if name.split("/")[0] not in ("checkpoints", LISTS_FOLDER):
-                with atomic_write(workdir / name) as partial:
-                    self._files.get_file(path, str(partial))
+                self._get(path, name, workdir)
 
     def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}"
+
+    def _get(self, path: str, name: str, folder: Path) -> Path:
+        """Copies a file to `name` in `folder`; raises `UserError` for a name that leads out of it."""
+        if name.startswith("/") or ".." in name.split("/"):
+            raise UserError(f"{self}: the name {name!r} there leads out of the run's folder; this is no copy of a run")
+        with atomic_write(folder / name) as partial:
+            self._files.get_file(path, str(partial))
+        return folder / name
 
     def _remove(self, name: str) -> None:
         self._files.invalidate_cache()
@@ -176,5 +184,5 @@ def reason(error: Exception) -> str:
 def unreachable(place: Place, error: Exception, consequence: str) -> UserError:
     """The error for a place that cannot be read: `TemporaryError` where another try may help."""
     message = f"{place}: cannot be read ({reason(error)}); {consequence}"
-    may_pass = isinstance(error, OSError | TimeoutError) and not isinstance(error, PermissionError | FileNotFoundError)
+    may_pass = isinstance(error, OSError | TimeoutError) and not isinstance(error, _FOR_A_PERSON)
     return TemporaryError(message) if may_pass else UserError(message)

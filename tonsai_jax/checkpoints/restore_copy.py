@@ -80,7 +80,7 @@ def bring_down(
     try:
         run = _patiently(lambda: place.read_json(RUN_FILE))
         there = place.whole_steps() if run else []
-        is_foreign = not run and not place.is_empty()
+        is_foreign = not run and place.has_other_files()
     except UserError:
         raise
     except Exception as error:
@@ -118,11 +118,12 @@ def bring_down(
             raise
         except Exception as error:
             raise unreachable(place, error, "run the same command again") from None
+        record.run = run["run"]
+        record.write(place, copied)  # before the checkpoint is here: one of an unknown run would be refused
         with disk_errors(target):
             target.mkdir(parents=True, exist_ok=True)
             folder.rename(target / str(each))
         shutil.rmtree(workdir / _COMING_DOWN, ignore_errors=True)
-        record.run = run["run"]
         record.write(place, copied | {each: files_of(target / str(each))})
         say(f"{place}: brought checkpoint {each} of this run to {workdir} in {time.monotonic() - start:.1f} s")
         return
