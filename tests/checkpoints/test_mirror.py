@@ -159,6 +159,31 @@ def test_a_checkpoint_that_was_rolled_back_does_not_return(workdir: Path, where:
     assert local_steps(workdir) == [8]
 
 
+def test_a_slow_copy_is_not_cut_off_by_retention(
+    workdir: Path, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a place that takes longer than two saves would never get a whole checkpoint."""
+    put, seal, sealed = Place.put, Place.seal_checkpoint, []
+
+    def slow(place: Place, source: Path, name: str) -> None:
+        put(place, source, name)
+        if "/8/" in name:
+            shutil.rmtree(workdir / "checkpoints/8", ignore_errors=True)
+
+    def watched(place: Place, step: int, sizes: dict[str, int]) -> None:
+        seal(place, step, sizes)
+        sealed.append(step)
+        bring(where, tmp_path / "new", step=step)
+
+    save(workdir, 8)
+    monkeypatch.setattr(Place, "put", slow)
+    monkeypatch.setattr(Place, "seal_checkpoint", watched)
+    assert mirror_all(workdir, where) == []
+    assert sealed == [8]
+    assert (tmp_path / "new/checkpoints/8/progress").read_text() == "8"
+    assert not (workdir / ".mirror").exists()
+
+
 # A place that fails
 
 

@@ -4,11 +4,14 @@ A thread of the first process looks at the workdir every few seconds, so nothing
 place that fails is tried again, later and later, and never stops the run. What is removed in the workdir is removed there.
 """
 
+import contextlib
+import os
+import shutil
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -24,6 +27,7 @@ LONGEST_WAIT_SECONDS = 300.0  # between two tries where the place fails
 END_SECONDS = 600.0  # the longest wait for the last copies when the run ends; after an error of the run, a tenth of it
 _LAST_TRIES = 3
 LAST_WAIT_SECONDS = 1.0  # between two of the last tries
+_HELD = ".mirror"  # in the workdir: the checkpoint that is being copied
 # What stays in the workdir: it belongs to this machine, is large and can be made again, or is copied in another way.
 _NOT_COPIED = ("checkpoints", "damaged", "heartbeats", "hub_export", "mirror.json", "profile", "trainer.lock")
 
@@ -49,6 +53,7 @@ class Mirror:
         self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
 
     def __enter__(self) -> Self:
+        self._release()  # what a killed process held
         self._thread.start()
         return self
 
@@ -125,17 +130,34 @@ class Mirror:
         return sorted(theirs - self._keep.keeps(sorted(theirs | {*here})))
 
     def _copy_checkpoint(self, step: int, files: dict[str, list[int]]) -> None:
-        folder = self._workdir / "checkpoints" / str(step)
+        with self._held(step) as folder:
+            try:
+                self._place.put_checkpoint(step, folder, files)
+            except FileNotFoundError:
+                if files_of(folder) == files:  # then it is the place that is missing
+                    raise
+            if files_of(folder) == files:
+                self._place.seal_checkpoint(step, {name: size for name, (size, _) in files.items()})
+                self._note(self._copied | {step: files})
+            else:  # removed, or saved again, before it was held
+                self._place.remove_checkpoint(step)
+
+    @contextlib.contextmanager
+    def _held(self, step: int) -> Iterator[Path]:
+        """A folder with the files of a checkpoint under second names, as retention may remove it before a slow copy is done."""
+        folder, held = self._workdir / "checkpoints" / str(step), self._workdir / _HELD / str(step)
         try:
-            self._place.put_checkpoint(step, folder, files)
-        except FileNotFoundError:
-            if files_of(folder) == files:  # then it is the place that is missing
-                raise
-        if files_of(folder) == files:
-            self._place.seal_checkpoint(step, {name: size for name, (size, _) in files.items()})
-            self._note(self._copied | {step: files})
-        else:  # removed, or saved again, while it was copied
-            self._place.remove_checkpoint(step)
+            shutil.copytree(folder, held, copy_function=os.link)
+            folder = held
+        except OSError:
+            pass  # a disk without hard links, or retention was faster still
+        try:
+            yield folder
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        shutil.rmtree(self._workdir / _HELD, ignore_errors=True)
 
     def _owns_the_place(self) -> bool:
         """Whether this process is the one that writes there: the last one that began to. The first call is such a beginning."""
