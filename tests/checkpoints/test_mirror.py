@@ -270,13 +270,25 @@ def test_a_copy_that_was_cut_off_is_never_taken_for_whole(
     assert Place(where, "").whole_steps() == [8, 16]
 
 
-def test_a_copy_that_lost_a_file_gives_the_checkpoint_before(workdir: Path, where: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "checkpoint 16 lacks its file progress"),
+        (b"1", "file progress of checkpoint 16 has 1 bytes, not 2"),
+    ],
+)
+def test_a_copy_that_lost_a_file_or_a_part_of_it_gives_the_checkpoint_before(
+    workdir: Path, where: str, tmp_path: Path, content: bytes | None, message: str
+) -> None:
     save(workdir, 8, 16)
     mirror_all(workdir, where)
     place = Place(where, "checkpoint.mirror")
-    place._files.rm(place._path("checkpoints/16/progress"))
+    if content is None:
+        place._files.rm(place._path("checkpoints/16/progress"))
+    else:
+        place.put_bytes(content, "checkpoints/16/progress")
     first, _ = bring(where, tmp_path / "new")
-    assert first == f"{place}: checkpoint 16 lacks its file progress; the checkpoint before it is taken"
+    assert first == f"{place}: {message}; the checkpoint before it is taken"
     assert local_steps(tmp_path / "new") == [8]
 
 
