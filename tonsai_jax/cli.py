@@ -9,6 +9,7 @@ from typing import NamedTuple
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from tonsai_jax.checkpoints.remote_workdir import is_url, working_folder
 from tonsai_jax.config import RENAMED, REPLACED
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import folder_to_write
@@ -48,7 +49,10 @@ def parse_flags(argv: list[str], doc: str) -> tuple[ConfigDict, Path, Limits]:
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, _HELP, flag_values=values, lock_config=True, sys_argv=argv)
     flags.DEFINE_string(
-        "workdir", None, "Folder of the run; runs/<name of the config> if not given.", flag_values=values
+        "workdir",
+        None,
+        "Folder of the run, or a gs:// or s3:// URL; runs/<name of the config> if not given.",
+        flag_values=values,
     )
     flags.DEFINE_integer(
         "steps_today", None, "Train at most this many steps, then save and exit with code 0.", flag_values=values
@@ -86,7 +90,16 @@ def parse_flags(argv: list[str], doc: str) -> tuple[ConfigDict, Path, Limits]:
         raise UserError(f"--max_hours={values.max_hours} must be more than 0, such as 0.5 for half an hour")
     set_place(*(values[name].value for name in _PLACE))
     path = config_flags.get_config_filename(values["config"])
-    workdir = folder_to_write(values.workdir) if values.workdir else default_workdir(path)
+    if values.workdir and is_url(values.workdir):
+        if config.checkpoint.mirror not in ("", values.workdir):
+            raise UserError(
+                f"--workdir={values.workdir} is a URL, to which the run is copied; so is "
+                f"checkpoint.mirror={config.checkpoint.mirror}, and a run has one such place: give one of the two"
+            )
+        config.checkpoint.mirror = values.workdir
+        workdir = folder_to_write(str(working_folder(values.workdir)))
+    else:
+        workdir = folder_to_write(values.workdir) if values.workdir else default_workdir(path)
     return config, workdir, Limits(values.steps_today, values.max_hours)
 
 

@@ -163,6 +163,16 @@ def default_config() -> ConfigDict:
     # The metric of the evaluations that is the score: bits_per_byte/km, bits_per_byte/source/wiki, accuracy (of pairs), ...
     # Empty is the mean bits per byte of the languages, or the loss on held-out pairs.
     config.checkpoint.best_metric = ""
+    # A folder or URL (gs://, s3://, ...) to which the run is copied in the background, and from which it is brought back
+    # where the workdir has nothing; empty is none (docs/reliability.md).
+    config.checkpoint.mirror = ""
+    config.checkpoint.hub_repo = (
+        ""  # USER/NAME on the Hugging Face Hub that gets an export every few saves; empty is none
+    )
+    config.checkpoint.hub_every = (
+        4  # intervals of checkpoint.every between two such exports; a complete run gets a last one
+    )
+    config.checkpoint.hub_private = True  # False: a new model there is public
 
     config.eval = ConfigDict()
     config.eval.every = 500  # steps between evaluations, and one at the end; 0 never evaluates
@@ -359,6 +369,7 @@ def validate(config: ConfigDict) -> None:
     at_least = {
         "micro_batch_size": 0, "loss.chunk_tokens": 1, "log_every": 1, "checkpoint.every": 1,
         "checkpoint.every_minutes": 0, "checkpoint.keep_last": 1, "checkpoint.keep_every": 0, "checkpoint.keep_best": 0,
+        "checkpoint.hub_every": 1,
         "eval.every": 0,
         "eval.tokens": 0, "sample.every": 0, "sample.max_new_tokens": 1,
         "loss.z_loss": 0, "loss.load_balance": 0, "loss.router_z": 0, "data.max_epochs": 0, "data.max_damaged_rows": 0,
@@ -377,6 +388,8 @@ def validate(config: ConfigDict) -> None:
     require(with_tokenizer, "data.sample_questions", "needs a model; add --config.init_from=runs/quickstart")
     measured = config.eval.every > 0 or not config.checkpoint.best_metric
     require(measured, "checkpoint.best_metric", "needs evaluations; set eval.every above 0")
+    repo = config.checkpoint.hub_repo
+    require(not repo or repo.count("/") == 1, "checkpoint.hub_repo", "must be USER/NAME, for instance sokha/khmer-gpt2")
     data = config.mesh.data
     require(data == -1 or data >= 1, "mesh.data", "must be -1 (what the others leave) or at least 1")
     require(0 < config.runtime.memory_fraction <= 1, "runtime.memory_fraction", "must lie in (0, 1]")

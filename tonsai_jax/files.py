@@ -80,6 +80,8 @@ def folder_to_replace(path: str) -> Path:
 
 def _check_writable(folder: Path, path: str) -> None:
     """Tries to make a file in `folder`, or in the nearest folder around it that exists; `path` is for the message."""
+    if "://" in path:
+        raise UserError(f"{path}: is a URL, and this command writes to folders of this machine; give a folder")
     try:
         with disk_errors(Path(path)):
             while not _exists(folder):

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from tonsai_jax.checkpoints.remote_workdir import is_url, local_copy
 from tonsai_jax.checkpoints.store import Checkpoints, CheckpointStep
 from tonsai_jax.config import from_json, lora_settings
 from tonsai_jax.errors import UserError
@@ -55,7 +56,7 @@ def open_checkpoint(workdir: str | Path, step: CheckpointStep | None = None) -> 
 
     Raises `UserError` where there is no run (an export is none), no checkpoint, or no checkpoint at that step.
     """
-    workdir = Path(workdir).absolute()
+    workdir = local_copy(str(workdir), step) if is_url(workdir) else Path(workdir).absolute()
     if (workdir / "export.json").is_file():
         raise UserError(
             f"{workdir}: this is an exported model, not a run; give the --workdir that `tonsai train` was given, or load the "

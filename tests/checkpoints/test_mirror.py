@@ -1,0 +1,412 @@
+"""The copy of a run in another place: what is there, what comes back, and that a place that fails stops nothing."""
+
+import itertools
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from tests.support.made_once import MadeOnce
+from tests.support.tiny_run import TinyRun
+from tonsai_jax.checkpoints import mirror as mirror_module
+from tonsai_jax.checkpoints import restore_copy
+from tonsai_jax.checkpoints.keep import KeepPolicy
+from tonsai_jax.checkpoints.mirror import Mirror
+from tonsai_jax.checkpoints.place import Place, unreachable
+from tonsai_jax.checkpoints.restore_copy import bring_down, local_steps
+from tonsai_jax.errors import TemporaryError, UserError
+
+NUMBERS = itertools.count()
+KEEP = KeepPolicy(last=2, every=100, best=1)
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirror_module, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(mirror_module, "LAST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(restore_copy, "_FIRST_WAIT_SECONDS", 0.01)
+
+
+@pytest.fixture(params=["folder", "memory"])
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path / "mirror") if request.param == "folder" else f"memory://bucket-{next(NUMBERS)}/run"
+
+
+@pytest.fixture
+def workdir(tmp_path: Path) -> Path:
+    (tmp_path / "run/tokenizer").mkdir(parents=True)
+    (tmp_path / "run/config.json").write_text("{}")
+    (tmp_path / "run/tokenizer/vocab.json").write_text('{"ក": 0}')
+    (tmp_path / "run/metrics.jsonl").write_text('{"step": 8}\n{"st')
+    return tmp_path / "run"
+
+
+def save(workdir: Path, *steps: int, text: str = "weights") -> None:
+    """A checkpoint as the mirror sees it: files in a folder that gets its final name when it is whole."""
+    for step in steps:
+        partial = workdir / f"checkpoints/{step}.orbax-checkpoint-tmp"
+        (partial / "params/d").mkdir(parents=True)
+        (partial / "params/d/array").write_text(f"{text} of {step}")
+        (partial / "progress").write_text(str(step))
+        shutil.rmtree(workdir / f"checkpoints/{step}", ignore_errors=True)
+        partial.rename(workdir / f"checkpoints/{step}")
+
+
+def mirror_all(workdir: Path, where: str) -> list[str]:
+    said: list[str] = []
+    with Mirror(Place(where, "checkpoint.mirror"), workdir, KEEP, said.append):
+        pass
+    return said
+
+
+def bring(where: str, workdir: Path, **settings: Any) -> list[str]:
+    said: list[str] = []
+    bring_down(Place(where, "checkpoint.mirror"), workdir, said.append, **settings)
+    return said
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def files_below(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+# What is copied
+
+
+def test_a_run_comes_back_as_it_was(workdir: Path, where: str, tmp_path: Path) -> None:
+    save(workdir, 8, 16)
+    (workdir / "trainer.lock").write_text("of this machine")
+    assert mirror_all(workdir, where) == []
+    (line,) = bring(where, tmp_path / "new", training=True)
+    assert line.startswith(f"checkpoint.mirror={where}: brought checkpoint 16 of this run to {tmp_path / 'new'}")
+    back = files_below(tmp_path / "new")
+    assert back.pop("mirror.json")
+    assert back == {
+        "config.json": "{}",
+        "metrics.jsonl": '{"step": 8}\n',  # the line that was being written is not in the copy
+        "tokenizer/vocab.json": '{"ក": 0}',
+        "checkpoints/16/params/d/array": "weights of 16",
+        "checkpoints/16/progress": "16",
+    }
+
+
+def test_a_checkpoint_is_copied_while_the_run_goes_on(workdir: Path, where: str) -> None:
+    place = Place(where, "checkpoint.mirror")
+    with Mirror(place, workdir, KEEP, print):
+        for step in (8, 16):
+            save(workdir, step)
+            wait_until(lambda step=step: step in place.whole_steps())  # type: ignore[misc]
+
+
+def test_what_retention_removes_is_removed_there_also_after_a_kill(workdir: Path, where: str) -> None:
+    save(workdir, 8, 16)
+    mirror_all(workdir, where)
+    shutil.rmtree(workdir / "checkpoints/8")
+    save(workdir, 24)
+    mirror_all(workdir, where)
+    assert Place(where, "").whole_steps() == [16, 24]
+
+
+def test_the_copy_outlives_the_loss_of_all_checkpoints_here(workdir: Path, where: str) -> None:
+    save(workdir, 8)
+    mirror_all(workdir, where)
+    shutil.rmtree(workdir / "checkpoints")
+    mirror_all(workdir, where)
+    bring(where, workdir, training=True)
+    assert local_steps(workdir) == [8]
+
+
+def test_a_checkpoint_saved_again_at_the_same_step_is_copied_again(workdir: Path, where: str, tmp_path: Path) -> None:
+    save(workdir, 8)
+    mirror_all(workdir, where)
+    save(workdir, 8, text="others!")
+    mirror_all(workdir, where)
+    bring(where, tmp_path / "new")
+    assert (tmp_path / "new/checkpoints/8/params/d/array").read_text() == "others! of 8"
+
+
+def test_machines_that_take_turns_leave_there_what_one_machine_would(workdir: Path, where: str, tmp_path: Path) -> None:
+    """Each of them has only the newest checkpoint of the one before."""
+    save(workdir, 8, 16, 32, 100, 108, 116)
+    (workdir / "scores.json").write_text('{"8": 2.0, "16": 1.0, "32": 3.0}')
+    mirror_all(workdir, where)
+    bring(where, tmp_path / "new", training=True)
+    mirror_all(tmp_path / "new", where)
+    save(tmp_path / "new", 124)
+    mirror_all(tmp_path / "new", where)
+    assert Place(where, "").whole_steps() == [16, 100, 116, 124]  # the best one, each hundredth, the last two
+    bring(where, workdir, training=True)
+    assert local_steps(workdir)[-1] == 124
+
+
+def test_a_checkpoint_that_was_rolled_back_does_not_return(workdir: Path, where: str) -> None:
+    save(workdir, 8, 16)
+    mirror_all(workdir, where)
+    shutil.rmtree(workdir / "checkpoints/16")
+    assert bring(where, workdir, training=True) == []  # killed before the copy was removed
+    assert local_steps(workdir) == [8]
+
+
+def test_a_slow_copy_is_not_cut_off_by_retention(
+    workdir: Path, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a place that takes longer than two saves would never get a whole checkpoint."""
+    put, seal, sealed = Place.put, Place.seal_checkpoint, []
+
+    def slow(place: Place, source: Path, name: str) -> None:
+        put(place, source, name)
+        if "/8/" in name:
+            shutil.rmtree(workdir / "checkpoints/8", ignore_errors=True)
+
+    def watched(place: Place, step: int, sizes: dict[str, int]) -> None:
+        seal(place, step, sizes)
+        sealed.append(step)
+        bring(where, tmp_path / "new", step=step)
+
+    save(workdir, 8)
+    monkeypatch.setattr(Place, "put", slow)
+    monkeypatch.setattr(Place, "seal_checkpoint", watched)
+    assert mirror_all(workdir, where) == []
+    assert sealed == [8]
+    assert (tmp_path / "new/checkpoints/8/progress").read_text() == "8"
+    assert not (workdir / ".mirror").exists()
+
+
+# A place that fails
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """A storage that takes `puts` files and then fails."""
+    left = {"puts": 0}
+    memory = fsspec.filesystem("memory")
+
+    def pipe_file(path: str, value: bytes, mode: str = "overwrite", **_: Any) -> None:
+        if left["puts"] <= 0:
+            raise TimeoutError("no answer")
+        left["puts"] -= 1
+        type(memory).pipe_file(memory, path, value, mode)
+
+    def put_file(source: str, target: str, **_: Any) -> None:
+        pipe_file(target, Path(source).read_bytes())
+
+    monkeypatch.setattr(memory, "pipe_file", pipe_file, raising=False)
+    monkeypatch.setattr(memory, "put_file", put_file, raising=False)
+    return left
+
+
+def test_a_place_that_fails_is_said_once_and_tried_again(workdir: Path, failing: dict[str, int]) -> None:
+    said: list[str] = []
+    where = f"memory://bucket-{next(NUMBERS)}/run"
+    place = Place(where, "checkpoint.mirror")
+    save(workdir, 8)
+    with Mirror(place, workdir, KEEP, said.append):
+        wait_until(lambda: bool(said))
+        time.sleep(0.3)  # several more tries
+        why = "cannot be written (TimeoutError: no answer); training goes on, and it is tried again"
+        assert said == [f"checkpoint.mirror={where}: {why}"]
+        failing["puts"] = 1000
+        wait_until(lambda: len(said) == 2)
+        assert said[1] == f"checkpoint.mirror={where}: can be written again; all of the run up to now is there"
+    assert place.whole_steps() == [8]
+    assert len(said) == 2
+
+
+def test_what_is_not_copied_at_the_end_is_said(workdir: Path, failing: dict[str, int]) -> None:
+    where = f"memory://bucket-{next(NUMBERS)}/run"
+    save(workdir, 8, 16)
+    start = time.monotonic()
+    *_, last = mirror_all(workdir, where)
+    assert time.monotonic() - start < 10
+    assert last == (
+        f"checkpoint.mirror={where}: not copied there (TimeoutError: no answer): checkpoint 8, 16; "
+        f"the run is in {workdir}, and the same command copies it again"
+    )
+
+
+def test_a_place_that_hangs_is_waited_for_only_so_long(
+    workdir: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_module, "END_SECONDS", 0.3)
+    never = threading.Event()
+    monkeypatch.setattr(Place, "put", lambda *_: never.wait())
+    save(workdir, 8)
+    *_, last = mirror_all(workdir, where)
+    never.set()
+    assert "not copied there (there was no time left): checkpoint 8" in last
+
+
+@pytest.mark.parametrize("puts", range(8))
+def test_a_copy_that_was_cut_off_is_never_taken_for_whole(
+    workdir: Path, failing: dict[str, int], tmp_path: Path, puts: int
+) -> None:
+    """After any of its files: mirrored/run.json, three small ones, two of checkpoint 16, and its list."""
+    where = f"memory://bucket-{next(NUMBERS)}/run"
+    failing["puts"] = 1000
+    save(workdir, 8)
+    mirror_all(workdir, where)
+    save(workdir, 16)
+    failing["puts"] = puts
+    mirror_all(workdir, where)
+    bring(where, tmp_path / "new", training=True)
+    (step,) = local_steps(tmp_path / "new")
+    assert step == (16 if puts == 7 else 8)
+    checkpoint = f"checkpoints/{step}"
+    assert files_below(tmp_path / "new" / checkpoint) == files_below(workdir / checkpoint)
+    failing["puts"] = 1000
+    mirror_all(workdir, where)
+    assert Place(where, "").whole_steps() == [8, 16]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "checkpoint 16 lacks its file progress"),
+        (b"1", "file progress of checkpoint 16 has 1 bytes, not 2"),
+    ],
+)
+def test_a_copy_that_lost_a_file_or_a_part_of_it_gives_the_checkpoint_before(
+    workdir: Path, where: str, tmp_path: Path, content: bytes | None, message: str
+) -> None:
+    save(workdir, 8, 16)
+    mirror_all(workdir, where)
+    place = Place(where, "checkpoint.mirror")
+    if content is None:
+        place._files.rm(place._path("checkpoints/16/progress"))
+    else:
+        place.put_bytes(content, "checkpoints/16/progress")
+    first, _ = bring(where, tmp_path / "new")
+    assert first == f"{place}: {message}; the checkpoint before it is taken"
+    assert local_steps(tmp_path / "new") == [8]
+
+
+def test_a_folder_never_shows_half_a_checkpoint_under_its_final_name(
+    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder, such as one of Drive, can be used as a workdir itself."""
+    put = Place.put
+    seen: list[bool] = []
+
+    def watched(place: Place, source: Path, name: str) -> None:
+        put(place, source, name)
+        seen.append((tmp_path / "mirror/checkpoints/8").exists())
+
+    monkeypatch.setattr(Place, "put", watched)
+    save(workdir, 8)
+    mirror_all(workdir, str(tmp_path / "mirror"))
+    assert seen == [False] * 5
+    assert files_below(tmp_path / "mirror/checkpoints/8") == files_below(workdir / "checkpoints/8")
+    assert not list((tmp_path / "mirror/mirrored/partial").iterdir())
+
+
+def test_a_folder_that_becomes_unusable(workdir: Path, tmp_path: Path) -> None:
+    """A disk that is taken away: a file is in the way, which stops even root."""
+    said: list[str] = []
+    with Mirror(Place(str(tmp_path / "drive"), "checkpoint.mirror"), workdir, KEEP, said.append):
+        save(workdir, 8)
+        wait_until(lambda: (tmp_path / "drive/mirrored/8.json").is_file())
+        shutil.rmtree(tmp_path / "drive")
+        (tmp_path / "drive").write_text("")
+        save(workdir, 16)
+        wait_until(lambda: bool(said))
+    assert "cannot be written" in said[0]
+    assert "not copied there" in said[1]
+    assert len(said) == 2
+
+
+# A place that is not the run's
+
+
+def test_a_second_trainer_takes_the_place_over(workdir: Path, where: str) -> None:
+    said: list[str] = []
+    place = Place(where, "checkpoint.mirror")
+    with Mirror(place, workdir, KEEP, said.append):
+        save(workdir, 8)
+        wait_until(lambda: place.whole_steps() == [8])
+        mirror_all(workdir, where)
+        save(workdir, 16)
+        wait_until(lambda: bool(said))
+    assert ["another trainer" in line for line in said] == [True]
+    assert place.whole_steps() == [8]
+
+
+def test_the_copy_of_another_run_is_refused(workdir: Path, where: str, tmp_path: Path) -> None:
+    save(workdir, 8)
+    mirror_all(workdir, where)
+    other = shutil.copytree(workdir, tmp_path / "other")
+    (other / "mirror.json").unlink()
+    with pytest.raises(UserError, match=r"holds a copy of another run than .*; give another place"):
+        bring(where, other, training=True)
+
+
+def test_a_place_with_something_else_is_refused(workdir: Path, where: str) -> None:
+    Place(where, "").put_bytes(b"a thesis", "thesis.txt")
+    with pytest.raises(UserError, match="holds something else than a copy of a run"):
+        bring(where, workdir, training=True)
+
+
+def test_a_place_that_cannot_be_reached(workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With checkpoints here the run goes on; without any it could begin anew what is at step 90,000 there, and does not."""
+
+    def no_answer(*_: Any) -> None:
+        raise TimeoutError("no answer")
+
+    assert unreachable(Place("x", ""), NotADirectoryError("drive"), "").__class__ is UserError
+    monkeypatch.setattr(Place, "read_json", no_answer)
+    save(workdir, 8)
+    (line,) = bring("memory://far/run", workdir, training=True)
+    assert line.endswith(
+        "cannot be reached now (TimeoutError: no answer); the run goes on from this machine's checkpoints"
+    )
+    with pytest.raises(TemporaryError, match="not known whether a run is to be continued"):
+        bring("memory://far/run", tmp_path / "new", training=True)
+
+
+def test_a_missing_package_is_named() -> None:
+    with pytest.raises(UserError, match=r"checkpoint.mirror=adl://x/y: a package for adl:// is missing; install it"):
+        Place("adl://x/y", "checkpoint.mirror")
+    with pytest.raises(UserError, match=r"checkpoint.mirror=nowhere://x: not a folder and not a URL"):
+        Place("nowhere://x", "checkpoint.mirror")
+
+
+def test_a_name_that_leads_out_of_the_folder_is_refused(workdir: Path, where: str, tmp_path: Path) -> None:
+    save(workdir, 8)
+    mirror_all(workdir, where)
+    place = Place(where, "checkpoint.mirror")
+    place.write_json("mirrored/8.json", {"../../../escaped": 1})
+    place.put_bytes(b"x", "escaped")
+    with pytest.raises(UserError, match=r"the name '../../../escaped' there leads out of the run's folder"):
+        bring(where, tmp_path / "new")
+    assert not (tmp_path / "escaped").exists()
+
+
+# A whole run
+
+
+def test_a_run_goes_on_from_its_mirror(rows: Path, made_once: MadeOnce, tmp_path: Path) -> None:
+    folder = made_once("never-stopped", lambda folder: TinyRun(rows, folder / "run").train())
+    never_stopped = TinyRun(rows, folder / "run")
+    drive = tmp_path / "drive"
+    run = TinyRun(rows, tmp_path / "lost", (f"checkpoint.mirror={drive}",))
+    run.train(steps_today=10)
+    shutil.rmtree(run.workdir)
+    printed = run.train()
+    assert f"checkpoint.mirror={drive}: brought checkpoint 10 of this run to {run.workdir}" in printed
+    assert "weights: the checkpoint of this run at step 10" in printed
+    assert run.losses() == never_stopped.losses()
+    assert TinyRun(rows, drive).losses() == never_stopped.losses()
+    assert json.loads((drive / "complete.json").read_text())["step"] == 24
+    assert (drive / "report.html").is_file()
+    assert local_steps(drive) == [16, 24]

@@ -1,0 +1,149 @@
+"""Brings a run down from the place that holds a copy of it, so that a new machine goes on where another one stopped."""
+
+import contextlib
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tonsai_jax.checkpoints.place import RUN_FILE, IncompleteError, Place, reason, unreachable
+from tonsai_jax.errors import UserError
+from tonsai_jax.files import disk_errors, read_json, write_json
+
+RECORD_FILE = "mirror.json"  # in the workdir, and only there
+_Result = TypeVar("_Result")
+_COMING_DOWN = ".from_mirror"
+_TRIES, _FIRST_WAIT_SECONDS = 3, 2.0
+
+
+class Record:
+    """What a workdir knows about its copies, `WORKDIR/mirror.json`.
+
+    Attributes:
+      run: the id of the run; empty where it has no copy yet.
+      copied: by place, then by step, the files of each checkpoint that was copied: {path: [bytes, nanoseconds of its date]}.
+    """
+
+    def __init__(self, workdir: Path) -> None:
+        self._path = workdir / RECORD_FILE
+        try:
+            value = read_json(self._path)
+        except UserError:  # missing, or damaged: then the checkpoints are copied again
+            value = {}
+        value = value if isinstance(value, dict) else {}
+        self.run: str = value.get("run") or ""
+        self._copied: dict[str, dict[str, Any]] = value.get("copied") or {}
+
+    def of(self, place: Place) -> dict[int, Any]:
+        return {int(step): files for step, files in self._copied.get(place.where, {}).items()}
+
+    def write(self, place: Place, copied: dict[int, Any]) -> None:
+        self._copied[place.where] = {str(step): files for step, files in copied.items()}
+        write_json(self._path, {"run": self.run, "copied": self._copied})
+
+
+def files_of(folder: Path) -> dict[str, list[int]]:
+    """The files of a checkpoint: {path in the folder: [bytes, nanoseconds of its date]}. Another save gives other dates."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        with contextlib.suppress(FileNotFoundError):  # it was removed at this moment
+            if path.is_file() and not path.name.startswith("."):
+                status = path.stat()
+                found[path.relative_to(folder).as_posix()] = [status.st_size, status.st_mtime_ns]
+    return found
+
+
+def local_steps(workdir: Path) -> list[int]:
+    """The steps of the checkpoints in a workdir, in rising order."""
+    folder = workdir / "checkpoints"
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal()) if folder.is_dir() else []
+
+
+def bring_down(
+    place: Place, workdir: Path, say: Callable[[str], None], step: int | None = None, *, training: bool = False
+) -> None:
+    """Brings the newest whole checkpoint at `place`, or that of `step`, and the small files of the run to `workdir`.
+
+    Does nothing where the workdir has that checkpoint or a newer one, or where the place has no run.
+
+    Args:
+      training: the run goes on in `workdir`. Then a place that cannot be reached is no reason to stop, if the workdir has
+        checkpoints; and a checkpoint that was copied before and is gone from the workdir was removed there on purpose.
+
+    Raises:
+      UserError: the place holds another run than the workdir, or something else than a run; no checkpoint there is whole.
+      TemporaryError: the place cannot be reached, and the workdir has no checkpoint.
+    """
+    shutil.rmtree(workdir / _COMING_DOWN, ignore_errors=True)
+    here, record = local_steps(workdir), Record(workdir)
+    try:
+        run = _patiently(lambda: place.read_json(RUN_FILE))
+        there = place.whole_steps() if run else []
+        is_foreign = not run and place.has_other_files()
+    except UserError:
+        raise
+    except Exception as error:
+        if here and training:
+            say(f"{place}: cannot be reached now ({reason(error)}); the run goes on from this machine's checkpoints")
+            return
+        raise unreachable(place, error, "so it is not known whether a run is to be continued from there") from None
+    if is_foreign:
+        raise UserError(f"{place}: holds something else than a copy of a run; give an empty or a new place")
+    if not run:
+        return
+    if (here or record.run) and record.run != run["run"]:
+        raise UserError(
+            f"{place}: holds a copy of another run than {workdir}; give another place, or an empty --workdir to continue that run"
+        )
+    copied = record.of(place)
+    if step is None:
+        wanted = [each for each in there if not (here and training and each in copied)]
+        is_here = not wanted or bool(here and here[-1] >= wanted[-1])
+    else:
+        wanted, is_here = [step], step in here
+        if not is_here and step not in there:
+            raise UserError(f"{place}: no checkpoint at step {step}; there are: {', '.join(map(str, there)) or 'none'}")
+    if is_here:
+        return
+    start, target = time.monotonic(), workdir / "checkpoints"
+    for each in reversed(wanted):
+        try:
+            folder = _patiently(lambda each=each: _get(place, each, workdir / _COMING_DOWN / str(each)))  # type: ignore[misc]
+            _patiently(lambda: place.get_small_files(workdir))
+        except IncompleteError as error:
+            say(f"{place}: {error}; the checkpoint before it is taken")
+            continue
+        except UserError:
+            raise
+        except Exception as error:
+            raise unreachable(place, error, "run the same command again") from None
+        record.run = run["run"]
+        record.write(place, copied)  # before the checkpoint is here: one of an unknown run would be refused
+        with disk_errors(target):
+            target.mkdir(parents=True, exist_ok=True)
+            folder.rename(target / str(each))
+        shutil.rmtree(workdir / _COMING_DOWN, ignore_errors=True)
+        record.write(place, copied | {each: files_of(target / str(each))})
+        say(f"{place}: brought checkpoint {each} of this run to {workdir} in {time.monotonic() - start:.1f} s")
+        return
+    raise UserError(f"{place}: no checkpoint there is whole; give another place, or remove this one to begin anew")
+
+
+def _get(place: Place, step: int, folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    with disk_errors(folder):
+        place.get_checkpoint(step, folder)
+    return folder
+
+
+def _patiently(work: Callable[[], _Result]) -> _Result:
+    """Does `work` again, after a pause, where the storage failed; what the user must correct, and what is missing, is raised."""
+    for attempt in range(_TRIES - 1):
+        try:
+            return work()
+        except (UserError, IncompleteError, ImportError):
+            raise
+        except Exception:
+            time.sleep(_FIRST_WAIT_SECONDS * 2**attempt)
+    return work()
