@@ -53,11 +53,11 @@ def main() -> None:
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(folder / "programs")}
-    import tonsai_jax.train  # noqa: F401  # after the environment, which JAX reads; sessions are forks of this process
-
     from fault_campaign.campaign import run_part
     from fault_campaign.findings import as_table
     from fault_campaign.sessions import end_all
+
+    import tonsai_jax.train  # noqa: F401  # after the environment, which JAX reads; sessions are forks of this process
 
     chosen = PARTS if args.part == "all" else (args.part,)
     parts = []

@@ -4,9 +4,11 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from .doubles import run_doubles
 from .findings import SESSION_SECONDS, Findings
 from .flips import run_flips
 from .kills import run_kills
+from .processes import run_processes
 from .sessions import start_warm
 from .tiny_run import make_rows
 
@@ -15,7 +17,7 @@ def run_part(name: str, folder: Path, count: int, seed: int, only: Sequence[str]
     """Runs a part; `count` and `only` are those of the command line."""
     data = folder / "data"
     if not (data / "rows").exists():
-        session = start_warm(lambda: None if make_rows(data) else None, folder / "data.log")
+        session = start_warm(lambda: make_rows(data), folder / "data.log")
         if session.wait(SESSION_SECONDS) != 0:
             raise RuntimeError(f"no rows: {session.text()}")
     own = folder / name
@@ -25,4 +27,6 @@ def run_part(name: str, folder: Path, count: int, seed: int, only: Sequence[str]
         return [run_kills(own, data / "rows", count, seed)]
     if name == "flips":
         return run_flips(own, data, count, seed, only)
-    raise ValueError(name)
+    if name == "processes":
+        return [run_processes(own, data / "rows", count, seed, only)]
+    return [run_doubles(own, data, count, seed, only)]

@@ -6,7 +6,6 @@ harmless  it says nothing, and what it makes is the same, bit for bit: nobody ne
 silent    it says nothing, and what it makes is something else; this must never happen
 """
 
-import hashlib
 import json
 import random
 import re
@@ -20,7 +19,7 @@ from typing import Any
 from .findings import SESSION_SECONDS, TRACE, Findings, last_line
 from .kills import first_difference
 from .sessions import Session, start_warm
-from .tiny_run import TinyRun
+from .tiny_run import TinyRun, hashes_of
 
 NOTICE = re.compile(r"damage|checksum|sha256|set aside|cannot be read|changed since", re.IGNORECASE)
 SHARE_OF_ZEROS = 0.2  # of the flips that may hit a zero byte; row files are padded with them
@@ -106,13 +105,8 @@ def _tokenize(folder: Path, tokenizer: Path) -> None:
     tokenize_dataset(
         folder / "documents", tokenizer, folder / "rows", val_ratio=0.1, seed=0, row_tokens=1024, progress=False
     )
-    files = sorted(path for path in (folder / "rows").rglob("*") if path.is_file())
-    hashes = {
-        str(path.relative_to(folder)): path.read_text()
-        if path.suffix == ".json"
-        else hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in files
-    }
+    hashes: dict[str, object] = dict(hashes_of(folder, "rows/**/*.arrayrecord", "rows/tokenizer/*"))
+    hashes |= json.loads((folder / "rows" / "manifest.json").read_text())
     (folder / "digest.json").write_text(json.dumps({"texts": hashes}))
 
 
@@ -122,9 +116,7 @@ def _verify(folder: Path) -> None:
 
     sys.argv = ["tonsai", "checkpoints", "verify", "--export", str(folder / "export")]
     main()
-    files = sorted(path for path in (folder / "export").rglob("*") if path.is_file())
-    hashes = {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    (folder / "digest.json").write_text(json.dumps({"texts": hashes}))
+    (folder / "digest.json").write_text(json.dumps({"texts": hashes_of(folder, "export/**/*")}))
 
 
 def _run_trial(trial: Trial, folder: Path, flips: int, seed: int) -> Findings:

@@ -19,7 +19,7 @@ MOMENTS = ("any", "any", "import", "compile", "save", "save", "evaluation", "end
 MOST_KILLS = 25  # of one run; then it ends undisturbed
 SHARE_OF_REQUESTS = 0.15  # signals that a run answers, next to the kills
 REQUESTS = {signal.SIGTERM: 143, signal.SIGINT: 130}  # with the exit code where nothing had to be saved
-_SCRATCH = re.compile(r"\.partial-|\.earlier-|orbax-checkpoint-tmp|\.lock$")
+_SCRATCH = re.compile(r"\.partial|\.earlier-|orbax-checkpoint-tmp|\.lock$")
 
 
 @dataclass(frozen=True)

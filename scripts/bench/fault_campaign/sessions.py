@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 POLL_SECONDS = 0.002
-Work = Callable[[], None]
+Work = Callable[[], object]
 _started: list["Session"] = []
 
 
@@ -28,12 +28,14 @@ class Session:
     Attributes:
       log: the file with all that it prints.
       is_fresh: whether it began with a new Python, not as a fork.
+      ended: when its end was seen, on the clock of `started`; 0 while it runs.
     """
 
     pid: int
     log: Path
     is_fresh: bool
     started: float = field(default_factory=time.monotonic)
+    ended: float = 0.0
     _code: int | None = None
 
     def poll(self) -> int | None:
@@ -42,6 +44,7 @@ class Session:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
                 self._code = os.waitstatus_to_exitcode(status)
+                self.ended = time.monotonic()
         return self._code
 
     def wait(self, seconds: float) -> int | None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 import re
 import shlex
 import sys
@@ -81,14 +82,18 @@ class TinyRun:
         cache: Cache = "read",
         settings: Mapping[str, str] | None = None,
         between_batches: Callable[[int], None] | None = None,
+        notes_digest: bool = True,
+        directory: Path | None = None,
     ) -> Session:
         """Starts session `number` as a fork.
 
-        It notes the hash of each batch that it trains on, and if it ends well, the digest of the run.
+        It notes the hash of each batch that it trains on.
 
         Args:
           cache: of JAX's compiled programs. "fill" writes it; a session that may be killed must not, as JAX writes in place.
           between_batches: called with the step before the batch of this step is handed out.
+          notes_digest: whether it also writes the digest of the run if it ends well; one of several processes cannot.
+          directory: where it works, for relative paths.
         """
         words = self.words(*overrides)
         scratch = self.folder / "tmp"
@@ -96,6 +101,7 @@ class TinyRun:
 
         def work() -> None:
             tempfile.tempdir = None  # so that TMPDIR is read again
+            os.chdir(directory or Path.cwd())
             sys.argv = words[1:]
             sys.modules.pop("config_config", None)
             _use_cache(cache)
@@ -103,7 +109,8 @@ class TinyRun:
             import tonsai_jax.train
 
             tonsai_jax.train.main()
-            self.digest_file.write_text(json.dumps(digest(self.workdir)))
+            if notes_digest:
+                self.note_digest()
 
         return start_warm(work, self.log(number), {"TMPDIR": str(scratch)} | dict(settings or {}))
 
@@ -123,6 +130,10 @@ class TinyRun:
     @property
     def digest_file(self) -> Path:
         return self.folder / "digest.json"
+
+    def note_digest(self) -> None:
+        """Writes `digest_file`; it computes with JAX, so only a forked process may do it."""
+        self.digest_file.write_text(json.dumps(digest(self.workdir)))
 
     def digest(self) -> dict[str, Any]:
         """What the run came to, as its last session noted."""
@@ -189,15 +200,19 @@ def digest(workdir: Path) -> dict[str, Any]:
     newest = max(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit())
     files = sorted(str(path.relative_to(workdir)) for path in workdir.rglob("*") if path.is_file())
     names = [name for name in files if not _VARYING.match(name)]
-    told = [name for name in names if name.startswith(("export/", "tokenizer/", "samples/"))]
-    texts = [*told, *(name for name in ("scores.json", "complete.json") if name in names)]
     beside = [f"checkpoints/{path.name}" for path in (workdir / "checkpoints").iterdir() if not path.name.isdigit()]
     return {
         "arrays": _array_hashes(workdir / "checkpoints" / str(newest)),
         "metrics": metrics(workdir),
-        "texts": {name: hashlib.sha256((workdir / name).read_bytes()).hexdigest() for name in texts},
+        "texts": hashes_of(workdir, "export/**/*", "tokenizer/*", "samples/*", "scores.json", "complete.json"),
         "files": [*names, *sorted(beside), f"checkpoints/{newest}"],
     }
+
+
+def hashes_of(folder: Path, *patterns: str) -> dict[str, str]:
+    """SHA-256 of the files in a folder that match, by their path in it."""
+    files = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def metrics(workdir: Path) -> list[dict[str, Any]]:
