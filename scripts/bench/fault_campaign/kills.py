@@ -67,6 +67,7 @@ def _kill_until_complete(
     disturbed, fresh_steps = 0, set()
     for number in count():
         saved = run.saved_steps()
+        run.digest_file.unlink(missing_ok=True)  # of a session that was asked to stop
         moment = rng.choice(MOMENTS) if disturbed < most else "none"
         session = (
             run.start_fresh(number)
@@ -201,14 +202,11 @@ def litter(run: TinyRun, reference: TinyRun) -> list[str]:
 
 def first_difference(ours: Any, theirs: Any) -> str:
     """The first place where two digests differ."""
-    if isinstance(ours, dict):
-        pairs = [(key, ours.get(key), theirs.get(key)) for key in sorted(ours.keys() | theirs.keys())]
-    else:
-        longer = max(len(ours), len(theirs))
-        pairs = [(i, *(part[i] if i < len(part) else None for part in (ours, theirs))) for i in range(longer)]
-    different = [(key, own, other) for key, own, other in pairs if own != other]
-    key, own, other = different[0]
-    return f"{len(different)} of {len(pairs)} differ, first {key}: {str(own)[:150]} instead of {str(other)[:150]}"
+    own, other = (part if isinstance(part, dict) else dict(enumerate(part)) for part in (ours, theirs))
+    keys = sorted(own.keys() | other.keys())
+    different = [key for key in keys if own.get(key) != other.get(key)]
+    key = different[0]
+    return f"{len(different)} of {len(keys)} differ, first {key}: {str(own.get(key))[:150]} instead of {str(other.get(key))[:150]}"
 
 
 def _runs(steps: list[int]) -> str:

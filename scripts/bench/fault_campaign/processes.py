@@ -182,6 +182,8 @@ class _Pair:
             for number, seconds in fault.sends:
                 victim.send(number)
                 time.sleep(seconds)
+        if fault.stuck:
+            sessions[-1].until(self._is_stuck(fault), SESSION_SECONDS)
         began = time.monotonic()
         if fault.says is None:
             problem = self._goes_on(fault, sessions)
@@ -205,6 +207,10 @@ class _Pair:
         step = rng.randint(6, 30)
         first = self.run.log(0)  # the first process prints
         return lambda: re.search(rf"^step +{step}/", first.read_text(errors="replace"), re.MULTILINE) is not None
+
+    def _is_stuck(self, fault: Fault) -> Callable[[], bool]:
+        noted = self.run.batches_file(fault.victim)
+        return lambda: noted.exists() and noted.read_text().count("\n") == STUCK_STEP
 
     def _goes_on(self, fault: Fault, sessions: Sequence[Session]) -> str | None:
         if (problem := self.end(sessions)) or signal.SIGTERM not in dict(fault.sends):

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 POLL_SECONDS = 0.002
-Work = Callable[[], object]
+Work = Callable[[], None]
 _started: list["Session"] = []
 
 

@@ -160,8 +160,8 @@ class TinyRun:
         return shlex.join(["python", *self.words()])
 
 
-def make_rows(folder: Path) -> Path:
-    """Documents, a tokenizer, and token rows of 42 stories in Khmer and in English, some held out."""
+def make_rows(folder: Path) -> None:
+    """Writes documents, a tokenizer, and token rows of 42 stories in Khmer and in English, some held out."""
     from tonsai_jax.corpus.prepare import prepare
     from tonsai_jax.corpus.sources.source import Source
     from tonsai_jax.data.tokenize import tokenize_dataset
@@ -184,7 +184,6 @@ def make_rows(folder: Path) -> Path:
         row_tokens=1024,
         progress=False,
     )
-    return folder / "rows"
 
 
 def digest(workdir: Path) -> dict[str, Any]:
