@@ -205,8 +205,9 @@ def first_difference(ours: Any, theirs: Any) -> str:
     own, other = (part if isinstance(part, dict) else dict(enumerate(part)) for part in (ours, theirs))
     keys = sorted(own.keys() | other.keys())
     different = [key for key in keys if own.get(key) != other.get(key)]
-    key = different[0]
-    return f"{len(different)} of {len(keys)} differ, first {key}: {str(own.get(key))[:150]} instead of {str(other.get(key))[:150]}"
+    first = different[0]
+    values = (str(side.get(first))[:150] for side in (own, other))
+    return f"{len(different)} of {len(keys)} differ, first {first}: {' instead of '.join(values)}"
 
 
 def _runs(steps: list[int]) -> str:
