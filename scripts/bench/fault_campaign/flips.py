@@ -22,6 +22,7 @@ from .sessions import Session, start_warm
 from .tiny_run import TinyRun, hashes_of
 
 NOTICE = re.compile(r"damage|checksum|sha256|set aside|cannot be read|changed since", re.IGNORECASE)
+GOOD = ("refused", "healed", "named", "harmless")
 SHARE_OF_ZEROS = 0.2  # of the flips that may hit a zero byte; row files are padded with them
 LARGE = 1000  # bytes from which a file below d/ of a checkpoint holds arrays, and not an index
 
@@ -142,7 +143,7 @@ def _run_trial(trial: Trial, folder: Path, flips: int, seed: int) -> Findings:
             continue
         outcome, detail = _judge(code, session.text(), digest, wanted)
         findings.count("flips")
-        if outcome in ("refused", "noticed", "harmless"):
+        if outcome in GOOD:
             findings.count(outcome)
         else:
             findings.failed(outcome, f"{what}: {detail}")
@@ -166,7 +167,7 @@ def _judge(
     noticed = any(NOTICE.search(line) for line in text.splitlines())
     parts = [part for part in ("arrays", "metrics", "texts") if digest.get(part) != wanted.get(part)]
     if noticed:
-        return "noticed", ""
+        return ("named" if parts else "healed"), ""
     if not parts:
         return "harmless", ""
     return "silent", f"{parts[0]}: {first_difference(digest[parts[0]], wanted[parts[0]])}"
