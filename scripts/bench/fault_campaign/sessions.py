@@ -4,10 +4,12 @@ A warm session is forked from this process after it has imported the trainer, wh
 devices must not have been touched before, so this process never does anything with JAX itself.
 """
 
+import atexit
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -113,6 +115,9 @@ def start_warm(work: Work, log: Path, settings: Mapping[str, str] | None = None)
             os.dup2(output, number)
         os.environ.update(settings or {})
         code = _as_command(work)
+        # What Python does at its end. The processes of one run take leave from each other there, for instance.
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
     except BaseException:
