@@ -62,16 +62,9 @@ class TinyRun:
         """The command line after `python`. An override is "section.key=value", or a flag that begins with "--"."""
         self.folder.mkdir(parents=True, exist_ok=True)
         config = self.folder / "config.py"
-        config.write_text(
-            CONFIG.format(
-                rows=str(self.rows),
-                steps=self.steps,
-                checkpoint_every=self.checkpoint_every,
-                eval_every=self.eval_every,
-                batch_size=self.batch_size,
-            ),
-            encoding="utf-8",
-        )
+        if not config.exists():  # another process of the run may be reading it
+            values = {key: getattr(self, key) for key in ("steps", "checkpoint_every", "eval_every", "batch_size")}
+            config.write_text(CONFIG.format(rows=str(self.rows), **values), encoding="utf-8")
         flags = [key if key.startswith("--") else f"--config.{key}" for key in (*self.overrides, *overrides)]
         return ["-m", "tonsai_jax.train", f"--config={config}", f"--workdir={self.workdir}", *flags]
 
