@@ -141,7 +141,7 @@ def _run_trial(trial: Trial, folder: Path, flips: int, seed: int) -> Findings:
                 return findings.end()
             wanted = digest
             continue
-        outcome, detail = _judge(code, session.text(), digest, wanted)
+        outcome, detail = judge(code, session.text(), digest, wanted)
         findings.count("flips")
         if outcome in GOOD:
             findings.count(outcome)
@@ -151,9 +151,7 @@ def _run_trial(trial: Trial, folder: Path, flips: int, seed: int) -> Findings:
     return findings.end()
 
 
-def _judge(
-    code: int | None, text: str, digest: dict[str, Any] | None, wanted: dict[str, Any] | None
-) -> tuple[str, str]:
+def judge(code: int | None, text: str, digest: dict[str, Any] | None, wanted: dict[str, Any] | None) -> tuple[str, str]:
     """The outcome, and what is to be said about it."""
     if code is None:
         return "hung", f"after: {last_line(text)}"
