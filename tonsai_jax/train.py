@@ -34,6 +34,7 @@ from tonsai_jax.runtime.memory import host_memory_bytes, keep_freed_memory, retu
 from tonsai_jax.runtime.profile import StepProfile
 from tonsai_jax.runtime.signals import StopRequest
 from tonsai_jax.runtime.xla import set_environment, set_optimization_level, use_compile_cache
+from tonsai_jax.training.layer_norms import metric_names
 from tonsai_jax.training.logger import StepLogger
 from tonsai_jax.training.loss_scale import saved_scale
 from tonsai_jax.training.mesh import put_batch
@@ -127,6 +128,8 @@ def train(
         epochs=order.epochs,
         last_progress=writer.last_progress,
         watch=watch,
+        layer_norms_every=config.layer_norms_every,
+        norm_names=metric_names(state.params),
     )
     profile = StepProfile(
         workdir / "profile",

@@ -35,6 +35,7 @@ class StepLogger:
       epochs: how many times each source was read after a number of steps.
       last_progress: the row that the run's progress goes on from (`MetricsWriter.last_progress`).
       watch: takes the metrics of every step; None where nobody watches.
+      layer_norms_every, norm_names: steps between rows with the norms of each layer, and their names, see `layer_norms`.
 
     Attributes:
       stop_requested: whether a host asked to stop, in the metrics read so far. All hosts see it at the same step.
@@ -53,6 +54,8 @@ class StepLogger:
     epochs: Callable[[int], Mapping[str, float]]
     last_progress: Mapping[str, Any]
     watch: SpikeWatch | None = None
+    layer_norms_every: int = 0
+    norm_names: Sequence[str] = ()
 
     stop_requested: bool = field(default=False, init=False)
     _began: float = field(default_factory=lambda: time.perf_counter(), init=False)
@@ -78,7 +81,9 @@ class StepLogger:
             return
         step, metrics = self._unread
         self._unread = None
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        fetched = jax.device_get(metrics)
+        norms = fetched.pop("norms", None)
+        values = {name: float(value) for name, value in fetched.items()}
         self.stop_requested |= values.pop("stop") > 0
         is_finite = math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])
         if self.watch is not None and (is_finite or not overflowed(values)):
@@ -92,6 +97,8 @@ class StepLogger:
             self._flops += stage.tokens_per_step * self.flops_per_token(stage.seq_len)
         if (step + 1) % self.log_every == 0 or step in (self.start_step, self.end_step - 1):
             self._log(step, values)
+        if norms is not None and (step + 1) % self.layer_norms_every == 0:
+            self.writer.write(step + 1, dict(zip(self.norm_names, norms.ravel().tolist(), strict=True)))
 
     def go_back(self, step: int, watch: SpikeWatch, epochs: Callable[[int], Mapping[str, float]]) -> None:
         """Goes on from an earlier step, after `MetricsWriter.go_back`; the hours so far stay part of the run's progress."""
