@@ -45,6 +45,11 @@ class SpikeSettings:
     max_roll_backs: int = 3
 
     @property
+    def thresholds(self) -> list[float]:
+        """The settings that the limits depend on."""
+        return [self.window, self.deviations, self.loss_rise, self.grad_factor]
+
+    @property
     def known_from(self) -> int:
         """Steps from which the noise is known."""
         return max(5, self.window // 5)
@@ -104,7 +109,7 @@ class SpikeDetector:
     An episode begins with a spike, and is over when `calm_steps` steps in a row had none.
 
     Args:
-      state: what `state()` returned at an earlier step, from which it goes on.
+      state: what `state()` returned at an earlier step, from which it goes on; of other thresholds only the count is taken.
 
     Attributes:
       spikes: steps with a spike so far.
@@ -118,6 +123,8 @@ class SpikeDetector:
         self.settings = settings
         saved = dict(state or {})
         self.spikes: int = saved.get("spikes", 0)
+        if saved.get("thresholds") != settings.thresholds:
+            saved = {}  # a limit that was too low must not stay
         self.in_a_row: int = saved.get("in_a_row", 0)
         self.calm: int = saved.get("calm", 0)
         self.episode: list[tuple[int, float, float]] = [
@@ -137,6 +144,7 @@ class SpikeDetector:
         """What a checkpoint keeps: small JSON, the same on every host."""
         return {
             "spikes": self.spikes,
+            "thresholds": self.settings.thresholds,
             "is_lost": self.is_lost,
             "in_a_row": self.in_a_row,
             "calm": self.calm,
