@@ -26,7 +26,6 @@ from tonsai_jax.hooks import Hooks
 from tonsai_jax.hosts.processes import start_processes
 from tonsai_jax.opening import describe, open_run
 from tonsai_jax.planning.advice import explain_out_of_memory, warnings_before
-from tonsai_jax.roll_back import roll_back
 from tonsai_jax.runtime.hardware import total_peak_flops
 from tonsai_jax.runtime.libraries import quiet_libraries
 from tonsai_jax.runtime.lock import workdir_lock
@@ -165,6 +164,8 @@ def train(
     step, batches, stopping = start_step, loader.batches(start_step), False
     while (step < end_step or watch.must_go_back) and not stopping:
         if watch.must_go_back:
+            from tonsai_jax.roll_back import roll_back  # imported here: most runs never go back
+
             del state, batches  # the memory is needed for those of the checkpoint
             step, order, watch = roll_back(run, order, watch, say)
             state, batches = run.restore(step), run.loader(order).batches(step)

@@ -94,9 +94,9 @@ class Spike:
     def describe(self) -> str:
         """'loss 9.3214 (median 2.3110, limit 3.3110)', and the same of the gradient norm where that is the spike."""
         parts = []
-        if not self.loss <= self.limit:
+        if _is_above(self.loss, self.limit):
             parts.append(f"loss {self.loss:.4f} (median {self.median:.4f}, limit {self.limit:.4f})")
-        if not self.grad_norm <= self.grad_limit:
+        if _is_above(self.grad_norm, self.grad_limit):
             parts.append(
                 f"gradient norm {self.grad_norm:.3g} (median {self.grad_median:.3g}, limit {self.grad_limit:.3g})"
             )
@@ -169,8 +169,7 @@ class SpikeDetector:
         limit, grad_limit = self._limit, self.skip_limit(step, kind)
         grad_median = math.exp(self._grad_norms.median()) if self._grad_norms.values else math.nan
         found = Spike(step, loss, grad_norm, self._losses.median(), limit, grad_median, grad_limit)
-        # A comparison with NaN is False, so what is not finite is a spike.
-        is_spike = not (loss <= limit and grad_norm <= grad_limit) or math.isinf(loss) or math.isinf(grad_norm)
+        is_spike = _is_above(loss, limit) or _is_above(grad_norm, grad_limit)
         self._recent.add(loss if math.isfinite(loss) else math.inf)
         if is_spike:
             self._count(found)
@@ -231,6 +230,11 @@ class SpikeDetector:
             return math.inf
         rise = max(math.log(self.settings.grad_factor), self.settings.deviations * self._grad_norms.noise())
         return float(np.float32(math.exp(min(self._grad_norms.median() + rise, _LARGEST_LOG))))
+
+
+def _is_above(value: float, limit: float) -> bool:
+    """Whether a value is above its limit or not finite."""
+    return not math.isfinite(value) or value > limit
 
 
 def _json(values: list[float]) -> list[float | str]:
