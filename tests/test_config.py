@@ -224,6 +224,8 @@ def test_stages_that_cannot_be_are_refused(values: dict[str, object], message: s
         ({"optimizer__final_ratio": 1.5}, "optimizer.final_ratio=1.5 must lie in [0, 1]"),
         ({"optimizer__weight_decay": -0.1}, "optimizer.weight_decay=-0.1 must be at least 0"),
         ({"optimizer__max_skipped_steps": 0}, "optimizer.max_skipped_steps=0 must be at least 1"),
+        ({"spikes__action": "rollback"}, "spikes.action='rollback' is not known; did you mean 'roll_back'?"),
+        ({"spikes__window": 1}, "spikes.window=1 must be at least 5"),
         ({"optimizer__schedule": "cosin"}, "optimizer.schedule='cosin' is not known; did you mean 'cosine'?"),
         (
             {"steps": 50},

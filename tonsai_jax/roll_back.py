@@ -29,6 +29,7 @@ def roll_back(
     assert detector.next_step is not None
     first, end = detector.episode[0][0], detector.next_step
     bad = f"step {end}: no recovery from the spike of step {first + 1}"
+    run.checkpoints.wait()
     step = run.checkpoints.sane_step()
     if step is None:
         raise UserError(

@@ -28,7 +28,6 @@ from tonsai_jax.hosts.watchdog import Watchdog
 from tonsai_jax.interrupts import end_at_signals
 from tonsai_jax.opening import describe, open_run
 from tonsai_jax.planning.advice import explain_out_of_memory, warnings_before
-from tonsai_jax.roll_back import roll_back
 from tonsai_jax.runtime.hardware import total_peak_flops
 from tonsai_jax.runtime.libraries import quiet_libraries
 from tonsai_jax.runtime.lock import workdir_lock
@@ -38,6 +37,7 @@ from tonsai_jax.runtime.profile import StepProfile
 from tonsai_jax.runtime.signals import StopRequest
 from tonsai_jax.runtime.xla import set_environment, set_optimization_level, use_compile_cache
 from tonsai_jax.stages import stage_at
+from tonsai_jax.training.layer_norms import metric_names
 from tonsai_jax.training.logger import SAVE_MARK, STOP_MARK, StepLogger
 from tonsai_jax.training.loss_scale import saved_scale
 from tonsai_jax.training.mesh import put_batch
@@ -136,6 +136,8 @@ def train(
         last_progress=writer.last_progress,
         watch=watch,
         step_times=watchdog.times,
+        layer_norms_every=config.layer_norms_every,
+        norm_names=metric_names(state.params),
     )
     profile = StepProfile(
         workdir / "profile",
@@ -174,6 +176,8 @@ def train(
     batches = damaged.watch(loader.batches(step), step, end_step)
     while (step < end_step or watch.must_go_back) and not stopping:
         if watch.must_go_back:
+            from tonsai_jax.roll_back import roll_back  # imported here: most runs never go back
+
             del state, batches  # the memory is needed for those of the checkpoint
             step, order, watch = roll_back(run, order, watch, say)
             state, damaged = run.restore(step), run.damaged_rows()

@@ -130,6 +130,8 @@ def test_a_state_is_restored_onto_other_devices_than_it_was_saved_from() -> None
         (KeepPolicy(last=1, best=1, scores={10: 1.3, 99: 0.5}), {10, 50}),  # 99 is gone
         (KeepPolicy(last=1, every=40, best=1, scores={20: 1.0}), {20, 40, 50}),
         (KeepPolicy(last=1, best=0, scores={20: 1.0}), {50}),
+        (KeepPolicy(last=1, sane={10, 20}), {20, 50}),
+        (KeepPolicy(last=1, sane={20, 99}), {20, 50}),
     ],
 )
 def test_which_of_the_checkpoints_10_to_50_stay(policy: KeepPolicy, kept: set[int]) -> None:

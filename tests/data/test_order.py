@@ -1,6 +1,7 @@
 """The order of a run: every mix has its shares, epochs are known before the run, and impossible stages are refused."""
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,32 @@ def test_a_step_before_the_one_resumed_at_has_no_segment(manifest: RowsManifest)
     assert order.segment_number(10) == 0
     with pytest.raises(IndexError, match="step 9 is before step 10"):
         order.segment_number(9)
+
+
+@pytest.mark.parametrize(("back_to", "end"), [(3, 7), (3, 14), (8, 12), (12, 15), (10, 10)])
+def test_a_jump_reads_what_comes_after_the_rows_left_out(manifest: RowsManifest, back_to: int, end: int) -> None:
+    stages = Stage(10, 4, 8), Stage(200, 8, 4)
+    order = make_order(manifest, *stages)
+    state = order.state_after_jump(back_to, order.positions(end))
+    jumped = make_order(manifest, *stages, state=json.loads(json.dumps(state)))
+
+    def tokens(order: DataOrder, steps: range) -> set[tuple[str, int]]:
+        """The tokens of each row that these steps read, 8 in a row."""
+        found = set()
+        for step in steps:
+            length = order.segments[order.segment_number(step)].seq_len
+            for window in order.batch(step):
+                first = window.row * 8 + window.part * length
+                found |= {(window.source, token) for token in range(first, first + length)}
+        return found
+
+    read = tokens(order, range(end))
+    assert not read & tokens(jumped, range(back_to, 60))
+    assert [len(jumped.batch(step)) for step in (back_to, 20)] == [len(order.batch(step)) for step in (back_to, 20)]
+    if end < 10:
+        assert jumped.batch(back_to) == order.batch(end)
+    again = make_order(manifest, *stages, state=jumped.state(20))  # a later checkpoint has the jump in its own state
+    assert again.batch(25) == jumped.batch(25)
 
 
 def test_another_seed_or_other_rows_cannot_resume(manifest: RowsManifest, tmp_path: Path) -> None:

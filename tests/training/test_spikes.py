@@ -134,6 +134,16 @@ def test_a_detector_goes_on_from_what_a_checkpoint_keeps() -> None:
     assert detector.state() == other.state()
 
 
+def test_other_thresholds_begin_again() -> None:
+    detector = trained()
+    add_all(detector, [(9.0, 0.5)] * 30)
+    assert detector.divergence() is not None
+    other = SpikeDetector(SpikeSettings(loss_rise=8.0), detector.state())
+    assert other.divergence() is None
+    assert other.has_recovered()
+    assert other.spikes == 30
+
+
 def test_the_limit_of_a_step_is_the_same_whether_the_step_before_it_was_read() -> None:
     detector = trained()
     early = detector.skip_limit(201)  # of step 200 nothing is known yet

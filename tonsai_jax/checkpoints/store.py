@@ -204,7 +204,7 @@ class Checkpoints:
 
     def mark_sane(self, step: int) -> None:
         """Records that the steps after the checkpoint at `step` were sane, so that a run can go back to it."""
-        self._replace_sane(self._keep.sane | {step})
+        self._replace_sane(self._keep.sane & set(self._manager.all_steps()) | {step})
 
     def drop_sane_after(self, step: int) -> None:
         """Forgets the marks of later steps, which a run that goes on from `step` takes again."""

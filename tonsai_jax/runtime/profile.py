@@ -35,7 +35,7 @@ class StepProfile:
 
     def before(self, step: int) -> None:
         """Starts the trace if `step` is the first one to trace; call it before the step."""
-        if step in self._steps[:1]:
+        if step in self._steps[:1] and not self._running:  # it runs where the run went back to this step
             options = jax.profiler.ProfileOptions()
             options.python_tracer_level = 0  # tracing every Python call is slow and hides the rest
             with self._paused():

@@ -41,6 +41,7 @@ class StepLogger:
       damaged_rows: how many damaged rows this process has skipped.
       last_progress: the row that the run's progress goes on from (`MetricsWriter.last_progress`).
       watch: takes the metrics of every step; None where nobody watches.
+      layer_norms_every, norm_names: steps between rows with the norms of each layer, and their names, see `layer_norms`.
 
     Attributes:
       stop_requested: whether a host asked to stop, in the metrics read so far. All hosts see it at the same step.
@@ -62,6 +63,8 @@ class StepLogger:
     last_progress: Mapping[str, Any]
     watch: SpikeWatch | None = None
     step_times: StepTimes = field(default_factory=StepTimes)
+    layer_norms_every: int = 0
+    norm_names: Sequence[str] = ()
 
     stop_requested: bool = field(default=False, init=False)
     save_requested_in: int = field(default=-1, init=False)
@@ -88,7 +91,9 @@ class StepLogger:
             return
         step, metrics = self._unread
         self._unread = None
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        fetched = jax.device_get(metrics)
+        norms = fetched.pop("norms", None)
+        values = {name: float(value) for name, value in fetched.items()}
         mark = values.pop("stop")
         self.stop_requested |= mark >= STOP_MARK
         if mark == SAVE_MARK:
@@ -105,6 +110,8 @@ class StepLogger:
             self._flops += stage.tokens_per_step * self.flops_per_token(stage.seq_len)
         if (step + 1) % self.log_every == 0 or step in (self.start_step, self.end_step - 1):
             self._log(step, values)
+        if norms is not None and (step + 1) % self.layer_norms_every == 0:
+            self.writer.write(step + 1, dict(zip(self.norm_names, norms.ravel().tolist(), strict=True)))
 
     def go_back(self, step: int, watch: SpikeWatch, epochs: Callable[[int], Mapping[str, float]]) -> None:
         """Goes on from an earlier step, after `MetricsWriter.go_back`; the hours so far stay part of the run's progress."""

@@ -18,7 +18,18 @@ from tonsai_jax.model.config import ModelConfig, keys_that_change_arrays
 from tonsai_jax.stages import Stage
 
 # Sections and keys of the config that say what a run writes, and not what it learns.
-_WRITTEN = ("checkpoint", "eval", "export", "hosts", "log_every", "profile", "sample", "terminal_view", "wandb")
+_WRITTEN = (
+    "checkpoint",
+    "eval",
+    "export",
+    "hosts",
+    "layer_norms_every",
+    "log_every",
+    "profile",
+    "sample",
+    "terminal_view",
+    "wandb",
+)
 
 
 def changes_since(

@@ -122,6 +122,7 @@ def make_steps(
         frozen_steps=config.optimizer.frozen_steps,
         frozen_except=config.optimizer.frozen_except,
         deterministic=config.runtime.deterministic,
+        layer_norms=config.layer_norms_every > 0,
     )
     if objective is not None:
         return train_step, make_score_step(graph, setup.mesh, loss=loss, end_of_text_id=end_of_text_id)

@@ -76,6 +76,7 @@ class SpikeWatch:
         episode, first = bool(detector.episode), detector.episode[0][0] if detector.episode else step
         spike = detector.add(step, values["loss"], values["grad_norm"], self._kind(step))
         if spike is not None:
+            self._unconfirmed = []
             self._write(spike)
             if not episode:
                 self._say(f"step {step + 1}: spike: {spike.describe()}; rows {_some(self.rows(step))}")
@@ -123,10 +124,11 @@ class SpikeWatch:
 
     def _confirm(self, done: int, steps: int) -> None:
         """Marks the checkpoints that `steps` sane steps follow, of `done` steps."""
-        for saved in self._unconfirmed:
-            if done - saved >= steps and self.detector.calm >= steps:
-                self._mark_sane(saved)
-        self._unconfirmed = [saved for saved in self._unconfirmed if done - saved < steps]
+        if self.detector.calm >= steps:
+            for saved in self._unconfirmed:
+                if done - saved >= steps:
+                    self._mark_sane(saved)
+            self._unconfirmed = [saved for saved in self._unconfirmed if done - saved < steps]
 
     def _kind(self, step: int) -> str:
         return self._order.segments[self._order.segment_number(step)].describe()

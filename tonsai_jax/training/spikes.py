@@ -45,6 +45,11 @@ class SpikeSettings:
     max_roll_backs: int = 3
 
     @property
+    def thresholds(self) -> list[float]:
+        """The settings that the limits depend on."""
+        return [self.window, self.deviations, self.loss_rise, self.grad_factor]
+
+    @property
     def known_from(self) -> int:
         """Steps from which the noise is known."""
         return max(5, self.window // 5)
@@ -89,9 +94,9 @@ class Spike:
     def describe(self) -> str:
         """'loss 9.3214 (median 2.3110, limit 3.3110)', and the same of the gradient norm where that is the spike."""
         parts = []
-        if not self.loss <= self.limit:
+        if _is_above(self.loss, self.limit):
             parts.append(f"loss {self.loss:.4f} (median {self.median:.4f}, limit {self.limit:.4f})")
-        if not self.grad_norm <= self.grad_limit:
+        if _is_above(self.grad_norm, self.grad_limit):
             parts.append(
                 f"gradient norm {self.grad_norm:.3g} (median {self.grad_median:.3g}, limit {self.grad_limit:.3g})"
             )
@@ -104,7 +109,7 @@ class SpikeDetector:
     An episode begins with a spike, and is over when `calm_steps` steps in a row had none.
 
     Args:
-      state: what `state()` returned at an earlier step, from which it goes on.
+      state: what `state()` returned at an earlier step, from which it goes on; of other thresholds only the count is taken.
 
     Attributes:
       spikes: steps with a spike so far.
@@ -118,6 +123,8 @@ class SpikeDetector:
         self.settings = settings
         saved = dict(state or {})
         self.spikes: int = saved.get("spikes", 0)
+        if saved.get("thresholds") != settings.thresholds:
+            saved = {}  # a limit that was too low must not stay
         self.in_a_row: int = saved.get("in_a_row", 0)
         self.calm: int = saved.get("calm", 0)
         self.episode: list[tuple[int, float, float]] = [
@@ -137,6 +144,7 @@ class SpikeDetector:
         """What a checkpoint keeps: small JSON, the same on every host."""
         return {
             "spikes": self.spikes,
+            "thresholds": self.settings.thresholds,
             "is_lost": self.is_lost,
             "in_a_row": self.in_a_row,
             "calm": self.calm,
@@ -161,8 +169,7 @@ class SpikeDetector:
         limit, grad_limit = self._limit, self.skip_limit(step, kind)
         grad_median = math.exp(self._grad_norms.median()) if self._grad_norms.values else math.nan
         found = Spike(step, loss, grad_norm, self._losses.median(), limit, grad_median, grad_limit)
-        # A comparison with NaN is False, so what is not finite is a spike.
-        is_spike = not (loss <= limit and grad_norm <= grad_limit) or math.isinf(loss) or math.isinf(grad_norm)
+        is_spike = _is_above(loss, limit) or _is_above(grad_norm, grad_limit)
         self._recent.add(loss if math.isfinite(loss) else math.inf)
         if is_spike:
             self._count(found)
@@ -223,6 +230,11 @@ class SpikeDetector:
             return math.inf
         rise = max(math.log(self.settings.grad_factor), self.settings.deviations * self._grad_norms.noise())
         return float(np.float32(math.exp(min(self._grad_norms.median() + rise, _LARGEST_LOG))))
+
+
+def _is_above(value: float, limit: float) -> bool:
+    """Whether a value is above its limit or not finite."""
+    return not math.isfinite(value) or value > limit
 
 
 def _json(values: list[float]) -> list[float | str]:

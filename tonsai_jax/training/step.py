@@ -18,6 +18,7 @@ from tonsai_jax.model.lora import join_adapters
 from tonsai_jax.model.transformer import Transformer, output_table
 from tonsai_jax.runtime.xla import compiler_options
 from tonsai_jax.stages import MicroBatch
+from tonsai_jax.training.layer_norms import group_norms
 from tonsai_jax.training.loss import chunk_length, cross_entropy, target_log_probabilities
 from tonsai_jax.training.loss_scale import next_scale
 from tonsai_jax.training.mesh import BATCH_AXES, shardings
@@ -158,6 +159,7 @@ def make_train_step(
     frozen_steps: int = 0,
     frozen_except: Sequence[str] = (),
     deterministic: bool = False,
+    layer_norms: bool = False,
 ) -> TrainStep:
     """The compiled step: (state, batch) -> (new state, metrics). It reuses the memory of the old state, which is gone then.
 
@@ -170,6 +172,8 @@ def make_train_step(
       micro_batch: the most that a device processes at once; the gradients of the micro-batches add up to those of the
         whole batch.
       frozen_steps, frozen_except: in the first `frozen_steps` steps only the parameters with these names change, see `mask_of`.
+      layer_norms: adds the metric `norms`, float32 [3, groups]: `group_norms` of the parameters before the step, of the gradients
+        before clipping, and of what the step adds to the parameters.
       deterministic: the same bits each time on a GPU too, see `runtime.xla.DETERMINISTIC`.
 
     A batch has tokens [B, T + 1], valid int32 [B] (how many of the T targets are real), stop int32 [B] and, where a source is
@@ -236,6 +240,7 @@ def make_train_step(
         if state.loss_scale:
             gradients, sums = jax.tree.map(lambda leaf: leaf / state.loss_scale["scale"], (gradients, sums))
         grad_norm = optax.tree.norm(gradients)
+        norms = [group_norms(state.params), group_norms(gradients)] if layer_norms else []
         if clip_norm:
             scale = jnp.minimum(1.0, clip_norm / (grad_norm + 1e-6))
             gradients = jax.tree.map(lambda gradient: gradient * scale, gradients)
@@ -264,6 +269,8 @@ def make_train_step(
             "skipped": 1 - taken.astype(jnp.int32),
             "stop": stop,
         }
+        if layer_norms:
+            metrics["norms"] = jnp.stack([*norms, learning_rate * group_norms(updates)])
         loss_scale = {}
         if state.loss_scale:
             metrics["loss_scale"] = state.loss_scale["scale"]
