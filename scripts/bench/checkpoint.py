@@ -62,12 +62,11 @@ def main() -> None:
         return state, time.perf_counter() - start
 
     def without_checksums() -> AbstractContextManager[object]:
-        nothing = {name: lambda folder: None for name in ("write_checksums", "add_late_files")}
-        return mock.patch.multiple(store, **nothing)
+        return mock.patch.multiple(store, write_checksums=lambda folder: None, add_late_files=lambda folder: None)
 
     process = psutil.Process()
     state = TrainState(jnp.int32(0), random_tree(0), (random_tree(1), random_tree(2)))
-    figures = []
+    figures: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(dir=args.dir) as folder:
         checkpoints = Checkpoints(Path(folder), KeepPolicy(last=2))
         for number in range(2 * (args.saves + 1)):
@@ -93,9 +92,9 @@ def main() -> None:
         checkpoints.close()
     medians = {}
     for kind in ("with checksums", "without checksums"):
-        rows = [row for row in figures[2:] if row["kind"] == kind]
-        medians[kind] = {name: statistics.median(row[name] for row in rows) for name in rows[0] if name != "kind"}
-        print(f"{args.gigabytes} GB state, median of {len(rows)} {kind}: {_as_text(medians[kind])}")
+        counted = [row for row in figures[2:] if row["kind"] == kind]
+        medians[kind] = {name: statistics.median(row[name] for row in counted) for name in counted[0] if name != "kind"}
+        print(f"{args.gigabytes} GB state, median of {len(counted)} {kind}: {_as_text(medians[kind])}")
     if args.json:
         write_json(args.json, {"gigabytes": args.gigabytes, "median": medians, "saves": figures})
 
