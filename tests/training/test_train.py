@@ -1,6 +1,7 @@
 """The whole train path through the real command: stopped, killed, resumed, on other devices, over stages."""
 
 import gzip
+import itertools
 import json
 import random
 import re
@@ -319,9 +320,9 @@ def test_a_checkpoint_is_saved_before_it_is_evaluated(run: TinyRun, monkeypatch:
     done: list[tuple[str, int]] = []
     save, evaluate = Checkpoints.save, Hooks.evaluate
 
-    def watched_save(self: Checkpoints, state: TrainState, metadata: Mapping[str, Any]) -> None:
+    def watched_save(self: Checkpoints, state: TrainState, metadata: Mapping[str, Any], **how: bool) -> None:
         done.append(("save", metadata["step"]))
-        save(self, state, metadata)
+        save(self, state, metadata, **how)
 
     def watched_evaluate(self: Hooks, step: int, params: Any) -> Any:
         done.append(("evaluate", step))
@@ -331,6 +332,25 @@ def test_a_checkpoint_is_saved_before_it_is_evaluated(run: TinyRun, monkeypatch:
     monkeypatch.setattr(Hooks, "evaluate", watched_evaluate)
     run.train("steps=4", "eval.every=2", "checkpoint.every=2")
     assert done == [("save", 2), ("evaluate", 2), ("save", 4), ("evaluate", 4)]
+
+
+def test_a_temporary_checkpoint_is_saved_when_its_minutes_have_passed(
+    run: TinyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[tuple[int, bool]] = []
+    save = Checkpoints.save
+
+    def watched_save(self: Checkpoints, state: TrainState, metadata: Mapping[str, Any], *, is_temporary: bool) -> None:
+        saved.append((metadata["step"], is_temporary))
+        save(self, state, metadata, is_temporary=is_temporary)
+
+    # An hour has passed since the last save, by a clock that jumps when step 3 begins.
+    monkeypatch.setattr(Checkpoints, "is_due", lambda self: not saved and next(asked) >= 3)
+    asked = itertools.count(1)
+    monkeypatch.setattr(Checkpoints, "save", watched_save)
+    run.train("steps=8", "checkpoint.every_minutes=60")
+    assert saved == [(4, True), (8, False)]  # seen one step later, saved once
+    assert run.saved_steps() == {8}
 
 
 @pytest.mark.full

@@ -253,7 +253,8 @@ class Checkpoints:
 
     def _before_final_name(self) -> None:
         """Orbax calls this on the first process, in the thread of the save, when all but `LATE_FILES` is written."""
-        [folder] = self.directory.glob(f"{self._saving}.orbax-checkpoint-tmp*")
+        unfinished = f"{self._saving}.orbax-checkpoint-tmp"
+        [folder] = [path for path in self.directory.iterdir() if path.name.startswith(unfinished)]
         write_checksums(folder)
 
     def _explained(self, error: Exception) -> Exception:
