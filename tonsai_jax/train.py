@@ -30,7 +30,6 @@ from tonsai_jax.data.order import DataOrder
 from tonsai_jax.errors import UserError, run_command
 from tonsai_jax.finish import complete_run, describe_complete_run, report_of_failure, report_run
 from tonsai_jax.hooks import Hooks
-from tonsai_jax.hosts.agreement import check_inputs, check_program
 from tonsai_jax.hosts.processes import start_processes
 from tonsai_jax.hosts.watchdog import Watchdog
 from tonsai_jax.opening import describe, open_init_from, open_reference, open_training_rows
@@ -75,7 +74,10 @@ def train(
     Raises `UserError` for anything that the user can correct; what was saved before stays whole.
     """
     # Everything that can refuse the run comes first: until then nothing is written to the workdir.
-    check_program(watchdog.peers, config, {"steps_today": steps_today}, workdir)
+    if watchdog.peers is not None:
+        from tonsai_jax.hosts.agreement import check_inputs, check_program  # imported here: most runs have one process
+
+        check_program(watchdog.peers, config, {"steps_today": steps_today}, workdir)
     keep = KeepPolicy(config.checkpoint.keep_last, config.checkpoint.keep_every, config.checkpoint.keep_best)
     checkpoints = Checkpoints(workdir, keep)
     start_step = checkpoints.latest_step() or 0
@@ -88,7 +90,8 @@ def train(
     pretrained = open_init_from(config, workdir, saved, say)
     validate(config)
     manifest = open_training_rows(config)
-    check_inputs(watchdog.peers, manifest, start_step)
+    if watchdog.peers is not None:
+        check_inputs(watchdog.peers, manifest, start_step)
     tokenizer = Tokenizer.from_folder(manifest.directory / "tokenizer")
     stages = stages_of(config, manifest.train_sizes())
     reference = open_reference(config, workdir, manifest, check_kinds(config, stages, manifest))

@@ -8,11 +8,9 @@ from typing import TypeVar
 
 import jax
 import numpy as np
-from jax._src.clusters import ClusterEnv
 from jax.experimental.multihost_utils import process_allgather
 
 from tonsai_jax.errors import UserError
-from tonsai_jax.hosts.connection import connect
 
 _Result = TypeVar("_Result")
 _MESSAGE_BYTES = 1024
@@ -35,15 +33,22 @@ def start_processes(connect_seconds: float = 300.0) -> None:
     Raises `UserError` where JAX_NUM_PROCESSES or JAX_PROCESS_ID is missing or not a whole number, and what `connect` raises.
     """
     if "JAX_COORDINATOR_ADDRESS" in os.environ:
+        from tonsai_jax.hosts.connection import connect  # imported here: most runs have one process
+
         address, count = os.environ["JAX_COORDINATOR_ADDRESS"], _whole_number("JAX_NUM_PROCESSES")
         connect(address, count, _whole_number("JAX_PROCESS_ID"), None, connect_seconds)
     elif os.environ.get("JAX_DISTRIBUTED") == "auto":
-        found = ClusterEnv.auto_detect_unset_distributed_params(
+        from jax._src.clusters import ClusterEnv
+
+        from tonsai_jax.hosts.connection import connect  # as above
+
+        found, number_of, number, local_ids = ClusterEnv.auto_detect_unset_distributed_params(
             None, None, None, local_device_ids(os.environ), None, int(connect_seconds)
         )
-        if found[0] is None or found[1] is None or found[2] is None:
+        if found is None or number_of is None or number is None:
             raise UserError("JAX_DISTRIBUTED=auto finds no Slurm, Open MPI or Kubernetes here; see docs/runtime.md")
-        connect(*found, connect_seconds)
+        chosen = None if local_ids is None or "JAX_LOCAL_DEVICE_IDS" in os.environ else list(local_ids)
+        connect(found, number_of, number, chosen, connect_seconds)
 
 
 def local_device_ids(environment: Mapping[str, str]) -> list[int] | None:
