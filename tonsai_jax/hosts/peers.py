@@ -6,6 +6,7 @@ process 0, so the traffic grows only with the number of processes. Whoever fails
 
 import contextlib
 import json
+import re
 import socket
 import threading
 import time
@@ -17,6 +18,7 @@ import jax
 from jax._src import distributed
 
 _NEVER_MS = 10**10
+_LOST = re.compile("gloo|nccl|connection|socket|unavailable|deadline_exceeded|aborted|cancelled|barrier", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -146,18 +148,7 @@ class Peers:
 
     def is_lost_in(self, error: BaseException) -> bool:
         """Whether an error of XLA is that of a collective or a barrier whose other side is gone."""
-        words = (
-            "gloo",
-            "nccl",
-            "connection",
-            "socket",
-            "unavailable",
-            "deadline_exceeded",
-            "aborted",
-            "cancelled",
-            "barrier",
-        )
-        return isinstance(error, jax.errors.JaxRuntimeError) and any(word in str(error).lower() for word in words)
+        return isinstance(error, jax.errors.JaxRuntimeError) and bool(_LOST.search(str(error)))
 
     def _read_beats(self) -> dict[int, str]:
         found = self._client.key_value_dir_get("tonsai/beats/")

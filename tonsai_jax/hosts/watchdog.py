@@ -81,12 +81,9 @@ class Watchdog:
         if self.peers is not None:
             if error is not None:
                 self._end_after(error, self.peers)
-            from tonsai_jax.hosts.connection import leave  # imported here, as above
-
             self.report(_WAITING)
             self.peers.done()
             self.peers.all_done.wait()
-            leave()
         self._ended.set()
         if self._heartbeat is not None:
             self._heartbeat.close()
@@ -228,10 +225,8 @@ class Watchdog:
             # The thread that watches soon knows which process it was, and ends this one with a line about it.
             self._peer_seconds = min(self._peer_seconds, _SUSPECT_SECONDS)
             time.sleep(self._peer_seconds + _TELL_SECONDS)
-            code, text = (
-                EXIT_TEMPORARY,
-                f"lost its connection to another process at step {self._step + 1} ({text[:300]})",
-            )
+            code = EXIT_TEMPORARY
+            text = f"lost its connection to another process at step {self._step + 1} ({text[:300]})"
         elif not isinstance(error, UserError):
             within(SPEAK_SECONDS, lambda: traceback.print_exception(error))
             text = f"{type(error).__name__}: {text}"
