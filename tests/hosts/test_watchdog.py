@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import pytest
 
 from tests.support.tiny_run import environment
@@ -18,6 +19,7 @@ from tonsai_jax.config import default_config
 from tonsai_jax.errors import UserError
 from tonsai_jax.hosts.awake_clock import AwakeClock
 from tonsai_jax.hosts.heartbeat import HeartbeatFile
+from tonsai_jax.hosts.peers import Peers
 from tonsai_jax.hosts.step_times import StepTimes
 from tonsai_jax.hosts.watchdog import Watchdog
 
@@ -138,7 +140,7 @@ def test_pauses_and_compilations_have_limits_of_their_own(tmp_path: Path) -> Non
         assert watchdog._limit() == 1000.0
         assert watchdog.times.median() is not None, "of step 1 alone"
     beat = json.loads((tmp_path / "heartbeats" / "process-0.json").read_text())
-    assert (beat["process"], beat["host"], beat["pid"], beat["step"]) == (0, HERE, os.getpid(), 2)
+    assert (beat["process"], beat["host"], beat["pid"], beat["step"]) == (0, HERE, os.getpid(), 3)
     assert beat["doing"] == "compiling"
 
 
@@ -166,6 +168,19 @@ def test_a_step_that_stands_out_is_reported_once() -> None:
     times.add(21, 0.5)
     assert times.take_slowest() == (9.0, "step 21: took 9.0 s, 18 times the median of 0.50 s")
     assert times.take_slowest() is None
+
+
+def test_a_collective_that_lost_a_process_is_known_by_its_words_in_any_error() -> None:
+    gloo = ValueError(
+        "UNKNOWN: Gloo AllGather failed: [external/gloo/pair.cc:547] Read error: Connection reset by peer"
+    )
+    wrapped = UserError("the checkpoint was not written")
+    wrapped.__cause__ = gloo
+    assert Peers.is_lost_in(gloo)
+    assert Peers.is_lost_in(wrapped)
+    assert Peers.is_lost_in(jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: Barrier timed out"))
+    assert not Peers.is_lost_in(ValueError("a barrier of the language"))
+    assert not Peers.is_lost_in(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"))
 
 
 @pytest.mark.full

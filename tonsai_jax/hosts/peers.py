@@ -18,7 +18,10 @@ import jax
 from jax._src import distributed
 
 _NEVER_MS = 10**10
-_LOST = re.compile("gloo|nccl|connection|socket|unavailable|deadline_exceeded|aborted|cancelled|barrier", re.IGNORECASE)
+_LOST = re.compile("gloo|nccl|(reset|closed) by peer|socket closed", re.IGNORECASE)
+_BROKEN = re.compile(
+    "connection|unavailable|deadline_exceeded|aborted|cancelled|barrier", re.IGNORECASE
+)  # of XLA's errors
 
 
 @dataclass(frozen=True)
@@ -146,9 +149,17 @@ class Peers:
             return str(self._client.key_value_try_get(key))
         return ""
 
-    def is_lost_in(self, error: BaseException) -> bool:
-        """Whether an error of XLA is that of a collective or a barrier whose other side is gone."""
-        return isinstance(error, jax.errors.JaxRuntimeError) and bool(_LOST.search(str(error)))
+    @staticmethod
+    def is_lost_in(error: BaseException | None) -> bool:
+        """Whether an error, or one that it comes from, is that of a collective or a barrier whose other side is gone."""
+        while error is not None:
+            # Some reach Python as a ValueError, and Orbax and others wrap them in errors of their own.
+            if _LOST.search(str(error)) or (
+                isinstance(error, jax.errors.JaxRuntimeError) and _BROKEN.search(str(error))
+            ):
+                return True
+            error = error.__cause__ or error.__context__
+        return False
 
     def _read_beats(self) -> dict[int, str]:
         found = self._client.key_value_dir_get("tonsai/beats/")

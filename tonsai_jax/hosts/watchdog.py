@@ -61,7 +61,7 @@ class Watchdog:
         self._process, self._host = jax.process_index(), socket.gethostname()
         self._clock = AwakeClock(4 * LOOK_SECONDS)
         self._doing, self._since = "starting", 0.0  # and the time of the clock at the last sign of progress
-        self._step, self._step_began = 0, time.perf_counter()
+        self._step, self._step_began = 0, time.perf_counter()  # steps count from 1, as in the printed lines
         self._stage: object = None
         self._heartbeat: HeartbeatFile | None = None
         self._ended = threading.Event()
@@ -106,7 +106,7 @@ class Watchdog:
         if self._heartbeat is None:
             path = self._workdir / "heartbeats" / f"process-{self._process}.json"
             self._heartbeat = HeartbeatFile(path, self.beat)
-        self._step = step
+        self._step = step + 1
         self._doing = "training" if stage == self._stage else "compiling"
         self._stage = stage
 
@@ -188,7 +188,7 @@ class Watchdog:
         usual = self.times.median()
         median = f", a step takes {usual:.2f} s" if usual else ""
         line = (
-            f"no progress for {idle:.0f} s (step {self._step + 1}, {self._doing}; the limit is {limit:.0f} s{median}); stacks of "
+            f"no progress for {idle:.0f} s (step {self._step}, {self._doing}; the limit is {limit:.0f} s{median}); stacks of "
             f"all threads: {self._dump_stacks()}"
         )
         if self.peers is not None:
@@ -226,7 +226,7 @@ class Watchdog:
             self._peer_seconds = min(self._peer_seconds, _SUSPECT_SECONDS)
             time.sleep(self._peer_seconds + _TELL_SECONDS)
             code = EXIT_TEMPORARY
-            text = f"lost its connection to another process at step {self._step + 1} ({text[:300]})"
+            text = f"lost its connection to another process at step {self._step} ({text[:300]})"
         elif not isinstance(error, UserError):
             within(SPEAK_SECONDS, lambda: traceback.print_exception(error))
             text = f"{type(error).__name__}: {text}"
