@@ -353,8 +353,8 @@ def validate(config: ConfigDict) -> None:
     for key in ("hang_seconds", "start_seconds", "pause_seconds", "shared_seconds"):
         require(config.hosts[key] >= 0, f"hosts.{key}", "must be at least 0")
     require(config.hosts.hang_factor >= 1, "hosts.hang_factor", "must be at least 1")
-    least = "must be at least 2: each process reports once a second"
-    require(config.hosts.peer_seconds >= 2, "hosts.peer_seconds", least)
+    rule = "must be at least 2: each process reports once a second"
+    require(config.hosts.peer_seconds >= 2, "hosts.peer_seconds", rule)
     require(config.hosts.connect_seconds > 0, "hosts.connect_seconds", "must be above 0")
     for key in ("learning_rate", "epsilon"):
         require(optimizer[key] > 0, f"optimizer.{key}", "must be above 0")
