@@ -128,17 +128,12 @@ def default_config() -> ConfigDict:
     config.runtime.deterministic = False  # True: the same run gives the same bits on a GPU; slower (docs/runtime.md)
     config.runtime.optimization_level = "auto"  # of XLA: O0 to O3, default (XLA's own); auto is O1 on several GPUs
 
-    config.hosts = (
-        ConfigDict()
-    )  # when a run that hangs, or has lost a process, ends with exit code 75 (docs/reliability.md)
-    config.hosts.hang_factor = 20.0  # no step within this many times the median time of a step is a hang,
+    # When a run that hangs, or that has lost a process, ends with exit code 75 (docs/reliability.md).
+    config.hosts = ConfigDict()
+    config.hosts.hang_factor = 20.0  # no step for this many times the median time of a step is a hang,
     config.hosts.hang_seconds = 300.0  # but only after this many seconds; 0 never is
-    config.hosts.start_seconds = (
-        1800.0  # for the start up to the first step, and for a step that compiles; 0 is no limit
-    )
-    config.hosts.pause_seconds = (
-        1800.0  # for a save, samples, the export; for each batch of an evaluation; 0 is no limit
-    )
+    config.hosts.start_seconds = 1800.0  # for the start, and for a step that compiles; 0 is no limit
+    config.hosts.pause_seconds = 3600.0  # for a save, a batch of an evaluation, samples, the export; 0 is no limit
     config.hosts.peer_seconds = 60.0  # of silence, after which another process counts as dead
     config.hosts.connect_seconds = 300.0  # for which a process waits at its start for the others
     config.hosts.shared_seconds = 30.0  # for which it looks for a file of process 0 in the workdir
@@ -397,9 +392,8 @@ def validate(config: ConfigDict) -> None:
     for key in ("hang_seconds", "start_seconds", "pause_seconds", "shared_seconds"):
         require(config.hosts[key] >= 0, f"hosts.{key}", "must be at least 0")
     require(config.hosts.hang_factor >= 1, "hosts.hang_factor", "must be at least 1")
-    require(
-        config.hosts.peer_seconds >= 2, "hosts.peer_seconds", "must be at least 2: each process reports once a second"
-    )
+    rule = "must be at least 2: each process reports once a second"
+    require(config.hosts.peer_seconds >= 2, "hosts.peer_seconds", rule)
     require(config.hosts.connect_seconds > 0, "hosts.connect_seconds", "must be above 0")
     for key in ("learning_rate", "epsilon"):
         require(optimizer[key] > 0, f"optimizer.{key}", "must be above 0")

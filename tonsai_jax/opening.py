@@ -22,8 +22,6 @@ from tonsai_jax.data.manifest import RowsManifest, read_manifest
 from tonsai_jax.data.order import DataOrder
 from tonsai_jax.data.verify import check_shards, check_tokenizer
 from tonsai_jax.errors import UserError
-from tonsai_jax.hosts.agreement import check_inputs
-from tonsai_jax.hosts.peers import Peers
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.reporting.numbers import count_of, format_count
 from tonsai_jax.stages import Stage, tokens_between, total_steps
@@ -36,6 +34,7 @@ from tonsai_jax.training.spikes import SpikeSettings
 from tonsai_jax.training.state import TrainState, init_params, init_state, state_of
 
 if TYPE_CHECKING:
+    from tonsai_jax.hosts.peers import Peers
     from tonsai_jax.huggingface.pretrained import Pretrained
     from tonsai_jax.training.reference import Reference
 
@@ -160,7 +159,7 @@ class Opened:
         return state
 
 
-def open_run(config: ConfigDict, workdir: Path, peers: Peers | None, say: Callable[[str], None]) -> Opened:
+def open_run(config: ConfigDict, workdir: Path, peers: "Peers | None", say: Callable[[str], None]) -> Opened:
     """Opens a run; raises `UserError` for everything that can refuse it, also where `peers` open something else."""
     keep = KeepPolicy(config.checkpoint.keep_last, config.checkpoint.keep_every, config.checkpoint.keep_best)
     checkpoints = Checkpoints(workdir, keep, every_minutes=config.checkpoint.every_minutes)
@@ -174,7 +173,10 @@ def open_run(config: ConfigDict, workdir: Path, peers: Peers | None, say: Callab
     pretrained = open_init_from(config, workdir, saved, say)
     validate(config)
     manifest = open_training_rows(config)
-    check_inputs(peers, manifest, start_step)
+    if peers is not None:
+        from tonsai_jax.hosts.agreement import check_inputs  # imported here: most runs have one process
+
+        check_inputs(peers, manifest, start_step)
     tokenizer = Tokenizer.from_folder(manifest.directory / "tokenizer")
     check_tokenizer(manifest, tokenizer)
     stages = stages_of(config, manifest.train_sizes())

@@ -22,7 +22,6 @@ from tonsai_jax.config import micro_batch, to_json
 from tonsai_jax.errors import run_command
 from tonsai_jax.finish import complete_run, describe_complete_run, forget_completion, report_of_failure, report_run
 from tonsai_jax.hooks import Hooks
-from tonsai_jax.hosts.agreement import check_program
 from tonsai_jax.hosts.processes import hosts_of_devices, start_processes
 from tonsai_jax.hosts.watchdog import Watchdog
 from tonsai_jax.interrupts import end_at_signals
@@ -62,7 +61,10 @@ def train(
     Raises `UserError` for anything that the user can correct; what was saved before stays whole.
     """
     # Everything that can refuse the run comes first: until then nothing is written to the workdir.
-    check_program(watchdog.peers, config, {"steps_today": steps_today}, workdir)
+    if watchdog.peers is not None:
+        from tonsai_jax.hosts.agreement import check_program  # imported here: most runs have one process
+
+        check_program(watchdog.peers, config, {"steps_today": steps_today}, workdir)
     run = open_run(config, workdir, watchdog.peers, say)
     start_step, last_step, checkpoints, order = run.start_step, run.last_step, run.checkpoints, run.order
     if not run.is_longer and describe_complete_run(
@@ -180,7 +182,8 @@ def train(
 
             del state, batches  # the memory is needed for those of the checkpoint
             step, order, watch = roll_back(run, order, watch, say)
-            state, damaged = run.restore(step), run.damaged_rows()
+            with watchdog.doing("restoring"):
+                state, damaged = run.restore(step), run.damaged_rows()
             batches = damaged.watch(run.loader(order, damaged).batches(step), step, end_step)
             writer.go_back(step)
             logger.go_back(step, watch, order.epochs)

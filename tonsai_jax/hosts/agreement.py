@@ -26,17 +26,15 @@ _NAMED = 3  # differences in the message; the rest is counted
 _POLL_SECONDS = 0.2
 
 
-def check_program(peers: Peers | None, config: ConfigDict, flags: Mapping[str, Any], workdir: Path) -> None:
+def check_program(peers: Peers, config: ConfigDict, flags: Mapping[str, Any], workdir: Path) -> None:
     """Raises `UserError` on every process where one runs something else, or does not share the workdir with process 0."""
-    if peers is not None:
-        check_same(peers, "program", program_of(config, flags))
-        check_shared_folder(peers, workdir, config.hosts.shared_seconds)
+    check_same(peers, "program", program_of(config, flags))
+    check_shared_folder(peers, workdir, config.hosts.shared_seconds)
 
 
-def check_inputs(peers: Peers | None, manifest: RowsManifest, start_step: int) -> None:
+def check_inputs(peers: Peers, manifest: RowsManifest, start_step: int) -> None:
     """Raises `UserError` on every process where one has other rows, another tokenizer or another newest checkpoint."""
-    if peers is not None:
-        check_same(peers, "inputs", inputs_of(manifest, start_step))
+    check_same(peers, "inputs", inputs_of(manifest, start_step))
 
 
 def program_of(config: ConfigDict, flags: Mapping[str, Any]) -> dict[str, str]:
@@ -53,7 +51,7 @@ def program_of(config: ConfigDict, flags: Mapping[str, Any]) -> dict[str, str]:
 
 def inputs_of(manifest: RowsManifest, start_step: int) -> dict[str, str]:
     """What the run reads: the rows and the weight of each source, the tokenizer, and the step of the newest checkpoint."""
-    sources = {}
+    sources: dict[str, str] = {}
     for name, source in manifest.sources.items():
         sources |= {
             f"weight of source {name!r} in the rows' manifest": str(source.weight),

@@ -1,5 +1,6 @@
 """How the processes of a run connect to each other: each of them waits a stated time for the others."""
 
+import atexit
 import socket
 import threading
 
@@ -12,8 +13,6 @@ from tonsai_jax.hosts.relay import Relay, wait_for_coordinator
 # Longer than any run: JAX's own time-outs abort the process with a C++ stack, so `Watchdog` keeps the time instead.
 _NEVER_SECONDS = 10**7
 _SHUTDOWN_SECONDS = 30  # for which a process waits at its end for the others, which are at their end too
-
-_relay: Relay | None = None
 
 
 def connect(
@@ -29,19 +28,19 @@ def connect(
     Raises `UserError` for an address without a port, and `TemporaryError` where process 0 does not start in time. Where another
     process does not, this one ends with exit code 75 and one line; so it does later, when process 0 has gone.
     """
-    global _relay
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
         raise UserError(f"JAX_COORDINATOR_ADDRESS={address!r} must be HOST:PORT, such as node1:12345")
+    relay: Relay | None = None
     if process_id > 0:
         wait_for_coordinator(host.strip("[]"), int(port), seconds)
-        _relay = Relay(host.strip("[]"), int(port), lambda: _end_without_process_0(process_id))
+        relay = Relay(host.strip("[]"), int(port), lambda: _end_without_process_0(process_id))
     # JAX's client waits without end, and this thread does not.
     too_late = threading.Timer(seconds, _end_late_start, (process_id, num_processes, seconds))
     too_late.daemon = True
     too_late.start()
     jax.distributed.initialize(
-        _relay.address if _relay else address,
+        relay.address if relay else address,
         num_processes=num_processes,
         process_id=process_id,
         local_device_ids=local_device_ids,
@@ -52,12 +51,8 @@ def connect(
         shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
     )
     too_late.cancel()
-
-
-def leave() -> None:
-    """From now on process 0 may end: this process ends too. Call it when every process has done its work."""
-    if _relay is not None:
-        _relay.leave()
+    if relay is not None:
+        atexit.register(relay.leave)  # runs before JAX waits there for all processes, after which process 0 may be gone
 
 
 def _end_late_start(process_id: int, num_processes: int, seconds: float) -> None:

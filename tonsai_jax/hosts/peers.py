@@ -6,6 +6,7 @@ process 0, so the traffic grows only with the number of processes. Whoever fails
 
 import contextlib
 import json
+import re
 import socket
 import threading
 import time
@@ -16,8 +17,11 @@ from typing import Any
 import jax
 from jax._src import distributed
 
-EXCHANGE_SECONDS = 1.0
 _NEVER_MS = 10**10
+_LOST = re.compile("gloo|nccl|(reset|closed) by peer|socket closed", re.IGNORECASE)
+_BROKEN = re.compile(
+    "connection|unavailable|deadline_exceeded|aborted|cancelled|barrier", re.IGNORECASE
+)  # of XLA's errors
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class Peers:
       failure: of another process, as soon as it is known.
       all_done: set when every process has called `done`.
     """
+
+    EXCHANGE_SECONDS = 1.0
 
     def __init__(self, beat: Callable[[], dict[str, Any]], now: Callable[[], float]) -> None:
         self.index, self.count = jax.process_index(), jax.process_count()
@@ -111,7 +117,7 @@ class Peers:
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             self._client.key_value_set(f"tonsai/failed/{self.index}", text, allow_overwrite=True)
         if self.index == 0:
-            time.sleep(2 * EXCHANGE_SECONDS)
+            time.sleep(2 * self.EXCHANGE_SECONDS)
 
     def done(self) -> None:
         """Says that this process has done its work: from now on its silence is no fault."""
@@ -143,25 +149,21 @@ class Peers:
             return str(self._client.key_value_try_get(key))
         return ""
 
+    @staticmethod
+    def is_lost_in(error: BaseException | None) -> bool:
+        """Whether an error, or one that it comes from, is that of a collective or a barrier whose other side is gone."""
+        while error is not None:
+            # Some reach Python as a ValueError, and Orbax and others wrap them in errors of their own.
+            if _LOST.search(str(error)) or (
+                isinstance(error, jax.errors.JaxRuntimeError) and _BROKEN.search(str(error))
+            ):
+                return True
+            error = error.__cause__ or error.__context__
+        return False
+
     def _read_beats(self) -> dict[int, str]:
         found = self._client.key_value_dir_get("tonsai/beats/")
         return {int(key.rpartition("/")[2]): text for key, text in found}
-
-
-def lost_a_peer(error: BaseException) -> bool:
-    """Whether an error of XLA is that of a collective or a barrier whose other side is gone."""
-    words = (
-        "gloo",
-        "nccl",
-        "connection",
-        "socket",
-        "unavailable",
-        "deadline_exceeded",
-        "aborted",
-        "cancelled",
-        "barrier",
-    )
-    return isinstance(error, jax.errors.JaxRuntimeError) and any(word in str(error).lower() for word in words)
 
 
 def _where(beat: dict[str, Any]) -> str:

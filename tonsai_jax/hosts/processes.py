@@ -11,7 +11,6 @@ import numpy as np
 from jax.experimental.multihost_utils import process_allgather
 
 from tonsai_jax.errors import UserError
-from tonsai_jax.hosts.connection import connect
 from tonsai_jax.hosts.place import find_place
 
 _Result = TypeVar("_Result")
@@ -27,6 +26,8 @@ def start_processes(connect_seconds: float = 300.0) -> None:
     Raises the errors of `find_place` and `connect`.
     """
     if (place := find_place(os.environ, connect_seconds)) is not None:
+        from tonsai_jax.hosts.connection import connect  # imported here: most runs have one process
+
         connect(*place, connect_seconds)
 
 

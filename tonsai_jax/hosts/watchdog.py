@@ -16,18 +16,19 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import jax
 from ml_collections import ConfigDict
 
 from tonsai_jax.errors import EXIT_TEMPORARY, UserError, exit_code
-from tonsai_jax.hosts import connection
 from tonsai_jax.hosts.awake_clock import AwakeClock
 from tonsai_jax.hosts.ending import SPEAK_SECONDS, claim_end, end_process, within
 from tonsai_jax.hosts.heartbeat import HeartbeatFile
-from tonsai_jax.hosts.peers import EXCHANGE_SECONDS, Peers, lost_a_peer
 from tonsai_jax.hosts.step_times import StepTimes
+
+if TYPE_CHECKING:
+    from tonsai_jax.hosts.peers import Peers
 
 LOOK_SECONDS = 0.25
 _WAITING = "waiting for the other processes"  # at the end of its work
@@ -60,11 +61,15 @@ class Watchdog:
         self._process, self._host = jax.process_index(), socket.gethostname()
         self._clock = AwakeClock(4 * LOOK_SECONDS)
         self._doing, self._since = "starting", 0.0  # and the time of the clock at the last sign of progress
-        self._step, self._step_began = 0, time.perf_counter()
+        self._step, self._step_began = 0, time.perf_counter()  # steps count from 1, as in the printed lines
         self._stage: object = None
         self._heartbeat: HeartbeatFile | None = None
         self._ended = threading.Event()
-        self.peers = Peers(self.beat, self._clock.now) if jax.process_count() > 1 else None
+        self.peers: Peers | None = None
+        if jax.process_count() > 1:
+            from tonsai_jax.hosts import peers  # imported here: most runs have one process
+
+            self.peers = peers.Peers(self.beat, self._clock.now)
 
     def __enter__(self) -> "Watchdog":
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
@@ -79,7 +84,6 @@ class Watchdog:
             self.report(_WAITING)
             self.peers.done()
             self.peers.all_done.wait()
-            connection.leave()
         self._ended.set()
         if self._heartbeat is not None:
             self._heartbeat.close()
@@ -102,7 +106,7 @@ class Watchdog:
         if self._heartbeat is None:
             path = self._workdir / "heartbeats" / f"process-{self._process}.json"
             self._heartbeat = HeartbeatFile(path, self.beat)
-        self._step = step
+        self._step = step + 1
         self._doing = "training" if stage == self._stage else "compiling"
         self._stage = stage
 
@@ -135,10 +139,10 @@ class Watchdog:
             "doing": self._doing,
         }
 
-    def _exchange(self, peers: Peers) -> None:
+    def _exchange(self, peers: "Peers") -> None:
         while not self._ended.is_set():
             peers.exchange()
-            self._ended.wait(EXCHANGE_SECONDS)
+            self._ended.wait(peers.EXCHANGE_SECONDS)
 
     def _watch(self) -> None:
         while not self._ended.wait(LOOK_SECONDS):
@@ -152,13 +156,13 @@ class Watchdog:
                 else:
                     self._end_hang(idle, limit)
 
-    def _look_at(self, peers: Peers) -> None:
+    def _look_at(self, peers: "Peers") -> None:
         if (failure := peers.failure) is not None:
             claim_end()
             if failure.is_hang:
                 self._dump_stacks()
             if self._process == 0:
-                time.sleep(2 * EXCHANGE_SECONDS)  # the others read it from this process
+                time.sleep(2 * peers.EXCHANGE_SECONDS)  # the others read it from this process
             end_process(f"{failure.message}; {peers.name} ends too", failure.code)
         if silent := peers.silent(self._peer_seconds):
             claim_end()
@@ -184,14 +188,14 @@ class Watchdog:
         usual = self.times.median()
         median = f", a step takes {usual:.2f} s" if usual else ""
         line = (
-            f"no progress for {idle:.0f} s (step {self._step + 1}, {self._doing}; the limit is {limit:.0f} s{median}); stacks of "
+            f"no progress for {idle:.0f} s (step {self._step}, {self._doing}; the limit is {limit:.0f} s{median}); stacks of "
             f"all threads: {self._dump_stacks()}"
         )
         if self.peers is not None:
             self._end_several(self.peers, line)
         end_process(f"{line}; run the same command again to continue from the last checkpoint", EXIT_TEMPORARY)
 
-    def _end_several(self, peers: Peers, line: str) -> None:
+    def _end_several(self, peers: "Peers", line: str) -> None:
         said = [""]
 
         def tell() -> None:
@@ -214,17 +218,15 @@ class Watchdog:
         within(_DUMP_SECONDS, dump)
         return path
 
-    def _end_after(self, error: BaseException, peers: Peers) -> NoReturn:
+    def _end_after(self, error: BaseException, peers: "Peers") -> NoReturn:
         """Ends this process after an error of its own, or of a collective whose other side is gone."""
         code, text = exit_code(error), " ".join(str(error).split())
-        if lost_a_peer(error):
+        if peers.is_lost_in(error):
             # The thread that watches soon knows which process it was, and ends this one with a line about it.
             self._peer_seconds = min(self._peer_seconds, _SUSPECT_SECONDS)
             time.sleep(self._peer_seconds + _TELL_SECONDS)
-            code, text = (
-                EXIT_TEMPORARY,
-                f"lost its connection to another process at step {self._step + 1} ({text[:300]})",
-            )
+            code = EXIT_TEMPORARY
+            text = f"lost its connection to another process at step {self._step} ({text[:300]})"
         elif not isinstance(error, UserError):
             within(SPEAK_SECONDS, lambda: traceback.print_exception(error))
             text = f"{type(error).__name__}: {text}"
