@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from tonsai_jax.errors import UserError
+from tonsai_jax.errors import DISK_FAULTS, UserError
 from tonsai_jax.sole_writer import sole_writer
 
 _LFS_POINTER = b"version https://git-lfs"
@@ -32,10 +32,8 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if is_disk_full(error):
-            raise UserError(
-                f"{path}: the disk is full; free some space or choose another folder, then run again"
-            ) from error
+        if is_disk_full(error) or error.errno == errno.EIO:
+            raise UserError(f"{path}: {DISK_FAULTS[error.errno or 0]}") from error
         if isinstance(error, PermissionError):
             raise UserError(f"{path}: no permission to write here; choose another folder") from error
         if isinstance(error, IsADirectoryError):
