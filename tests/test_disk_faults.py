@@ -3,6 +3,7 @@
 import errno
 import json
 import resource
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tonsai_jax.errors import DISK_FAULTS, run_command
+from tonsai_jax.errors import DISK_FAULTS, UserError, run_command
 from tonsai_jax.files import disk_errors
 
 
@@ -37,8 +38,16 @@ def test_another_error_of_the_system_is_a_bug_and_keeps_its_trace() -> None:
 
 
 def test_a_disk_that_fails_is_named_with_the_path(tmp_path: Path) -> None:
-    with pytest.raises(Exception, match=rf"^{tmp_path}: the disk failed \(Input/output error\)"), disk_errors(tmp_path):
+    with pytest.raises(UserError, match=rf"^{tmp_path}: the disk failed \(Input/output error\)"), disk_errors(tmp_path):
         raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_disk_that_is_full_while_a_folder_is_copied(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").write_bytes(bytes(2000))
+    copy = tmp_path / "copy"
+    with pytest.raises(UserError, match=rf"^{copy}: the disk is full"), no_file_larger_than(1000), disk_errors(copy):
+        shutil.copytree(tmp_path / "folder", copy)
 
 
 @contextmanager
