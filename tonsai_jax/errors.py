@@ -68,7 +68,8 @@ def run_command(main: Callable[[], None]) -> None:
     except OSError as error:
         if error.errno not in DISK_FAULTS:
             raise
-        print(f"error: {error.filename or 'the output'}: {DISK_FAULTS[error.errno]}", file=sys.stderr)
+        path = error.filename2 or error.filename or "the output"  # of a copy, the second is written
+        print(f"error: {path}: {DISK_FAULTS[error.errno]}", file=sys.stderr)
         sys.exit(1)
 
 
