@@ -46,7 +46,7 @@ LEVELS = (
 # Some know less than their level lets them.
 ONLY = {
     "text": {"errors"},
-    "reporting": {"files"},
+    "reporting": {"errors", "files"},
     "jobs": {"errors", "files", "reporting"},
     "corpus": {"errors", "files", "jobs", "reporting", "sole_writer", "text"},
     "chat": {"corpus", "errors", "files", "text", "tokenizer"},
