@@ -47,7 +47,7 @@ LEVELS = (
 # Some know less than their level lets them.
 ONLY = {
     "text": {"errors"},
-    "reporting": {"files"},
+    "reporting": {"errors", "files"},
     "jobs": {"errors", "files", "reporting"},
     "corpus": {"checksums", "errors", "files", "jobs", "manifest_fields", "names", "reporting", "sole_writer", "text"},
     "chat": {"corpus", "errors", "files", "text", "tokenizer"},

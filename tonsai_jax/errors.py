@@ -1,6 +1,7 @@
 """A user's mistake ends a command with one line; only a bug of this program shows a stack trace."""
 
 import difflib
+import errno
 import logging
 import os
 import sys
@@ -19,6 +20,18 @@ class TemporaryError(UserError):
 
 
 EXIT_TEMPORARY = 75  # EX_TEMPFAIL of sysexits.h
+
+_FULL = "the disk is full; free some space or choose another folder, then run again"
+DISK_FAULTS = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EFBIG: _FULL,  # a limit of the file system, or of `ulimit -f`
+    errno.EROFS: "cannot be written here (Read-only file system); choose another folder",
+    errno.EACCES: "no permission here; choose another folder",
+    errno.EPERM: "no permission here; choose another folder",
+    errno.EIO: "the disk failed (Input/output error); check it, then run again",
+}
+"""What a command says about an error of the disk, by the error's number."""
 
 
 def exit_code(error: BaseException) -> int:
@@ -59,6 +72,12 @@ def run_command(main: Callable[[], None]) -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)  # the reader of a pipe (`| head`) has closed it: not an error
+    except OSError as error:
+        if error.errno not in DISK_FAULTS:
+            raise
+        path = error.filename2 or error.filename or "the output"  # of a copy, the second is written
+        print(f"error: {path}: {DISK_FAULTS[error.errno]}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _check_words(words: Iterable[str]) -> None:

@@ -5,6 +5,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from tonsai_jax.errors import UserError
+from tonsai_jax.errors import DISK_FAULTS, UserError
 from tonsai_jax.sole_writer import sole_writer
 
 _LFS_POINTER = b"version https://git-lfs"
@@ -31,11 +32,10 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turns an error of the disk (it is full, or this place of it cannot be written) into a `UserError` that names `path`."""
     try:
         yield
-    except OSError as error:
-        if is_disk_full(error):
-            raise UserError(
-                f"{path}: the disk is full; free some space or choose another folder, then run again"
-            ) from error
+    except OSError as raised:
+        error = _first_of_copy(raised)
+        if is_disk_full(error) or error.errno == errno.EIO:
+            raise UserError(f"{path}: {DISK_FAULTS[error.errno or 0]}") from error
         if isinstance(error, PermissionError):
             raise UserError(f"{path}: no permission to write here; choose another folder") from error
         if isinstance(error, IsADirectoryError):
@@ -47,6 +47,12 @@ def disk_errors(path: Path) -> Iterator[None]:
                 f"{path}: no folder can be made here, a file is in the way; choose another folder"
             ) from error
         raise
+
+
+def _first_of_copy(error: OSError) -> OSError:
+    """The first error in one of `shutil.copytree`, which has those of all files, as text; any other error itself."""
+    number = re.search(r"\[Errno (\d+)\]", str(error)) if isinstance(error, shutil.Error) else None
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else error
 
 
 def file_to_write(path: str) -> Path:

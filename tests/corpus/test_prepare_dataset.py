@@ -289,7 +289,7 @@ runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "writing\n"
-    assert len(list(tmp_path.iterdir())) == 3, "the input, what is finished, and what is being written"
+    assert len(list(tmp_path.iterdir())) == 4, "the input, what is finished, what is being written, and its lock"
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) == 143
     assert [path.name for path in tmp_path.iterdir()] == ["three.txt"]

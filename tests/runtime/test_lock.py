@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import re
+import resource
 import socket
 import subprocess
 import sys
@@ -224,3 +225,14 @@ def wait_until(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_where_the_disk_is_full_no_file_is_left(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with pytest.raises(UserError, match="the disk is full"), workdir_lock(tmp_path / "run", print):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (tmp_path / "run").exists()

@@ -1,6 +1,8 @@
 """The whole train path through the real command: stopped, killed, resumed, on other devices, over stages."""
 
+import contextlib
 import gzip
+import io
 import itertools
 import json
 import random
@@ -19,7 +21,7 @@ import pytest
 
 from tests.support.console import without_progress
 from tests.support.made_once import MadeOnce
-from tests.support.tiny_run import TinyRun, environment, wait_for_step
+from tests.support.tiny_run import TinyRun, environment, train_in_this_process, wait_for_step
 from tonsai_jax.checkpoints.store import Checkpoints
 from tonsai_jax.errors import UserError
 from tonsai_jax.hooks import Hooks
@@ -82,13 +84,16 @@ def test_a_second_ctrl_c_ends_it_also_while_it_compiles(run: TinyRun) -> None:
 
 
 @pytest.mark.full
-def test_a_run_whose_output_nobody_reads_any_more_saves_and_ends_well(run: TinyRun) -> None:
-    """Ctrl-C also ends the `tee` that its output goes to."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
+def test_a_run_whose_output_nobody_reads_any_more_saves_and_ends_well(run: TinyRun, number: signal.Signals) -> None:
+    """Ctrl-C also ends the `tee` that its output goes to, and SIGHUP comes with the end of the terminal."""
     with run.start() as process:
         wait_for_step(process, 3)
         assert process.stdout is not None
         process.stdout.close()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
+        if number != signal.SIGINT:
+            process.send_signal(number)
         assert process.wait(timeout=120) == 0
     assert max(run.saved_steps()) < 24
     assert "done, " in run.train(steps_today=1)
@@ -141,6 +146,15 @@ def test_two_processes_are_one_run(run: TinyRun, never_stopped: TinyRun) -> None
     run.train()
     for step, loss in never_stopped.losses().items():
         assert run.losses()[step] == pytest.approx(loss, abs=1e-4), step
+
+
+def test_a_run_whose_hours_are_over_saves_and_the_next_process_goes_on(run: TinyRun) -> None:
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        train_in_this_process([*run.command(), "--max_hours=1e-6"])
+    [step] = run.saved_steps()
+    assert f"saved at step {step} of 24: --max_hours=1e-06 asked to stop; run the same command" in printed.getvalue()
+    assert step < 3
+    assert f"steps: {step} of 24 done" in run.train(steps_today=1)
 
 
 @pytest.mark.full

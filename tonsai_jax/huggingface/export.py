@@ -241,7 +241,9 @@ def _write_weights(
         try:
             save_file(arrays, folder / file, metadata={"format": "pt"})
         except SafetensorError as error:  # also a full disk
-            raise UserError(f"{file}: cannot be written ({error}); free some space or choose another folder") from None
+            raise UserError(
+                f"{folder / file}: cannot be written ({error}); free some space or choose another folder"
+            ) from None
         shutil.copymode(folder / "config.json", folder / file)  # save_file makes files that only the owner can read
         weight_map |= dict.fromkeys(arrays, file)
         total_bytes += sum(array.nbytes for array in arrays.values())

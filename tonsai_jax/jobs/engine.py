@@ -97,6 +97,10 @@ class Engine:
                     "again to continue; if memory is short, `tonsai prepare --workers 1` needs less. "
                     "(A script of your own needs `if __name__ == '__main__':` above its calls.)"
                 ) from error
+            except UserError as error:
+                raise (
+                    _first_error(folder, keys) or error
+                ) from None  # on a full disk the result of the task is missing too
             except Exception as error:
                 logger.debug("the stack trace of the task:", exc_info=error)
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -27,7 +27,7 @@ from tonsai_jax.config import default_config, optimizer_settings, to_json
 from tonsai_jax.data.marks import ANSWER, BEGIN
 from tonsai_jax.data.tokenize import copy_tokenizer
 from tonsai_jax.errors import UserError
-from tonsai_jax.files import write_json
+from tonsai_jax.files import disk_errors, write_json
 from tonsai_jax.huggingface.pretrained import open_pretrained
 from tonsai_jax.inference.decoding import Decoder
 from tonsai_jax.model.attention import choose_attention_backend
@@ -168,7 +168,8 @@ def grpo(
     say(f"{len(prompts):,} prompts; a round is {settings.prompts_per_round} x {settings.group_size} answers")
     write_json(workdir / "config.json", to_json(config))
     shutil.rmtree(workdir / "tokenizer", ignore_errors=True)  # a killed run can leave a part of it
-    copy_tokenizer(tokenizer, workdir / "tokenizer", tokenizer.normalization)
+    with disk_errors(workdir / "tokenizer"):
+        copy_tokenizer(tokenizer, workdir / "tokenizer", tokenizer.normalization)
     attention_backend, _ = choose_attention_backend(model_config, jax.default_backend(), [seq_len])
     graph, loss = model_graph(model_config, attention_backend), LossSettings(config.loss.chunk_tokens, 0.0)
     score_step = make_score_step(graph, mesh, loss=loss, end_of_text_id=tokenizer.end_of_text_id)

@@ -38,7 +38,15 @@ def workdir_lock(workdir: Path, say: Callable[[str], None]) -> Iterator[None]:
     path, is_new = workdir / LOCK_FILE, not workdir.exists()
     own = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
     with disk_errors(workdir):
-        file = _take(path, own, say)
+        try:
+            file = _take(path, own, say)
+        except OSError:
+            with contextlib.suppress(OSError):
+                if path.stat().st_size == 0:  # just made, on a full disk
+                    path.unlink()
+                if is_new:
+                    workdir.rmdir()
+            raise
     ended = threading.Event()
     beats = threading.Thread(target=_beat, args=(file, path, own, ended, say), name="lock", daemon=True)
     beats.start()
