@@ -12,7 +12,7 @@
 # Exit code   what it means                                            what happens
 #   0         complete, or saved because something asked to stop       ends
 #   75        a host died, or hung, or the storage failed              again
-#   128 + N   killed by signal N: out of memory, a crash, a lost node  again, but for 130 (Ctrl-C)
+#   128 + N   killed by signal N: out of memory, a crash, a lost node  again; not for HUP, INT, USR1, TERM: someone asked to stop
 #   others    a mistake in the config, damaged data, a bug             ends: a person must look
 #
 # TERM, INT, HUP and USR1 are passed on to the command, which saves; after them it is not started again.
@@ -68,7 +68,10 @@ while true; do
     echo "restart.sh: saved, and not complete (no $complete): ending with 75" >&2
     exit 75
   fi
-  if [[ $asked ]] || ((code != 75 && (code <= 128 || code == 130))); then exit "$code"; fi
+  case $code in
+    0 | 129 | 130 | 138 | 143) asked=yes ;;
+  esac
+  if [[ $asked ]] || ((code != 75 && code <= 128)); then exit "$code"; fi
   if ((SECONDS - began >= healthy)); then failed=0 seconds=$pause; fi
   failed=$((failed + 1))
   if ((failed >= tries)); then

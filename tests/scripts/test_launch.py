@@ -50,6 +50,7 @@ def restart(cwd: Path, *codes: int, options: tuple[str, ...] = ("-s", "0")) -> t
         ((PERSON, 0), (PERSON, 1)),
         ((TEMPORARY, PERSON, 0), (PERSON, 2)),
         ((130, 0), (130, 1)),  # Ctrl-C
+        ((143, 0), (143, 1)),  # SIGTERM before there was anything to save
         ((127, 0), (127, 1)),  # no such command
     ],
 )
@@ -145,6 +146,7 @@ def cluster(tmp_path: Path) -> Path:
     [
         ("mkdir -p runs/a; touch runs/a/complete.json", 0, False),
         ("true", 0, True),  # saved at the time limit
+        ("exit 143", 143, True),  # the same, before training began
         ("exit 1", PERSON, False),
     ],
 )

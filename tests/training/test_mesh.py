@@ -1,5 +1,7 @@
 """Which device holds what: the rules of sharding, and meshes and batches that cannot be are refused by name."""
 
+from unittest import mock
+
 import jax
 import numpy as np
 import pytest
@@ -86,6 +88,12 @@ def check_meshes_of_eight_devices() -> None:
         UserError, match=r"mesh\.data=2 x mesh\.fsdp=2 is 4, but the number of devices is 8; set mesh\.data=-1"
     ):
         make_mesh(2, 2)
+
+    # As on GPUs of several hosts, which `jax.make_mesh` refuses: "expert", then "fsdp" are neighbors in the order of the hosts.
+    with mock.patch.object(jax, "make_mesh", side_effect=ValueError("multi-slice topologies")):
+        mesh = make_mesh(-1, 2, 2, num_experts=2)
+    assert mesh.axis_names == ("data", "fsdp", "expert")
+    assert list(mesh.devices.flat) == jax.devices()
 
     rows: dict[str, np.ndarray] = {
         "tokens": np.arange(16 * 5, dtype=np.uint16).reshape(16, 5),

@@ -34,7 +34,8 @@ def on_first_process(work: Callable[[], None]) -> None:
         work()
         return
     # JAX has no public way to the store of its coordination service; Orbax goes this way too.
-    client, name = distributed.global_state.client, f"tonsai_jax/on_first_process/{next(_calls)}"
+    client: Any = distributed.global_state.client
+    name = f"tonsai_jax/on_first_process/{next(_calls)}"
     if jax.process_index() != 0:
         _wait(client, name)
         return
