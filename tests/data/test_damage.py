@@ -116,6 +116,15 @@ def test_up_to_the_limit_nothing_is_learned_from_damaged_rows_and_the_other_wind
     assert skipped >= 2
 
 
+def test_a_row_of_which_two_windows_are_read_counts_once(manifest: RowsManifest) -> None:
+    order = order_of(manifest)
+    rows = [order.window(order.segments[0], number).row for number in range(STEPS * BATCH)]
+    damage(manifest, next(row for row in rows if rows.count(row) == 2))
+    damaged, batches, lines = watch(manifest, limit=1)
+    assert sum(np.count_nonzero(batch["valid"] == SKIPPED) for batch in train(damaged, batches)) == 2
+    assert (damaged.count, len(lines)) == (1, 1)
+
+
 def test_one_row_above_the_limit_ends_the_run(manifest: RowsManifest) -> None:
     rows = [row_read_first_at(manifest, step) for step in (5, 12, 20)]
     damage(manifest, *rows)

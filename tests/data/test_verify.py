@@ -128,6 +128,18 @@ def test_damaged_rows_are_left_to_the_reader_where_they_may_be_skipped(tmp_path:
     assert fault.startswith(f"{path}: damaged token rows (row 10: ")
 
 
+def test_validation_rows_are_read_as_a_whole_and_never_skipped(rows: Path, tmp_path: Path) -> None:
+    shutil.copytree(rows, tmp_path / "rows")
+    [path] = (tmp_path / "rows" / "km").glob("validation-*")
+    row = open_rows(read_manifest(tmp_path / "rows"), "km", "validation").read(0)
+    content = bytearray(path.read_bytes())
+    content[content.index(row)] ^= 1
+    path.write_bytes(content)
+    for max_damaged_rows in (0, 9):
+        with pytest.raises(UserError, match=f"{path}: damaged token rows"):
+            check_shards(read_manifest(tmp_path / "rows"), max_damaged_rows)
+
+
 def test_no_flipped_bit_of_the_manifest_is_silent(tmp_path: Path) -> None:
     write_rows(tmp_path, {"km": np.arange(3000), "en": np.arange(900)})
     path = tmp_path / "manifest.json"

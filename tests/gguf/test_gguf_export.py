@@ -310,6 +310,7 @@ def changed(tokenizer: Tokenizer, folder: Path, change: Callable[[Any], None]) -
     content = read_json(folder / "tokenizer.json")
     change(content)
     write_json(folder / "tokenizer.json", content)
+    (folder / "tokenizer_checksums.json").unlink()
     return Tokenizer.from_folder(folder)
 
 
