@@ -184,5 +184,6 @@ def reason(error: Exception) -> str:
 def unreachable(place: Place, error: Exception, consequence: str) -> UserError:
     """The error for a place that cannot be read: `TemporaryError` where another try may help."""
     message = f"{place}: cannot be read ({reason(error)}); {consequence}"
-    may_pass = isinstance(error, OSError | TimeoutError) and not isinstance(error, _FOR_A_PERSON)
+    of_network = any(word in type(error).__name__ for word in ("Connect", "Timeout"))  # botocore's are no OSError
+    may_pass = of_network or (isinstance(error, OSError) and not isinstance(error, _FOR_A_PERSON))
     return TemporaryError(message) if may_pass else UserError(message)
