@@ -224,6 +224,17 @@ def test_a_place_that_fails_is_said_once_and_tried_again(workdir: Path, failing:
     assert len(said) == 2
 
 
+def test_a_new_run_is_refused_where_its_copy_cannot_be_written(failing: dict[str, int], tmp_path: Path) -> None:
+    """Nothing is lost yet, and the name of the place may be wrong."""
+    where = f"memory://bucket-{next(NUMBERS)}/run"
+    with pytest.raises(TemporaryError, match=r"cannot be written \(TimeoutError: no answer\); no step was trained yet"):
+        bring(where, tmp_path / "new", training=True)
+    failing["puts"] = 1
+    assert bring(where, tmp_path / "new", training=True) == []
+    assert not Place(where, "").has_other_files()
+    assert Place(where, "").whole_steps() == []
+
+
 def test_what_is_not_copied_at_the_end_is_said(workdir: Path, failing: dict[str, int]) -> None:
     where = f"memory://bucket-{next(NUMBERS)}/run"
     save(workdir, 8, 16)
