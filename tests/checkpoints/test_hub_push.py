@@ -81,6 +81,7 @@ def test_an_export_of_every_second_save_is_pushed(
     with HubPushes(config, tmp_path, said.append):
         for step in (4, 8, 12, 16, 20):
             save(tmp_path, step)
+            time.sleep(0.2)  # several looks
             wait_until(lambda step=step: len(said) == step // 8)  # type: ignore[misc]
     assert pushed_steps(tmp_path) == [8, 16]
     assert said[0] == "checkpoint.hub_repo: step 8 uploaded to https://hub/sokha/tiny"

@@ -224,6 +224,17 @@ def test_a_place_that_fails_is_said_once_and_tried_again(workdir: Path, failing:
     assert len(said) == 2
 
 
+def test_a_new_run_is_refused_where_its_copy_cannot_be_written(failing: dict[str, int], tmp_path: Path) -> None:
+    """Nothing is lost yet, and the name of the place may be wrong."""
+    where = f"memory://bucket-{next(NUMBERS)}/run"
+    with pytest.raises(TemporaryError, match=r"cannot be written \(TimeoutError: no answer\); no step was trained yet"):
+        bring(where, tmp_path / "new", training=True)
+    failing["puts"] = 1
+    assert bring(where, tmp_path / "new", training=True) == []
+    assert not Place(where, "").has_other_files()
+    assert Place(where, "").whole_steps() == []
+
+
 def test_what_is_not_copied_at_the_end_is_said(workdir: Path, failing: dict[str, int]) -> None:
     where = f"memory://bucket-{next(NUMBERS)}/run"
     save(workdir, 8, 16)
@@ -363,7 +374,6 @@ def test_a_place_that_cannot_be_reached(workdir: Path, tmp_path: Path, monkeypat
     def no_answer(*_: Any) -> None:
         raise TimeoutError("no answer")
 
-    assert unreachable(Place("x", ""), NotADirectoryError("drive"), "").__class__ is UserError
     monkeypatch.setattr(Place, "read_json", no_answer)
     save(workdir, 8)
     (line,) = bring("memory://far/run", workdir, training=True)
@@ -372,6 +382,22 @@ def test_a_place_that_cannot_be_reached(workdir: Path, tmp_path: Path, monkeypat
     )
     with pytest.raises(TemporaryError, match="not known whether a run is to be continued"):
         bring("memory://far/run", tmp_path / "new", training=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ConnectionResetError("reset"), TemporaryError),
+        (type("EndpointConnectionError", (Exception,), {})("botocore's are no OSError"), TemporaryError),
+        (OSError(5, "Input/output error"), TemporaryError),
+        (PermissionError("Forbidden"), UserError),
+        (NotADirectoryError("drive"), UserError),
+        (type("NoCredentialsError", (Exception,), {})("Unable to locate credentials"), UserError),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else value.__name__,
+)
+def test_a_launcher_tries_again_only_what_may_pass(error: Exception, kind: type[UserError]) -> None:
+    assert type(unreachable(Place("/drive", "checkpoint.mirror"), error, "what now")) is kind
 
 
 def test_a_missing_package_is_named() -> None:

@@ -84,6 +84,11 @@ class Place:
         else:
             self._files.pipe_file(self._path(name), content)
 
+    def check_writable(self) -> None:
+        """Writes a file and removes it; raises what the storage raises."""
+        self.put_bytes(b"", f"{LISTS_FOLDER}/writable")
+        self._remove(f"{LISTS_FOLDER}/writable")
+
     def put(self, source: Path, name: str) -> None:
         """Copies a file there, whole or not at all; of a file of JSON lines, which may be growing, only whole lines."""
         if source.suffix == ".jsonl":
@@ -181,8 +186,9 @@ def reason(error: Exception) -> str:
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
-def unreachable(place: Place, error: Exception, consequence: str) -> UserError:
-    """The error for a place that cannot be read: `TemporaryError` where another try may help."""
-    message = f"{place}: cannot be read ({reason(error)}); {consequence}"
-    may_pass = isinstance(error, OSError | TimeoutError) and not isinstance(error, _FOR_A_PERSON)
+def unreachable(place: Place, error: Exception, consequence: str, use: str = "read") -> UserError:
+    """The error for a place that cannot be read or written: `TemporaryError` where another try may help."""
+    message = f"{place}: cannot be {use} ({reason(error)}); {consequence}"
+    of_network = any(word in type(error).__name__ for word in ("Connect", "Timeout"))  # botocore's are no OSError
+    may_pass = of_network or (isinstance(error, OSError) and not isinstance(error, _FOR_A_PERSON))
     return TemporaryError(message) if may_pass else UserError(message)

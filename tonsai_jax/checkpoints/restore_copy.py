@@ -69,7 +69,8 @@ def bring_down(
 
     Args:
       training: the run goes on in `workdir`. Then a place that cannot be reached is no reason to stop, if the workdir has
-        checkpoints; and a checkpoint that was copied before and is gone from the workdir was removed there on purpose.
+        checkpoints. A checkpoint that was copied before and is gone from the workdir was removed there on purpose. And a new
+        run is refused where its copy could not be written.
 
     Raises:
       UserError: the place holds another run than the workdir, or something else than a run; no checkpoint there is whole.
@@ -91,6 +92,12 @@ def bring_down(
     if is_foreign:
         raise UserError(f"{place}: holds something else than a copy of a run; give an empty or a new place")
     if not run:
+        if training and not here:
+            try:
+                _patiently(place.check_writable)
+            except Exception as error:
+                hint = "no step was trained yet; correct the place or the rights there, or leave it out"
+                raise unreachable(place, error, hint, "written") from None
         return
     if (here or record.run) and record.run != run["run"]:
         raise UserError(
