@@ -66,7 +66,7 @@ def run_doubles(folder: Path, data: Path, count: int, seed: int, only: Sequence[
         problems = _one_is_refused(sessions, findings)
         if not problems and (ours := double.result(place)) != wanted[double.name]:
             problems = [("differs", first_difference(ours, wanted[double.name]))]
-        problems += [("litter", str(path)) for path in place.rglob(".*partial*")]
+        problems += [("litter", str(path)) for path in place.glob(".output.*")]
         for kind, line in problems:
             findings.failed(kind, f"{place.name}, {'together' if together else 'one after the other'}: {line}")
         if not problems:
@@ -120,7 +120,7 @@ def _doubles(folder: Path, data: Path) -> list[Double]:
         ]
 
     def is_writing(place: Path) -> bool:
-        return any(".partial" in path.name for path in place.iterdir())
+        return any(path.name.startswith(".output.") for path in place.iterdir())
 
     def trainer(place: Path) -> TinyRun:
         return TinyRun(place, data / "rows")
