@@ -22,7 +22,13 @@ from .sessions import Session, start_warm
 from .tiny_run import TinyRun
 
 # Short limits, so that a campaign takes minutes; the defaults are for real runs.
-LIMITS = {"hosts.connect_seconds": 15, "hosts.hang_seconds": 8, "hosts.peer_seconds": 8, "hosts.pause_seconds": 30}
+LIMITS = {
+    "hosts.connect_seconds": 15,
+    "hosts.shared_seconds": 5,
+    "hosts.hang_seconds": 8,
+    "hosts.peer_seconds": 8,
+    "hosts.pause_seconds": 30,
+}
 WITHIN_SECONDS = (
     30.0  # from the fault to the end of both processes: the longest of the limits that count, and a slow machine
 )

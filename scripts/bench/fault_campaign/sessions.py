@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -30,14 +30,11 @@ class Session:
     Attributes:
       log: the file with all that it prints.
       is_fresh: whether it began with a new Python, not as a fork.
-      ended: when its end was seen, on the clock of `started`; 0 while it runs.
     """
 
     pid: int
     log: Path
     is_fresh: bool
-    started: float = field(default_factory=time.monotonic)
-    ended: float = 0.0
     _code: int | None = None
 
     def poll(self) -> int | None:
@@ -46,7 +43,6 @@ class Session:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
                 self._code = os.waitstatus_to_exitcode(status)
-                self.ended = time.monotonic()
         return self._code
 
     def wait(self, seconds: float) -> int | None:

@@ -244,19 +244,19 @@ def _use_cache(cache: Cache) -> None:
 
 
 def _note_batches(file: Path, between: Callable[[int], None] | None) -> None:
-    """Makes the trainer's loader append "step hash" for each batch that it hands out."""
-    import tonsai_jax.train
+    """Makes loaders append "step hash" to `file` for each batch that they hand out."""
+    from tonsai_jax.data.loader import Loader
 
-    class NotingLoader(tonsai_jax.train.Loader):
-        def batches(self, start_step: int) -> Any:
-            batches = super().batches(start_step)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with file.open("a", buffering=1) as notes:
-                for step, batch in enumerate(batches, start_step):
-                    if between is not None:
-                        between(step)
-                    content = b"".join(batch[key].tobytes() for key in sorted(batch))
-                    notes.write(f"{step} {hashlib.sha256(content).hexdigest()}\n")
-                    yield batch
+    whole = Loader.batches
 
-    tonsai_jax.train.Loader = NotingLoader  # type: ignore[misc]
+    def batches(self: Loader, start_step: int) -> Iterator[Any]:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a", buffering=1) as notes:
+            for step, batch in enumerate(whole(self, start_step), start_step):
+                if between is not None:
+                    between(step)
+                content = b"".join(batch[key].tobytes() for key in sorted(batch))
+                notes.write(f"{step} {hashlib.sha256(content).hexdigest()}\n")
+                yield batch
+
+    Loader.batches = batches  # type: ignore[assignment,method-assign]
