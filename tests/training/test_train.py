@@ -360,8 +360,8 @@ def test_a_temporary_checkpoint_is_saved_when_its_minutes_have_passed(
         save(self, state, metadata, is_temporary=is_temporary)
 
     # An hour has passed since the last save, by a clock that jumps when step 3 begins.
-    monkeypatch.setattr(Checkpoints, "is_due", lambda self: not saved and next(asked) >= 3)
     asked = itertools.count(1)
+    monkeypatch.setattr(Checkpoints, "is_due", lambda self: not saved and next(asked) >= 3)
     monkeypatch.setattr(Checkpoints, "save", watched_save)
     run.train("steps=8", "checkpoint.every_minutes=60")
     assert saved == [(4, True), (8, False)]  # seen one step later, saved once

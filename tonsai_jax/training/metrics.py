@@ -79,7 +79,8 @@ class MetricsWriter:
             return
         with disk_errors(self._path):
             self._jsonl.close()
-            self.last_progress = _drop_rows_after(self._path, step)
+            self.last_progress, self.at_start = _drop_rows_after(self._path, step)
+            self._start_step = step
             self._jsonl = self._path.open("a", encoding="utf-8")
             from_here = SessionLog(status=SessionLog.START)
             self._tensorboard.write_event(Event(step=step + 1, session_log=from_here))
