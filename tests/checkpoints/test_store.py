@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -274,9 +275,7 @@ def test_a_damaged_checkpoint_is_told_by_its_folder_with_the_way_out(tmp_path: P
 
 
 @pytest.mark.parametrize("content", ["null", "[]", '{"a": 1}', '{"1": null}'])
-def test_a_damaged_file_of_scores_is_one_line(
-    content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_file_of_scores_is_one_line(content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / SCORES_FILE).write_text(content)
     assert not Checkpoints(tmp_path, read_only=True).has_scores
     assert re.search(r"scores\.json: damaged, so no checkpoint counts as the best", caplog.text)
