@@ -70,6 +70,8 @@ def train(
     if not run.is_longer and describe_complete_run(
         workdir, start_step, say, has_changes=any(map(changes_training, run.changes))
     ):
+        if not (workdir / "report.html").is_file():  # killed before it was written
+            report_run(workdir, say)
         return
     if run.reference and start_step:
         run.reference.read()
