@@ -99,7 +99,7 @@ def _kill_until_complete(
         text = session.text()
         if session.is_fresh:
             fresh_steps |= {int(step) - 1 for step in re.findall(r"^step +(\d+)/", text, re.MULTILINE)}
-        if code not in wanted:
+        if code not in wanted and not (text == "" and -code in REQUESTS):  # Python itself was still starting
             findings.failed("unreadable", f"{where}exit code {code}: {last_line(text)}")
             return
         if TRACE.search(text):
@@ -152,8 +152,8 @@ def _wait_for(moment: str, run: TinyRun, session: Session, pace: Pace, rng: rand
 
 
 def _nth_save(run: TinyRun, number: int) -> Callable[[], bool]:
-    """True while save `number` of this session is being written."""
-    saves, was_saving = 0, False
+    """True while save `number` of this session is being written; what a killed one left does not count."""
+    saves, was_saving = 0, True
 
     def happens() -> bool:
         nonlocal saves, was_saving
