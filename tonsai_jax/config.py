@@ -132,8 +132,12 @@ def default_config() -> ConfigDict:
     config.hosts = ConfigDict()
     config.hosts.hang_factor = 20.0  # no step for this many times the median time of a step is a hang,
     config.hosts.hang_seconds = 300.0  # but only after this many seconds; 0 never is
-    config.hosts.start_seconds = 1800.0  # for the start, and for a step that compiles; 0 is no limit
-    config.hosts.pause_seconds = 3600.0  # for a save, a batch of an evaluation, samples, the export; 0 is no limit
+    config.hosts.start_seconds = (
+        1800.0  # for the start without its downloads, and for a step that compiles; 0 is no limit
+    )
+    config.hosts.pause_seconds = (
+        3600.0  # for a save, a restore, a batch of an evaluation, samples, the export; 0 is no limit
+    )
     config.hosts.peer_seconds = 60.0  # of silence, after which another process counts as dead
     config.hosts.connect_seconds = 300.0  # for which a process waits at its start for the others
     config.hosts.shared_seconds = 30.0  # for which it looks for a file of process 0 in the workdir

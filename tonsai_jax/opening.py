@@ -22,6 +22,7 @@ from tonsai_jax.data.manifest import RowsManifest, read_manifest
 from tonsai_jax.data.order import DataOrder
 from tonsai_jax.data.verify import check_shards, check_tokenizer
 from tonsai_jax.errors import UserError
+from tonsai_jax.hosts.watchdog import DOWNLOADING, Watchdog
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.reporting.numbers import count_of, format_count
 from tonsai_jax.stages import Stage, tokens_between, total_steps
@@ -34,7 +35,6 @@ from tonsai_jax.training.spikes import SpikeSettings
 from tonsai_jax.training.state import TrainState, init_params, init_state, state_of
 
 if TYPE_CHECKING:
-    from tonsai_jax.hosts.peers import Peers
     from tonsai_jax.huggingface.pretrained import Pretrained
     from tonsai_jax.training.reference import Reference
 
@@ -159,10 +159,9 @@ class Opened:
         return state
 
 
-def open_run(config: ConfigDict, workdir: Path, peers: "Peers | None", say: Callable[[str], None]) -> Opened:
-    """Opens a run; raises `UserError` for everything that can refuse it, also where `peers` open something else."""
-    keep = KeepPolicy(config.checkpoint.keep_last, config.checkpoint.keep_every, config.checkpoint.keep_best)
-    checkpoints = Checkpoints(workdir, keep, every_minutes=config.checkpoint.every_minutes)
+def open_run(config: ConfigDict, workdir: Path, watchdog: Watchdog, say: Callable[[str], None]) -> Opened:
+    """Opens a run; raises `UserError` for everything that can refuse it, also where its peers open something else."""
+    checkpoints = Checkpoints(workdir, KeepPolicy.of(config), every_minutes=config.checkpoint.every_minutes)
     start_step = checkpoints.resume_step(say) or 0
     saved = checkpoints.resume_metadata(start_step) if start_step else None
     if saved is not None and "grpo" in saved:
@@ -170,13 +169,17 @@ def open_run(config: ConfigDict, workdir: Path, peers: "Peers | None", say: Call
             f"{workdir}: this is a run of `tonsai grpo`, and only that command resumes it; to train its model further, give "
             f"another --workdir and {shlex.quote(f'--config.init_from={workdir}')}"
         )
-    pretrained = open_init_from(config, workdir, saved, say)
+    with watchdog.doing(DOWNLOADING):  # where init_from is of the Hub
+        pretrained = open_init_from(config, workdir, saved, say)
     validate(config)
     manifest = open_training_rows(config)
-    if peers is not None:
+    roll_backs = RollBacks(workdir, start_step)
+    data = (roll_backs.data_at(start_step) or saved["data"]) if saved else None
+    if watchdog.peers is not None:
         from tonsai_jax.hosts.agreement import check_inputs  # imported here: most runs have one process
 
-        check_inputs(peers, manifest, start_step)
+        history = {"data state (roll_backs.jsonl)": data, **checkpoints.marks()}
+        check_inputs(watchdog.peers, manifest, start_step, history)
     tokenizer = Tokenizer.from_folder(manifest.directory / "tokenizer")
     check_tokenizer(manifest, tokenizer)
     stages = stages_of(config, manifest.train_sizes())
@@ -196,8 +199,6 @@ def open_run(config: ConfigDict, workdir: Path, peers: "Peers | None", say: Call
     changes = changes_since(saved, workdir, config, setup.model_config, manifest) if saved else []
     for change in changes:
         say(f"changed since step {start_step}: {change}")
-    roll_backs = RollBacks(workdir, start_step)
-    data = (roll_backs.data_at(start_step) or saved["data"]) if saved else None
     order = DataOrder(manifest, seed=config.seed, stages=stages, state=data)
     return Opened(
         config,

@@ -15,6 +15,8 @@ def roll_back(
 ) -> tuple[int, DataOrder, SpikeWatch]:
     """Goes back from a spike without recovery: deletes the later checkpoints and records the jump.
 
+    Nothing is deleted before the checkpoint to go back to is found whole. All processes of a run call it together.
+
     The steps are taken again, with the rows after those of the last bad step. So the run keeps its number of steps.
 
     Args:
@@ -23,24 +25,24 @@ def roll_back(
     Returns:
       The step of the last sane checkpoint, and the order and the watch from there on.
 
-    Raises `UserError` where no checkpoint is sane yet, or after `spikes.max_roll_backs`.
+    Raises `UserError` where no checkpoint is sane and whole, or after `spikes.max_roll_backs`.
     """
     detector = watch.detector
     assert detector.next_step is not None
     first, end = detector.episode[0][0], detector.next_step
     bad = f"step {end}: no recovery from the spike of step {first + 1}"
     run.checkpoints.wait()
-    step = run.checkpoints.sane_step()
-    if step is None:
-        raise UserError(
-            f"{bad}, and no checkpoint was followed by sane steps yet, to go back to; lower optimizer.learning_rate, check the "
-            f"rows in {run.workdir / 'spikes.jsonl'}, or save more often with checkpoint.every, and give another --workdir"
-        )
     done, most = len(run.roll_backs), watch.settings.max_roll_backs
     if done >= most:
         raise UserError(
             f"{bad}, and the run already went back {count_of(done, 'time')} (spikes.max_roll_backs={most}); lower "
             f"optimizer.learning_rate, check the rows in {run.workdir / 'roll_backs.jsonl'}, or raise spikes.max_roll_backs"
+        )
+    step = run.checkpoints.whole_sane_step(say)
+    if step is None:
+        raise UserError(
+            f"{bad}, and no whole checkpoint was followed by sane steps yet, to go back to; lower optimizer.learning_rate, check "
+            f"the rows in {run.workdir / 'spikes.jsonl'}, or save more often with checkpoint.every, and give another --workdir"
         )
     saved = run.checkpoints.resume_metadata(step)
     data = run.roll_backs.data_at(step) or saved["data"]

@@ -9,7 +9,8 @@ SIGTERM, SIGHUP, SIGUSR1, Ctrl-C and the end of --max_hours save first, then end
 """
 
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from tonsai_jax.errors import run_command
 from tonsai_jax.finish import complete_run, describe_complete_run, forget_completion, report_of_failure, report_run
 from tonsai_jax.hooks import Hooks
 from tonsai_jax.hosts.processes import hosts_of_devices, start_processes
-from tonsai_jax.hosts.watchdog import Watchdog
+from tonsai_jax.hosts.watchdog import DOWNLOADING, Watchdog
 from tonsai_jax.interrupts import end_at_signals
 from tonsai_jax.opening import describe, open_run
 from tonsai_jax.planning.advice import explain_out_of_memory, warnings_before
@@ -61,11 +62,7 @@ def train(
     Raises `UserError` for anything that the user can correct; what was saved before stays whole.
     """
     # Everything that can refuse the run comes first: until then nothing is written to the workdir.
-    if watchdog.peers is not None:
-        from tonsai_jax.hosts.agreement import check_program  # imported here: most runs have one process
-
-        check_program(watchdog.peers, config, {"steps_today": steps_today}, workdir)
-    run = open_run(config, workdir, watchdog.peers, say)
+    run = open_run(config, workdir, watchdog, say)
     start_step, last_step, checkpoints, order = run.start_step, run.last_step, run.checkpoints, run.order
     if not run.is_longer and describe_complete_run(
         workdir, start_step, say, has_changes=any(map(changes_training, run.changes))
@@ -106,7 +103,8 @@ def train(
     set_optimization_level(config.runtime.optimization_level, jax.default_backend(), run.setup.mesh.size)
     if no_cache := use_compile_cache(config.runtime.compile_cache, jax.default_backend()):
         say(no_cache)
-    state, base = run.state(say), run.base()
+    with watchdog.doing("restoring"):
+        state, base = run.state(say), run.base()
     train_step, eval_step = make_steps(
         config,
         run.setup,
@@ -153,7 +151,8 @@ def train(
     if run.reference and not start_step:
         first, mesh = run.stages[0], run.setup.mesh
         share = micro_batch(config).accumulation_steps(mesh.size, first.global_batch_size, first.seq_len)
-        run.reference.make(eval_step, state.model_params, mesh, first.global_batch_size // share)
+        with watchdog.doing("evaluating"):
+            run.reference.make(eval_step, state.model_params, mesh, first.global_batch_size // share)
     hooks = Hooks(
         config,
         workdir,
@@ -171,10 +170,13 @@ def train(
     if view is not None:
         view.start(start_step, end_step, logger.flops_at(end_step))
     if run.pretrained is not None and not start_step and config.eval.every:
-        hooks.evaluate(0, state.model_params)  # the end of the run compares with it
-        hooks.write_texts(0, state.model_params, samples=False, suite=True)
+        with watchdog.doing("evaluating"):
+            hooks.evaluate(0, state.model_params)  # the end of the run compares with it
+        with watchdog.doing("sampling"):
+            hooks.write_texts(0, state.model_params, samples=False, suite=True)
     if start_step:
-        hooks.make_up(start_step, state.model_params, checkpoints.record_score)
+        with watchdog.doing("evaluating"):
+            hooks.make_up(start_step, state.model_params, checkpoints.record_score)
 
     step, saved_at, stopping = start_step, start_step, False
     batches = damaged.watch(loader.batches(step), step, end_step)
@@ -183,8 +185,8 @@ def train(
             from tonsai_jax.roll_back import roll_back  # imported here: most runs never go back
 
             del state, batches  # the memory is needed for those of the checkpoint
-            step, order, watch = roll_back(run, order, watch, say)
             with watchdog.doing("restoring"):
+                step, order, watch = roll_back(run, order, watch, say)
                 state, damaged = run.restore(step), run.damaged_rows()
             batches = damaged.watch(run.loader(order, damaged).batches(step), step, end_step)
             writer.go_back(step)
@@ -279,12 +281,22 @@ def _view(config: ConfigDict) -> "AbstractContextManager[TerminalView | None]":
     return open_view(config.terminal_view) or nullcontext()
 
 
-def _copies_elsewhere(config: ConfigDict, workdir: Path) -> AbstractContextManager[None]:
-    if not (config.checkpoint.mirror or config.checkpoint.hub_repo):
-        return nullcontext()
-    from tonsai_jax.checkpoints.elsewhere import copies_elsewhere  # imported here: most runs go nowhere else
+@contextmanager
+def _copies_elsewhere(config: ConfigDict, workdir: Path, watchdog: Watchdog) -> Iterator[None]:
+    with ExitStack() as stack:
+        if config.checkpoint.mirror or config.checkpoint.hub_repo:
+            from tonsai_jax.checkpoints.elsewhere import copies_elsewhere  # imported here: most runs go nowhere else
 
-    return copies_elsewhere(config, workdir, say)
+            with watchdog.doing(DOWNLOADING):  # it may bring the run down
+                stack.enter_context(copies_elsewhere(config, workdir, say))
+        yield
+
+
+def _check_program(config: ConfigDict, workdir: Path, watchdog: Watchdog, steps_today: int | None) -> None:
+    if watchdog.peers is not None:
+        from tonsai_jax.hosts.agreement import check_program  # imported here: most runs have one process
+
+        check_program(watchdog.peers, config, {"steps_today": steps_today}, workdir)
 
 
 def main() -> None:
@@ -300,12 +312,16 @@ def main() -> None:
         Watchdog(config.hosts, workdir) as watchdog,
         StopRequest(say, limits.max_hours) as stop_request,
         lock,
-        _copies_elsewhere(config, workdir),
-        explain_out_of_memory(config),
-        report_of_failure(workdir, say),
-        _view(config) as view,
     ):
-        train(config, workdir, stop_request, watchdog, limits.steps_today, view)
+        # First of all that processes do together: ones that differ here would wait for each other in different places.
+        _check_program(config, workdir, watchdog, limits.steps_today)
+        with (
+            _copies_elsewhere(config, workdir, watchdog),
+            explain_out_of_memory(config),
+            report_of_failure(workdir, say),
+            _view(config) as view,
+        ):
+            train(config, workdir, stop_request, watchdog, limits.steps_today, view)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """Damage to a checkpoint: every flipped bit and lost file is noticed, and a run goes on from the checkpoint before it."""
 
+import errno
 import os
 import random
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
@@ -18,6 +20,8 @@ from tonsai_jax.checkpoints.folder import damaged_checkpoints, stored_checkpoint
 from tonsai_jax.checkpoints.keep import KeepPolicy
 from tonsai_jax.checkpoints.store import Checkpoints
 from tonsai_jax.errors import TemporaryError, UserError
+from tonsai_jax.files import read_json
+from tonsai_jax.hosts.processes import gather_texts, on_every_process
 
 KEEP = KeepPolicy(last=9)
 
@@ -74,7 +78,10 @@ def test_a_reader_is_told_of_damage_in_what_it_reads_and_of_the_one_before(three
     flip(arrays, 40)
     reader = Checkpoints(three, read_only=True)
     assert reader.resume_metadata(3)["step"] == 3  # it lies in another item
-    with pytest.raises(UserError, match=r"3: this checkpoint is damaged \(params/.*\); the newest .* \(--step 2\)$"):
+    with pytest.raises(
+        UserError,
+        match=r"3: this checkpoint is damaged \(params/.*\); the newest .* of step 2: move",
+    ):
         reader.restore_params(3, abstract(SMALL).params)
     assert kept(three) == [1, 2, 3]
 
@@ -102,7 +109,8 @@ def test_what_orbax_cannot_read_is_one_line_without_checksums_too(three: Path) -
     for file in files_of(three / "checkpoints" / "3" / "params"):
         file.write_bytes(file.read_bytes()[:10])
     with pytest.raises(
-        UserError, match=r"checkpoints/3: this checkpoint cannot be read \(.*\); .* \(--step 2\)$"
+        UserError,
+        match=r"checkpoints/3: this checkpoint cannot be read \(.*\); .* give --step=2 to a command that has it$",
     ) as caught:
         Checkpoints(three, read_only=True).restore_params(3, abstract(SMALL).params)
     assert "\n" not in str(caught.value)
@@ -173,6 +181,69 @@ def test_two_processes_take_the_same_checkpoint(three: Path, monkeypatch: pytest
     monkeypatch.setenv("TONSAI_TEST_WORKDIR", str(three))
     run_on_two_processes_of_four_devices(check_two_processes_agree)
     assert kept(three) == [1, 2]
+
+
+def check_a_temporary_fault_stays_one() -> None:
+    def fail(error: Exception, other: Exception | None) -> None:
+        if (mine := error if jax.process_index() == 0 else other) is not None:
+            raise mine
+
+    away = TemporaryError("the storage is away")
+    for other, wanted in ((None, TemporaryError), (away, TemporaryError), (UserError("no permission"), UserError)):
+        with pytest.raises(wanted, match=r"^process 0 \(.*\): the storage is away") as caught:
+            on_every_process(lambda other=other: fail(away, other))  # type: ignore[misc]
+        assert type(caught.value) is wanted
+    assert gather_texts(f"text {jax.process_index()}") == ["text 0", "text 1"]
+
+
+def test_two_processes_end_with_the_code_of_a_temporary_fault() -> None:
+    run_on_two_processes_of_four_devices(check_a_temporary_fault_stays_one)
+
+
+def test_a_device_without_memory_is_no_damage_and_a_storage_without_answer_is_temporary(
+    three: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = Checkpoints(three, read_only=True)
+    for error, wanted, message in (
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"), jax.errors.JaxRuntimeError, "^RESOURCE"),
+        (OSError(errno.ESTALE, "Stale file handle"), TemporaryError, "3: cannot be read now .* run the same command"),
+        (OSError(errno.EIO, "Input/output error"), UserError, "3: this checkpoint cannot be read"),
+        (FileNotFoundError(errno.ENOENT, "No such file"), UserError, "3: this checkpoint cannot be read"),
+    ):
+        monkeypatch.setattr(reader._manager, "restore", mock.Mock(side_effect=error))
+        with pytest.raises(wanted, match=message) as caught:
+            reader.restore_params(3, abstract(SMALL).params)
+        assert type(caught.value) is wanted
+
+
+# Gone back to
+
+
+def test_a_sane_checkpoint_that_is_damaged_is_moved_aside_and_the_one_before_it_is_taken(three: Path) -> None:
+    lines: list[str] = []
+    checkpoints = Checkpoints(three, KeepPolicy(last=9))
+    for step in (1, 2):
+        checkpoints.mark_sane(step)
+    assert checkpoints.whole_sane_step(lines.append) == 2
+    assert lines == []
+    flip(files_of(three / "checkpoints" / "2" / "params")[-1], 3)
+    assert checkpoints.whole_sane_step(lines.append) == 1
+    assert "checkpoints/2: this checkpoint is damaged (params/" in lines[0]
+    assert kept(three) == [1, 3]
+    checkpoints.delete_after(1)
+    assert kept(three) == [1]
+    assert read_json(three / "sane_steps.json") == [1]
+    flip(files_of(three / "checkpoints" / "1" / "params")[-1], 3)
+    assert checkpoints.whole_sane_step(lines.append) is None
+
+
+def test_the_checkpoint_of_the_start_is_verified_again_when_it_is_read_later(three: Path) -> None:
+    checkpoints = Checkpoints(three, KeepPolicy(last=9))
+    assert checkpoints.resume_step(print) == 3
+    checkpoints.restore_state(3, abstract(SMALL))
+    flip(files_of(three / "checkpoints" / "3" / "params")[-1], 3)
+    with pytest.raises(UserError, match="checkpoints/3: this checkpoint is damaged"):
+        checkpoints.restore_state(3, abstract(SMALL))
 
 
 # Killed while saving

@@ -133,10 +133,27 @@ def test_a_state_is_restored_onto_other_devices_than_it_was_saved_from() -> None
         (KeepPolicy(last=1, best=0, scores={20: 1.0}), {50}),
         (KeepPolicy(last=1, sane={10, 20}), {20, 50}),
         (KeepPolicy(last=1, sane={20, 99}), {20, 50}),
+        (KeepPolicy(last=1, judged_after=25), {30, 50}),
+        (KeepPolicy(last=1, judged_after=20, sane={10}), {10, 40, 50}),  # 30 was judged, and is not sane
+        (KeepPolicy(last=1, judged_after=99, sane={30}), {30, 40, 50}),
+        (KeepPolicy(last=1, judged_after=30, temporary={30}), {40, 50}),
     ],
 )
 def test_which_of_the_checkpoints_10_to_50_stay(policy: KeepPolicy, kept: set[int]) -> None:
     assert policy.keeps([10, 20, 30, 40, 50]) == kept
+
+
+def test_checkpoints_that_are_closer_than_a_judgement_takes_become_sane_too(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, KeepPolicy(last=1, judged_after=4))
+    sane = []
+    for step in range(1, 15):
+        if step > 4 and step - 4 in kept(tmp_path):
+            checkpoints.mark_sane(step - 4)
+        save(checkpoints, step)
+        checkpoints.wait()
+        sane.append(checkpoints.sane_step())
+    checkpoints.close()
+    assert sane == [None] * 4 + [1] * 3 + [4] * 3 + [7] * 3 + [10]
 
 
 def test_the_newest_the_multiples_and_the_best_stay_on_the_disk(tmp_path: Path) -> None:

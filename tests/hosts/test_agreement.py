@@ -28,10 +28,12 @@ def compare(workdirs: list[str], values: list[dict[str, str]]) -> None:
 
 
 def test_two_trainers_with_other_keys_are_refused_before_they_write_anything(run: TinyRun) -> None:
-    commands = [run.command(), run.command("optimizer.learning_rate=0.001", "seed=3", "eval.tokens=5", "log_every=7")]
+    mirror = run.workdir.with_name("mirror")  # whose first use is something that all processes do together
+    other_keys = ("optimizer.learning_rate=0.001", "seed=3", f"checkpoint.mirror={mirror}", "log_every=7")
+    commands = [run.command(), run.command(*other_keys)]
     there = f"on process 0 ({HERE})"
     expected = (
-        f"error: process 1 ({HERE}): config.eval.tokens is 5, 1000000 {there}, config.log_every is 7, 1 {there}, "
+        f"error: process 1 ({HERE}): config.checkpoint.mirror is {mirror}, {there}, config.log_every is 7, 1 {there}, "
         f"config.optimizer.learning_rate is 0.001, 0.005 {there}, and 1 more differ. All processes of a run need the same"
     )
     with two_processes(commands) as processes:
@@ -42,6 +44,8 @@ def test_two_trainers_with_other_keys_are_refused_before_they_write_anything(run
 
 def test_a_workdir_that_is_not_shared_is_refused(tmp_path: Path) -> None:
     workdirs = [str(tmp_path / name) for name in ("a", "b")]
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / ".shared-1f").touch()  # by a process that was killed
     with two_processes([calling(compare, workdirs, [{}, {}])] * 2) as processes:
         for process in processes:
             code, line = end_of(process)
@@ -50,7 +54,9 @@ def test_a_workdir_that_is_not_shared_is_refused(tmp_path: Path) -> None:
                 f"error: process 1 ({HERE}) does not see the workdir of process 0 in {workdirs[1]}: a run on several hosts needs "
                 "a --workdir in a folder that all of them share"
             )
-    assert not list((tmp_path / "a").iterdir()), "the file that was looked for is removed"
+    assert not list((tmp_path / "a").iterdir()), (
+        "the file that was looked for is removed, and the one of the killed process"
+    )
 
 
 @pytest.mark.full
@@ -84,13 +90,16 @@ def test_the_program_is_config_flags_code_and_versions() -> None:
 
 def test_the_inputs_are_rows_weights_tokenizer_and_checkpoint(tmp_path: Path) -> None:
     ids = np.arange(1, 50)
-    values = inputs_of(write_rows(tmp_path / "rows", {"km": ids, "en": ids}), 0)
+    history = {"sane_steps.json": [4], "scores.json": [[4, 1.5]]}
+    manifest = write_rows(tmp_path / "rows", {"km": ids, "en": ids})
+    values = inputs_of(manifest, 0, history)
     others = {
         "weight of source 'km' in the rows' manifest": inputs_of(
-            write_rows(tmp_path / "weights", {"km": ids, "en": ids}, weights={"km": 0.9, "en": 0.5}), 0
+            write_rows(tmp_path / "weights", {"km": ids, "en": ids}, weights={"km": 0.9, "en": 0.5}), 0, history
         ),
-        "training rows of source 'en'": inputs_of(write_rows(tmp_path / "ids", {"km": ids, "en": ids + 1}), 0),
-        "step of the newest checkpoint": values | {"step of the newest checkpoint": "8"},
+        "training rows of source 'en'": inputs_of(write_rows(tmp_path / "ids", {"km": ids, "en": ids + 1}), 0, history),
+        "step of the newest checkpoint": inputs_of(manifest, 8, history),
+        "sane_steps.json": inputs_of(manifest, 0, history | {"sane_steps.json": []}),
     }
     for key, other in others.items():
         assert [name for name in values if values[name] != other[name]] == [key]

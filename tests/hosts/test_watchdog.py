@@ -21,7 +21,7 @@ from tonsai_jax.hosts.awake_clock import AwakeClock
 from tonsai_jax.hosts.heartbeat import HeartbeatFile
 from tonsai_jax.hosts.peers import Peers
 from tonsai_jax.hosts.step_times import StepTimes
-from tonsai_jax.hosts.watchdog import Watchdog
+from tonsai_jax.hosts.watchdog import DOWNLOADING, Watchdog
 
 HERE = socket.gethostname()
 
@@ -127,8 +127,12 @@ def test_pauses_and_compilations_have_limits_of_their_own(tmp_path: Path) -> Non
     limits.hang_seconds, limits.start_seconds, limits.pause_seconds = 10.0, 1000.0, 100.0
     with Watchdog(limits, tmp_path) as watchdog:
         assert watchdog._limit() == 1000.0  # starting
+        with watchdog.doing(DOWNLOADING):
+            assert watchdog._limit() == 0.0
+        watchdog._since = -900.0
         watchdog.step_begins(0, "short windows")
         assert watchdog._limit() == 1000.0  # compiling
+        assert watchdog._since >= 0.0, "what came before is no part of it"
         watchdog.step_ends(0)
         watchdog.step_begins(1, "short windows")
         watchdog.step_ends(1)

@@ -8,6 +8,7 @@ import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -264,6 +265,15 @@ def test_skipped_steps_are_counted_in_lines_and_rows(out: MetricsWriter, tmp_pat
     assert lines[2].endswith("1 skipped")
     assert [row["train/skipped_steps"] for row in rows(tmp_path)] == [0, 1, 1]
     assert [row["train/loss"] for row in rows(tmp_path)] == [2.0, None, 2.0]
+
+
+def test_a_save_asked_for_in_steps_that_are_given_up_is_forgotten(out: MetricsWriter) -> None:
+    said = logger(out, [])
+    said.add(7, metrics(stop=SAVE_MARK))
+    said.read()
+    assert said.save_requested_in == 7
+    said.go_back(4, mock.Mock(), lambda done: {})
+    assert said.save_requested_in == -1
 
 
 # Files

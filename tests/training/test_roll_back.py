@@ -1,7 +1,7 @@
 """A run over poisoned rows: it warns, skips, or goes back and jumps over them, and never ends well when its loss is ruined."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.support.tiny_run import TinyRun
+from tonsai_jax.checkpoints.folder import damaged_checkpoints
 from tonsai_jax.checkpoints.roll_backs import RollBacks
 from tonsai_jax.checkpoints.store import Checkpoints
 from tonsai_jax.data.loader import Windows
@@ -138,8 +139,26 @@ def test_it_goes_back_only_so_many_times(rows: Path, tmp_path: Path) -> None:
 @pytest.mark.full
 def test_without_a_sane_checkpoint_it_cannot_go_back(rows: Path, tmp_path: Path) -> None:
     run = TinyRun(rows, tmp_path / "run", (*ROLL_BACK, "checkpoint.every=12"))
-    with poisoned(14, 17), pytest.raises(UserError, match="no checkpoint was followed by sane steps yet"):
+    with poisoned(14, 17), pytest.raises(UserError, match="no whole checkpoint was followed by sane steps yet"):
         run.train()
+
+
+def test_nothing_is_deleted_before_the_checkpoint_to_go_back_to_is_found_whole(rows: Path, tmp_path: Path) -> None:
+    run = TinyRun(rows, tmp_path / "run", (*ROLL_BACK, "steps=18"))
+    find = Checkpoints.whole_sane_step
+
+    def damage_first(checkpoints: Checkpoints, say: Callable[[str], None]) -> int | None:
+        (run.workdir / "checkpoints" / "6" / "optimizer" / "_METADATA").write_text("{}")
+        return find(checkpoints, say)
+
+    with (
+        poisoned(14, 17),
+        mock.patch.object(Checkpoints, "whole_sane_step", damage_first),
+        pytest.raises(UserError, match="no whole checkpoint was followed by sane steps yet"),
+    ):
+        run.train()
+    assert run.saved_steps() == {12}, "the later one stays"
+    assert len(damaged_checkpoints(run.workdir)) == 1
 
 
 def test_a_ruined_run_does_not_end_well(rows: Path, tmp_path: Path) -> None:

@@ -71,19 +71,25 @@ def damage_of(folder: Path, items: Iterable[str] | None = None, share: tuple[int
         return next(filter(None, found), None)
 
 
+def is_fault_of_storage(error: BaseException) -> bool:
+    """Whether an error in reading a checkpoint says that the storage did not answer, and not that a file of it is damaged."""
+    about_the_file = FileNotFoundError | NotADirectoryError | IsADirectoryError | PermissionError
+    return isinstance(error, OSError) and not isinstance(error, about_the_file) and error.errno != errno.EIO
+
+
 def _difference(folder: Path, name: str, wanted: Any) -> str | None:
     try:
         found = _sum_of(folder / name)
     except OSError as error:
-        if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
-            return f"{name}: is missing"
-        if error.errno == errno.EIO:
-            return f"{name}: the disk cannot read it ({error.strerror})"
+        if is_fault_of_storage(error):
+            raise TemporaryError(
+                f"{folder / name}: cannot be read now ({error.strerror}); run the same command again"
+            ) from error
         if isinstance(error, PermissionError):
             raise UserError(f"{folder / name}: no permission to read this file of the checkpoint") from error
-        raise TemporaryError(
-            f"{folder / name}: cannot be read now ({error.strerror}); run the same command again"
-        ) from error
+        if error.errno == errno.EIO:
+            return f"{name}: the disk cannot read it ({error.strerror})"
+        return f"{name}: is missing"
     if found == wanted:
         return None
     if not isinstance(wanted, dict) or found["bytes"] != wanted.get("bytes"):

@@ -1,6 +1,7 @@
 """What `tonsai checkpoints` says about the checkpoints of a run, and which of them it deletes; without JAX."""
 
 import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -35,12 +36,11 @@ def policy_of(workdir: Path, found: Sequence[StoredCheckpoint], **changes: int |
     """
     config: Mapping[str, Any] = {}
     with contextlib.suppress(UserError):  # a run that was copied without it has the defaults
-        config = read_json(workdir / "config.json")["checkpoint"]
-    keys = {"last": "keep_last", "every": "keep_every", "best": "keep_best"}
-    settings = {name: config[key] for name, key in keys.items() if key in config}
-    settings |= {name: value for name, value in changes.items() if value is not None}
+        config = read_json(workdir / "config.json")
+    settings = {name: value for name, value in changes.items() if value is not None}
     temporary = {checkpoint.step for checkpoint in found if checkpoint.is_temporary}
-    return KeepPolicy(**settings, scores=read_scores(workdir), sane=read_sane_steps(workdir), temporary=temporary)
+    facts = {"scores": read_scores(workdir), "sane": read_sane_steps(workdir), "temporary": temporary}
+    return dataclasses.replace(KeepPolicy.of(config), **settings, **facts)
 
 
 def read_scores(workdir: Path) -> dict[int, float]:

@@ -21,15 +21,15 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 import psutil
 
-from tonsai_jax.checkpoints.checksums import add_late_files, write_checksums
+from tonsai_jax.checkpoints.checksums import add_late_files, is_fault_of_storage, write_checksums
 from tonsai_jax.checkpoints.folder import HAS_CHECKSUMS, IS_TEMPORARY, stored_checkpoint, stored_checkpoints
 from tonsai_jax.checkpoints.keep import KeepPolicy
 from tonsai_jax.checkpoints.overview import SANE_FILE, SCORES_FILE, read_sane_steps, read_scores
-from tonsai_jax.checkpoints.resume import newest_whole
+from tonsai_jax.checkpoints.resume import damage_anywhere, move_damaged, newest_whole
 from tonsai_jax.errors import TemporaryError, UserError
 from tonsai_jax.files import disk_errors, is_disk_full, write_json
 from tonsai_jax.hosts.first_process import works_alone
-from tonsai_jax.runtime.memory import return_freed_memory
+from tonsai_jax.runtime.memory import is_out_of_memory, return_freed_memory
 from tonsai_jax.training.loss_scale import placed_scale
 from tonsai_jax.training.state import TrainState
 
@@ -56,7 +56,7 @@ class Checkpoints:
         self._every_seconds = every_minutes * 60
         self._saved_at = time.monotonic()
         self._saving: int | None = None  # the step of the save in the background
-        self._verified: set[int] = set()  # the steps that this process has found whole, or has saved
+        self._verified: set[int] = set()  # the steps found whole just now, whose state is still to be read
         processes = {0} if works_alone() else None  # None: all of them, who wait for each other
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._keep,
@@ -186,6 +186,7 @@ class Checkpoints:
         """
         items = {"params": abstract.params, "optimizer": abstract.opt_state}
         restored = self._restore(step, **{name: ocp.args.StandardRestore(item) for name, item in items.items()})
+        self._verified.discard(step)  # a run that goes back to it days later reads it again
         placed_step = jax.device_put(jnp.int32(step), abstract.step.sharding)
         scale = placed_scale(abstract.loss_scale)
         return TrainState(step=placed_step, params=restored.params, opt_state=restored.optimizer, loss_scale=scale)
@@ -202,6 +203,21 @@ class Checkpoints:
         """The newest checkpoint that is marked as sane; None where none is."""
         return max(self._keep.sane & set(self._manager.all_steps()), default=None)
 
+    def whole_sane_step(self, say: Callable[[str], None]) -> int | None:
+        """The newest sane checkpoint that is whole; None where none is. Damaged ones are moved away, as in `newest_whole`.
+
+        All processes of a run must call it together.
+        """
+        while (step := self.sane_step()) is not None:
+            found = stored_checkpoint(self.directory / str(step))
+            if (damage := damage_anywhere(found)) is None:
+                self._verified.add(step)
+                return step
+            moved = move_damaged(self._workdir, found)
+            say(f"{found.folder}: this checkpoint is damaged ({damage}); it was moved to {moved}")
+            self._manager.reload()
+        return None
+
     def mark_sane(self, step: int) -> None:
         """Records that the steps after the checkpoint at `step` were sane, so that a run can go back to it."""
         self._replace_sane(self._keep.sane & set(self._manager.all_steps()) | {step})
@@ -211,6 +227,10 @@ class Checkpoints:
         if any(marked > step for marked in self._keep.sane):
             self._replace_sane({marked for marked in self._keep.sane if marked <= step})
 
+    def marks(self) -> dict[str, Any]:
+        """Scores and sane steps as this process has read them, by the names of their files."""
+        return {SCORES_FILE: sorted(self._keep.scores.items()), SANE_FILE: sorted(self._keep.sane)}
+
     def delete_after(self, step: int) -> None:
         """Deletes the checkpoints of later steps, the newest first; waits first for a save to end."""
         self.wait()
@@ -218,6 +238,7 @@ class Checkpoints:
             if later > step:
                 self._manager.delete(later)
         self.drop_scores_after(step)
+        self.drop_sane_after(step)  # of damaged ones that were moved away
 
     def _replace_sane(self, steps: set[int]) -> None:
         self._keep.sane.clear()
@@ -240,6 +261,12 @@ class Checkpoints:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # Orbax and TensorStore raise errors of many types for what they cannot read
+            if is_out_of_memory(error):
+                raise
+            if is_fault_of_storage(error):
+                raise TemporaryError(
+                    f"{folder}: cannot be read now ({_first_line(error)}); run the same command again"
+                ) from error
             raise UserError(
                 f"{folder}: this checkpoint cannot be read ({_first_line(error)}); {self._way_out(step)}"
             ) from error
@@ -248,7 +275,10 @@ class Checkpoints:
         """What to do instead of reading the checkpoint at `step`: the newest whole one before it, where there is one."""
         for found in reversed(stored_checkpoints(self._workdir)):
             if found.step < step and found.damage() is None:
-                return f"the newest whole one before it is that of step {found.step} (--step {found.step})"
+                return (
+                    f"the newest whole one before it is that of step {found.step}: move this folder away, or give "
+                    f"--step={found.step} to a command that has it"
+                )
         return "no whole one is left before it"
 
     def _before_final_name(self) -> None:

@@ -5,6 +5,7 @@ the others'. The comparison is one of texts, through process 0, so it works wher
 """
 
 import hashlib
+import json
 import platform
 import secrets
 import time
@@ -32,9 +33,9 @@ def check_program(peers: Peers, config: ConfigDict, flags: Mapping[str, Any], wo
     check_shared_folder(peers, workdir, config.hosts.shared_seconds)
 
 
-def check_inputs(peers: Peers, manifest: RowsManifest, start_step: int) -> None:
-    """Raises `UserError` on every process where one has other rows, another tokenizer or another newest checkpoint."""
-    check_same(peers, "inputs", inputs_of(manifest, start_step))
+def check_inputs(peers: Peers, manifest: RowsManifest, start_step: int, history: Mapping[str, Any]) -> None:
+    """Raises `UserError` on every process where one has something else in `inputs_of`."""
+    check_same(peers, "inputs", inputs_of(manifest, start_step, history))
 
 
 def program_of(config: ConfigDict, flags: Mapping[str, Any]) -> dict[str, str]:
@@ -49,8 +50,13 @@ def program_of(config: ConfigDict, flags: Mapping[str, Any]) -> dict[str, str]:
     return flat | versions | {"version of Python": platform.python_version()} | code
 
 
-def inputs_of(manifest: RowsManifest, start_step: int) -> dict[str, str]:
-    """What the run reads: the rows and the weight of each source, the tokenizer, and the step of the newest checkpoint."""
+def inputs_of(manifest: RowsManifest, start_step: int, history: Mapping[str, Any]) -> dict[str, str]:
+    """What the run reads: the rows and the weight of each source, the tokenizer, and where the run stands.
+
+    Args:
+      start_step: of the newest checkpoint.
+      history: JSON values that decide how the run goes on, by the names of the files in which each process finds them.
+    """
     sources: dict[str, str] = {}
     for name, source in manifest.sources.items():
         sources |= {
@@ -61,6 +67,7 @@ def inputs_of(manifest: RowsManifest, start_step: int) -> dict[str, str]:
     return sources | {
         "tokenizer of the rows": manifest.tokenizer_hash[:12],
         "step of the newest checkpoint": str(start_step),
+        **{name: hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12] for name, value in history.items()},
     }
 
 
@@ -85,6 +92,8 @@ def check_shared_folder(peers: Peers, workdir: Path, seconds: float) -> None:
     """
     name = secrets.token_hex(8) if peers.index == 0 else ""
     if name:
+        for left in workdir.glob(".shared-*"):  # by a process that was killed
+            left.unlink(missing_ok=True)
         with atomic_write(workdir / f".shared-{name}") as partial:
             partial.write_text(name)
     name = peers.broadcast("shared file", name)

@@ -22,7 +22,9 @@ def works_alone() -> bool:
 
 
 def on_first_process(work: Callable[[], None]) -> None:
-    """Does `work` on the first process while the others wait, however long it takes; all must call it together.
+    """Does `work` on the first process while the others wait; all must call it together.
+
+    There is no limit here; in a trainer, that of its watchdog holds for all of them (`hosts.pause_seconds`).
 
     The others wait without a collective, so their devices are free and nothing times out. What `work` computes must be on
     devices of its own process.

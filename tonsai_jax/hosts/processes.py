@@ -10,11 +10,11 @@ import jax
 import numpy as np
 from jax.experimental.multihost_utils import process_allgather
 
-from tonsai_jax.errors import UserError
+from tonsai_jax.errors import EXIT_TEMPORARY, TemporaryError, UserError, exit_code
 from tonsai_jax.hosts.place import find_place
 
 _Result = TypeVar("_Result")
-_MESSAGE_BYTES = 1024
+_TEXT_BYTES = 1024
 
 
 def start_processes(connect_seconds: float = 300.0) -> None:
@@ -36,7 +36,8 @@ def on_every_process(work: Callable[[], _Result]) -> _Result:
 
     Where it failed, every process raises: the others would else wait in their next collective for the one that failed, for ever.
 
-    Raises what `work` raised in a run of one process; of several a `UserError` that names the processes and what failed there.
+    Raises what `work` raised in a run of one process; of several a `UserError` that names the processes and what failed there
+    (a `TemporaryError` where it was one on each of them).
     """
     if jax.process_count() == 1:
         return work()
@@ -45,13 +46,20 @@ def on_every_process(work: Callable[[], _Result]) -> _Result:
         result = work()
     except Exception as error:
         what = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        message = f"process {jax.process_index()} ({socket.gethostname()}): {what}"
-    padded = message.encode()[:_MESSAGE_BYTES].ljust(_MESSAGE_BYTES, b"\0")
-    gathered = process_allgather(np.frombuffer(padded, np.uint8)).reshape(-1, _MESSAGE_BYTES)
-    messages = [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in gathered]
-    if any(messages):
-        raise UserError("; ".join(filter(None, messages)))
+        message = f"{exit_code(error)} process {jax.process_index()} ({socket.gethostname()}): {what}"
+    if failed := [text.partition(" ") for text in gather_texts(message) if text]:
+        is_temporary = all(code == str(EXIT_TEMPORARY) for code, _, _ in failed)
+        raise (TemporaryError if is_temporary else UserError)("; ".join(text for _, _, text in failed))
     return result  # type: ignore[return-value]  # it did not fail
+
+
+def gather_texts(text: str) -> list[str]:
+    """The texts of all processes, in their order, each cut to 1024 bytes; all must call it together."""
+    if jax.process_count() == 1:
+        return [text]
+    padded = text.encode()[:_TEXT_BYTES].ljust(_TEXT_BYTES, b"\0")
+    rows = process_allgather(np.frombuffer(padded, np.uint8)).reshape(-1, _TEXT_BYTES)
+    return [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in rows]
 
 
 def hosts_of_devices() -> list[int]:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tonsai_jax.hosts.peers import Peers
 
 LOOK_SECONDS = 0.25
+DOWNLOADING = "downloading"  # a slow network is no hang: it has no limit
 _WAITING = "waiting for the other processes"  # at the end of its work
 _SUSPECT_SECONDS = 5.0  # of silence after which a process is taken for dead when a collective has failed
 _DUMP_SECONDS = 10.0  # for which the disk may block the stacks
@@ -89,12 +90,15 @@ class Watchdog:
             self._heartbeat.close()
 
     def report(self, doing: str) -> None:
-        """From now on the process does this, and has `pause_seconds` for it."""
+        """From now on the process does this, and has the limit of it: `pause_seconds` where it has no other one."""
         self._doing, self._since = doing, self._clock.now()
 
     @contextlib.contextmanager
     def doing(self, what: str) -> Iterator[None]:
-        """What the block does ("saving", "evaluating") has `pause_seconds`, and is no part of the time of a step."""
+        """What the block does ("saving", "evaluating") has `pause_seconds`, and is no part of the time of a step.
+
+        What it does next has its whole limit. `DOWNLOADING` has none.
+        """
         before, began = self._doing, time.perf_counter()
         self.report(what)
         yield
@@ -107,7 +111,7 @@ class Watchdog:
             path = self._workdir / "heartbeats" / f"process-{self._process}.json"
             self._heartbeat = HeartbeatFile(path, self.beat)
         self._step = step + 1
-        self._doing = "training" if stage == self._stage else "compiling"
+        self.report("training" if stage == self._stage else "compiling")
         self._stage = stage
 
     def step_ends(self, step: int) -> None:
@@ -173,7 +177,7 @@ class Watchdog:
     def _limit(self) -> float:
         """Seconds for which what the process does may show no progress; 0 is no limit."""
         limits, usual = self._limits, self.times.median()
-        if self._doing == _WAITING:
+        if self._doing in (DOWNLOADING, _WAITING):
             return 0.0
         if self._doing in ("starting", "compiling"):
             return float(limits.start_seconds)

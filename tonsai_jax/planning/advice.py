@@ -12,7 +12,7 @@ from tonsai_jax.data.manifest import read_manifest
 from tonsai_jax.errors import UserError
 from tonsai_jax.reporting.numbers import count_of, format_count, format_seconds
 from tonsai_jax.runtime.hardware import MATMUL_SHARE, cpu_count, gpu_of
-from tonsai_jax.runtime.memory import host_memory_limit
+from tonsai_jax.runtime.memory import host_memory_limit, is_out_of_memory
 from tonsai_jax.stages import flops_between, total_steps
 from tonsai_jax.training.setup import Setup
 
@@ -171,8 +171,7 @@ def explain_out_of_memory(config: ConfigDict) -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        # On a CPU the status is INTERNAL where the step was already dispatched; only the message says "Out of memory".
-        if not any(words in str(error) for words in ("RESOURCE_EXHAUSTED", "Out of memory")):
+        if not is_out_of_memory(error):
             raise
         device = jax.local_devices()[0]
         vocab_size = config.model.vocab_size or read_manifest(config.data.dir).vocab_size

@@ -25,6 +25,15 @@ def peak_memory_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether XLA says that a device has not enough memory.
+
+    On a CPU the status is INTERNAL where the step was already dispatched; only the message says "Out of memory".
+    """
+    words = ("RESOURCE_EXHAUSTED", "Out of memory")
+    return isinstance(error, jax.errors.JaxRuntimeError) and any(word in str(error) for word in words)
+
+
 def host_memory_bytes() -> int:
     """The memory of the host that this process holds now."""
     import psutil

@@ -118,7 +118,7 @@ class StepLogger:
         hours = self._hours()
         self.last_progress = {**self.writer.last_progress, "progress/hours": hours}
         self.start_step, self.watch, self.epochs = step, watch, epochs
-        self._unread, self._skipped_in_a_row = None, 0
+        self._unread, self._skipped_in_a_row, self.save_requested_in = None, 0, -1
         self._began, self._since, self._tokens, self._flops = time.perf_counter(), None, 0, 0.0
 
     @contextmanager
