@@ -144,3 +144,9 @@ def test_a_temporary_checkpoint_is_replaced_by_the_next_and_takes_no_place(tmp_p
     shutil.rmtree(tmp_path / "checkpoints" / "5")
     assert saved(tmp_path, 5, is_temporary=True) == [2, 5]
     assert "temporary, newest" in checkpoints("list", "--workdir", tmp_path)[1]
+
+
+def test_a_url_is_refused() -> None:
+    code, out, err = checkpoints("list", "--workdir", "gs://bucket/run")
+    assert (code, out) == (1, "")
+    assert err.startswith("error: gs://bucket/run: is a URL, and `tonsai checkpoints` takes folders of this machine; ")

@@ -16,14 +16,15 @@ from tests.support.made_once import MadeOnce
 from tests.support.tiny_run import TinyRun
 from tonsai_jax.checkpoints import mirror as mirror_module
 from tonsai_jax.checkpoints import restore_copy
-from tonsai_jax.checkpoints.keep import KeepPolicy
+from tonsai_jax.checkpoints.checksums import CHECKSUMS_FILE, add_late_files, write_checksums
+from tonsai_jax.checkpoints.folder import IS_TEMPORARY, METADATA_FILE, set_aside, stored_checkpoints
 from tonsai_jax.checkpoints.mirror import Mirror
 from tonsai_jax.checkpoints.place import Place, unreachable
 from tonsai_jax.checkpoints.restore_copy import bring_down, local_steps
 from tonsai_jax.errors import TemporaryError, UserError
 
 NUMBERS = itertools.count()
-KEEP = KeepPolicy(last=2, every=100, best=1)
+CONFIG = '{"checkpoint": {"keep_last": 2, "keep_every": 100, "keep_best": 1}}'
 
 
 @pytest.fixture(autouse=True)
@@ -41,26 +42,29 @@ def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def workdir(tmp_path: Path) -> Path:
     (tmp_path / "run/tokenizer").mkdir(parents=True)
-    (tmp_path / "run/config.json").write_text("{}")
+    (tmp_path / "run/config.json").write_text(CONFIG)
     (tmp_path / "run/tokenizer/vocab.json").write_text('{"ក": 0}')
     (tmp_path / "run/metrics.jsonl").write_text('{"step": 8}\n{"st')
     return tmp_path / "run"
 
 
-def save(workdir: Path, *steps: int, text: str = "weights") -> None:
+def save(workdir: Path, *steps: int, text: str = "weights", is_temporary: bool = False) -> None:
     """A checkpoint as the mirror sees it: files in a folder that gets its final name when it is whole."""
     for step in steps:
         partial = workdir / f"checkpoints/{step}.orbax-checkpoint-tmp"
         (partial / "params/d").mkdir(parents=True)
         (partial / "params/d/array").write_text(f"{text} of {step}")
         (partial / "progress").write_text(str(step))
+        write_checksums(partial)
+        if is_temporary:
+            (partial / METADATA_FILE).write_text(json.dumps({"custom_metadata": {IS_TEMPORARY: True}}))
         shutil.rmtree(workdir / f"checkpoints/{step}", ignore_errors=True)
         partial.rename(workdir / f"checkpoints/{step}")
 
 
 def mirror_all(workdir: Path, where: str) -> list[str]:
     said: list[str] = []
-    with Mirror(Place(where, "checkpoint.mirror"), workdir, KEEP, said.append):
+    with Mirror(Place(where, "checkpoint.mirror"), workdir, said.append):
         pass
     return said
 
@@ -94,17 +98,18 @@ def test_a_run_comes_back_as_it_was(workdir: Path, where: str, tmp_path: Path) -
     back = files_below(tmp_path / "new")
     assert back.pop("mirror.json")
     assert back == {
-        "config.json": "{}",
+        "config.json": CONFIG,
         "metrics.jsonl": '{"step": 8}\n',  # the line that was being written is not in the copy
         "tokenizer/vocab.json": '{"ក": 0}',
         "checkpoints/16/params/d/array": "weights of 16",
         "checkpoints/16/progress": "16",
+        "checkpoints/16/checksums.json": (workdir / "checkpoints/16/checksums.json").read_text(),
     }
 
 
 def test_a_checkpoint_is_copied_while_the_run_goes_on(workdir: Path, where: str) -> None:
     place = Place(where, "checkpoint.mirror")
-    with Mirror(place, workdir, KEEP, print):
+    with Mirror(place, workdir, print):
         for step in (8, 16):
             save(workdir, step)
             wait_until(lambda step=step: step in place.whole_steps())  # type: ignore[misc]
@@ -184,6 +189,165 @@ def test_a_slow_copy_is_not_cut_off_by_retention(
     assert not (workdir / ".mirror").exists()
 
 
+def put_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are copied from now on."""
+    put, names = Place.put, []
+
+    def watched(place: Place, source: Path, name: str) -> None:
+        names.append(name)
+        put(place, source, name)
+
+    monkeypatch.setattr(Place, "put", watched)
+    return names
+
+
+def test_checksums_that_come_late_are_copied_alone(
+    workdir: Path, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trainer adds those of the files that Orbax writes last when it looks at the save again, minutes later."""
+    save(workdir, 8)
+    checkpoint = workdir / "checkpoints/8"
+    (checkpoint / METADATA_FILE).write_text("{}")
+    mirror_all(workdir, where)
+    names = put_names(monkeypatch)
+    add_late_files(checkpoint)
+    mirror_all(workdir, where)
+    assert [name for name in names if name.startswith(("checkpoints", "mirrored"))] == ["checkpoints/8/checksums.json"]
+    bring(where, tmp_path / "new")
+    assert files_below(tmp_path / "new/checkpoints/8") == files_below(checkpoint)
+    assert Place(where, "").read_json("mirrored/8.json")[CHECKSUMS_FILE] == (checkpoint / CHECKSUMS_FILE).stat().st_size
+
+
+def test_a_copy_whose_list_was_not_written_again_is_whole(
+    workdir: Path, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut off between the late checksums and the list."""
+    save(workdir, 8)
+    (workdir / "checkpoints/8" / METADATA_FILE).write_text("{}")
+    mirror_all(workdir, where)
+    add_late_files(workdir / "checkpoints/8")
+    Place(where, "").put(workdir / "checkpoints/8" / CHECKSUMS_FILE, f"checkpoints/8/{CHECKSUMS_FILE}")
+    bring(where, tmp_path / "new")
+    assert local_steps(tmp_path / "new") == [8]
+
+
+def test_late_checksums_of_a_copy_that_is_gone_bring_all_of_it_back(workdir: Path, where: str, tmp_path: Path) -> None:
+    save(workdir, 8)
+    mirror_all(workdir, where)
+    Place(where, "").remove_checkpoint(8)
+    add_late_files(workdir / "checkpoints/8")
+    mirror_all(workdir, where)
+    bring(where, tmp_path / "new")
+    assert files_below(tmp_path / "new/checkpoints/8") == files_below(workdir / "checkpoints/8")
+
+
+def test_an_export_is_copied_last_and_does_not_come_back(
+    workdir: Path, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(workdir, 8)
+    (workdir / "export").mkdir()
+    (workdir / "export/model.safetensors").write_text("gigabytes")
+    names = put_names(monkeypatch)
+    mirror_all(workdir, where)
+    assert names.index("export/model.safetensors") == len(names) - 1
+    bring(where, tmp_path / "new")
+    assert not (tmp_path / "new/export").exists()
+
+
+def test_a_temporary_checkpoint_of_another_machine_takes_no_place(workdir: Path, where: str, tmp_path: Path) -> None:
+    """Nor does a damaged scores.json stop the copies: then no checkpoint counts as the best."""
+    save(workdir, 8, 16)
+    save(workdir, 18, is_temporary=True)
+    mirror_all(workdir, where)
+    bring(where, tmp_path / "new", step=16)
+    (tmp_path / "new/scores.json").write_text('{"8": ')
+    save(tmp_path / "new", 24)
+    assert mirror_all(tmp_path / "new", where) == []
+    assert Place(where, "").whole_steps() == [16, 24]
+
+
+# A damaged checkpoint, here or there
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.write_bytes(content)
+
+
+def flip_a_bit_there(where: str, name: str) -> None:
+    place = Place(where, "")
+    content = bytearray(place._files.cat_file(place._path(name)))
+    content[0] ^= 1
+    place.put_bytes(bytes(content), name)
+
+
+DAMAGE = "params/d/array: its bytes are not those that were saved"
+
+
+def test_a_copy_with_a_flipped_bit_gives_the_checkpoint_before(workdir: Path, where: str, tmp_path: Path) -> None:
+    save(workdir, 8, 16)
+    mirror_all(workdir, where)
+    flip_a_bit_there(where, "checkpoints/16/params/d/array")
+    new = tmp_path / "new"
+    first, second = bring(where, new, training=True)
+    assert first == f"checkpoint.mirror={where}: checkpoint 16 is damaged ({DAMAGE}); the checkpoint before it is taken"
+    assert "brought checkpoint 8" in second
+    assert [found.damage() for found in stored_checkpoints(new)] == [None]
+    assert bring(where, new, training=True)[0] == first  # again: it has not been saved anew yet
+    assert local_steps(new) == [8]
+    with pytest.raises(UserError, match=r"checkpoint 16 is damaged \(.*\); choose another one of 8, 16"):
+        bring(where, new, step=16)
+    save(new, 16)
+    mirror_all(new, where)
+    assert "brought checkpoint 16" in bring(where, tmp_path / "third", training=True)[-1]
+
+
+def test_a_damaged_checkpoint_here_is_replaced_by_its_copy(workdir: Path, where: str) -> None:
+    save(workdir, 8, 16)
+    mirror_all(workdir, where)
+    flip_a_bit(workdir / "checkpoints/16/params/d/array")
+    (line,) = bring(where, workdir, training=True)
+    assert line.startswith(
+        f"{workdir}/checkpoints/16: this checkpoint is damaged ({DAMAGE}); it was moved to {workdir}/damaged"
+    )
+    assert line.endswith(f"and its copy was brought from checkpoint.mirror={where}")
+    assert [found.damage() for found in stored_checkpoints(workdir)] == [None, None]
+    assert bring(where, workdir, training=True) == mirror_all(workdir, where) == []
+    assert Place(where, "").whole_steps() == [8, 16]
+
+
+def test_the_copy_of_a_checkpoint_that_was_set_aside_stays_until_retention(workdir: Path, where: str) -> None:
+    """The place could not be reached at the start, so the trainer moved it away."""
+    save(workdir, 8, 16)
+    mirror_all(workdir, where)
+    set_aside(workdir, 16)
+    mirror_all(workdir, where)
+    assert Place(where, "").whole_steps() == [8, 16]
+    save(workdir, 32)
+    mirror_all(workdir, where)
+    assert 16 in Place(where, "").whole_steps()
+    shutil.rmtree(workdir / "checkpoints/8")
+    save(workdir, 40)
+    mirror_all(workdir, where)
+    assert Place(where, "").whole_steps() == [32, 40]
+
+
+def test_a_new_machine_gets_the_checkpoint_to_go_back_to(workdir: Path, where: str, tmp_path: Path) -> None:
+    save(workdir, 8, 16, 24)
+    (workdir / "sane_steps.json").write_text("[8, 16]")
+    mirror_all(workdir, where)
+    (line,) = bring(where, tmp_path / "new", training=True, with_sane=True)
+    assert "brought checkpoint 24 and 16 of this run" in line
+    assert local_steps(tmp_path / "new") == [16, 24]
+    assert mirror_all(tmp_path / "new", where) == []
+    assert Place(where, "").whole_steps() == [8, 16, 24]
+    flip_a_bit_there(where, "checkpoints/16/params/d/array")
+    first, second = bring(where, tmp_path / "third", training=True, with_sane=True)
+    assert first.endswith(f"checkpoint 16 is damaged ({DAMAGE}); the run cannot go back to it at a spike")
+    assert "brought checkpoint 24 of" in second
+
+
 # A place that fails
 
 
@@ -212,7 +376,7 @@ def test_a_place_that_fails_is_said_once_and_tried_again(workdir: Path, failing:
     where = f"memory://bucket-{next(NUMBERS)}/run"
     place = Place(where, "checkpoint.mirror")
     save(workdir, 8)
-    with Mirror(place, workdir, KEEP, said.append):
+    with Mirror(place, workdir, said.append):
         wait_until(lambda: bool(said))
         time.sleep(0.3)  # several more tries
         why = "cannot be written (TimeoutError: no answer); training goes on, and it is tried again"
@@ -259,11 +423,11 @@ def test_a_place_that_hangs_is_waited_for_only_so_long(
     assert "not copied there (there was no time left): checkpoint 8" in last
 
 
-@pytest.mark.parametrize("puts", range(8))
+@pytest.mark.parametrize("puts", range(9))
 def test_a_copy_that_was_cut_off_is_never_taken_for_whole(
     workdir: Path, failing: dict[str, int], tmp_path: Path, puts: int
 ) -> None:
-    """After any of its files: mirrored/run.json, three small ones, two of checkpoint 16, and its list."""
+    """After any of its files: mirrored/run.json, three small ones, three of checkpoint 16, and its list."""
     where = f"memory://bucket-{next(NUMBERS)}/run"
     failing["puts"] = 1000
     save(workdir, 8)
@@ -273,7 +437,7 @@ def test_a_copy_that_was_cut_off_is_never_taken_for_whole(
     mirror_all(workdir, where)
     bring(where, tmp_path / "new", training=True)
     (step,) = local_steps(tmp_path / "new")
-    assert step == (16 if puts == 7 else 8)
+    assert step == (16 if puts == 8 else 8)
     checkpoint = f"checkpoints/{step}"
     assert files_below(tmp_path / "new" / checkpoint) == files_below(workdir / checkpoint)
     failing["puts"] = 1000
@@ -317,7 +481,7 @@ def test_a_folder_never_shows_half_a_checkpoint_under_its_final_name(
     monkeypatch.setattr(Place, "put", watched)
     save(workdir, 8)
     mirror_all(workdir, str(tmp_path / "mirror"))
-    assert seen == [False] * 5
+    assert seen == [False] * 6
     assert files_below(tmp_path / "mirror/checkpoints/8") == files_below(workdir / "checkpoints/8")
     assert not list((tmp_path / "mirror/mirrored/partial").iterdir())
 
@@ -325,7 +489,7 @@ def test_a_folder_never_shows_half_a_checkpoint_under_its_final_name(
 def test_a_folder_that_becomes_unusable(workdir: Path, tmp_path: Path) -> None:
     """A disk that is taken away: a file is in the way, which stops even root."""
     said: list[str] = []
-    with Mirror(Place(str(tmp_path / "drive"), "checkpoint.mirror"), workdir, KEEP, said.append):
+    with Mirror(Place(str(tmp_path / "drive"), "checkpoint.mirror"), workdir, said.append):
         save(workdir, 8)
         wait_until(lambda: (tmp_path / "drive/mirrored/8.json").is_file())
         shutil.rmtree(tmp_path / "drive")
@@ -343,7 +507,7 @@ def test_a_folder_that_becomes_unusable(workdir: Path, tmp_path: Path) -> None:
 def test_a_second_trainer_takes_the_place_over(workdir: Path, where: str) -> None:
     said: list[str] = []
     place = Place(where, "checkpoint.mirror")
-    with Mirror(place, workdir, KEEP, said.append):
+    with Mirror(place, workdir, said.append):
         save(workdir, 8)
         wait_until(lambda: place.whole_steps() == [8])
         mirror_all(workdir, where)

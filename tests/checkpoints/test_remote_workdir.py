@@ -10,7 +10,6 @@ import pytest
 from tests.support.made_once import MadeOnce
 from tests.support.tiny_run import TinyRun, train_in_this_process
 from tonsai_jax.checkpoints import remote_workdir
-from tonsai_jax.checkpoints.keep import KeepPolicy
 from tonsai_jax.checkpoints.mirror import Mirror
 from tonsai_jax.checkpoints.place import Place
 from tonsai_jax.checkpoints.remote_workdir import working_folder
@@ -67,7 +66,7 @@ def test_a_folder_that_is_written_here_cannot_be_a_url(check) -> None:  # type: 
 def test_other_commands_read_a_run_at_its_url(never_stopped: TinyRun, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
     workdir = shutil.copytree(never_stopped.workdir, tmp_path / "run")
     (workdir / "scores.json").write_text('{"16": 1.5, "24": 2.5}')
-    with Mirror(Place(URL, ""), workdir, KeepPolicy(last=2), print):
+    with Mirror(Place(URL, ""), workdir, print):
         pass
     parser = CommandParser(description="", epilog="")
     parser.add_model()

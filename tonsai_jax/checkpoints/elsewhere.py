@@ -7,7 +7,6 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from tonsai_jax.checkpoints.keep import KeepPolicy
 from tonsai_jax.checkpoints.remote_workdir import is_url, is_working_folder
 from tonsai_jax.errors import UserError
 from tonsai_jax.hosts.processes import on_every_process
@@ -41,15 +40,13 @@ def copies_elsewhere(config: ConfigDict, workdir: Path, say: Callable[[str], Non
                 if not is_first:
                     return None
                 place = Place(where, "checkpoint.mirror")
-                bring_down(place, workdir, say, training=True)
+                bring_down(place, workdir, say, training=True, with_sane=config.spikes.action == "roll_back")
                 return place
 
             if (place := on_every_process(prepare)) is not None:
-                kept = config.checkpoint
-                keep = KeepPolicy(kept.keep_last, kept.keep_every, kept.keep_best)
                 if is_working_folder(workdir):
                     say(f"workdir: {where}, with {workdir} as its folder on this machine")
-                stack.enter_context(Mirror(place, workdir, keep, say))
+                stack.enter_context(Mirror(place, workdir, say))
         if config.checkpoint.hub_repo and is_first:
             from tonsai_jax.checkpoints.hub_push import HubPushes
 

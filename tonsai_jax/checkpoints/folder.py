@@ -14,7 +14,7 @@ from tonsai_jax.files import disk_errors
 DAMAGED_FOLDER = "damaged"
 HAS_CHECKSUMS = "checksums"  # keys of what Orbax keeps for us as custom metadata
 IS_TEMPORARY = "temporary"
-_METADATA_FILE = "_CHECKPOINT_METADATA"
+METADATA_FILE = "_CHECKPOINT_METADATA"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class StoredCheckpoint:
     def damage(self, items: Iterable[str] | None = None, share: tuple[int, int] = (0, 1)) -> str | None:
         """What is damaged, see `damage_of`; None where nothing is, or where it has no checksums."""
         if not self.has_checksums:
-            return None if self.has_metadata else f"{_METADATA_FILE}: is missing or cannot be read"
+            return None if self.has_metadata else f"{METADATA_FILE}: is missing or cannot be read"
         if not has_checksums(self.folder):
             return f"{CHECKSUMS_FILE}: is missing"
         return damage_of(self.folder, items, share)
@@ -97,9 +97,15 @@ def damaged_checkpoints(workdir: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
 
+def damaged_steps(workdir: Path) -> set[int]:
+    """The steps of the checkpoints that were set aside."""
+    steps = (path.name.partition("-")[0] for path in damaged_checkpoints(workdir))
+    return {int(step) for step in steps if step.isdecimal()}
+
+
 def _metadata(folder: Path) -> dict[str, Any]:
     try:
-        value = json.loads((folder / _METADATA_FILE).read_text(encoding="utf-8"))
+        value = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

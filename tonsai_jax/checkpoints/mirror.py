@@ -16,10 +16,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tonsai_jax.checkpoints.keep import KeepPolicy
-from tonsai_jax.checkpoints.place import RUN_FILE, Place, reason
+from tonsai_jax.checkpoints.checksums import CHECKSUMS_FILE
+from tonsai_jax.checkpoints.folder import damaged_steps, stored_checkpoints
+from tonsai_jax.checkpoints.overview import policy_of
+from tonsai_jax.checkpoints.place import EXPORT_FOLDER, RUN_FILE, Place, reason
 from tonsai_jax.checkpoints.restore_copy import Record, files_of, local_steps
-from tonsai_jax.files import disk_errors, read_json
+from tonsai_jax.files import disk_errors
 
 LOOK_SECONDS = 5.0  # between two looks at the folder of checkpoints
 SMALL_FILES_SECONDS = 60.0  # between two copies of the files that change all the time, such as metrics.jsonl
@@ -29,19 +31,27 @@ _LAST_TRIES = 3
 LAST_WAIT_SECONDS = 1.0  # between two of the last tries
 _HELD = ".mirror"  # in the workdir: the checkpoint that is being copied
 # What stays in the workdir: it belongs to this machine, is large and can be made again, or is copied in another way.
-_NOT_COPIED = ("checkpoints", "damaged", "heartbeats", "hub_export", "mirror.json", "profile", "trainer.lock")
+_NOT_COPIED = (
+    "checkpoints",
+    "damaged",
+    EXPORT_FOLDER,
+    "heartbeats",
+    "hub_export",
+    "mirror.json",
+    "profile",
+    "trainer.lock",
+)
 
 
 class Mirror:
     """A context in which the run of `workdir` is copied to `place` in the background; the last copies are made at its end.
 
     Args:
-      keep: which checkpoints stay, for those there that this machine does not have.
       say: prints a line; it is called in another thread.
     """
 
-    def __init__(self, place: Place, workdir: Path, keep: KeepPolicy, say: Callable[[str], None]) -> None:
-        self._place, self._workdir, self._keep, self._say = place, workdir, keep, say
+    def __init__(self, place: Place, workdir: Path, say: Callable[[str], None]) -> None:
+        self._place, self._workdir, self._say = place, workdir, say
         self._writer = uuid.uuid4().hex  # of this process
         self._record = Record(workdir)
         self._copied = self._record.of(place)
@@ -102,32 +112,54 @@ class Mirror:
                 time.sleep(LAST_WAIT_SECONDS)
 
     def _copy(self, is_last: bool) -> None:
-        """Copies what is new, small files before checkpoints: a checkpoint there has its metrics with it."""
+        """Copies what is new, small files before checkpoints: a checkpoint there has its metrics with it.
+
+        A checkpoint that was set aside as damaged is not gone on purpose, so its copy stays until retention removes it.
+        """
         steps = local_steps(self._workdir)
         found = {step: files_of(self._workdir / "checkpoints" / str(step)) for step in steps}
         new = [step for step in reversed(steps) if found[step] != self._copied.get(step)]
-        gone = [step for step in self._copied if step not in found] if steps else []
+        damaged = damaged_steps(self._workdir) - {*steps}
+        gone = [step for step in self._copied if step not in found and step not in damaged] if steps else []
         if not (new or gone or is_last or time.monotonic() - self._small_at > SMALL_FILES_SECONDS):
             return
         if not (self._workdir / "config.json").is_file() or not self._owns_the_place():
             return
         self._copy_small_files()
         for step in new:
-            self._copy_checkpoint(step, found[step])
-        for step in gone + (self._outdated(steps) if new else []):
+            if self._has_new_checksums(step, found[step]):
+                self._copy_checksums(step, found[step])
+            else:
+                self._copy_checkpoint(step, found[step])
+        for step in gone + (self._outdated(steps, damaged) if new else []):
             self._place.remove_checkpoint(step)
             self._note({other: files for other, files in self._copied.items() if other != step})
+        self._copy_files([self._workdir / EXPORT_FOLDER])  # last, as it may be large
 
-    def _outdated(self, here: list[int]) -> list[int]:
-        """The checkpoints there that other machines copied and this one never had, and that retention would have removed."""
-        theirs = set(self._place.whole_steps()) - {*here} - self._copied.keys()
+    def _outdated(self, here: list[int], damaged: set[int]) -> list[int]:
+        """The checkpoints there that retention would have removed, of those that this machine never had or set aside."""
+        theirs = set(self._place.whole_steps()) - {*here} - (self._copied.keys() - damaged)
         if not theirs:
             return []
-        scores = self._workdir / "scores.json"
-        self._keep.scores.update(
-            {int(step): score for step, score in read_json(scores).items()} if scores.is_file() else {}
-        )
-        return sorted(theirs - self._keep.keeps(sorted(theirs | {*here})))
+        policy = policy_of(self._workdir, stored_checkpoints(self._workdir))
+        policy.temporary.update(step for step in theirs if self._place.is_temporary(step))
+        return sorted(theirs - policy.keeps(sorted(theirs | {*here})))
+
+    def _has_new_checksums(self, step: int, files: dict[str, list[int]]) -> bool:
+        """Whether only its checksums changed since it was copied: a save adds the files that Orbax writes last to them."""
+        before = self._copied.get(step) or {}
+        changed = {name for name in files.keys() | before.keys() if files.get(name) != before.get(name)}
+        return changed == {CHECKSUMS_FILE} and CHECKSUMS_FILE in files and step in self._place.whole_steps()
+
+    def _copy_checksums(self, step: int, files: dict[str, list[int]]) -> None:
+        folder = self._workdir / "checkpoints" / str(step)
+        try:
+            self._place.replace_checksums(step, folder, _sizes(files))
+        except FileNotFoundError:
+            if files_of(folder) == files:  # then it is the place that is missing
+                raise
+        if files_of(folder) == files:
+            self._note(self._copied | {step: files})
 
     def _copy_checkpoint(self, step: int, files: dict[str, list[int]]) -> None:
         with self._held(step) as folder:
@@ -137,7 +169,7 @@ class Mirror:
                 if files_of(folder) == files:  # then it is the place that is missing
                     raise
             if files_of(folder) == files:
-                self._place.seal_checkpoint(step, {name: size for name, (size, _) in files.items()})
+                self._place.seal_checkpoint(step, _sizes(files))
                 self._note(self._copied | {step: files})
             else:  # removed, or saved again, before it was held
                 self._place.remove_checkpoint(step)
@@ -181,16 +213,18 @@ class Mirror:
         return True
 
     def _copy_small_files(self) -> None:
-        for top in sorted(self._workdir.iterdir()):
-            if top.name in _NOT_COPIED:
-                continue
+        self._copy_files([top for top in sorted(self._workdir.iterdir()) if top.name not in _NOT_COPIED])
+        self._small_at = time.monotonic()
+
+    def _copy_files(self, tops: list[Path]) -> None:
+        """Copies these files, and what is in these folders, where they changed since."""
+        for top in tops:
             for path in [top] if top.is_file() else sorted(top.rglob("*")):
                 name = path.relative_to(self._workdir).as_posix()
                 if path.is_file() and not any(part.startswith(".") for part in name.split("/")):
-                    self._copy_small_file(path, name)
-        self._small_at = time.monotonic()
+                    self._copy_file(path, name)
 
-    def _copy_small_file(self, path: Path, name: str) -> None:
+    def _copy_file(self, path: Path, name: str) -> None:
         try:
             status = path.stat()
             now = (status.st_size, status.st_mtime_ns)
@@ -205,3 +239,7 @@ class Mirror:
         self._copied = dict(copied)
         with disk_errors(self._workdir):
             self._record.write(self._place, self._copied)
+
+
+def _sizes(files: dict[str, list[int]]) -> dict[str, int]:
+    return {name: size for name, (size, _) in files.items()}

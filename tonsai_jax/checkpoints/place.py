@@ -12,11 +12,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tonsai_jax.checkpoints.checksums import CHECKSUMS_FILE
+from tonsai_jax.checkpoints.folder import IS_TEMPORARY, METADATA_FILE
 from tonsai_jax.errors import TemporaryError, UserError
 from tonsai_jax.files import atomic_write
 
 LISTS_FOLDER = "mirrored"
 RUN_FILE = f"{LISTS_FOLDER}/run.json"
+EXPORT_FOLDER = "export"  # of a complete run: large, and no run goes on from it, so it does not come back
 _PARTIAL = f"{LISTS_FOLDER}/partial"  # of folders of this machine: a checkpoint that is being copied
 _EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3", "s3a": "s3"}  # the extra of this package, by the URL's first word
 
@@ -114,6 +117,18 @@ class Place:
             Path(self._path(f"{_PARTIAL}/{step}")).rename(target)
         self.write_json(f"{LISTS_FOLDER}/{step}.json", dict(sizes))
 
+    def replace_checksums(self, step: int, folder: Path, sizes: Mapping[str, int]) -> None:
+        """Copies only `checksums.json` of a checkpoint that is whole there; it is whole at each moment."""
+        self.put(folder / CHECKSUMS_FILE, f"checkpoints/{step}/{CHECKSUMS_FILE}")
+        self.write_json(f"{LISTS_FOLDER}/{step}.json", dict(sizes))
+
+    def is_temporary(self, step: int) -> bool:
+        """Whether the checkpoint there was saved because of `checkpoint.every_minutes`."""
+        try:
+            return bool(self.read_json(f"checkpoints/{step}/{METADATA_FILE}")["custom_metadata"][IS_TEMPORARY])
+        except (UserError, KeyError, TypeError):  # damaged, or of an earlier version
+            return False
+
     def remove_checkpoint(self, step: int) -> None:
         """Removes a checkpoint, whole or not, if there is one."""
         self._remove(f"{LISTS_FOLDER}/{step}.json")
@@ -151,16 +166,17 @@ class Place:
                 target = self._get(self._path(f"checkpoints/{step}/{name}"), name, folder)
             except FileNotFoundError:
                 raise IncompleteError(f"checkpoint {step} lacks its file {name}") from None
-            if target.stat().st_size != size:
+            # The checksums are written again when a save is done, and tell by themselves whether they are whole.
+            if target.stat().st_size != size and name != CHECKSUMS_FILE:
                 raise IncompleteError(f"file {name} of checkpoint {step} has {target.stat().st_size} bytes, not {size}")
 
     def get_small_files(self, workdir: Path) -> None:
-        """Copies all that is not a checkpoint to `workdir`, each file whole or not at all."""
+        """Copies all that a run needs besides checkpoints to `workdir`, each file whole or not at all."""
         self._files.invalidate_cache()
         root = self._root.rstrip("/")
         for path in self._files.find(root):
             name = path.removeprefix(root).lstrip("/")
-            if name.split("/")[0] not in ("checkpoints", LISTS_FOLDER):
+            if name.split("/")[0] not in ("checkpoints", LISTS_FOLDER, EXPORT_FOLDER):
                 self._get(path, name, workdir)
 
     def _path(self, name: str) -> str:

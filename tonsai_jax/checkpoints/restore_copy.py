@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tonsai_jax.checkpoints.folder import set_aside, stored_checkpoint, stored_checkpoints
+from tonsai_jax.checkpoints.overview import read_sane_steps
 from tonsai_jax.checkpoints.place import RUN_FILE, IncompleteError, Place, reason, unreachable
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import disk_errors, read_json, write_json
@@ -61,16 +63,24 @@ def local_steps(workdir: Path) -> list[int]:
 
 
 def bring_down(
-    place: Place, workdir: Path, say: Callable[[str], None], step: int | None = None, *, training: bool = False
+    place: Place,
+    workdir: Path,
+    say: Callable[[str], None],
+    step: int | None = None,
+    *,
+    training: bool = False,
+    with_sane: bool = False,
 ) -> None:
     """Brings the newest whole checkpoint at `place`, or that of `step`, and the small files of the run to `workdir`.
 
-    Does nothing where the workdir has that checkpoint or a newer one, or where the place has no run.
+    Does nothing where the workdir has that checkpoint or a newer one, or where the place has no run. A checkpoint whose bytes
+    are not those that were saved is not whole.
 
     Args:
       training: the run goes on in `workdir`. Then a place that cannot be reached is no reason to stop, if the workdir has
-        checkpoints. A checkpoint that was copied before and is gone from the workdir was removed there on purpose. And a new
-        run is refused where its copy could not be written.
+        checkpoints. A checkpoint that was copied before and is gone from the workdir was removed there on purpose; one that is
+        damaged there is replaced by its copy. And a new run is refused where its copy could not be written.
+      with_sane: brings also the newest sane checkpoint, to which a run can go back.
 
     Raises:
       UserError: the place holds another run than the workdir, or something else than a run; no checkpoint there is whole.
@@ -78,6 +88,7 @@ def bring_down(
     """
     shutil.rmtree(workdir / _COMING_DOWN, ignore_errors=True)
     here, record = local_steps(workdir), Record(workdir)
+    unreached = "the run goes on from this machine's checkpoints"
     try:
         run = _patiently(lambda: place.read_json(RUN_FILE))
         there = place.whole_steps() if run else []
@@ -86,18 +97,14 @@ def bring_down(
         raise
     except Exception as error:
         if here and training:
-            say(f"{place}: cannot be reached now ({reason(error)}); the run goes on from this machine's checkpoints")
+            say(f"{place}: cannot be reached now ({reason(error)}); {unreached}")
             return
         raise unreachable(place, error, "so it is not known whether a run is to be continued from there") from None
     if is_foreign:
         raise UserError(f"{place}: holds something else than a copy of a run; give an empty or a new place")
     if not run:
         if training and not here:
-            try:
-                _patiently(place.check_writable)
-            except Exception as error:
-                hint = "no step was trained yet; correct the place or the rights there, or leave it out"
-                raise unreachable(place, error, hint, "written") from None
+            _check_writable(place)
         return
     if (here or record.run) and record.run != run["run"]:
         raise UserError(
@@ -105,20 +112,22 @@ def bring_down(
         )
     copied = record.of(place)
     if step is None:
-        wanted = [each for each in there if not (here and training and each in copied)]
-        is_here = not wanted or bool(here and here[-1] >= wanted[-1])
+        newer = [each for each in there if not here or each > here[-1]]
+        wanted = [each for each in newer if not (here and training and each in copied)]
     else:
-        wanted, is_here = [step], step in here
-        if not is_here and step not in there:
+        wanted = [step] if step not in here else []
+        if wanted and step not in there:
             raise UserError(f"{place}: no checkpoint at step {step}; there are: {', '.join(map(str, there)) or 'none'}")
-    if is_here:
-        return
-    start, target = time.monotonic(), workdir / "checkpoints"
+    start = time.monotonic()
     for each in reversed(wanted):
         try:
-            folder = _patiently(lambda each=each: _get(place, each, workdir / _COMING_DOWN / str(each)))  # type: ignore[misc]
+            folders = {each: _get(place, each, workdir)}
             _patiently(lambda: place.get_small_files(workdir))
+            if with_sane:
+                folders |= _get_sane(place, workdir, [other for other in there if other <= each], here, say)
         except IncompleteError as error:
+            if step is not None:
+                raise UserError(f"{place}: {error}; choose another one of {', '.join(map(str, there))}") from None
             say(f"{place}: {error}; the checkpoint before it is taken")
             continue
         except UserError:
@@ -126,22 +135,89 @@ def bring_down(
         except Exception as error:
             raise unreachable(place, error, "run the same command again") from None
         record.run = run["run"]
-        record.write(place, copied)  # before the checkpoint is here: one of an unknown run would be refused
-        with disk_errors(target):
-            target.mkdir(parents=True, exist_ok=True)
-            folder.rename(target / str(each))
+        record.write(place, copied)  # before a checkpoint is here: one of an unknown run would be refused
+        for brought, folder in sorted(folders.items()):
+            copied = copied | {brought: _install(folder, workdir)}
         shutil.rmtree(workdir / _COMING_DOWN, ignore_errors=True)
-        record.write(place, copied | {each: files_of(target / str(each))})
-        say(f"{place}: brought checkpoint {each} of this run to {workdir} in {time.monotonic() - start:.1f} s")
+        record.write(place, copied)
+        what = "checkpoint " + " and ".join(map(str, sorted(folders, reverse=True)))
+        say(f"{place}: brought {what} of this run to {workdir} in {time.monotonic() - start:.1f} s")
         return
-    raise UserError(f"{place}: no checkpoint there is whole; give another place, or remove this one to begin anew")
+    if wanted and not here:
+        raise UserError(f"{place}: no checkpoint there is whole; give another place, or remove this one to begin anew")
+    if training:
+        try:
+            _replace_damaged(place, workdir, there, record, say)
+        except UserError:
+            raise
+        except Exception as error:
+            say(f"{place}: cannot be read ({reason(error)}); {unreached}")
 
 
-def _get(place: Place, step: int, folder: Path) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)
-    with disk_errors(folder):
-        place.get_checkpoint(step, folder)
+def _check_writable(place: Place) -> None:
+    try:
+        _patiently(place.check_writable)
+    except Exception as error:
+        hint = "no step was trained yet; correct the place or the rights there, or leave it out"
+        raise unreachable(place, error, hint, "written") from None
+
+
+def _get_sane(
+    place: Place, workdir: Path, there: list[int], here: list[int], say: Callable[[str], None]
+) -> dict[int, Path]:
+    """The newest sane checkpoint of those `there`, where it is neither the newest of all nor in the workdir already."""
+    sane = max(read_sane_steps(workdir) & {*there}, default=None)
+    if sane is None or sane == there[-1] or sane in here:
+        return {}
+    try:
+        return {sane: _get(place, sane, workdir)}
+    except IncompleteError as error:
+        say(f"{place}: {error}; the run cannot go back to it at a spike")
+        return {}
+
+
+def _replace_damaged(place: Place, workdir: Path, there: list[int], record: Record, say: Callable[[str], None]) -> None:
+    """Takes the copy of the newest checkpoint where that one is damaged here, so that no step is lost."""
+    for found in reversed(stored_checkpoints(workdir)):
+        damage = found.damage()
+        if damage is None:
+            return
+        if found.step not in there:
+            continue
+        try:
+            folder = _get(place, found.step, workdir)
+        except IncompleteError:
+            continue  # the trainer moves it away, and says so
+        moved = set_aside(workdir, found.step)
+        record.write(place, record.of(place) | {found.step: _install(folder, workdir)})
+        shutil.rmtree(workdir / _COMING_DOWN, ignore_errors=True)
+        what = f"{found.folder}: this checkpoint is damaged ({damage}); it was moved to {moved}"
+        say(f"{what}, and its copy was brought from {place}")
+        return
+
+
+def _get(place: Place, step: int, workdir: Path) -> Path:
+    """The folder to which the checkpoint was brought; raises `IncompleteError` where it is not whole."""
+    folder = workdir / _COMING_DOWN / str(step)
+
+    def get() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        with disk_errors(folder):
+            place.get_checkpoint(step, folder)
+
+    _patiently(get)
+    if (damage := stored_checkpoint(folder).damage()) is not None:
+        raise IncompleteError(f"checkpoint {step} is damaged ({damage})")
     return folder
+
+
+def _install(folder: Path, workdir: Path) -> dict[str, list[int]]:
+    """Gives a checkpoint that came down its final name; returns its files."""
+    target = workdir / "checkpoints" / folder.name
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(target)
+    return files_of(target)
 
 
 def _patiently(work: Callable[[], _Result]) -> _Result:

@@ -14,6 +14,7 @@ from typing import Any
 
 from tonsai_jax.checkpoints.folder import StoredCheckpoint, damaged_checkpoints, delete
 from tonsai_jax.checkpoints.overview import checkpoints_of, describe, to_delete
+from tonsai_jax.checkpoints.remote_workdir import is_url, working_folder
 from tonsai_jax.commands.parser import CommandParser
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import write_json
@@ -44,7 +45,7 @@ def main() -> None:
     parser = CommandParser(description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
     add("action", choices=FLAGS_OF, metavar="list|verify|prune|diff", help="what to do")
-    add("--workdir", nargs="+", type=Path, metavar="DIR", help="folder of the run; of diff, one or two")
+    add("--workdir", nargs="+", type=_folder_here, metavar="DIR", help="folder of the run; of diff, one or two")
     add(
         "--step",
         nargs="+",
@@ -52,7 +53,7 @@ def main() -> None:
         metavar="N",
         help="verify: the one to read (default: all); diff: one or two steps",
     )
-    add("--export", type=Path, metavar="DIR", help="verify: the folder of an exported model")
+    add("--export", type=_folder_here, metavar="DIR", help="verify: the folder of an exported model")
     add(
         "--keep-last", type=int, metavar="N", help="prune: keep the newest N (default: checkpoint.keep_last of the run)"
     )
@@ -66,6 +67,16 @@ def main() -> None:
         write_json(args.json, figures)
     if args.action == "verify" and any(row["damage"] for row in figures):
         raise UserError("; ".join(f"{row['folder']}: damaged ({row['damage']})" for row in figures if row["damage"]))
+
+
+def _folder_here(path: str) -> Path:
+    """The path of a folder; raises `UserError` for a URL."""
+    if is_url(path):
+        raise UserError(
+            f"{path}: is a URL, and `tonsai checkpoints` takes folders of this machine; a run at a URL works in a folder of "
+            f"its machine ({working_folder(path)} here)"
+        )
+    return Path(path)
 
 
 def _check_flags(args: argparse.Namespace) -> None:
