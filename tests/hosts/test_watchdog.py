@@ -170,7 +170,7 @@ def test_a_step_that_stands_out_is_reported_once() -> None:
     assert times.take_slowest() is None
 
 
-def test_a_collective_that_lost_a_process_is_known_by_its_words_in_any_error() -> None:
+def test_a_collective_that_lost_a_process_is_known_by_its_words_in_an_error_of_xla() -> None:
     gloo = ValueError(
         "UNKNOWN: Gloo AllGather failed: [external/gloo/pair.cc:547] Read error: Connection reset by peer"
     )
@@ -181,6 +181,10 @@ def test_a_collective_that_lost_a_process_is_known_by_its_words_in_any_error() -
     assert Peers.is_lost_in(jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: Barrier timed out"))
     assert not Peers.is_lost_in(ValueError("a barrier of the language"))
     assert not Peers.is_lost_in(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"))
+    of_the_hub = UserError("NAME/MODEL: cannot be reached")
+    of_the_hub.__cause__ = ConnectionResetError(104, "Connection reset by peer")
+    assert not Peers.is_lost_in(of_the_hub)
+    assert not Peers.is_lost_in(ValueError("runs/nccl/config.json: not a number"))
 
 
 @pytest.mark.full

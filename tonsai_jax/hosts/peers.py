@@ -18,6 +18,8 @@ import jax
 from jax._src import distributed
 
 _NEVER_MS = 10**10
+# Some of XLA's errors reach Python as a ValueError; they begin with their status.
+_STATUS = re.compile("(ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION|INTERNAL|UNAVAILABLE|UNKNOWN): ")
 _LOST = re.compile("gloo|nccl|(reset|closed) by peer|socket closed", re.IGNORECASE)
 _BROKEN = re.compile(
     "connection|unavailable|deadline_exceeded|aborted|cancelled|barrier", re.IGNORECASE
@@ -153,10 +155,10 @@ class Peers:
     def is_lost_in(error: BaseException | None) -> bool:
         """Whether an error, or one that it comes from, is that of a collective or a barrier whose other side is gone."""
         while error is not None:
-            # Some reach Python as a ValueError, and Orbax and others wrap them in errors of their own.
-            if _LOST.search(str(error)) or (
-                isinstance(error, jax.errors.JaxRuntimeError) and _BROKEN.search(str(error))
-            ):
+            # Orbax and others wrap them in errors of their own. The words alone say nothing: the Hub resets connections too.
+            text, of_jax = str(error), isinstance(error, jax.errors.JaxRuntimeError)
+            of_xla = of_jax or (isinstance(error, ValueError) and _STATUS.match(text))
+            if (of_xla and _LOST.search(text)) or (of_jax and _BROKEN.search(text)):
                 return True
             error = error.__cause__ or error.__context__
         return False
