@@ -33,9 +33,11 @@ def policy_of(workdir: Path, found: Sequence[StoredCheckpoint], **changes: int |
     Args:
       changes: `last` or `every` to take instead of what the run's config says; None changes nothing.
     """
-    config: Mapping[str, Any] = {}
-    with contextlib.suppress(UserError):  # a run that was copied without it has the defaults
+    config: Any = None
+    with contextlib.suppress(UserError, KeyError, TypeError):  # a run that was copied without it has the defaults
         config = read_json(workdir / "config.json")["checkpoint"]
+    if not isinstance(config, Mapping):
+        config = {}
     keys = {"last": "keep_last", "every": "keep_every", "best": "keep_best"}
     settings = {name: config[key] for name, key in keys.items() if key in config}
     settings |= {name: value for name, value in changes.items() if value is not None}
