@@ -301,8 +301,9 @@ def main() -> None:
         StopRequest(say, limits.max_hours) as stop_request,
         lock,
         _copies_elsewhere(config, workdir),
-        explain_out_of_memory(config),
         report_of_failure(workdir, say),
+        watchdog.tells_failure(),
+        explain_out_of_memory(config),
         _view(config) as view,
     ):
         train(config, workdir, stop_request, watchdog, limits.steps_today, view)

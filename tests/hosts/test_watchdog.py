@@ -1,5 +1,6 @@
 """A run that hangs, or that has lost a process, ends in time with one line and exit code 75; one that is fine goes on."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -89,6 +90,27 @@ def test_a_process_that_fails_ends_the_other_one_with_its_message_and_code(tmp_p
         assert end_of(processes[1]) == (1, "error: shard 7 is damaged")
         expected = f"error: process 1 ({HERE}) failed: shard 7 is damaged; process 0 ({HERE}) ends too"
         assert end_of(processes[0]) == (1, expected)
+
+
+def fail_before_a_long_end(workdir: str, failing: int) -> None:
+    """The process `failing` fails, and then has 5 seconds of work around it; the other one trains."""
+    limits = default_config().hosts
+    limits.peer_seconds = 3.0
+    with Watchdog(limits, Path(workdir)) as watchdog, contextlib.ExitStack() as around, watchdog.tells_failure():
+        watchdog.step_begins(0, "a stage")
+        if os.environ["JAX_PROCESS_ID"] == str(failing):
+            around.callback(time.sleep, 5.0)
+            raise UserError("shard 7 is damaged")
+        time.sleep(100.0)
+
+
+@pytest.mark.parametrize("failing", [0, pytest.param(1, marks=pytest.mark.full)])
+def test_a_failure_is_told_before_what_the_process_still_has_to_do(failing: int, tmp_path: Path) -> None:
+    with two_processes([calling(fail_before_a_long_end, str(tmp_path), failing)] * 2) as processes:
+        line = f"error: process {failing} ({HERE}) failed: shard 7 is damaged; process {1 - failing} ({HERE}) ends too"
+        assert end_of(processes[1 - failing]) == (1, line)
+        assert processes[failing].poll() is None, "it has still to do"
+        assert end_of(processes[failing]) == (1, "error: shard 7 is damaged")
 
 
 @pytest.mark.full
