@@ -15,15 +15,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import jax
-from jax._src import distributed
+
+from tonsai_jax.hosts.key_values import key_value_store
 
 _NEVER_MS = 10**10
 # Some of XLA's errors reach Python as a ValueError; they begin with their status.
 _STATUS = re.compile("(ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION|INTERNAL|UNAVAILABLE|UNKNOWN): ")
 _LOST = re.compile("gloo|nccl|(reset|closed) by peer|socket closed", re.IGNORECASE)
-_BROKEN = re.compile(
-    "connection|unavailable|deadline_exceeded|aborted|cancelled|barrier", re.IGNORECASE
-)  # of XLA's errors
+_BROKEN = re.compile("connection|unavailable|deadline_exceeded|aborted|cancelled|barrier", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Peers:
         self.name = name_of(self.index, socket.gethostname())
         self.failure: Failure | None = None
         self.all_done = threading.Event()
-        self._client: Any = distributed.global_state.client
+        self._client = key_value_store()
         self._beat, self._now = beat, now
         self._is_done = False
         watched = range(1, self.count) if self.index == 0 else (0,)
