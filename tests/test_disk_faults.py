@@ -1,7 +1,8 @@
-"""Every fault of the disk is one line and exit code 1, whichever command meets it."""
+"""Every fault of the disk is one line, and exit code 75 where it may be gone at the next try, else 1."""
 
 import errno
 import json
+import os
 import resource
 import shutil
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tonsai_jax.errors import DISK_FAULTS, UserError, run_command
+from tonsai_jax.errors import DISK_FAULTS, TEMPORARY_FAULTS, TemporaryError, UserError, exit_code, run_command
 from tonsai_jax.files import disk_errors
 
 
@@ -24,7 +25,7 @@ def test_a_fault_that_nothing_else_explains(number: int, is_named: bool, capsys:
 
     with pytest.raises(SystemExit) as ended:
         run_command(fail)
-    assert ended.value.code == 1
+    assert ended.value.code == (75 if number in TEMPORARY_FAULTS else 1)
     name = "/data/rows" if is_named else "the output"
     assert capsys.readouterr().err == f"error: {name}: {DISK_FAULTS[number]}\n"
 
@@ -38,8 +39,20 @@ def test_another_error_of_the_system_is_a_bug_and_keeps_its_trace() -> None:
 
 
 def test_a_disk_that_fails_is_named_with_the_path(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=rf"^{tmp_path}: the disk failed \(Input/output error\)"), disk_errors(tmp_path):
+    with (
+        pytest.raises(TemporaryError, match=rf"^{tmp_path}: the disk failed \(Input/output error\)"),
+        disk_errors(tmp_path),
+    ):
         raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.ECONNRESET])
+def test_a_disk_whose_network_fails_may_be_back_at_the_next_try(number: int, tmp_path: Path) -> None:
+    message = f"{tmp_path}: the disk or its network failed ({os.strerror(number)}); run the same command again"
+    with pytest.raises(TemporaryError) as raised, disk_errors(tmp_path):
+        raise OSError(number, os.strerror(number))
+    assert str(raised.value) == message
+    assert exit_code(OSError(number, "in another process")) == 75
 
 
 def test_a_disk_that_is_full_while_a_folder_is_copied(tmp_path: Path) -> None:

@@ -44,12 +44,12 @@ def _checksum(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def write_checksums(path: Path, files: Iterable[Path]) -> None:
+def write_sha256s(path: Path, files: Iterable[Path]) -> None:
     """Writes `{name: SHA-256}` of files that lie in the same folder as `path`, as JSON."""
     write_json(path, {file.name: sha256_file(file) for file in sorted(files)})
 
 
-def check_checksums(path: Path, remedy: str) -> None:
+def check_sha256s(path: Path, remedy: str) -> None:
     """Raises `UserError` where a file that `path` names is missing or has changed. Without `path` nothing is checked."""
     if not path.is_file():
         return

@@ -106,9 +106,8 @@ def default_config() -> ConfigDict:
     # sane checkpoint where a spike does not recover, and jump over the rows since.
     config.spikes.action = "warn"
     config.spikes.window = 100  # last sane steps with which a step is compared
-    config.spikes.deviations = (
-        10.0  # a spike is further above their median than this many standard deviations of the noise
-    )
+    # A spike is further above their median than this many standard deviations of the noise,
+    config.spikes.deviations = 10.0
     config.spikes.loss_rise = 1.0  # and, of the loss, than this many nats
     config.spikes.grad_factor = 10.0  # and, of the gradient norm, than this multiple of the median
     config.spikes.calm_steps = 20  # steps without a spike after which one is over, and after which a checkpoint is sane
@@ -147,9 +146,8 @@ def default_config() -> ConfigDict:
     config.profile.start = 10  # steps of this process before the first traced step
 
     config.log_every = 10  # steps between lines of metrics
-    config.layer_norms_every = (
-        0  # steps between rows with the norms of each layer's parameters and updates; 0 writes none
-    )
+    # Steps between rows with the norms of each layer's parameters and updates; 0 writes none.
+    config.layer_norms_every = 0
     config.terminal_view = True  # a live view below the lines, where one process prints to a terminal
 
     config.checkpoint = ConfigDict()
@@ -165,12 +163,10 @@ def default_config() -> ConfigDict:
     # A folder or URL (gs://, s3://, ...) to which the run is copied in the background, and from which it is brought back
     # where the workdir has nothing; empty is none (docs/reliability.md).
     config.checkpoint.mirror = ""
-    config.checkpoint.hub_repo = (
-        ""  # USER/NAME on the Hugging Face Hub that gets an export every few saves; empty is none
-    )
-    config.checkpoint.hub_every = (
-        4  # intervals of checkpoint.every between two such exports; a complete run gets a last one
-    )
+    # USER/NAME on the Hugging Face Hub that gets an export every few saves; empty is none.
+    config.checkpoint.hub_repo = ""
+    # Intervals of checkpoint.every between two such exports; a complete run gets a last one.
+    config.checkpoint.hub_every = 4
     config.checkpoint.hub_private = True  # False: a new model there is public
 
     config.eval = ConfigDict()

@@ -33,12 +33,20 @@ DISK_FAULTS = {
 }
 """What a command says about an error of the disk, by the error's number."""
 
+# Of a disk behind a network. Some systems do not have all of them.
+_OF_NETWORK_DISKS = ("ESTALE", "ETIMEDOUT", "ENOTCONN", "EHOSTDOWN", "EREMOTEIO", "ECONNRESET")
+for _number in (getattr(errno, name) for name in _OF_NETWORK_DISKS if hasattr(errno, name)):
+    DISK_FAULTS[_number] = f"the disk or its network failed ({os.strerror(_number)}); run the same command again"
+TEMPORARY_FAULTS = {errno.EIO} | {getattr(errno, name) for name in _OF_NETWORK_DISKS if hasattr(errno, name)}
+"""Those that may be gone at the next try."""
+
 
 def exit_code(error: BaseException) -> int:
     """The exit code of a command that ends with this error."""
     if isinstance(error, KeyboardInterrupt):
         return 130
-    return EXIT_TEMPORARY if isinstance(error, TemporaryError) else 1
+    may_pass = isinstance(error, TemporaryError) or (isinstance(error, OSError) and error.errno in TEMPORARY_FAULTS)
+    return EXIT_TEMPORARY if may_pass else 1
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -56,7 +64,7 @@ def unknown_name(key: str, value: object, known: Iterable[str]) -> UserError:
 def run_command(main: Callable[[], None]) -> None:
     """Runs a command: exit code 0 when `main` returns, 1 and one line on stderr when it raises `UserError`, 130 on Ctrl-C.
 
-    A `TemporaryError` ends it with `EXIT_TEMPORARY`.
+    A `TemporaryError` and one of `TEMPORARY_FAULTS` end it with `EXIT_TEMPORARY`.
 
     The environment variable LOG_LEVEL sets what is logged on stderr: WARNING (the default), INFO or DEBUG.
     """
@@ -77,7 +85,7 @@ def run_command(main: Callable[[], None]) -> None:
             raise
         path = error.filename2 or error.filename or "the output"  # of a copy, the second is written
         print(f"error: {path}: {DISK_FAULTS[error.errno]}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(exit_code(error))
 
 
 def _check_words(words: Iterable[str]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from tonsai_jax.errors import DISK_FAULTS, UserError
+from tonsai_jax.errors import DISK_FAULTS, TEMPORARY_FAULTS, TemporaryError, UserError
 from tonsai_jax.sole_writer import sole_writer
 
 _LFS_POINTER = b"version https://git-lfs"
@@ -29,13 +29,18 @@ def is_disk_full(error: BaseException) -> bool:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turns an error of the disk (it is full, or this place of it cannot be written) into a `UserError` that names `path`."""
+    """Turns an error of the disk (it is full, or this place of it cannot be written) into a `UserError` that names `path`.
+
+    One that may be gone at the next try (`TEMPORARY_FAULTS`) becomes a `TemporaryError`.
+    """
     try:
         yield
     except OSError as raised:
         error = _first_of_copy(raised)
-        if is_disk_full(error) or error.errno == errno.EIO:
+        if is_disk_full(error):
             raise UserError(f"{path}: {DISK_FAULTS[error.errno or 0]}") from error
+        if error.errno in TEMPORARY_FAULTS:
+            raise TemporaryError(f"{path}: {DISK_FAULTS[error.errno]}") from error
         if isinstance(error, PermissionError):
             raise UserError(f"{path}: no permission to write here; choose another folder") from error
         if isinstance(error, IsADirectoryError):

@@ -113,9 +113,8 @@ class Opened:
         from tonsai_jax.evaluation.best import scores_so_far  # imported here: the loop does not need it
 
         is_other_metric = any(change.startswith("checkpoint.best_metric:") for change in self.changes)
-        is_lost = (
-            self.start_step > 0 and not self.checkpoints.has_scores
-        )  # scores.json was damaged, or nothing was evaluated
+        # scores.json was damaged, or nothing was evaluated.
+        is_lost = self.start_step > 0 and not self.checkpoints.has_scores
         if is_other_metric or is_lost:
             found = scores_so_far(self.workdir, self.metric)
             if is_other_metric or found:

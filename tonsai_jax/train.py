@@ -317,8 +317,9 @@ def main() -> None:
         _check_program(config, workdir, watchdog, limits.steps_today)
         with (
             _copies_elsewhere(config, workdir, watchdog),
-            explain_out_of_memory(config),
             report_of_failure(workdir, say),
+            watchdog.tells_failure(),
+            explain_out_of_memory(config),
             _view(config) as view,
         ):
             train(config, workdir, stop_request, watchdog, limits.steps_today, view)

@@ -37,6 +37,14 @@ def test_list_has_a_row_for_each_with_its_score_and_why_it_stays(three: Path, tm
     assert rows[0]["bytes"] == sum(file.stat().st_size for file in files_of(three / "checkpoints" / "1"))
 
 
+@pytest.mark.parametrize("text", ["{}", "[]", '{"checkpoint": 3}', "{"])
+def test_a_config_that_does_not_say_how_to_keep_is_that_of_the_defaults(three: Path, text: str) -> None:
+    (three / "config.json").write_text(text)
+    code, out, err = checkpoints("list", "--workdir", three)
+    assert (code, err, len(out.splitlines())) == (0, "", 4)
+    assert checkpoints("prune", "--workdir", three)[::2] == (0, "")
+
+
 def test_verify_reads_all_or_one_and_ends_with_1_for_a_damaged_one(three: Path) -> None:
     assert checkpoints("verify", "--workdir", three)[::2] == (0, "")
     file = files_of(three / "checkpoints" / "2" / "params")[-1]

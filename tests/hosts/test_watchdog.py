@@ -1,5 +1,6 @@
 """A run that hangs, or that has lost a process, ends in time with one line and exit code 75; one that is fine goes on."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -91,6 +92,27 @@ def test_a_process_that_fails_ends_the_other_one_with_its_message_and_code(tmp_p
         assert end_of(processes[0]) == (1, expected)
 
 
+def fail_before_a_long_end(workdir: str, failing: int) -> None:
+    """The process `failing` fails, and then has 5 seconds of work around it; the other one trains."""
+    limits = default_config().hosts
+    limits.peer_seconds = 3.0
+    with Watchdog(limits, Path(workdir)) as watchdog, contextlib.ExitStack() as around, watchdog.tells_failure():
+        watchdog.step_begins(0, "a stage")
+        if os.environ["JAX_PROCESS_ID"] == str(failing):
+            around.callback(time.sleep, 5.0)
+            raise UserError("shard 7 is damaged")
+        time.sleep(100.0)
+
+
+@pytest.mark.parametrize("failing", [0, pytest.param(1, marks=pytest.mark.full)])
+def test_a_failure_is_told_before_what_the_process_still_has_to_do(failing: int, tmp_path: Path) -> None:
+    with two_processes([calling(fail_before_a_long_end, str(tmp_path), failing)] * 2) as processes:
+        line = f"error: process {failing} ({HERE}) failed: shard 7 is damaged; process {1 - failing} ({HERE}) ends too"
+        assert end_of(processes[1 - failing]) == (1, line)
+        assert processes[failing].poll() is None, "it has still to do"
+        assert end_of(processes[failing]) == (1, "error: shard 7 is damaged")
+
+
 @pytest.mark.full
 def test_a_hang_names_the_late_process_and_leaves_the_stacks_of_both(tmp_path: Path) -> None:
     with two_processes([calling(steps, str(tmp_path), 2.0, 1)] * 2) as processes:
@@ -174,7 +196,7 @@ def test_a_step_that_stands_out_is_reported_once() -> None:
     assert times.take_slowest() is None
 
 
-def test_a_collective_that_lost_a_process_is_known_by_its_words_in_any_error() -> None:
+def test_a_collective_that_lost_a_process_is_known_by_its_words_in_an_error_of_xla() -> None:
     gloo = ValueError(
         "UNKNOWN: Gloo AllGather failed: [external/gloo/pair.cc:547] Read error: Connection reset by peer"
     )
@@ -185,6 +207,10 @@ def test_a_collective_that_lost_a_process_is_known_by_its_words_in_any_error() -
     assert Peers.is_lost_in(jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: Barrier timed out"))
     assert not Peers.is_lost_in(ValueError("a barrier of the language"))
     assert not Peers.is_lost_in(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"))
+    of_the_hub = UserError("NAME/MODEL: cannot be reached")
+    of_the_hub.__cause__ = ConnectionResetError(104, "Connection reset by peer")
+    assert not Peers.is_lost_in(of_the_hub)
+    assert not Peers.is_lost_in(ValueError("runs/nccl/config.json: not a number"))
 
 
 @pytest.mark.full

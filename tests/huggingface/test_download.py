@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tonsai_jax.errors import UserError
+from tonsai_jax.errors import TemporaryError, UserError, exit_code
 from tonsai_jax.huggingface.download import download, tokenizer_folder
 from tonsai_jax.huggingface.pretrained import open_pretrained
 
@@ -34,6 +35,7 @@ class Hub(ThreadingHTTPServer):
         self.sent: list[str] = []
         self.error = ""
         self.status = 200
+        self.closes_at = "nothing"  # a part of the path at which no answer comes
 
 
 class Answers(BaseHTTPRequestHandler):
@@ -44,6 +46,9 @@ class Answers(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         hub, path = self.server, self.path.partition("?")[0]
+        if hub.closes_at in path:
+            self.close_connection = True
+            return
         if hub.error or hub.status != 200:
             self.answer(b'{"error": "no"}', {"X-Error-Code": hub.error}, hub.status)
         elif "/resolve/" in path:
@@ -115,7 +120,10 @@ def test_a_tokenizer_comes_without_the_weights(hub: Hub) -> None:
         ),
         (404, "RepoNotFound", "no such model at https://huggingface.co/org/model, or a private one; check the name"),
         (404, "RevisionNotFound", "this model has no revision 'v2'; see https://huggingface.co/org/model/commits"),
+        (400, "", "cannot be downloaded ("),
         (500, "", "cannot be downloaded ("),
+        (503, "", "cannot be downloaded ("),
+        (429, "", "cannot be downloaded ("),
     ],
 )
 def test_a_refusal_is_explained_in_one_line(hub: Hub, status: int, error: str, message: str) -> None:
@@ -125,6 +133,20 @@ def test_a_refusal_is_explained_in_one_line(hub: Hub, status: int, error: str, m
     assert str(raised.value).startswith("hf:org/model@v2: ")
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
+    assert exit_code(raised.value) == (75 if status == 429 or status >= 500 else 1)
+
+
+def test_a_hub_that_does_not_answer_may_do_so_at_the_next_try(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.closes_at = "/resolve/"  # in the middle of the download
+    with pytest.raises(TemporaryError, match=r"^hf:org/model: cannot be downloaded "):
+        download("org/model")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # and does not listen
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{free.getsockname()[1]}")
+        with pytest.raises(
+            TemporaryError, match=r"^hf:org/model: cannot be downloaded .*check the network and run the same"
+        ):
+            download("org/model")
 
 
 def test_weights_that_are_pickles_are_refused(hub: Hub) -> None:

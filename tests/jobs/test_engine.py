@@ -116,7 +116,9 @@ def test_ctrl_c_does_not_reach_the_workers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_workers_end_with_the_process_that_started_them(tmp_path: Path, sent: signal.Signals) -> None:
+def test_workers_end_with_the_process_that_started_them(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, sent: signal.Signals
+) -> None:
     program = f"""
 import signal, sys
 from pathlib import Path
@@ -127,8 +129,7 @@ signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 numbered = test_engine.numbered("sleep", "sleep too")
 run_command(lambda: test_engine.run_stage(Path({str(tmp_path)!r}), test_engine.square, numbered, test_engine.Executor(workers=2)))
 """
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
+    temporary = tmp_path_factory.mktemp("t")  # short: the address of a socket has at most 107 bytes
     process = subprocess.Popen(
         [sys.executable, "-c", program],
         stderr=subprocess.PIPE,

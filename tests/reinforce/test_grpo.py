@@ -1,5 +1,6 @@
 """GRPO in small: prompts, rewards, advantages, and a tiny model that earns more of a planted reward."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -9,9 +10,12 @@ import pytest
 
 from tests.support.tiny_model import ENGLISH
 from tests.support.tiny_run import TinyRun
+from tonsai_jax.checkpoints.keep import KeepPolicy
+from tonsai_jax.checkpoints.store import Checkpoints
 from tonsai_jax.commands import evaluate
 from tonsai_jax.errors import UserError
 from tonsai_jax.inference.load import load_run
+from tonsai_jax.reinforce import grpo as grpo_module
 from tonsai_jax.reinforce.grpo import Settings, advantages, grpo
 from tonsai_jax.reinforce.prompts import read_prompts
 from tonsai_jax.reinforce.rewards import BUILT_IN, reward_of
@@ -168,3 +172,27 @@ def test_a_model_earns_more_of_a_reward_and_a_run_that_stopped_goes_on_as_if_it_
             other, str(tmp_path / "prompts.jsonl"), tmp_path / "whole", BUILT_IN["equals"], rounds=12,
             checkpoint_every=1, micro_batch_size=0, say=print, stop_request=StopRequest(print),
         )  # fmt: skip
+
+
+def progress_of(workdir):
+    checkpoints = Checkpoints(workdir, KeepPolicy(last=2))
+    metadata = checkpoints.resume_metadata(checkpoints.resume_step(print))
+    checkpoints.close()
+    return metadata
+
+
+@pytest.mark.full
+def test_a_run_in_float16_goes_on_with_its_loss_scale(tmp_path, base, monkeypatch):
+    def in_float16(where, opened=grpo_module.open_pretrained):
+        pretrained = opened(where)
+        model_config = dataclasses.replace(pretrained.model_config, dtype="float16")
+        return dataclasses.replace(pretrained, model_config=model_config)
+
+    monkeypatch.setattr(grpo_module, "open_pretrained", in_float16)
+    practice(tmp_path, base, tmp_path / "run", stop_after=5)
+    saved = progress_of(tmp_path / "run")
+    assert saved["step"] in (10, 12)
+    practice(tmp_path, base, tmp_path / "run")
+    ended = progress_of(tmp_path / "run")
+    assert ended["loss_scale"]["scale"] == saved["loss_scale"]["scale"]
+    assert ended["loss_scale"]["good_steps"] == saved["loss_scale"]["good_steps"] + 24 - saved["step"]

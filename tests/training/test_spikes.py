@@ -5,9 +5,12 @@ import math
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tonsai_jax.errors import UserError
+from tonsai_jax.training.spike_watch import SpikeWatch
 from tonsai_jax.training.spikes import Spike, SpikeDetector, SpikeSettings
 
 NAN = math.nan
@@ -21,8 +24,8 @@ def falling(steps: int, seed: int = 0, *, noise: float = 0.15) -> Iterator[tuple
         yield loss, math.exp(rng.gauss(0, 0.3)) * (0.5 + 5 * math.exp(-step / 30))
 
 
-def trained(steps: int = 200, **settings: float) -> SpikeDetector:
-    detector = SpikeDetector(SpikeSettings(**settings))  # type: ignore[arg-type]
+def trained(steps: int = 200, **settings: Any) -> SpikeDetector:
+    detector = SpikeDetector(SpikeSettings(**settings))
     for step, values in enumerate(falling(steps)):
         assert detector.add(step, *values) is None
     return detector
@@ -157,3 +160,45 @@ def test_the_quickstart_has_no_spike() -> None:
     detector = SpikeDetector(SpikeSettings())
     assert not [step for step, (loss, grad_norm) in enumerate(curve) if detector.add(step, loss, grad_norm)]
     assert len(curve) == 349
+
+
+def end_after(loss: float, workdir: Path, action: Any, *, complete: bool) -> list[str]:
+    """What a run says that ends after 200 sane steps and 15 with this loss."""
+    detector = trained(action=action)
+    add_all(detector, [(loss, 0.5)] * 15)
+    lines: list[str] = []
+    watch = SpikeWatch(
+        detector.settings,
+        workdir,
+        None,  # type: ignore[arg-type]  # no step follows
+        detector.state(),
+        saved_step=150,
+        say=lines.append,
+        mark_sane=lambda step: None,
+        sane_step=lambda: 150,
+    )
+    watch.end(215, complete=complete)
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("loss", "action", "complete"),
+    [(8.0, "warn", True), (8.0, "roll_back", True), (1.2e11, "warn", False), (NAN, "skip", False)],
+)
+def test_a_run_that_is_complete_or_ruined_does_not_end_well(
+    loss: float, action: str, complete: bool, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        UserError, match=r"^step 215: the run has diverged: .* checkpoint is that of step 150\. "
+    ) as raised:
+        end_after(loss, tmp_path, action, complete=complete)
+    assert ("or set spikes.action=roll_back" in str(raised.value)) == (action != "roll_back")
+
+
+@pytest.mark.parametrize(("loss", "action"), [(8.0, "warn"), (8.0, "skip"), (8.0, "roll_back"), (1.2e11, "roll_back")])
+def test_a_run_that_is_stopped_in_a_spike_says_so_and_can_go_on(loss: float, action: str, tmp_path: Path) -> None:
+    (line,) = end_after(loss, tmp_path, action, complete=False)
+    assert line.startswith(
+        f"step 215: stopped in a spike: the median of the last losses is {loss:.4g}, above the limit of "
+    )
+    assert line.endswith("the last sane checkpoint is that of step 150")

@@ -34,9 +34,11 @@ def policy_of(workdir: Path, found: Sequence[StoredCheckpoint], **changes: int |
     Args:
       changes: `last` or `every` to take instead of what the run's config says; None changes nothing.
     """
-    config: Mapping[str, Any] = {}
+    config: Any = None
     with contextlib.suppress(UserError):  # a run that was copied without it has the defaults
         config = read_json(workdir / "config.json")
+    if not (isinstance(config, Mapping) and isinstance(config.get("checkpoint"), Mapping)):
+        config = {}
     settings = {name: value for name, value in changes.items() if value is not None}
     temporary = {checkpoint.step for checkpoint in found if checkpoint.is_temporary}
     facts = {"scores": read_scores(workdir), "sane": read_sane_steps(workdir), "temporary": temporary}

@@ -5,11 +5,9 @@ from itertools import count
 from typing import Any
 
 import jax
-from jax._src import (
-    distributed,
-)  # JAX has no public way to the store of its coordination service; Orbax uses this one too
 
 from tonsai_jax.errors import EXIT_TEMPORARY, TemporaryError, UserError
+from tonsai_jax.hosts.key_values import key_value_store
 
 _POLL_MILLISECONDS = 10_000
 _calls = count()  # names each call; all processes make the same calls in the same order
@@ -35,8 +33,7 @@ def on_first_process(work: Callable[[], None]) -> None:
     if jax.process_count() == 1:
         work()
         return
-    # JAX has no public way to the store of its coordination service; Orbax goes this way too.
-    client: Any = distributed.global_state.client
+    client = key_value_store()
     name = f"tonsai_jax/on_first_process/{next(_calls)}"
     if jax.process_index() != 0:
         _wait(client, name)

@@ -15,13 +15,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import jax
-from jax._src import distributed
+
+from tonsai_jax.hosts.key_values import key_value_store
 
 _NEVER_MS = 10**10
+# Some of XLA's errors reach Python as a ValueError; they begin with their status.
+_STATUS = re.compile("(ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION|INTERNAL|UNAVAILABLE|UNKNOWN): ")
 _LOST = re.compile("gloo|nccl|(reset|closed) by peer|socket closed", re.IGNORECASE)
-_BROKEN = re.compile(
-    "connection|unavailable|deadline_exceeded|aborted|cancelled|barrier", re.IGNORECASE
-)  # of XLA's errors
+_BROKEN = re.compile("connection|unavailable|deadline_exceeded|aborted|cancelled|barrier", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Peers:
         self.name = name_of(self.index, socket.gethostname())
         self.failure: Failure | None = None
         self.all_done = threading.Event()
-        self._client: Any = distributed.global_state.client
+        self._client = key_value_store()
         self._beat, self._now = beat, now
         self._is_done = False
         watched = range(1, self.count) if self.index == 0 else (0,)
@@ -153,10 +154,10 @@ class Peers:
     def is_lost_in(error: BaseException | None) -> bool:
         """Whether an error, or one that it comes from, is that of a collective or a barrier whose other side is gone."""
         while error is not None:
-            # Some reach Python as a ValueError, and Orbax and others wrap them in errors of their own.
-            if _LOST.search(str(error)) or (
-                isinstance(error, jax.errors.JaxRuntimeError) and _BROKEN.search(str(error))
-            ):
+            # Orbax and others wrap them in errors of their own. The words alone say nothing: the Hub resets connections too.
+            text, of_jax = str(error), isinstance(error, jax.errors.JaxRuntimeError)
+            of_xla = of_jax or (isinstance(error, ValueError) and _STATUS.match(text))
+            if (of_xla and _LOST.search(text)) or (of_jax and _BROKEN.search(text)):
                 return True
             error = error.__cause__ or error.__context__
         return False

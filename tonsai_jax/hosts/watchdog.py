@@ -66,6 +66,7 @@ class Watchdog:
         self._stage: object = None
         self._heartbeat: HeartbeatFile | None = None
         self._ended = threading.Event()
+        self._told = False
         self.peers: Peers | None = None
         if jax.process_count() > 1:
             from tonsai_jax.hosts import peers  # imported here: most runs have one process
@@ -88,6 +89,16 @@ class Watchdog:
         self._ended.set()
         if self._heartbeat is not None:
             self._heartbeat.close()
+
+    @contextlib.contextmanager
+    def tells_failure(self) -> Iterator[None]:
+        """Tells the others at once where the block raises: what is around it, as a last copy to a mirror, takes time."""
+        try:
+            yield
+        except BaseException as error:
+            if self.peers is not None and not self.peers.is_lost_in(error):
+                self._tell(f"{self.peers.name} failed: {_text_of(error)}", exit_code(error), self.peers)
+            raise
 
     def report(self, doing: str) -> None:
         """From now on the process does this, and has the limit of it: `pause_seconds` where it has no other one."""
@@ -161,6 +172,8 @@ class Watchdog:
                     self._end_hang(idle, limit)
 
     def _look_at(self, peers: "Peers") -> None:
+        if self._told:
+            return  # this process ends with an error of its own, and the others end because of it
         if (failure := peers.failure) is not None:
             claim_end()
             if failure.is_hang:
@@ -224,7 +237,7 @@ class Watchdog:
 
     def _end_after(self, error: BaseException, peers: "Peers") -> NoReturn:
         """Ends this process after an error of its own, or of a collective whose other side is gone."""
-        code, text = exit_code(error), " ".join(str(error).split())
+        code, text = exit_code(error), _text_of(error)
         if peers.is_lost_in(error):
             # The thread that watches soon knows which process it was, and ends this one with a line about it.
             self._peer_seconds = min(self._peer_seconds, _SUSPECT_SECONDS)
@@ -233,10 +246,20 @@ class Watchdog:
             text = f"lost its connection to another process at step {self._step} ({text[:300]})"
         elif not isinstance(error, UserError):
             within(SPEAK_SECONDS, lambda: traceback.print_exception(error))
-            text = f"{type(error).__name__}: {text}"
         claim_end()
-        within(_TELL_SECONDS, lambda: peers.fail(f"{peers.name} failed: {text}", code))
+        if not self._told:
+            self._tell(f"{peers.name} failed: {text}", code, peers)
         end_process(text if isinstance(error, UserError) else f"{peers.name}: {text}", code)
+
+    def _tell(self, message: str, code: int, peers: "Peers") -> None:
+        self._told = True
+        within(_TELL_SECONDS, lambda: peers.fail(message, code))
+
+
+def _text_of(error: BaseException) -> str:
+    """An error in one line."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
 def _is_debugged() -> bool:

@@ -3,13 +3,15 @@
 import re
 from pathlib import Path
 
-from tonsai_jax.errors import UserError
+from tonsai_jax.errors import TemporaryError, UserError
 
 HUB = "hf:"  # in front of the name of a model of the Hub
 # What a model in Hugging Face format consists of. Files in subfolders are other formats of the same model.
 _TOKENIZER_FILES = ["*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt"]
 _WEIGHTS = "*.safetensors"
 _SUBFOLDERS = ["*/*"]
+# Of Python, requests and httpx, one of which the Hub's library uses; they have no common parent.
+_NETWORK_ERRORS = {"ConnectionError", "Timeout", "TimeoutError", "TransportError"}
 
 
 def tokenizer_folder(where: str) -> str:
@@ -25,7 +27,7 @@ def download(name: str, *, weights: bool = True) -> Path:
       weights: whether they are needed, and not only config and tokenizer.
 
     Raises `UserError` for a name that is none, a model that does not exist or that this user may not read, weights that are no
-    safetensors, and where the Hub cannot be reached.
+    safetensors; a `TemporaryError` where the Hub cannot be reached or fails.
     """
     repo_id, _, revision = name.partition("@")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
@@ -58,9 +60,14 @@ def download(name: str, *, weights: bool = True) -> Path:
         ) from None
     except RevisionNotFoundError:
         raise UserError(f"hf:{name}: this model has no revision {revision!r}; see {page}/commits") from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except Exception as error:
+        # Where not even the list of files comes, the library raises its own error from that of the network.
+        cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
+        may_pass = _may_pass(cause)
+        if not may_pass and not isinstance(error, HfHubHTTPError | OSError):
+            raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
+        raise (TemporaryError if may_pass else UserError)(
             f"hf:{name}: cannot be downloaded ({reason}); check the network and run the same command again, what is already "
             "there is kept. Without a network, download it elsewhere (`hf download`) and give the folder"
         ) from None
@@ -70,3 +77,12 @@ def download(name: str, *, weights: bool = True) -> Path:
             f"branch with them at {page}, or convert them with transformers (save_pretrained) and give the folder"
         )
     return folder
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether another try may help: there was no answer, or one that speaks of a fault of the Hub or of too many requests."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is not None:
+        return bool(status >= 500 or status == 429)
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return bool(kinds & _NETWORK_ERRORS) and "OfflineModeIsEnabled" not in kinds  # a setting of the user

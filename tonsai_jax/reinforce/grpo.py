@@ -38,6 +38,7 @@ from tonsai_jax.runtime.signals import StopRequest
 from tonsai_jax.sampling import Sampling
 from tonsai_jax.stages import MicroBatch
 from tonsai_jax.tokenizer.loading import Tokenizer
+from tonsai_jax.training.loss_scale import placed_scale, saved_scale
 from tonsai_jax.training.mesh import one_device_mesh, put_batch
 from tonsai_jax.training.metrics import MetricsWriter
 from tonsai_jax.training.objectives import GroupRelative
@@ -164,6 +165,8 @@ def grpo(
         )
     if saved is not None:
         state = checkpoints.restore_state(start_step, abstract)
+        loss_scale = placed_scale(abstract.loss_scale, saved.get("loss_scale"))
+        state = dataclasses.replace(state, loss_scale=loss_scale)
     say(f"weights: {f'the checkpoint of this run at step {start_step}' if saved else settings.init_from}")
     say(f"{len(prompts):,} prompts; a round is {settings.prompts_per_round} x {settings.group_size} answers")
     write_json(workdir / "config.json", to_json(config))
@@ -208,6 +211,7 @@ def grpo(
         batch["reference"] = np.asarray(score_step(reference, on_device))
         for _ in range(settings.updates):
             state, metrics = train_step(state, put_batch(batch, mesh))
+        checkpoints.check()
         done, step = round + 1, int(state.step)
         scalars = _scalars(metrics, answers, settings.group_size) | {
             "speed/seconds_to_answer": generated - began,
@@ -226,6 +230,7 @@ def grpo(
                 "model": dataclasses.asdict(model_config),
                 "tokenizer_hash": tokenizer.hash,
                 "config": to_json(config),
+                "loss_scale": saved_scale(state.loss_scale),  # empty unless the dtype is float16
                 "grpo": {"settings": dataclasses.asdict(settings), "reference": fingerprint},
             }
             checkpoints.save(state, metadata)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tonsai_jax.checksums import check_checksums, write_checksums
+from tonsai_jax.checksums import check_sha256s, write_sha256s
 
 CHECKSUMS = "tokenizer_checksums.json"
 # What belongs to a tokenizer: the files of ours, and more in the folder of an open model.
@@ -28,9 +28,9 @@ FILES_OF_OPEN_MODELS = (
 
 def write_tokenizer_checksums(folder: Path) -> None:
     """Writes the checksums of the files of the tokenizer in `folder`. Call it last."""
-    write_checksums(folder / CHECKSUMS, [path for name in FILES_OF_OPEN_MODELS if (path := folder / name).is_file()])
+    write_sha256s(folder / CHECKSUMS, [path for name in FILES_OF_OPEN_MODELS if (path := folder / name).is_file()])
 
 
 def check_tokenizer_files(folder: Path) -> None:
     """Raises `UserError` where a file of a tokenizer that our commands wrote is missing or has changed since."""
-    check_checksums(folder / CHECKSUMS, "copy the tokenizer again, or make it again")
+    check_sha256s(folder / CHECKSUMS, "copy the tokenizer again, or make it again")

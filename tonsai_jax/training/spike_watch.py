@@ -98,14 +98,24 @@ class SpikeWatch:
         self._confirm(step + 1, self.settings.calm_steps)
 
     def end(self, step: int, *, complete: bool) -> None:
-        """Ends the run after `step` steps. Raises `UserError` where its loss is far above what it was."""
+        """Ends this part of the run after `step` steps.
+
+        Raises `UserError` where the last losses are above their limit and the run is complete, or is ruined and does not go back
+        by itself. A run that was only stopped can still recover when it goes on: for that one a line is enough.
+        """
         if (diverged := self.detector.divergence()) is not None:
             loss, limit = diverged
-            raise UserError(
-                f"step {step}: the run has diverged: the median of the last losses is {loss:.4g}, above the limit of {limit:.4g} "
-                f"that its sane steps give; the last sane checkpoint is {self.last_sane()}. Lower optimizer.learning_rate and go "
-                "on from there (delete the later folders in checkpoints), or set spikes.action=roll_back"
+            found = (
+                f"the median of the last losses is {loss:.4g}, above the limit of {limit:.4g} that its sane steps give; the last "
+                f"sane checkpoint is {self.last_sane()}"
             )
+            goes_back = self.settings.action == "roll_back"
+            if complete or (self.detector.is_ruined() and not goes_back):
+                raise UserError(
+                    f"step {step}: the run has diverged: {found}. Lower optimizer.learning_rate and go on from there (delete the "
+                    f"later folders in checkpoints){'' if goes_back else ', or set spikes.action=roll_back'}"
+                )
+            self._say(f"step {step}: stopped in a spike: {found}")
         if complete and self.detector.has_recovered():
             self._confirm(step, 0)
 

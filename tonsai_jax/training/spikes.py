@@ -19,6 +19,7 @@ import numpy as np
 _DIFFERENCE_TO_DEVIATION = 0.9539
 _TINY = 1e-30  # a gradient norm of 0 has no logarithm
 _LARGEST_LOG = 80.0  # of a limit: e^80 is still a float32
+_RUIN = 10  # times the limit of the loss
 _FIRST_RISE = 10  # before the window knows the noise, a loss may rise by this multiple of the first one
 
 
@@ -196,6 +197,10 @@ class SpikeDetector:
         """The median of the last losses and the limit that it is above; None where the loss is sane."""
         now = self._recent.median()
         return (now, self._limit) if now > self._limit else None
+
+    def is_ruined(self) -> bool:
+        """Whether the median of the last losses is more than 10 times the limit, or not finite: no spike recovers from there."""
+        return self._recent.median() > _RUIN * max(self._limit, self.settings.loss_rise)
 
     def _restart(self, kind: str) -> None:
         self._kind = kind
