@@ -10,12 +10,14 @@ import pytest
 from tests.support.made_once import MadeOnce
 from tests.support.tiny_run import TinyRun, train_in_this_process
 from tonsai_jax.checkpoints import remote_workdir
+from tonsai_jax.checkpoints.elsewhere import copies_elsewhere
 from tonsai_jax.checkpoints.mirror import Mirror
 from tonsai_jax.checkpoints.place import Place
 from tonsai_jax.checkpoints.remote_workdir import working_folder
 from tonsai_jax.checkpoints.restore_copy import local_steps
 from tonsai_jax.cli import parse_flags
 from tonsai_jax.commands.parser import CommandParser, open_model
+from tonsai_jax.config import default_config
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import folder_to_replace, folder_to_write
 from tonsai_jax.inference.load import load_run
@@ -124,8 +126,13 @@ def test_a_run_on_s3_goes_on_on_a_new_machine(run: TinyRun, never_stopped: TinyR
 
 
 def test_of_several_processes_each_with_a_folder_of_its_own_none_starts(
-    run: TinyRun, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("jax.process_count", lambda: 2)
-    with pytest.raises(UserError, match="works for a run of one process; give a folder that all processes share"):
-        train_in_this_process(flags(run, URL))
+    config = default_config()
+    config.checkpoint.mirror = URL
+    with (
+        pytest.raises(UserError, match="works for a run of one process; give a folder that all processes share"),
+        copies_elsewhere(config, working_folder(URL), print),
+    ):
+        pass

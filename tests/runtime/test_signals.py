@@ -121,6 +121,27 @@ def test_a_second_ctrl_c_ends_what_never_returns_to_python() -> None:
         assert process.wait(timeout=20) == 130
 
 
+ENDING = """
+import time
+from tonsai_jax.runtime.signals import StopRequest
+with StopRequest(print) as request:
+    request.saves_first()
+    request.all_is_saved()
+print("ready", flush=True)
+time.sleep(1)  # as a run that waits for its other processes
+"""
+
+
+def test_a_repeated_sigterm_does_not_change_the_exit_code_of_a_run_that_is_saved() -> None:
+    with subprocess.Popen([sys.executable, "-c", ENDING], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        while process.poll() is None:  # also while Python ends
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.02)
+        assert process.returncode == 0
+
+
 @pytest.mark.full
 @pytest.mark.parametrize(
     ("phase", "number"),

@@ -290,11 +290,12 @@ class Checkpoints:
     def _explained(self, error: Exception) -> Exception:
         text = str(error)
         words = ("No space left", "RESOURCE_EXHAUSTED", "Disk quota", "File too large")  # of TensorStore
+        limit = ", or a limit of the size of files is reached (ulimit -f)" if "File too large" in text else ""
         if is_disk_full(error) or any(word in text for word in words):
             free = shutil.disk_usage(self.directory).free / 1e9
             return UserError(
-                f"{self.directory}: the disk is full ({free:.1f} GB free), the new checkpoint was not written; the earlier "
-                f"ones are whole. Free some space and run the same command again: it continues from the last one"
+                f"{self.directory}: the disk is full ({free:.1f} GB free){limit}, the new checkpoint was not written; the "
+                f"earlier ones are whole. Free some space and run the same command again: it continues from the last one"
             )
         if isinstance(error, UserError):
             return error

@@ -4,7 +4,9 @@ from collections import deque
 from statistics import median
 
 _KEPT = 100  # steps, of which the median is taken
-_ENOUGH = 5  # steps before one can stand out
+_ENOUGH = (
+    5  # steps before one can stand out; the first of them cannot, since it still loads or waits for others that compile
+)
 _OUTLIER_FACTOR = 5.0  # times the median
 _OUTLIER_SECONDS = 1.0  # and this much more: short steps vary by more than this factor
 
@@ -17,8 +19,9 @@ class StepTimes:
         self._slowest: tuple[float, int] | None = None
 
     def add(self, step: int, seconds: float) -> None:
+        if self._times:
+            self._slowest = max(self._slowest or (0.0, 0), (seconds, step))
         self._times.append(seconds)
-        self._slowest = max(self._slowest or (0.0, 0), (seconds, step))
 
     def median(self) -> float | None:
         """None before the first step."""

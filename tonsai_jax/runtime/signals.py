@@ -26,7 +26,8 @@ class StopRequest:
     request, and ends the process where the handler has not ended it in time.
 
     Before `saves_first()` there is nothing to save: a signal ends the process, with exit code 130 for Ctrl-C and 143 for SIGTERM.
-    After `all_is_saved()` Ctrl-C does; the others are ignored, since what is left may fit into the time that a job system gives.
+    After `all_is_saved()` Ctrl-C does; the others are ignored until the process has ended, since what is left may fit into the
+    time that a job system gives.
 
     Args:
       say: prints a line and flushes it; called in another thread.
@@ -56,7 +57,9 @@ class StopRequest:
             self._end(self._ending)  # not as Python ends, which takes seconds to free the arrays of a large model
         signal.set_wakeup_fd(self._fd)
         for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+            # A job system repeats its signal. Python, too, leaves one that is ignored as it is when it ends.
+            is_repeated = self._phase == "after" and number != signal.SIGINT
+            signal.signal(number, signal.SIG_IGN if is_repeated else handler)
         self._pythons.close()  # ends the thread
 
     @property

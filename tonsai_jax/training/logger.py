@@ -191,7 +191,7 @@ class StepLogger:
         self._skipped_in_a_row = 0 if is_finite or overflowed(values) else self._skipped_in_a_row + 1
         goes_back = self.watch is not None and self.watch.settings.action == "roll_back"
         if self._skipped_in_a_row >= self.max_skipped_steps and not goes_back:
-            sane = "" if self.watch is None else f"; the last sane checkpoint is {self.watch.last_sane()}"
+            sane = "" if self.watch is None else f"; {self.watch.last_sane()}"
             raise UserError(
                 f"step {step + 1}: loss or gradient was not finite for {count_of(self._skipped_in_a_row, 'step')} in a row, "
                 f"so the run was stopped{sane}. Lower optimizer.learning_rate, or check the data of these steps"

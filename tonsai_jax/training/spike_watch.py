@@ -84,12 +84,12 @@ class SpikeWatch:
                 self._said_lost = True
                 self._say(
                     f"step {step + 1}: no recovery from the spike of step {first + 1}, {detector.in_a_row} in a row: "
-                    f"{spike.describe()}; the last sane checkpoint is {self.last_sane()}"
+                    f"{spike.describe()}; {self.last_sane()}"
                 )
             if self.settings.action == "skip" and detector.in_a_row >= self.settings.max_in_a_row:
                 raise UserError(
                     f"step {step + 1}: {spike.describe()}: {count_of(detector.in_a_row, 'step')} in a row were spikes "
-                    f"(spikes.max_in_a_row), so the run was stopped; the last sane checkpoint is {self.last_sane()}. "
+                    f"(spikes.max_in_a_row), so the run was stopped; {self.last_sane()}. "
                     "Check the rows of these steps, or lower optimizer.learning_rate"
                 )
         elif episode and detector.has_recovered():
@@ -106,8 +106,8 @@ class SpikeWatch:
         if (diverged := self.detector.divergence()) is not None:
             loss, limit = diverged
             found = (
-                f"the median of the last losses is {loss:.4g}, above the limit of {limit:.4g} that its sane steps give; the last "
-                f"sane checkpoint is {self.last_sane()}"
+                f"the median of the last losses is {loss:.4g}, above the limit of {limit:.4g} that its sane steps give; "
+                f"{self.last_sane()}"
             )
             goes_back = self.settings.action == "roll_back"
             if complete or (self.detector.is_ruined() and not goes_back):
@@ -128,9 +128,9 @@ class SpikeWatch:
         return self._order.batch(step) if step >= self._order.segments[0].first_step else []
 
     def last_sane(self) -> str:
-        """'that of step 500', or 'none yet'."""
+        """'the last sane checkpoint is that of step 500', or 'no checkpoint is sane yet'."""
         step = self._sane_step()
-        return "none yet" if step is None else f"that of step {step}"
+        return "no checkpoint is sane yet" if step is None else f"the last sane checkpoint is that of step {step}"
 
     def _confirm(self, done: int, steps: int) -> None:
         """Marks the checkpoints that `steps` sane steps follow, of `done` steps."""
