@@ -10,6 +10,7 @@ import pytest
 from tests.support.made_once import MadeOnce
 from tests.support.tiny_run import TinyRun, train_in_this_process
 from tonsai_jax.checkpoints import remote_workdir
+from tonsai_jax.checkpoints.elsewhere import copies_elsewhere
 from tonsai_jax.checkpoints.mirror import Mirror
 from tonsai_jax.checkpoints.place import Place
 from tonsai_jax.checkpoints.remote_workdir import working_folder
@@ -127,5 +128,8 @@ def test_of_several_processes_each_with_a_folder_of_its_own_none_starts(
     run: TinyRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jax.process_count", lambda: 2)
-    with pytest.raises(UserError, match="works for a run of one process; give a folder that all processes share"):
-        train_in_this_process(flags(run, URL))
+    sys.modules.pop("config_config", None)
+    config, workdir, *_ = parse_flags(flags(run, URL)[2:], "")
+    message = "works for a run of one process; give a folder that all processes share"
+    with pytest.raises(UserError, match=message), copies_elsewhere(config, workdir, print):
+        pass
