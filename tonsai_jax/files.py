@@ -40,7 +40,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         if is_disk_full(error):
             raise UserError(f"{path}: {DISK_FAULTS[error.errno or 0]}") from error
         if error.errno in TEMPORARY_FAULTS:
-            raise TemporaryError(f"{path}: {DISK_FAULTS[error.errno]}") from error
+            raise TemporaryError(f"{path}: {DISK_FAULTS[error.errno or 0]}") from error
         if isinstance(error, PermissionError):
             raise UserError(f"{path}: no permission to write here; choose another folder") from error
         if isinstance(error, IsADirectoryError):

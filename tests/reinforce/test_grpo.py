@@ -176,7 +176,9 @@ def test_a_model_earns_more_of_a_reward_and_a_run_that_stopped_goes_on_as_if_it_
 
 def progress_of(workdir):
     checkpoints = Checkpoints(workdir, KeepPolicy(last=2))
-    metadata = checkpoints.resume_metadata(checkpoints.resume_step(print))
+    step = checkpoints.resume_step(print)
+    assert step is not None
+    metadata = checkpoints.resume_metadata(step)
     checkpoints.close()
     return metadata
 

@@ -39,10 +39,12 @@ def policy_of(workdir: Path, found: Sequence[StoredCheckpoint], **changes: int |
         config = read_json(workdir / "config.json")
     if not (isinstance(config, Mapping) and isinstance(config.get("checkpoint"), Mapping)):
         config = {}
-    settings = {name: value for name, value in changes.items() if value is not None}
-    temporary = {checkpoint.step for checkpoint in found if checkpoint.is_temporary}
-    facts = {"scores": read_scores(workdir), "sane": read_sane_steps(workdir), "temporary": temporary}
-    return dataclasses.replace(KeepPolicy.of(config), **settings, **facts)
+    settings: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
+    policy = dataclasses.replace(KeepPolicy.of(config), **settings)
+    policy.scores.update(read_scores(workdir))
+    policy.sane.update(read_sane_steps(workdir))
+    policy.temporary.update(checkpoint.step for checkpoint in found if checkpoint.is_temporary)
+    return policy
 
 
 def read_scores(workdir: Path) -> dict[int, float]:
