@@ -1,6 +1,8 @@
 """The two tiers of tests, JAX's settings for them, and the fixtures that several rooms use."""
 
 import os
+import signal
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import pytest
 
 from tests.support.made_once import MadeOnce
 from tests.support.tiny_run import TinyRun, make_rows
+from tonsai_jax.interrupts import ENDING_SIGNALS
 from tonsai_jax.reporting.progress_bar import Progress
 
 
@@ -38,6 +41,15 @@ def pytest_configure(config: pytest.Config) -> None:
 def jobs_of_other_tests_are_long_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without it ten seconds of jobs in earlier tests of this process could make this one print how far it is."""
     monkeypatch.setattr(Progress, "_ended", float("-inf"))
+
+
+@pytest.fixture(autouse=True)
+def signals_do_what_they_did() -> Iterator[None]:
+    """A run that is saved leaves signals ignored to the end of its process, and processes that this one starts inherit that."""
+    handlers = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

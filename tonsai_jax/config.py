@@ -131,12 +131,10 @@ def default_config() -> ConfigDict:
     config.hosts = ConfigDict()
     config.hosts.hang_factor = 20.0  # no step for this many times the median time of a step is a hang,
     config.hosts.hang_seconds = 300.0  # but only after this many seconds; 0 never is
-    config.hosts.start_seconds = (
-        1800.0  # for the start without its downloads, and for a step that compiles; 0 is no limit
-    )
-    config.hosts.pause_seconds = (
-        3600.0  # for a save, a restore, a batch of an evaluation, samples, the export; 0 is no limit
-    )
+    # Limits for the start without its downloads and for a step that compiles; and for a save, a restore, a batch of an
+    # evaluation, samples, the export. 0 is no limit.
+    config.hosts.start_seconds = 1800.0
+    config.hosts.pause_seconds = 3600.0
     config.hosts.peer_seconds = 60.0  # of silence, after which another process counts as dead
     config.hosts.connect_seconds = 300.0  # for which a process waits at its start for the others
     config.hosts.shared_seconds = 30.0  # for which it looks for a file of process 0 in the workdir
@@ -161,7 +159,7 @@ def default_config() -> ConfigDict:
     # Empty is the mean bits per byte of the languages, or the loss on held-out pairs.
     config.checkpoint.best_metric = ""
     # A folder or URL (gs://, s3://, ...) to which the run is copied in the background, and from which it is brought back
-    # where the workdir has nothing; empty is none (docs/reliability.md).
+    # where the workdir has nothing; empty is none (docs/mirror.md).
     config.checkpoint.mirror = ""
     # USER/NAME on the Hugging Face Hub that gets an export every few saves; empty is none.
     config.checkpoint.hub_repo = ""

@@ -19,7 +19,7 @@ def campaign(folder: Path, *words: str) -> dict[str, dict[str, Any]]:
     return json.loads((folder / "figures.json").read_text())
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_a_run_that_is_killed_four_times_is_one_that_nothing_disturbed(tmp_path: Path) -> None:
     kills = campaign(tmp_path, "kills", "--count", "4", "--seed", "2")["kills"]
     assert kills["counts"]["kills"] == 4
@@ -27,7 +27,7 @@ def test_a_run_that_is_killed_four_times_is_one_that_nothing_disturbed(tmp_path:
     assert not kills["failures"]
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_flipped_bits_are_not_silent(tmp_path: Path) -> None:
     kinds = campaign(tmp_path, "flips", "--count", "2", "--only", "checkpoint arrays", "documents manifests")
     assert set(kinds) == {"flips: checkpoint arrays", "flips: documents manifests"}

@@ -14,6 +14,8 @@ from tonsai_jax.hosts.relay import Relay, wait_for_coordinator
 _NEVER_SECONDS = 10**7
 _SHUTDOWN_SECONDS = 30  # for which a process waits at its end for the others, which are at their end too
 
+_relay: Relay | None = None
+
 
 def connect(
     address: str, num_processes: int, process_id: int, local_device_ids: list[int] | None, seconds: float
@@ -31,16 +33,16 @@ def connect(
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
         raise UserError(f"JAX_COORDINATOR_ADDRESS={address!r} must be HOST:PORT, such as node1:12345")
-    relay: Relay | None = None
+    global _relay
     if process_id > 0:
         wait_for_coordinator(host.strip("[]"), int(port), seconds)
-        relay = Relay(host.strip("[]"), int(port), lambda: _end_without_process_0(process_id))
+        _relay = Relay(host.strip("[]"), int(port), lambda: _end_without_process_0(process_id))
     # JAX's client waits without end, and this thread does not.
     too_late = threading.Timer(seconds, _end_late_start, (process_id, num_processes, seconds))
     too_late.daemon = True
     too_late.start()
     jax.distributed.initialize(
-        relay.address if relay else address,
+        _relay.address if _relay else address,
         num_processes=num_processes,
         process_id=process_id,
         local_device_ids=local_device_ids,
@@ -51,8 +53,13 @@ def connect(
         shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
     )
     too_late.cancel()
-    if relay is not None:
-        atexit.register(relay.leave)  # runs before JAX waits there for all processes, after which process 0 may be gone
+    atexit.register(leave)  # runs before JAX waits there for all processes, after which process 0 may be gone
+
+
+def leave() -> None:
+    """From now on process 0 may end before this process, which ends by itself."""
+    if _relay is not None:
+        _relay.leave()
 
 
 def _end_late_start(process_id: int, num_processes: int, seconds: float) -> None:

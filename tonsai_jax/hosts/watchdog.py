@@ -97,6 +97,9 @@ class Watchdog:
             yield
         except BaseException as error:
             if self.peers is not None and not self.peers.is_lost_in(error):
+                from tonsai_jax.hosts.connection import leave  # imported here: most runs have one process
+
+                leave()  # process 0 may end before this one, which ends with an error of its own
                 self._tell(f"{self.peers.name} failed: {_text_of(error)}", exit_code(error), self.peers)
             raise
 
