@@ -131,9 +131,9 @@ def default_config() -> ConfigDict:
     config.hosts = ConfigDict()
     config.hosts.hang_factor = 20.0  # no step for this many times the median time of a step is a hang,
     config.hosts.hang_seconds = 300.0  # but only after this many seconds; 0 never is
-    # Limits for the start without its downloads and for a step that compiles; and for a save, a restore, a batch of an
-    # evaluation, samples, the export. 0 is no limit.
+    # For the start without its downloads, and for a step that compiles; 0 is no limit.
     config.hosts.start_seconds = 1800.0
+    # For a save, a restore, a batch of an evaluation, samples, the export; 0 is no limit.
     config.hosts.pause_seconds = 3600.0
     config.hosts.peer_seconds = 60.0  # of silence, after which another process counts as dead
     config.hosts.connect_seconds = 300.0  # for which a process waits at its start for the others
