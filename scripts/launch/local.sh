@@ -8,9 +8,9 @@
 #   -g G   GPUs of each process: the first takes 0 .. G-1, the next G .. 2G-1; without -g nothing is said about GPUs
 #   -w S   seconds that the other processes get to end after one has failed, before they are killed (default 60)
 #
-# The command must not need the keyboard. Each line of output begins with the number of its process. TERM, INT, HUP and USR1 are passed on to all processes. When one
-# fails, the others get TERM, and KILL after S seconds. Exit code: 1 if a process ended with 1 (a person must look), else that
-# of the first process that failed, else 0.
+# The command must not need the keyboard. Each line of output begins with the number of its process. TERM, INT, HUP and USR1 are
+# passed on to all processes. When one fails, the others get TERM, and KILL after S seconds. Exit code: 1 if a process ended with
+# 1 (a person must look), else that of the first process that failed, else 0.
 set -u
 set -m # each command in a process group of its own: Ctrl-C reaches it once, through this script
 

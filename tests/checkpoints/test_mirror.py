@@ -16,8 +16,8 @@ from tests.support.made_once import MadeOnce
 from tests.support.tiny_run import TinyRun
 from tonsai_jax.checkpoints import mirror as mirror_module
 from tonsai_jax.checkpoints import restore_copy
-from tonsai_jax.checkpoints.checksums import CHECKSUMS_FILE, add_late_files, write_checksums
-from tonsai_jax.checkpoints.folder import IS_TEMPORARY, METADATA_FILE, set_aside, stored_checkpoints
+from tonsai_jax.checkpoints.checksums import CHECKSUMS_FILE, METADATA_FILE, add_late_files, write_checksums
+from tonsai_jax.checkpoints.folder import IS_TEMPORARY, set_aside, stored_checkpoints
 from tonsai_jax.checkpoints.mirror import Mirror
 from tonsai_jax.checkpoints.place import Place, unreachable
 from tonsai_jax.checkpoints.restore_copy import bring_down, local_steps

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.flips import assert_no_flip_is_silent, with_a_flipped_bit
 from tests.support.rows import write_rows
 from tonsai_jax.checksums import KEY, SAMPLE_BYTES, sample_sha256, with_checksum
 from tonsai_jax.data.manifest import RowsManifest, read_manifest
@@ -105,9 +106,7 @@ def test_no_flipped_bit_of_the_rows_is_silent(tmp_path: Path) -> None:
     for _ in range(60):
         path = chance.choice(shard_paths(manifest))
         whole = path.read_bytes()
-        flipped = bytearray(whole)
-        flipped[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
-        path.write_bytes(flipped)
+        path.write_bytes(with_a_flipped_bit(whole, chance))
         with pytest.raises(UserError, match=str(path)):
             check_shards(manifest)
         assert str(path) in faults_of(manifest)[0]
@@ -142,18 +141,7 @@ def test_validation_rows_are_read_as_a_whole_and_never_skipped(rows: Path, tmp_p
 
 def test_no_flipped_bit_of_the_manifest_is_silent(tmp_path: Path) -> None:
     write_rows(tmp_path, {"km": np.arange(3000), "en": np.arange(900)})
-    path = tmp_path / "manifest.json"
-    whole, chance = path.read_bytes(), random.Random(15)
-    for _ in range(150):
-        flipped = bytearray(whole)
-        flipped[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
-        path.write_bytes(flipped)
-        with pytest.raises(UserError) as raised:
-            read_manifest(tmp_path)
-        assert str(path) in str(raised.value)
-        assert "\n" not in str(raised.value)
-    path.write_bytes(whole)
-    read_manifest(tmp_path)
+    assert_no_flip_is_silent(tmp_path / "manifest.json", lambda: read_manifest(tmp_path), flips=150)
 
 
 def every_place(value, where=()):  # JSON

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.flips import with_a_flipped_bit
 from tonsai_jax.errors import UserError
 from tonsai_jax.samples.stories import stories
 from tonsai_jax.tokenizer.any_tokenizer import AnyTokenizer
@@ -30,9 +31,7 @@ def test_no_flipped_bit_of_a_tokenizer_is_silent(trained: Path, tmp_path: Path) 
     for number in range(60):
         file = files[number % len(files)]
         whole = file.read_bytes()
-        flipped = bytearray(whole)
-        flipped[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
-        file.write_bytes(flipped)
+        file.write_bytes(with_a_flipped_bit(whole, chance))
         with pytest.raises(UserError) as raised:
             Tokenizer.from_folder(folder)
         assert str(folder) in str(raised.value)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.flips import with_a_flipped_bit
 from tests.support.made_once import MadeOnce
 from tests.support.tiny_run import TinyRun
 from tonsai_jax.checkpoints.store import Checkpoints
@@ -71,9 +72,7 @@ def test_a_flipped_bit_never_ends_the_reading_of_these_files(complete: Path, tmp
     for name in ("complete.json", "metrics.jsonl"):
         content = (complete / name).read_bytes()
         for _ in range(200):
-            flipped = bytearray(content)
-            flipped[chance.randrange(len(flipped))] ^= 1 << chance.randrange(8)
-            (tmp_path / name).write_bytes(flipped)
+            (tmp_path / name).write_bytes(with_a_flipped_bit(content, chance))
             read_complete(tmp_path)
             for row in metrics_rows(tmp_path / "metrics.jsonl"):
                 assert row == row_of(json.dumps(row).encode())

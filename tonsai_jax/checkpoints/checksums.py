@@ -17,8 +17,9 @@ from tonsai_jax.errors import TemporaryError, UserError
 from tonsai_jax.files import atomic_write, read_json
 
 CHECKSUMS_FILE = "checksums.json"
+METADATA_FILE = "_CHECKPOINT_METADATA"  # Orbax's, about the whole checkpoint
 # Orbax writes these two after it has called us and before the folder gets its final name.
-LATE_FILES = ("_CHECKPOINT_METADATA", "commit_success.txt")
+LATE_FILES = (METADATA_FILE, "commit_success.txt")
 _BLOCK_BYTES = 1 << 22
 _THREADS = 4  # zlib releases Python's lock, so files are read next to each other
 

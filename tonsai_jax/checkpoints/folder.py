@@ -8,13 +8,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tonsai_jax.checkpoints.checksums import CHECKSUMS_FILE, damage_of, has_checksums
+from tonsai_jax.checkpoints.checksums import CHECKSUMS_FILE, METADATA_FILE, damage_of, has_checksums
 from tonsai_jax.files import disk_errors
 
 DAMAGED_FOLDER = "damaged"
 HAS_CHECKSUMS = "checksums"  # keys of what Orbax keeps for us as custom metadata
 IS_TEMPORARY = "temporary"
-METADATA_FILE = "_CHECKPOINT_METADATA"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -79,14 +79,13 @@ def describe(workdir: Path) -> list[dict[str, Any]]:
     found = checkpoints_of(workdir)
     policy = policy_of(workdir, found)
     reasons = policy.reasons([checkpoint.step for checkpoint in found])
-    sane = read_sane_steps(workdir)
     return [
         {
             "step": checkpoint.step,
             "saved": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(checkpoint.seconds)),
             "bytes": checkpoint.size(),
             "score": policy.scores.get(checkpoint.step),
-            "sane": checkpoint.step in sane if sane else None,
+            "sane": checkpoint.step in policy.sane if policy.sane else None,
             "checksums": checkpoint.has_checksums,
             "kept as": ["temporary"] * checkpoint.is_temporary
             + [reason for reason, steps in reasons.items() if checkpoint.step in steps],

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tonsai_jax.checkpoints.checksums import CHECKSUMS_FILE
-from tonsai_jax.checkpoints.folder import IS_TEMPORARY, METADATA_FILE
+from tonsai_jax.checkpoints.checksums import CHECKSUMS_FILE, METADATA_FILE
+from tonsai_jax.checkpoints.folder import IS_TEMPORARY
 from tonsai_jax.errors import TemporaryError, UserError
 from tonsai_jax.files import atomic_write
 
