@@ -176,6 +176,7 @@ def check_two_processes_agree() -> None:
     assert "checkpoints/3: this checkpoint is damaged" in lines[0]
 
 
+@pytest.mark.full
 def test_two_processes_take_the_same_checkpoint(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flip(files_of(three / "checkpoints" / "3")[-1], 3)
     monkeypatch.setenv("TONSAI_TEST_WORKDIR", str(three))
@@ -196,6 +197,7 @@ def check_a_temporary_fault_stays_one() -> None:
     assert gather_texts(f"text {jax.process_index()}") == ["text 0", "text 1"]
 
 
+@pytest.mark.full
 def test_two_processes_end_with_the_code_of_a_temporary_fault() -> None:
     run_on_two_processes_of_four_devices(check_a_temporary_fault_stays_one)
 

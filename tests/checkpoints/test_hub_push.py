@@ -159,6 +159,7 @@ def test_a_name_that_is_none_on_the_hub_is_refused(config: ConfigDict) -> None:
         validate(config)
 
 
+@pytest.mark.full
 def test_a_run_is_pushed_to_the_hub(
     rows: Path, made_once: MadeOnce, tmp_path: Path, config: ConfigDict, hub: Hub
 ) -> None:

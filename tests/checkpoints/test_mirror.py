@@ -585,6 +585,7 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(workdir: Path, where: st
 # A whole run
 
 
+@pytest.mark.full
 def test_a_run_goes_on_from_its_mirror(rows: Path, made_once: MadeOnce, tmp_path: Path) -> None:
     folder = made_once("never-stopped", lambda folder: TinyRun(rows, folder / "run").train())
     never_stopped = TinyRun(rows, folder / "run")

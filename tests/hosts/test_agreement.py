@@ -42,6 +42,7 @@ def test_two_trainers_with_other_keys_are_refused_before_they_write_anything(run
     assert not run.workdir.exists()
 
 
+@pytest.mark.full
 def test_a_workdir_that_is_not_shared_is_refused(tmp_path: Path) -> None:
     workdirs = [str(tmp_path / name) for name in ("a", "b")]
     (tmp_path / "a").mkdir()

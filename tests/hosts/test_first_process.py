@@ -41,6 +41,7 @@ def check_two_processes() -> None:
         assert str(error) in str(raised.value)
 
 
+@pytest.mark.full
 def test_the_others_wait_for_the_first_process_and_fail_with_it() -> None:
     run_on_two_processes_of_four_devices(check_two_processes)
 

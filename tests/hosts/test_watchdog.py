@@ -86,6 +86,7 @@ def test_a_stopped_process_ends_the_other_one_and_itself_when_it_goes_on(victim:
     assert "\n" not in line
 
 
+@pytest.mark.full
 def test_a_process_that_fails_ends_the_other_one_with_its_message_and_code(tmp_path: Path) -> None:
     with two_processes([calling(steps, str(tmp_path), 100.0, -1, 1)] * 2) as processes:
         assert end_of(processes[1]) == (1, "error: shard 7 is damaged")
@@ -105,7 +106,8 @@ def fail_before_a_long_end(workdir: str, failing: int) -> None:
         time.sleep(100.0)
 
 
-@pytest.mark.parametrize("failing", [0, pytest.param(1, marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("failing", [0, 1])
 def test_a_failure_is_told_before_what_the_process_still_has_to_do(failing: int, tmp_path: Path) -> None:
     with two_processes([calling(fail_before_a_long_end, str(tmp_path), failing)] * 2) as processes:
         line = f"error: process {failing} ({HERE}) failed: shard 7 is damaged; process {1 - failing} ({HERE}) ends too"
@@ -125,6 +127,7 @@ def test_a_hang_names_the_late_process_and_leaves_the_stacks_of_both(tmp_path: P
             assert "in steps" in stacks.read_text()
 
 
+@pytest.mark.full
 def test_one_process_that_hangs_ends_and_one_that_was_stopped_goes_on(tmp_path: Path) -> None:
     def start(*arguments: object) -> subprocess.Popen[str]:
         return subprocess.Popen(

@@ -107,6 +107,7 @@ def sharded_as_in_training() -> None:
             assert not read["blocks"]["qkv"]["kernel"].sharding.is_fully_replicated
 
 
+@pytest.mark.full
 def test_each_device_gets_only_its_own_part() -> None:
     run_on_eight_devices(sharded_as_in_training)
 
@@ -317,6 +318,7 @@ def base(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export(config, random_params(config), tokenizer, tmp_path_factory.mktemp("base") / "model", dtype="bfloat16")
 
 
+@pytest.mark.full
 def test_a_run_continues_from_a_folder_then_from_its_own_checkpoint_and_another_from_the_run(
     run: TinyRun, base: Path, rows: Path
 ) -> None:

@@ -32,7 +32,10 @@ def test_lines_arrive_in_order_and_before_the_next_statement() -> None:
     shown.end()
 
 
-@pytest.mark.parametrize("redirection", ["2>&1 | head -1", "> /dev/full 2>&1", ">&- 2>&-"])
+@pytest.mark.parametrize(
+    "redirection",
+    ["2>&1 | head -1", *(pytest.param(to, marks=pytest.mark.full) for to in ("> /dev/full 2>&1", ">&- 2>&-"))],
+)
 def test_a_program_whose_output_goes_nowhere_reaches_its_end(tmp_path: Path, redirection: str) -> None:
     program = tmp_path / "program.py"
     program.write_text(f"{PROGRAM}\nopen({str(tmp_path / 'end')!r}, 'w')\n")

@@ -161,6 +161,7 @@ with StopRequest(lambda line: print(line, flush=True)) as request:
 """
 
 
+@pytest.mark.full
 def test_a_second_ctrl_c_ends_what_waits_for_a_reader_of_its_output() -> None:
     """As in `| less`: neither the main thread nor the confirmation can print."""
     with subprocess.Popen([sys.executable, "-c", BLOCKED], stdout=subprocess.PIPE, bufsize=0) as process:

@@ -141,6 +141,7 @@ def test_our_losses_are_pytorchs(toy_run: ToyRun) -> None:
     assert "our losses and PyTorch's agree" in toy_run.figures[0]["markdown"]
 
 
+@pytest.mark.full
 def test_a_part_that_fails_or_hangs_is_one_line_and_keeps_its_results(tmp_path: Path) -> None:
     script = tmp_path / "worker.py"
     script.write_text(

@@ -122,6 +122,7 @@ def lora_run(run: TinyRun, base: Path) -> TinyRun:
     return run
 
 
+@pytest.mark.full
 def test_a_stopped_run_resumes_bit_for_bit_and_opens_merged(
     lora_run: TinyRun, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

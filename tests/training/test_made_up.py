@@ -33,6 +33,7 @@ def measured(workdir: Path) -> list[dict[str, Any]]:
     return [{name: row[name] for name in row if not name.startswith(OF_THE_CLOCK)} for row in rows]
 
 
+@pytest.mark.full
 def test_what_was_cut_off_is_made_up(killed: tuple[TinyRun, list[dict[str, Any]]], tmp_path: Path) -> None:
     before, rows_of_whole = killed
     run = TinyRun(before.rows, tmp_path / "run", KEYS)
@@ -56,6 +57,7 @@ def test_what_was_cut_off_is_made_up(killed: tuple[TinyRun, list[dict[str, Any]]
     assert measured(run.workdir) == rows_of_whole
 
 
+@pytest.mark.full
 def test_a_score_that_was_cut_off_is_taken_from_its_row(
     killed: tuple[TinyRun, list[dict[str, Any]]], tmp_path: Path
 ) -> None:

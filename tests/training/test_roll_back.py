@@ -161,6 +161,7 @@ def test_nothing_is_deleted_before_the_checkpoint_to_go_back_to_is_found_whole(r
     assert len(damaged_checkpoints(run.workdir)) == 1
 
 
+@pytest.mark.full
 def test_a_ruined_run_does_not_end_well(rows: Path, tmp_path: Path) -> None:
     run = TinyRun(rows, tmp_path / "run", (*SHORT,))
     run.train(steps_today=12)

@@ -321,6 +321,7 @@ def test_the_best_checkpoint_is_that_of_the_metric_asked_for(run: TinyRun) -> No
     assert list(scores) == ["2", "4", "6"]
 
 
+@pytest.mark.full
 def test_a_score_past_the_checkpoint_that_a_run_goes_on_from_is_dropped(run: TinyRun) -> None:
     run.overrides = ("steps=4", "eval.every=2", "checkpoint.every=2", "checkpoint.keep_best=1")
     run.train(steps_today=2)
