@@ -65,6 +65,7 @@ def test_a_folder_that_is_written_here_cannot_be_a_url(check) -> None:  # type: 
         check("gs://bucket/export")
 
 
+@pytest.mark.full
 def test_other_commands_read_a_run_at_its_url(never_stopped: TinyRun, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
     workdir = shutil.copytree(never_stopped.workdir, tmp_path / "run")
     (workdir / "scores.json").write_text('{"16": 1.5, "24": 2.5}')

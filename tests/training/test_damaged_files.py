@@ -33,6 +33,7 @@ def damaged(complete: Path, rows: Path, tmp_path: Path) -> TinyRun:
     return run
 
 
+@pytest.mark.full
 def test_a_run_goes_on_with_all_its_small_files_damaged(
     damaged: TinyRun, complete: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

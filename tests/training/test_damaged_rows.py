@@ -86,6 +86,7 @@ def test_a_run_that_may_skip_a_damaged_row_learns_nothing_from_it_and_counts_it(
     assert last["step"] == 24
 
 
+@pytest.mark.full
 def test_a_damaged_or_half_copied_tokenizer_of_a_run_is_replaced_when_it_resumes(rows: Path, tmp_path: Path) -> None:
     run = TinyRun(rows, tmp_path / "run")
     run.train(steps_today=1)

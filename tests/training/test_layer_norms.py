@@ -36,6 +36,7 @@ def test_the_norms_are_those_of_parameters_gradients_and_updates() -> None:
         assert norms[names.index("layer_1")] == pytest.approx(np.linalg.norm(np.concatenate(second)), rel=1e-4)
 
 
+@pytest.mark.full
 def test_a_model_with_experts_has_them_too() -> None:
     config = config_with(num_experts=4, mlp="swiglu")
     state = init_state(config, ADAMW, one_device(), seed=0)

@@ -65,7 +65,7 @@ def test_only_adapters_move_and_only_they_have_moments() -> None:
     assert moments == 2 * lora.num_parameters(CONFIG) + 1
 
 
-@pytest.mark.parametrize("accumulates", [False, True])
+@pytest.mark.parametrize("accumulates", [False, pytest.param(True, marks=pytest.mark.full)])
 def test_the_gradient_of_an_adapter_follows_from_that_of_the_merged_kernel(accumulates: bool) -> None:
     """dA = s dW B^T and dB = s A^T dW, where dW is the gradient of W + s A B in a step that trains everything."""
     descent = {"optimizer": optax.identity(), "schedule": lambda step: jnp.float32(1), "clip_norm": 0.0}
@@ -87,7 +87,17 @@ def test_the_gradient_of_an_adapter_follows_from_that_of_the_merged_kernel(accum
         np.testing.assert_allclose(b - new_b, LORA.scale * a.swapaxes(1, 2) @ dw, atol=2e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("changes", [{}, {"remat": "full"}, {"scan_layers": False}, {"dtype": "bfloat16"}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        *(
+            pytest.param(c, marks=pytest.mark.full)
+            for c in ({"remat": "full"}, {"scan_layers": False}, {"dtype": "bfloat16"})
+        ),
+    ],
+    ids=str,
+)
 def test_no_gradient_of_the_base_is_computed(changes: dict[str, Any]) -> None:
     """In the program of the step no matrix product has the shape of a kernel, or of the table."""
     config = config_with(d_model=48, d_ff=80, **changes)

@@ -34,6 +34,7 @@ def test_float16_learns_as_float32_does() -> None:
     np.testing.assert_allclose(half, single, rtol=0.01)
 
 
+@pytest.mark.full
 def test_micro_batches_have_the_same_scale() -> None:
     np.testing.assert_allclose(losses(HALF, 5, micro_batch=MicroBatch(2)), losses(HALF, 5), rtol=5e-3)
 

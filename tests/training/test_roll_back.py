@@ -143,6 +143,7 @@ def test_without_a_sane_checkpoint_it_cannot_go_back(rows: Path, tmp_path: Path)
         run.train()
 
 
+@pytest.mark.full
 def test_nothing_is_deleted_before_the_checkpoint_to_go_back_to_is_found_whole(rows: Path, tmp_path: Path) -> None:
     run = TinyRun(rows, tmp_path / "run", (*ROLL_BACK, "steps=18"))
     find = Checkpoints.whole_sane_step
@@ -176,6 +177,7 @@ def test_a_ruined_run_does_not_end_well(rows: Path, tmp_path: Path) -> None:
         run.train(rate)
 
 
+@pytest.mark.full
 def test_the_end_of_a_sane_run_is_sane(rows: Path, tmp_path: Path) -> None:
     run = TinyRun(rows, tmp_path / "run", (*SHORT, "steps=12"))
     assert "spike" not in run.train()

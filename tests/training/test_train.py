@@ -350,6 +350,7 @@ def test_a_checkpoint_is_saved_before_it_is_evaluated(run: TinyRun, monkeypatch:
     assert done == [("save", 2), ("evaluate", 2), ("save", 4), ("evaluate", 4)]
 
 
+@pytest.mark.full
 def test_a_temporary_checkpoint_is_saved_when_its_minutes_have_passed(
     run: TinyRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
