@@ -69,7 +69,7 @@ def test_what_the_export_wrote_is_read_bit_for_bit(variant: str, tokenizer: Toke
 
 
 @pytest.mark.parametrize("variant", ["gpt2, odd sizes", "llama, GQA, tied", "mixtral, top-2", "gemma3"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", pytest.param("float16", marks=pytest.mark.full)])
 def test_import_and_export_give_the_same_bits(variant: str, dtype: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
     first, _ = exported(variant, tokenizer, tmp_path / "first", dtype=dtype)
     read = open_pretrained(str(first))
@@ -448,6 +448,7 @@ def test_a_model_without_a_tokenizer_is_continued_with_a_note(
         open_pretrained(str(folder)).check_tokenizer(tokenizer)
 
 
+@pytest.mark.full
 def test_in_the_first_steps_only_the_named_parameters_change(run: TinyRun, base: Path) -> None:
     keys = (
         f"init_from={base}",

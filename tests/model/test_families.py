@@ -101,6 +101,7 @@ def test_the_counts_are_those_of_the_parameters_and_of_the_products(variant):
     assert config.flops_per_token(10) == pytest.approx(6 * (matrices + head + attention), rel=1e-12)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "variant",
     [

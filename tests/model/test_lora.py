@@ -61,7 +61,13 @@ def test_a_is_drawn_as_peft_draws_it() -> None:
     assert not np.array_equal(a[0], a[1])
 
 
-@pytest.mark.parametrize("variant", ["gpt2", "llama, GQA, tied", "qwen3", "gemma3", "mixtral, top-2"])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "gpt2",
+        *(pytest.param(v, marks=pytest.mark.full) for v in ("llama, GQA, tied", "qwen3", "gemma3", "mixtral, top-2")),
+    ],
+)
 def test_merged_equals_applied(variant: str) -> None:
     config = config_of(variant)
     lora = dataclasses.replace(LORA, targets=LORA_TARGETS[:2] if config.num_experts else LORA_TARGETS)

@@ -174,6 +174,7 @@ def test_a_run_continues_from_a_lora_run(lora_run: TinyRun, tmp_path: Path) -> N
     assert_same(load_run(other.workdir).params, merged, atol=1e-7)
 
 
+@pytest.mark.full
 def test_a_base_that_changed_or_is_gone_is_refused(lora_run: TinyRun, base: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(base, tmp_path / "model"))
     lora_run.overrides = (f"init_from={folder}", *lora_run.overrides[1:])

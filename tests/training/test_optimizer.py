@@ -332,6 +332,7 @@ def test_a_models_kernels_are_cut_where_the_model_cuts_them():
 # The first moment in bfloat16
 
 
+@pytest.mark.full
 @every_optimizer
 def test_a_first_moment_kept_in_bfloat16_gives_nearly_the_same_update(name):
     params = normal(MODEL, seed=9)

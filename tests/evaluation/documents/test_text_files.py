@@ -137,6 +137,7 @@ def test_files_that_cannot_be_scored_end_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.full
 def test_a_run_and_its_export_print_the_same_figures_and_the_run_keeps_them(
     made_once: MadeOnce, rows: Path, texts: Path, tmp_path: Path
 ) -> None:
