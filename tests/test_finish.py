@@ -12,6 +12,7 @@ from tonsai_jax.files import read_json
 from tonsai_jax.finish import COMPLETE_FILE, _chat_flags, report_of_failure, report_run
 
 
+@pytest.mark.full
 def test_a_model_that_no_device_holds_is_complete_without_texts_and_says_how_to_export_it(
     rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

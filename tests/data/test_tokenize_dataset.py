@@ -225,6 +225,7 @@ def test_text_that_spells_the_end_of_text_does_not_end_a_document(folder, tmp_pa
     assert all("<|endoftext|>" in text for text in texts)
 
 
+@pytest.mark.full
 def test_more_than_65536_ids_are_kept_in_four_bytes(folder, tmp_path):
     shutil.copytree(folder / "tokenizer", tmp_path / "tokenizer")
     path = tmp_path / "tokenizer" / "tokenizer.json"

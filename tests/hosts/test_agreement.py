@@ -27,6 +27,7 @@ def compare(workdirs: list[str], values: list[dict[str, str]]) -> None:
         check_same(watchdog.peers, "test", values[me])
 
 
+@pytest.mark.full
 def test_two_trainers_with_other_keys_are_refused_before_they_write_anything(run: TinyRun) -> None:
     mirror = run.workdir.with_name("mirror")  # whose first use is something that all processes do together
     other_keys = ("optimizer.learning_rate=0.001", "seed=3", f"checkpoint.mirror={mirror}", "log_every=7")

@@ -471,6 +471,7 @@ def test_a_misspelled_name_of_what_is_not_frozen_is_refused(run: TinyRun, base: 
         run.train(f"init_from={base}", "optimizer.frozen_steps=2", names)
 
 
+@pytest.mark.full
 def test_scores_before_training_are_those_of_the_model_that_was_continued(run: TinyRun, base: Path) -> None:
     """Also where a run from another model was killed here before its first checkpoint."""
     run.workdir.mkdir(parents=True)

@@ -73,6 +73,7 @@ def test_a_batch_of_different_lengths_gives_the_same_as_each_prompt_alone():
     assert rows(PROMPTS) == [rows([prompt])[0] for prompt in PROMPTS]
 
 
+@pytest.mark.full
 def test_more_prompts_than_fit_in_a_batch_follow_in_the_next(tokenizer, monkeypatch):
     prompts = [ENGLISH[:n] for n in range(4)]
     together = texts(tokenizer, prompts)

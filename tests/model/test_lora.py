@@ -105,6 +105,7 @@ def test_dropout_of_adapters_changes_with_the_key_and_only_where_there_is_a_key(
     assert np.abs(first - without).max() > 0.01
 
 
+@pytest.mark.full
 def test_adapters_do_not_change_what_the_model_itself_drops() -> None:
     config, lora, key = (
         config_with(dropout=0.3, attention_dropout=0.3),

@@ -373,6 +373,7 @@ def test_the_compiled_step_needs_what_the_estimate_says() -> None:
     assert stage["compiled"]["peak_bytes"] == pytest.approx(sum(stage["memory"].values()), rel=0.05)
 
 
+@pytest.mark.full
 def test_lora_keeps_the_base_in_the_compute_dtype_and_moments_of_the_adapters_alone() -> None:
     lora = Lora(rank=8, alpha=16.0, dropout=0.0, targets=LORA_TARGETS)
     model = replace(MODEL, dtype="bfloat16")

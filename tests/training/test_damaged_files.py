@@ -68,6 +68,7 @@ def test_scores_of_another_kind_count_as_none(tmp_path: Path, content: bytes) ->
     assert Checkpoints(tmp_path, read_only=True).latest_step() is None
 
 
+@pytest.mark.full
 def test_a_flipped_bit_never_ends_the_reading_of_these_files(complete: Path, tmp_path: Path) -> None:
     chance = random.Random(0)
     for name in ("complete.json", "metrics.jsonl"):

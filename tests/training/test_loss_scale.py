@@ -28,6 +28,7 @@ def losses(config: Any, steps: int = 20, **changes: Any) -> list[float]:
     return found
 
 
+@pytest.mark.full
 def test_float16_learns_as_float32_does() -> None:
     half, single = losses(HALF), losses(CONFIG)
     assert single[-1] < single[0] - 2

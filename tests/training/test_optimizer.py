@@ -268,6 +268,7 @@ def matrices_of(tree):
     }
 
 
+@pytest.mark.full
 def test_muon_is_that_of_optax_for_each_matrix_of_each_layer_and_expert_by_itself():
     reference = optax.contrib.muon(RATE, beta=0.95, weight_decay=0.1, consistent_rms=0.2)
     theirs = reference_of(reference, normal(MODEL, seed=9), matrices_of)

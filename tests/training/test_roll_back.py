@@ -185,6 +185,7 @@ def test_the_end_of_a_sane_run_is_sane(rows: Path, tmp_path: Path) -> None:
     assert not (run.workdir / "spikes.jsonl").exists()
 
 
+@pytest.mark.full
 def test_a_skipped_step_changes_nothing_and_the_run_goes_on(rows: Path, tmp_path: Path) -> None:
     limits = ("spikes.grad_factor=2", "spikes.deviations=1")
     run = TinyRun(rows, tmp_path / "skip" / "run", (*SHORT, *limits, "spikes.action=skip", "spikes.max_in_a_row=5"))

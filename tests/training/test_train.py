@@ -238,6 +238,7 @@ def test_stages_change_length_batch_and_mix(rows: Path, tmp_path: Path) -> None:
     assert len(whole.losses()) == 12
 
 
+@pytest.mark.full
 def test_a_changed_mix_goes_on_where_the_sources_were(run: TinyRun) -> None:
     run.train(steps_today=8)
     printed = run.train("data.weights={'km': 3, 'en': 1}", steps_today=2)
