@@ -28,7 +28,7 @@ EXAMPLE = """examples:
   python scripts/bench/faults.py flips --count 60 --only manifests tokenizer
 """
 PARTS = ("kills", "flips", "processes", "doubles")
-COUNTS = {"kills": 300, "flips": 60, "processes": 20, "doubles": 9}
+COUNTS = {"kills": 300, "flips": 60, "processes": 22, "doubles": 9}
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     )
     add = parser.add_argument
     add("part", choices=[*PARTS, "all"])
-    add("--count", type=int, default=None, help="kills; flips of each kind; faults (default: 300; 60; 20; 9)")
+    add("--count", type=int, default=None, help="kills; flips of each kind; faults (default: 300; 60; 22, one of each kind; 9)")
     add("--seed", type=int, default=1, help="of all that is drawn (default: 1)")
     add("--only", nargs="+", default=None, metavar="NAME", help="kinds of files to flip, or faults of two processes")
     add(
