@@ -237,6 +237,7 @@ def test_a_sane_checkpoint_that_is_damaged_is_moved_aside_and_the_one_before_it_
     assert read_json(three / "sane_steps.json") == [1]
     flip(files_of(three / "checkpoints" / "1" / "params")[-1], 3)
     assert checkpoints.whole_sane_step(lines.append) is None
+    assert kept(three) == [1], "the last one left is not moved"
 
 
 def test_the_checkpoint_of_the_start_is_verified_again_when_it_is_read_later(three: Path) -> None:

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.checkpoints.test_store import SMALL, kept, save
-from tonsai_jax.checkpoints import store
+from tonsai_jax.checkpoints import checksums, store
 from tonsai_jax.checkpoints.checksums import CHECKSUMS_FILE
 from tonsai_jax.checkpoints.folder import stored_checkpoint
 from tonsai_jax.checkpoints.keep import KeepPolicy
 from tonsai_jax.checkpoints.store import Checkpoints
 from tonsai_jax.errors import TemporaryError, UserError
+from tonsai_jax.hosts.peers import Peers
 
 
 def take_steps(checkpoints: Checkpoints) -> None:
@@ -63,6 +64,35 @@ def test_the_run_after_a_failed_save_saves_again(three: Path, monkeypatch: pytes
     save(again, 4)
     again.close()
     assert kept(three) == [1, 2, 3, 4]
+
+
+def test_a_disk_that_is_full_at_the_list_of_checksums_is_told_as_at_any_other_file(
+    three: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(checksums, "_sync", fail)
+    checkpoints = Checkpoints(three, KeepPolicy(last=9))
+    checkpoints.save(SMALL, {"step": 4})
+    with pytest.raises(UserError, match=r"the disk is full .* the earlier ones are whole") as caught:
+        checkpoints.wait()
+    assert not Peers.is_lost_in(caught.value)
+
+
+def test_an_error_after_the_final_name_does_not_say_that_the_checkpoint_was_not_written(
+    three: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(folder: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(folder))
+
+    monkeypatch.setattr(store, "add_late_files", fail)
+    checkpoints = Checkpoints(three, KeepPolicy(last=9))
+    checkpoints.save(SMALL, {"step": 4})
+    with pytest.raises(TemporaryError, match="checkpoints/4: the disk failed"):
+        checkpoints.wait()
+    assert kept(three) == [1, 2, 3, 4]
+    assert stored_checkpoint(three / "checkpoints" / "4").damage() is None
 
 
 def test_a_good_save_is_ended_by_a_check(three: Path) -> None:

@@ -211,6 +211,9 @@ def test_a_collective_that_lost_a_process_is_known_by_its_words_in_an_error_of_x
     assert Peers.is_lost_in(jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: Barrier timed out"))
     assert not Peers.is_lost_in(ValueError("a barrier of the language"))
     assert not Peers.is_lost_in(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"))
+    from_itself = UserError("the disk is full")
+    from_itself.__cause__ = from_itself
+    assert not Peers.is_lost_in(from_itself)
     of_the_hub = UserError("NAME/MODEL: cannot be reached")
     of_the_hub.__cause__ = ConnectionResetError(104, "Connection reset by peer")
     assert not Peers.is_lost_in(of_the_hub)

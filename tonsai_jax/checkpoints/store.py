@@ -7,12 +7,13 @@ checkpoint stays whole until then. Before that the checksums of its files are wr
 read from it later is compared with them first.
 """
 
+import contextlib
 import math
 import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -101,7 +102,7 @@ class Checkpoints:
         if is_temporary:
             self._keep.temporary.add(step)
         self._saving, self._saved_at = step, time.monotonic()
-        try:
+        with self._errors_of_a_save():
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -111,8 +112,6 @@ class Checkpoints:
                 ),
                 custom_metadata={HAS_CHECKSUMS: True, IS_TEMPORARY: is_temporary},
             )
-        except Exception as error:
-            raise self._explained(error) from error
 
     def is_due(self) -> bool:
         """Whether `every_minutes` minutes have passed since the last save, or since the start; never where they are 0."""
@@ -126,12 +125,13 @@ class Checkpoints:
     def wait(self) -> None:
         """Returns when the save in the background has its final name; raises `UserError` if it failed."""
         try:
-            self._manager.wait_until_finished()
-            self._manager.check_for_errors()
+            with self._errors_of_a_save():
+                self._manager.wait_until_finished()
+                self._manager.check_for_errors()
             if self._saving is not None and jax.process_index() == 0:
-                add_late_files(self.directory / str(self._saving))
-        except Exception as error:
-            raise self._explained(error) from error
+                folder = self.directory / str(self._saving)
+                with disk_errors(folder):
+                    add_late_files(folder)
         finally:
             self._saving = None
         return_freed_memory()
@@ -204,7 +204,7 @@ class Checkpoints:
         return max(self._keep.sane & set(self._manager.all_steps()), default=None)
 
     def whole_sane_step(self, say: Callable[[str], None]) -> int | None:
-        """The newest sane checkpoint that is whole; None where none is. Damaged ones are moved away, as in `newest_whole`.
+        """The newest sane checkpoint that is whole; None where none is. Damaged ones are moved away, but for the last one left.
 
         All processes of a run must call it together.
         """
@@ -213,6 +213,9 @@ class Checkpoints:
             if (damage := damage_anywhere(found)) is None:
                 self._verified.add(step)
                 return step
+            if len(self._manager.all_steps()) == 1:
+                say(f"{found.folder}: this checkpoint is damaged ({damage}), and no other one is left")
+                return None
             moved = move_damaged(self._workdir, found)
             say(f"{found.folder}: this checkpoint is damaged ({damage}); it was moved to {moved}")
             self._manager.reload()
@@ -287,7 +290,20 @@ class Checkpoints:
         [folder] = [path for path in self.directory.iterdir() if path.name.startswith(unfinished)]
         write_checksums(folder)
 
+    @contextlib.contextmanager
+    def _errors_of_a_save(self) -> Iterator[None]:
+        """Turns what the disk or the storage refuses into one line about the checkpoint that is being written."""
+        try:
+            yield
+        except Exception as error:
+            explained = self._explained(error)
+            if explained is error:
+                raise
+            raise explained from error
+
     def _explained(self, error: Exception) -> Exception:
+        if isinstance(error, UserError) and isinstance(error.__cause__, OSError):
+            error = error.__cause__  # `disk_errors` knew only the file
         text = str(error)
         words = ("No space left", "RESOURCE_EXHAUSTED", "Disk quota", "File too large")  # of TensorStore
         limit = ", or a limit of the size of files is reached (ulimit -f)" if "File too large" in text else ""

@@ -153,7 +153,9 @@ class Peers:
     @staticmethod
     def is_lost_in(error: BaseException | None) -> bool:
         """Whether an error, or one that it comes from, is that of a collective or a barrier whose other side is gone."""
-        while error is not None:
+        seen: set[int] = set()  # an error can come from itself
+        while error is not None and id(error) not in seen:
+            seen.add(id(error))
             # Orbax and others wrap them in errors of their own. The words alone say nothing: the Hub resets connections too.
             text, of_jax = str(error), isinstance(error, jax.errors.JaxRuntimeError)
             of_xla = of_jax or (isinstance(error, ValueError) and _STATUS.match(text))
