@@ -1,5 +1,6 @@
 """What the first process of a run does alone: the others wait for it, and learn how it ended."""
 
+import errno
 import time
 
 import jax
@@ -33,6 +34,7 @@ def check_two_processes() -> None:
     for error, wanted in (
         (UserError("the disk is full"), UserError),
         (TemporaryError("the storage is away"), TemporaryError),
+        (OSError(errno.EIO, "Input/output error"), OSError if is_first else TemporaryError),
         (KeyError("a bug"), KeyError if is_first else UserError),
     ):
         with pytest.raises(wanted) as raised:

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from tonsai_jax.errors import EXIT_TEMPORARY, TemporaryError, UserError
+from tonsai_jax.errors import EXIT_TEMPORARY, TemporaryError, UserError, exit_code
 from tonsai_jax.hosts.key_values import key_value_store
 
 _POLL_MILLISECONDS = 10_000
@@ -41,9 +41,8 @@ def on_first_process(work: Callable[[], None]) -> None:
     try:
         _work_alone(work)
     except BaseException as error:
-        code = EXIT_TEMPORARY if isinstance(error, TemporaryError) else 1
         what = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        client.key_value_set(name, f"{code} the first process ended: {what}")
+        client.key_value_set(name, f"{exit_code(error)} the first process ended: {what}")
         raise
     client.key_value_set(name, "0 done")
 
