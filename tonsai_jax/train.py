@@ -241,9 +241,9 @@ def train(
     logger.read()
     profile.close()
     checkpoints.wait()
+    stop_request.all_is_saved()
     watch.end(step, complete=step >= last_step)
     checkpoints.close()
-    stop_request.all_is_saved()
     watchdog.report("finishing")
     if step < last_step:
         if view is not None:
