@@ -37,7 +37,12 @@ def main() -> None:
     )
     add = parser.add_argument
     add("part", choices=[*PARTS, "all"])
-    add("--count", type=int, default=None, help="kills; flips of each kind; faults (default: 300; 60; 22, one of each kind; 9)")
+    add(
+        "--count",
+        type=int,
+        default=None,
+        help="kills; flips of each kind; faults (default: 300; 60; 22, one of each kind; 9)",
+    )
     add("--seed", type=int, default=1, help="of all that is drawn (default: 1)")
     add("--only", nargs="+", default=None, metavar="NAME", help="kinds of files to flip, or faults of two processes")
     add(

@@ -4,9 +4,7 @@ from collections import deque
 from statistics import median
 
 _KEPT = 100  # steps, of which the median is taken
-_ENOUGH = (
-    5  # steps before one can stand out; the first of them cannot, since it still loads or waits for others that compile
-)
+_ENOUGH = 5  # steps before one can stand out
 _OUTLIER_FACTOR = 5.0  # times the median
 _OUTLIER_SECONDS = 1.0  # and this much more: short steps vary by more than this factor
 
@@ -19,7 +17,7 @@ class StepTimes:
         self._slowest: tuple[float, int] | None = None
 
     def add(self, step: int, seconds: float) -> None:
-        if self._times:
+        if self._times:  # the first one still loads, or waits for others that compile
             self._slowest = max(self._slowest or (0.0, 0), (seconds, step))
         self._times.append(seconds)
 
