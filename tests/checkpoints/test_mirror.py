@@ -164,6 +164,19 @@ def test_a_checkpoint_that_was_rolled_back_does_not_return(workdir: Path, where:
     assert local_steps(workdir) == [8]
 
 
+def test_an_older_checkpoint_comes_without_the_small_files_of_its_time(
+    workdir: Path, where: str, tmp_path: Path
+) -> None:
+    """`tonsai evaluate --step 8` on the machine that trains the run."""
+    save(workdir, 8, 16)
+    mirror_all(workdir, where)
+    bring(where, tmp_path / "new")
+    (tmp_path / "new/metrics.jsonl").write_text("what was written since")
+    bring(where, tmp_path / "new", step=8)
+    assert local_steps(tmp_path / "new") == [8, 16]
+    assert (tmp_path / "new/metrics.jsonl").read_text() == "what was written since"
+
+
 def test_a_slow_copy_is_not_cut_off_by_retention(
     workdir: Path, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

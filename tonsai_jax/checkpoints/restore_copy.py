@@ -73,8 +73,9 @@ def bring_down(
 ) -> None:
     """Brings the newest whole checkpoint at `place`, or that of `step`, and the small files of the run to `workdir`.
 
-    Does nothing where the workdir has that checkpoint or a newer one, or where the place has no run. A checkpoint whose bytes
-    are not those that were saved is not whole.
+    The small files stay as they are where `workdir` has a checkpoint that is newer than the one that is brought. Does nothing
+    where the workdir has that checkpoint or, without `step`, a newer one, or where the place has no run. A checkpoint whose
+    bytes are not those that were saved is not whole.
 
     Args:
       training: the run goes on in `workdir`. Then a place that cannot be reached is no reason to stop, if the workdir has
@@ -122,7 +123,8 @@ def bring_down(
     for each in reversed(wanted):
         try:
             folders = {each: _get(place, each, workdir)}
-            _patiently(lambda: place.get_small_files(workdir))
+            if not here or each > here[-1]:  # else those here are newer, and a run may be writing them
+                _patiently(lambda: place.get_small_files(workdir))
             if with_sane:
                 folders |= _get_sane(place, workdir, [other for other in there if other <= each], here, say)
         except IncompleteError as error:
