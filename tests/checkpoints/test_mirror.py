@@ -499,6 +499,56 @@ def test_a_folder_never_shows_half_a_checkpoint_under_its_final_name(
     assert not list((tmp_path / "mirror/mirrored/partial").iterdir())
 
 
+@pytest.mark.parametrize("calls", range(6, 13))
+def test_a_cut_off_copy_or_removal_in_a_folder_does_not_look_like_a_checkpoint_that_was_trained_there(
+    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int
+) -> None:
+    """From the list of checkpoint 16, the seventh call, to the last removal of checkpoint 8."""
+    drive, left = tmp_path / "drive", [calls]
+
+    def failing(work: Callable[..., Any]) -> Callable[..., Any]:
+        def count_down(*arguments: Any) -> Any:
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(5, "the machine went away")
+            return work(*arguments)
+
+        return count_down
+
+    save(workdir, 8)
+    mirror_all(workdir, str(drive))
+    save(workdir, 16)
+    shutil.rmtree(workdir / "checkpoints/8")
+    with monkeypatch.context() as faults:
+        for owner, name in ((Place, "write_json"), (Place, "_remove"), (Path, "rename")):
+            faults.setattr(owner, name, failing(getattr(owner, name)))
+        mirror_all(workdir, str(drive))
+        assert left[0] < 0
+    place = Place(str(drive), "")
+    assert place.whole_steps() == local_steps(drive)
+    bring(str(drive), tmp_path / "new", training=True)
+    assert local_steps(tmp_path / "new") == local_steps(drive)[-1:]
+    mirror_all(workdir, str(drive))
+    assert place.whole_steps() == local_steps(drive) == [16]
+
+
+def test_what_was_trained_in_the_folder_itself_is_neither_removed_nor_passed_over(
+    workdir: Path, tmp_path: Path
+) -> None:
+    drive = tmp_path / "drive"
+    save(workdir, 8)
+    mirror_all(workdir, str(drive))
+    save(drive, 16, 24)
+    for here in (workdir, tmp_path / "new"):
+        with pytest.raises(
+            UserError, match="holds checkpoint 16, 24, trained in that folder itself and newer than the"
+        ):
+            bring(str(drive), here, training=True)
+    save(workdir, 32)
+    mirror_all(workdir, str(drive))  # as a run that did not stop meanwhile
+    assert local_steps(drive) == [8, 16, 24, 32]
+
+
 def test_a_folder_that_becomes_unusable(workdir: Path, tmp_path: Path) -> None:
     """A disk that is taken away: a file is in the way, which stops even root."""
     said: list[str] = []

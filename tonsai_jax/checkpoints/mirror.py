@@ -208,8 +208,7 @@ class Mirror:
         self._note(self._copied)  # first here: the copy of a run that does not know its own id would be refused
         self._place.write_json(RUN_FILE, run)
         self._begun = True
-        for step in self._place.unfinished_steps():
-            self._place.remove_checkpoint(step)
+        self._place.remove_unfinished()
         return True
 
     def _copy_small_files(self) -> None:

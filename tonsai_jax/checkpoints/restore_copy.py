@@ -84,7 +84,8 @@ def bring_down(
       with_sane: brings also the newest sane checkpoint, to which a run can go back.
 
     Raises:
-      UserError: the place holds another run than the workdir, or something else than a run; no checkpoint there is whole.
+      UserError: the place holds another run than the workdir, or something else than a run; no checkpoint there is whole; the
+        place is a folder in which the run was trained further.
       TemporaryError: the place cannot be reached, and the workdir has no checkpoint.
     """
     shutil.rmtree(workdir / _COMING_DOWN, ignore_errors=True)
@@ -93,6 +94,7 @@ def bring_down(
     try:
         run = _patiently(lambda: place.read_json(RUN_FILE))
         there = place.whole_steps() if run else []
+        trained_there = [each for each in place.steps_trained_there() if training and each > max(there, default=-1)]
         is_foreign = not run and place.has_other_files()
     except UserError:
         raise
@@ -110,6 +112,12 @@ def bring_down(
     if (here or record.run) and record.run != run["run"]:
         raise UserError(
             f"{place}: holds a copy of another run than {workdir}; give another place, or an empty --workdir to continue that run"
+        )
+    if trained_there:
+        steps = ", ".join(map(str, trained_there))
+        raise UserError(
+            f"{place}: holds checkpoint {steps}, trained in that folder itself and newer than the copy there; "
+            f"go on with --workdir={place.where} and another mirror or none, or move away what was trained there"
         )
     copied = record.of(place)
     if step is None:
