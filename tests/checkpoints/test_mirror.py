@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import shutil
 import threading
 import time
@@ -584,9 +585,41 @@ def test_the_copy_of_another_run_is_refused(workdir: Path, where: str, tmp_path:
     save(workdir, 8)
     mirror_all(workdir, where)
     other = shutil.copytree(workdir, tmp_path / "other")
-    (other / "mirror.json").unlink()
+    (other / "mirror.json").write_text('{"run": "another"}')
     with pytest.raises(UserError, match=r"holds a copy of another run than .*; give another place"):
         bring(where, other, training=True)
+
+
+@pytest.mark.parametrize(
+    "content", [None, '{"run": "f3', "[]", '{"copied": {}}', '{"run": "a", "copied": {"b": {"c": 1}}}']
+)
+def test_a_run_whose_mirror_json_is_lost_goes_on_when_a_person_says_that_the_copy_is_its_own(
+    workdir: Path, where: str, content: str | None
+) -> None:
+    save(workdir, 8, 16)
+    mirror_all(workdir, where)
+    shutil.rmtree(workdir / "checkpoints/16")
+    record = workdir / "mirror.json"
+    record.unlink() if content is None else record.write_text(content)
+    with pytest.raises(
+        UserError, match=r"mirror.json, which says whether of this one, is missing or damaged"
+    ) as raised:
+        bring(where, workdir, training=True)
+    (own,) = re.findall(r"write (\{.*\}) to that file", str(raised.value))
+    record.write_text(own)
+    bring(where, workdir, training=True)
+    assert local_steps(workdir) == [8, 16]
+    assert mirror_all(workdir, where) == []
+
+
+@pytest.mark.parametrize("content", ["[]", '{"writer": "a"}', '{"run": 1}', '{"run": '])
+def test_a_damaged_run_json_there_is_named(workdir: Path, content: str) -> None:
+    where = f"memory://bucket-{next(NUMBERS)}/run"
+    save(workdir, 8)
+    mirror_all(workdir, where)
+    Place(where, "").put_bytes(content.encode(), "mirrored/run.json")
+    with pytest.raises(UserError, match=r"mirrored/run.json there is damaged; give another place"):
+        bring(where, workdir, training=True)
 
 
 def test_a_place_with_something_else_is_refused(workdir: Path, where: str) -> None:

@@ -193,7 +193,7 @@ class Mirror:
 
     def _owns_the_place(self) -> bool:
         """Whether this process is the one that writes there: the last one that began to. The first call is such a beginning."""
-        at_place = self._place.read_json(RUN_FILE) or {}
+        at_place = self._place.run() or {}
         if self._begun:
             if at_place.get("writer") != self._writer:
                 self._displaced = True

@@ -75,7 +75,17 @@ class Place:
         except FileNotFoundError:
             return None
         except ValueError:
-            raise UserError(f"{self}: {name} there is damaged; give another place, or remove this one") from None
+            raise self._damaged(name) from None
+
+    def run(self) -> dict[str, str] | None:
+        """`run`, the id of the run whose copy is there, and the `writer` and `host` that copy it; None where there is no run."""
+        run = self.read_json(RUN_FILE)
+        if run is None or (isinstance(run, dict) and isinstance(run.get("run"), str)):
+            return run
+        raise self._damaged(RUN_FILE)
+
+    def _damaged(self, name: str) -> UserError:
+        return UserError(f"{self}: {name} there is damaged; give another place, or remove this one")
 
     def write_json(self, name: str, value: Any) -> None:
         self.put_bytes(json.dumps(value, ensure_ascii=False, indent=2).encode(), name)

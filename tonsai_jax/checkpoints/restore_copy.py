@@ -1,6 +1,7 @@
 """Brings a run down from the place that holds a copy of it, so that a new machine goes on where another one stopped."""
 
 import contextlib
+import json
 import shutil
 import time
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 
 from tonsai_jax.checkpoints.folder import set_aside, stored_checkpoint, stored_checkpoints
 from tonsai_jax.checkpoints.overview import read_sane_steps
-from tonsai_jax.checkpoints.place import RUN_FILE, IncompleteError, Place, reason, unreachable
+from tonsai_jax.checkpoints.place import IncompleteError, Place, reason, unreachable
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import disk_errors, read_json, write_json
 
@@ -23,25 +24,25 @@ class Record:
     """What a workdir knows about its copies, `WORKDIR/mirror.json`.
 
     Attributes:
-      run: the id of the run; empty where it has no copy yet.
+      run: the id of the run; empty where it has no copy yet, or where the file is lost or damaged.
       copied: by place, then by step, the files of each checkpoint that was copied: {path: [bytes, nanoseconds of its date]}.
     """
 
     def __init__(self, workdir: Path) -> None:
         self._path = workdir / RECORD_FILE
-        try:
+        self.run = ""
+        self._copied: dict[str, dict[int, Any]] = {}
+        with contextlib.suppress(UserError, AttributeError, KeyError, TypeError, ValueError):
             value = read_json(self._path)
-        except UserError:  # missing, or damaged: then the checkpoints are copied again
-            value = {}
-        value = value if isinstance(value, dict) else {}
-        self.run: str = value.get("run") or ""
-        self._copied: dict[str, dict[str, Any]] = value.get("copied") or {}
+            places = value.get("copied", {}).items()
+            copied = {where: {int(step): dict(files) for step, files in steps.items()} for where, steps in places}
+            self.run, self._copied = str(value["run"]), copied
 
     def of(self, place: Place) -> dict[int, Any]:
-        return {int(step): files for step, files in self._copied.get(place.where, {}).items()}
+        return self._copied.get(place.where, {})
 
     def write(self, place: Place, copied: dict[int, Any]) -> None:
-        self._copied[place.where] = {str(step): files for step, files in copied.items()}
+        self._copied[place.where] = copied
         write_json(self._path, {"run": self.run, "copied": self._copied})
 
 
@@ -92,7 +93,7 @@ def bring_down(
     here, record = local_steps(workdir), Record(workdir)
     unreached = "the run goes on from this machine's checkpoints"
     try:
-        run = _patiently(lambda: place.read_json(RUN_FILE))
+        run = _patiently(place.run)
         there = place.whole_steps() if run else []
         trained_there = [each for each in place.steps_trained_there() if training and each > max(there, default=-1)]
         is_foreign = not run and place.has_other_files()
@@ -109,7 +110,16 @@ def bring_down(
         if training and not here:
             _check_writable(place)
         return
-    if (here or record.run) and record.run != run["run"]:
+    if here and not record.run:
+        unknown = (
+            f"holds a copy of a run, and {workdir / RECORD_FILE}, which says whether of this one, is missing or damaged"
+        )
+        own = json.dumps({"run": run["run"]})
+        raise UserError(
+            f"{place}: {unknown}; where it is of this run, write {own} to that file; where not, give another place, or an empty "
+            "--workdir to continue that run"
+        )
+    if record.run and record.run != run["run"]:
         raise UserError(
             f"{place}: holds a copy of another run than {workdir}; give another place, or an empty --workdir to continue that run"
         )
