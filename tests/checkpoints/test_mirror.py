@@ -165,6 +165,56 @@ def test_a_checkpoint_that_was_rolled_back_does_not_return(workdir: Path, where:
     assert local_steps(workdir) == [8]
 
 
+def go_back(workdir: Path, to_step: int) -> None:
+    """As a run does at a spike; `to_step` may be below the newest checkpoint that is left."""
+    record = {"number": 1, "to_step": to_step, "time": time.time(), "data": {"next": 1}}
+    (workdir / "roll_backs.jsonl").write_text(json.dumps(record) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("saved_again", "goes_back", "left"),
+    [
+        pytest.param((12,), False, [8], id="a person set it back"),
+        pytest.param((12, 20), True, [8], id="it went back and is past the given up step"),
+        pytest.param((20, 24), False, [8, 16], id="retention"),
+    ],
+)
+def test_a_checkpoint_that_was_given_up_is_removed_before_anything_is_copied(
+    workdir: Path, failing: dict[str, int], saved_again: tuple[int, ...], goes_back: bool, left: list[int]
+) -> None:
+    """The machine is lost at the first file: a new one must not take the given up one with the metrics of today."""
+    where = f"memory://bucket-{next(NUMBERS)}/run"
+    failing["puts"] = 1000
+    save(workdir, 8, 16)
+    mirror_all(workdir, where)
+    shutil.rmtree(workdir / "checkpoints/16")
+    if goes_back:
+        go_back(workdir, 8)
+    save(workdir, *saved_again)
+    (workdir / "metrics.jsonl").write_text("of today\n")
+    failing["puts"] = 1  # mirrored/run.json
+    mirror_all(workdir, where)
+    assert Place(where, "").whole_steps() == left
+    failing["puts"] = 1000
+    mirror_all(workdir, where)
+    assert Place(where, "").whole_steps() == [8, *saved_again]
+
+
+def test_what_was_given_up_stays_until_another_checkpoint_is_there(workdir: Path, failing: dict[str, int]) -> None:
+    where = f"memory://bucket-{next(NUMBERS)}/run"
+    failing["puts"] = 1000
+    save(workdir, 16)
+    mirror_all(workdir, where)
+    shutil.rmtree(workdir / "checkpoints/16")
+    save(workdir, 8)
+    failing["puts"] = 1
+    mirror_all(workdir, where)
+    assert Place(where, "").whole_steps() == [16]
+    failing["puts"] = 1000
+    mirror_all(workdir, where)
+    assert Place(where, "").whole_steps() == [8]
+
+
 def test_an_older_checkpoint_comes_without_the_small_files_of_its_time(
     workdir: Path, where: str, tmp_path: Path
 ) -> None:
@@ -345,6 +395,17 @@ def test_the_copy_of_a_checkpoint_that_was_set_aside_stays_until_retention(workd
     save(workdir, 40)
     mirror_all(workdir, where)
     assert Place(where, "").whole_steps() == [32, 40]
+
+
+def test_the_copy_of_a_damaged_checkpoint_goes_where_the_run_goes_back_behind_it(workdir: Path, where: str) -> None:
+    """Else it would stay above all that the run has, and a new machine would go on from it."""
+    save(workdir, 8, 16)
+    mirror_all(workdir, where)
+    set_aside(workdir, 16)
+    go_back(workdir, 8)
+    save(workdir, 12)
+    mirror_all(workdir, where)
+    assert Place(where, "").whole_steps() == [8, 12]
 
 
 def test_a_new_machine_gets_the_checkpoint_to_go_back_to(workdir: Path, where: str, tmp_path: Path) -> None:
