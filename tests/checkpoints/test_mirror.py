@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import re
 import shutil
 import threading
@@ -13,16 +14,20 @@ from typing import Any
 import fsspec
 import pytest
 
+from tests.support.eight_devices import run_on_two_processes_of_four_devices
 from tests.support.made_once import MadeOnce
 from tests.support.tiny_run import TinyRun
 from tonsai_jax.checkpoints import mirror as mirror_module
 from tonsai_jax.checkpoints import restore_copy
 from tonsai_jax.checkpoints.checksums import CHECKSUMS_FILE, METADATA_FILE, add_late_files, write_checksums
+from tonsai_jax.checkpoints.elsewhere import copies_elsewhere
 from tonsai_jax.checkpoints.folder import IS_TEMPORARY, set_aside, stored_checkpoints
 from tonsai_jax.checkpoints.mirror import Mirror
 from tonsai_jax.checkpoints.place import Place, unreachable
 from tonsai_jax.checkpoints.restore_copy import bring_down, local_steps
+from tonsai_jax.config import default_config
 from tonsai_jax.errors import TemporaryError, UserError
+from tonsai_jax.hosts import processes
 
 NUMBERS = itertools.count()
 CONFIG = '{"checkpoint": {"keep_last": 2, "keep_every": 100, "keep_best": 1}}'
@@ -758,3 +763,31 @@ def test_a_run_goes_on_from_its_mirror(rows: Path, made_once: MadeOnce, tmp_path
     assert json.loads((drive / "complete.json").read_text())["step"] == 24
     assert (drive / "report.html").is_file()
     assert local_steps(drive) == [16, 24]
+
+
+def check_that_two_processes_find_the_run() -> None:
+    folder, get = Path(os.environ["COPY_OF_A_RUN"]), Place.get_checkpoint
+    config = default_config()
+    config.checkpoint.mirror = str(folder / "mirror")
+
+    def slow(place: Place, step: int, target: Path) -> None:
+        time.sleep(1)
+        get(place, step, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Place, "get_checkpoint", slow)
+        patch.delattr(
+            processes, "process_allgather"
+        )  # a collective has a time limit, and a run may need longer to come down
+        with copies_elsewhere(config, folder / "new", print):
+            assert local_steps(folder / "new") == [8]
+
+
+@pytest.mark.full
+def test_the_other_processes_wait_without_a_collective_until_the_run_is_here(
+    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(workdir, 8)
+    mirror_all(workdir, str(tmp_path / "mirror"))
+    monkeypatch.setenv("COPY_OF_A_RUN", str(tmp_path))
+    run_on_two_processes_of_four_devices(check_that_two_processes_find_the_run)
