@@ -112,6 +112,40 @@ def test_a_complete_run_is_pushed_at_its_end(
     assert "--private" not in calls(tmp_path)[0]["words"]
 
 
+def test_a_run_that_went_back_pushes_the_same_steps_again(
+    tmp_path: Path, config: ConfigDict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_push, "_CHILD", CHILD)
+    said: list[str] = []
+    save(tmp_path, 4)
+    save(tmp_path, 8)
+    with HubPushes(config, tmp_path, said.append) as pushes:
+        wait_until(lambda: len(said) == 1)
+        shutil.rmtree(tmp_path / "checkpoints/8")
+        wait_until(lambda: pushes._tried < 8)
+    save(tmp_path, 8)  # killed before it could be pushed
+    with HubPushes(config, tmp_path, said.append):
+        wait_until(lambda: len(said) == 2)
+        shutil.rmtree(tmp_path / "checkpoints/8")
+        (tmp_path / "complete.json").write_text('{"step": 4}')  # with fewer steps
+    assert pushed_steps(tmp_path) == [8, 8, 4]
+
+
+def test_the_last_checkpoint_is_tried_again_when_the_run_is_complete(
+    tmp_path: Path, config: ConfigDict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_push, "_CHILD", CHILD)
+    (tmp_path / "ends").write_text("error: no network")
+    said: list[str] = []
+    save(tmp_path, 8)
+    with HubPushes(config, tmp_path, said.append):
+        wait_until(lambda: len(said) == 1)
+        (tmp_path / "ends").unlink()
+        (tmp_path / "complete.json").write_text('{"step": 8}')
+    assert pushed_steps(tmp_path) == [8, 8]
+    assert said[1] == "checkpoint.hub_repo: step 8 uploaded to https://hub/sokha/tiny"
+
+
 def test_a_failed_push_is_one_line_and_the_next_is_tried(
     tmp_path: Path, config: ConfigDict, monkeypatch: pytest.MonkeyPatch
 ) -> None:

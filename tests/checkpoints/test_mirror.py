@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import os
+import re
 import shutil
 import threading
 import time
@@ -12,16 +14,20 @@ from typing import Any
 import fsspec
 import pytest
 
+from tests.support.eight_devices import run_on_two_processes_of_four_devices
 from tests.support.made_once import MadeOnce
 from tests.support.tiny_run import TinyRun
 from tonsai_jax.checkpoints import mirror as mirror_module
 from tonsai_jax.checkpoints import restore_copy
 from tonsai_jax.checkpoints.checksums import CHECKSUMS_FILE, METADATA_FILE, add_late_files, write_checksums
+from tonsai_jax.checkpoints.elsewhere import copies_elsewhere
 from tonsai_jax.checkpoints.folder import IS_TEMPORARY, set_aside, stored_checkpoints
 from tonsai_jax.checkpoints.mirror import Mirror
 from tonsai_jax.checkpoints.place import Place, unreachable
 from tonsai_jax.checkpoints.restore_copy import bring_down, local_steps
+from tonsai_jax.config import default_config
 from tonsai_jax.errors import TemporaryError, UserError
+from tonsai_jax.hosts import processes
 
 NUMBERS = itertools.count()
 CONFIG = '{"checkpoint": {"keep_last": 2, "keep_every": 100, "keep_best": 1}}'
@@ -162,6 +168,69 @@ def test_a_checkpoint_that_was_rolled_back_does_not_return(workdir: Path, where:
     shutil.rmtree(workdir / "checkpoints/16")
     assert bring(where, workdir, training=True) == []  # killed before the copy was removed
     assert local_steps(workdir) == [8]
+
+
+def go_back(workdir: Path, to_step: int) -> None:
+    """As a run does at a spike; `to_step` may be below the newest checkpoint that is left."""
+    record = {"number": 1, "to_step": to_step, "time": time.time(), "data": {"next": 1}}
+    (workdir / "roll_backs.jsonl").write_text(json.dumps(record) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("saved_again", "goes_back", "left"),
+    [
+        pytest.param((12,), False, [8], id="a person set it back"),
+        pytest.param((12, 20), True, [8], id="it went back and is past the given up step"),
+        pytest.param((20, 24), False, [8, 16], id="retention"),
+    ],
+)
+def test_a_checkpoint_that_was_given_up_is_removed_before_anything_is_copied(
+    workdir: Path, failing: dict[str, int], saved_again: tuple[int, ...], goes_back: bool, left: list[int]
+) -> None:
+    """The machine is lost at the first file: a new one must not take the given up one with the metrics of today."""
+    where = f"memory://bucket-{next(NUMBERS)}/run"
+    failing["puts"] = 1000
+    save(workdir, 8, 16)
+    mirror_all(workdir, where)
+    shutil.rmtree(workdir / "checkpoints/16")
+    if goes_back:
+        go_back(workdir, 8)
+    save(workdir, *saved_again)
+    (workdir / "metrics.jsonl").write_text("of today\n")
+    failing["puts"] = 1  # mirrored/run.json
+    mirror_all(workdir, where)
+    assert Place(where, "").whole_steps() == left
+    failing["puts"] = 1000
+    mirror_all(workdir, where)
+    assert Place(where, "").whole_steps() == [8, *saved_again]
+
+
+def test_what_was_given_up_stays_until_another_checkpoint_is_there(workdir: Path, failing: dict[str, int]) -> None:
+    where = f"memory://bucket-{next(NUMBERS)}/run"
+    failing["puts"] = 1000
+    save(workdir, 16)
+    mirror_all(workdir, where)
+    shutil.rmtree(workdir / "checkpoints/16")
+    save(workdir, 8)
+    failing["puts"] = 1
+    mirror_all(workdir, where)
+    assert Place(where, "").whole_steps() == [16]
+    failing["puts"] = 1000
+    mirror_all(workdir, where)
+    assert Place(where, "").whole_steps() == [8]
+
+
+def test_an_older_checkpoint_comes_without_the_small_files_of_its_time(
+    workdir: Path, where: str, tmp_path: Path
+) -> None:
+    """`tonsai evaluate --step 8` on the machine that trains the run."""
+    save(workdir, 8, 16)
+    mirror_all(workdir, where)
+    bring(where, tmp_path / "new")
+    (tmp_path / "new/metrics.jsonl").write_text("what was written since")
+    bring(where, tmp_path / "new", step=8)
+    assert local_steps(tmp_path / "new") == [8, 16]
+    assert (tmp_path / "new/metrics.jsonl").read_text() == "what was written since"
 
 
 def test_a_slow_copy_is_not_cut_off_by_retention(
@@ -333,6 +402,17 @@ def test_the_copy_of_a_checkpoint_that_was_set_aside_stays_until_retention(workd
     assert Place(where, "").whole_steps() == [32, 40]
 
 
+def test_the_copy_of_a_damaged_checkpoint_goes_where_the_run_goes_back_behind_it(workdir: Path, where: str) -> None:
+    """Else it would stay above all that the run has, and a new machine would go on from it."""
+    save(workdir, 8, 16)
+    mirror_all(workdir, where)
+    set_aside(workdir, 16)
+    go_back(workdir, 8)
+    save(workdir, 12)
+    mirror_all(workdir, where)
+    assert Place(where, "").whole_steps() == [8, 12]
+
+
 def test_a_new_machine_gets_the_checkpoint_to_go_back_to(workdir: Path, where: str, tmp_path: Path) -> None:
     save(workdir, 8, 16, 24)
     (workdir / "sane_steps.json").write_text("[8, 16]")
@@ -486,6 +566,56 @@ def test_a_folder_never_shows_half_a_checkpoint_under_its_final_name(
     assert not list((tmp_path / "mirror/mirrored/partial").iterdir())
 
 
+@pytest.mark.parametrize("calls", range(6, 13))
+def test_a_cut_off_copy_or_removal_in_a_folder_does_not_look_like_a_checkpoint_that_was_trained_there(
+    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int
+) -> None:
+    """From the list of checkpoint 16, the seventh call, to the last removal of checkpoint 8."""
+    drive, left = tmp_path / "drive", [calls]
+
+    def failing(work: Callable[..., Any]) -> Callable[..., Any]:
+        def count_down(*arguments: Any) -> Any:
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(5, "the machine went away")
+            return work(*arguments)
+
+        return count_down
+
+    save(workdir, 8)
+    mirror_all(workdir, str(drive))
+    save(workdir, 16)
+    shutil.rmtree(workdir / "checkpoints/8")
+    with monkeypatch.context() as faults:
+        for owner, name in ((Place, "write_json"), (Place, "_remove"), (Path, "rename")):
+            faults.setattr(owner, name, failing(getattr(owner, name)))
+        mirror_all(workdir, str(drive))
+        assert left[0] < 0
+    place = Place(str(drive), "")
+    assert place.whole_steps() == local_steps(drive)
+    bring(str(drive), tmp_path / "new", training=True)
+    assert local_steps(tmp_path / "new") == local_steps(drive)[-1:]
+    mirror_all(workdir, str(drive))
+    assert place.whole_steps() == local_steps(drive) == [16]
+
+
+def test_what_was_trained_in_the_folder_itself_is_neither_removed_nor_passed_over(
+    workdir: Path, tmp_path: Path
+) -> None:
+    drive = tmp_path / "drive"
+    save(workdir, 8)
+    mirror_all(workdir, str(drive))
+    save(drive, 16, 24)
+    for here in (workdir, tmp_path / "new"):
+        with pytest.raises(
+            UserError, match="holds checkpoint 16, 24, trained in that folder itself and newer than the"
+        ):
+            bring(str(drive), here, training=True)
+    save(workdir, 32)
+    mirror_all(workdir, str(drive))  # as a run that did not stop meanwhile
+    assert local_steps(drive) == [8, 16, 24, 32]
+
+
 def test_a_folder_that_becomes_unusable(workdir: Path, tmp_path: Path) -> None:
     """A disk that is taken away: a file is in the way, which stops even root."""
     said: list[str] = []
@@ -521,9 +651,41 @@ def test_the_copy_of_another_run_is_refused(workdir: Path, where: str, tmp_path:
     save(workdir, 8)
     mirror_all(workdir, where)
     other = shutil.copytree(workdir, tmp_path / "other")
-    (other / "mirror.json").unlink()
+    (other / "mirror.json").write_text('{"run": "another"}')
     with pytest.raises(UserError, match=r"holds a copy of another run than .*; give another place"):
         bring(where, other, training=True)
+
+
+@pytest.mark.parametrize(
+    "content", [None, '{"run": "f3', "[]", '{"copied": {}}', '{"run": "a", "copied": {"b": {"c": 1}}}']
+)
+def test_a_run_whose_mirror_json_is_lost_goes_on_when_a_person_says_that_the_copy_is_its_own(
+    workdir: Path, where: str, content: str | None
+) -> None:
+    save(workdir, 8, 16)
+    mirror_all(workdir, where)
+    shutil.rmtree(workdir / "checkpoints/16")
+    record = workdir / "mirror.json"
+    record.unlink() if content is None else record.write_text(content)
+    with pytest.raises(
+        UserError, match=r"mirror.json, which says whether of this one, is missing or damaged"
+    ) as raised:
+        bring(where, workdir, training=True)
+    (own,) = re.findall(r"write (\{.*\}) to that file", str(raised.value))
+    record.write_text(own)
+    bring(where, workdir, training=True)
+    assert local_steps(workdir) == [8, 16]
+    assert mirror_all(workdir, where) == []
+
+
+@pytest.mark.parametrize("content", ["[]", '{"writer": "a"}', '{"run": 1}', '{"run": '])
+def test_a_damaged_run_json_there_is_named(workdir: Path, content: str) -> None:
+    where = f"memory://bucket-{next(NUMBERS)}/run"
+    save(workdir, 8)
+    mirror_all(workdir, where)
+    Place(where, "").put_bytes(content.encode(), "mirrored/run.json")
+    with pytest.raises(UserError, match=r"mirrored/run.json there is damaged; give another place"):
+        bring(where, workdir, training=True)
 
 
 def test_a_place_with_something_else_is_refused(workdir: Path, where: str) -> None:
@@ -601,3 +763,31 @@ def test_a_run_goes_on_from_its_mirror(rows: Path, made_once: MadeOnce, tmp_path
     assert json.loads((drive / "complete.json").read_text())["step"] == 24
     assert (drive / "report.html").is_file()
     assert local_steps(drive) == [16, 24]
+
+
+def check_that_two_processes_find_the_run() -> None:
+    folder, get = Path(os.environ["COPY_OF_A_RUN"]), Place.get_checkpoint
+    config = default_config()
+    config.checkpoint.mirror = str(folder / "mirror")
+
+    def slow(place: Place, step: int, target: Path) -> None:
+        time.sleep(1)
+        get(place, step, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Place, "get_checkpoint", slow)
+        patch.delattr(
+            processes, "process_allgather"
+        )  # a collective has a time limit, and a run may need longer to come down
+        with copies_elsewhere(config, folder / "new", print):
+            assert local_steps(folder / "new") == [8]
+
+
+@pytest.mark.full
+def test_the_other_processes_wait_without_a_collective_until_the_run_is_here(
+    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(workdir, 8)
+    mirror_all(workdir, str(tmp_path / "mirror"))
+    monkeypatch.setenv("COPY_OF_A_RUN", str(tmp_path))
+    run_on_two_processes_of_four_devices(check_that_two_processes_find_the_run)

@@ -9,18 +9,18 @@ from ml_collections import ConfigDict
 
 from tonsai_jax.checkpoints.remote_workdir import is_url, is_working_folder
 from tonsai_jax.errors import UserError
-from tonsai_jax.hosts.processes import on_every_process
+from tonsai_jax.hosts.first_process import on_first_process
 
 
 @contextlib.contextmanager
 def copies_elsewhere(config: ConfigDict, workdir: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Brings the run down from its mirror where `workdir` lacks it, and copies it there while the block trains it.
 
-    All processes of a run call it; the first one copies.
+    All processes of a run call it; the first one copies, and the others wait until the run is here.
 
     Raises `UserError` for a place or a name that cannot be used, and the errors of `bring_down`.
     """
-    where, is_first = config.checkpoint.mirror, jax.process_index() == 0
+    where = config.checkpoint.mirror
     with contextlib.ExitStack() as stack:
         if where:
             if is_working_folder(workdir) and jax.process_count() > 1:
@@ -36,18 +36,15 @@ def copies_elsewhere(config: ConfigDict, workdir: Path, say: Callable[[str], Non
             from tonsai_jax.checkpoints.place import Place
             from tonsai_jax.checkpoints.restore_copy import bring_down
 
-            def prepare() -> Place | None:
-                if not is_first:
-                    return None
+            def begin() -> None:
                 place = Place(where, "checkpoint.mirror")
                 bring_down(place, workdir, say, training=True, with_sane=config.spikes.action == "roll_back")
-                return place
-
-            if (place := on_every_process(prepare)) is not None:
                 if is_working_folder(workdir):
                     say(f"workdir: {where}, with {workdir} as its folder on this machine")
                 stack.enter_context(Mirror(place, workdir, say))
-        if config.checkpoint.hub_repo and is_first:
+
+            on_first_process(begin)
+        if config.checkpoint.hub_repo and jax.process_index() == 0:
             from tonsai_jax.checkpoints.hub_push import HubPushes
 
             stack.enter_context(HubPushes(config, workdir, say))

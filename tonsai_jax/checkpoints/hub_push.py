@@ -90,14 +90,18 @@ class HubPushes:
                 )
 
     def _due(self) -> int | None:
-        """The step to push now: the newest checkpoint, if an interval ended since the last try, or the run is complete."""
-        steps = local_steps(self._workdir)
-        if not steps or steps[-1] == self._tried:
+        """The step to push now: the newest checkpoint, if an interval ended since the last try, or the run is complete at it."""
+        newest = max(local_steps(self._workdir), default=0)
+        if not newest:
             return None
-        interval_ended = steps[-1] // self._interval > self._tried // self._interval
+        if (
+            newest < self._tried
+        ):  # the run went back: what was pushed since is given up, and the same steps give other models
+            (self._workdir / RECORD_FILE).unlink(missing_ok=True)
+            self._tried = newest - 1
         if self._ending.is_set():
-            return steps[-1] if self._is_complete_at(steps[-1]) else None
-        return steps[-1] if interval_ended else None
+            return newest if newest != self._pushed_step() and self._is_complete_at(newest) else None
+        return newest if newest // self._interval > self._tried // self._interval else None
 
     def _push(self, step: int) -> None:
         folder = self._workdir / EXPORT_FOLDER

@@ -21,6 +21,7 @@ from tonsai_jax.checkpoints.folder import damaged_steps, stored_checkpoints
 from tonsai_jax.checkpoints.overview import policy_of
 from tonsai_jax.checkpoints.place import EXPORT_FOLDER, RUN_FILE, Place, reason
 from tonsai_jax.checkpoints.restore_copy import Record, files_of, local_steps
+from tonsai_jax.checkpoints.roll_backs import RollBacks
 from tonsai_jax.files import disk_errors
 
 LOOK_SECONDS = 5.0  # between two looks at the folder of checkpoints
@@ -114,27 +115,45 @@ class Mirror:
     def _copy(self, is_last: bool) -> None:
         """Copies what is new, small files before checkpoints: a checkpoint there has its metrics with it.
 
-        A checkpoint that was set aside as damaged is not gone on purpose, so its copy stays until retention removes it.
+        Those that the run went back behind are removed before all that, so that none of them is taken for the newest with the
+        files of today. A checkpoint that was set aside as damaged is not gone on purpose, so its copy stays until retention
+        removes it.
         """
         steps = local_steps(self._workdir)
         found = {step: files_of(self._workdir / "checkpoints" / str(step)) for step in steps}
         new = [step for step in reversed(steps) if found[step] != self._copied.get(step)]
         damaged = damaged_steps(self._workdir) - {*steps}
-        gone = [step for step in self._copied if step not in found and step not in damaged] if steps else []
+        away = [step for step in self._copied if step not in found] if steps else []
+        given_up = self._given_up(away, steps[-1], damaged) if away else set()
+        gone = [step for step in away if step in given_up or step not in damaged]
         if not (new or gone or is_last or time.monotonic() - self._small_at > SMALL_FILES_SECONDS):
             return
         if not (self._workdir / "config.json").is_file() or not self._owns_the_place():
             return
+        if self._copied.keys() & found.keys():  # else nothing would be left there
+            self._remove(sorted(given_up, reverse=True))
         self._copy_small_files()
         for step in new:
             if self._has_new_checksums(step, found[step]):
                 self._copy_checksums(step, found[step])
             else:
                 self._copy_checkpoint(step, found[step])
-        for step in gone + (self._outdated(steps, damaged) if new else []):
+        self._remove([step for step in gone if step in self._copied])
+        self._remove(self._outdated(steps, damaged) if new else [])
+        self._copy_files([self._workdir / EXPORT_FOLDER])  # last, as it may be large
+
+    def _given_up(self, away: list[int], newest: int, damaged: set[int]) -> set[int]:
+        """Of the checkpoints that were copied and are `away` from here, those that the run went back behind."""
+        roll_backs = RollBacks(self._workdir, newest)
+        saved = {step: max((date for _, date in self._copied[step].values()), default=0) / 1e9 for step in away}
+        return {
+            step for step in away if (step > newest and step not in damaged) or roll_backs.gave_up(step, saved[step])
+        }
+
+    def _remove(self, steps: list[int]) -> None:
+        for step in steps:
             self._place.remove_checkpoint(step)
             self._note({other: files for other, files in self._copied.items() if other != step})
-        self._copy_files([self._workdir / EXPORT_FOLDER])  # last, as it may be large
 
     def _outdated(self, here: list[int], damaged: set[int]) -> list[int]:
         """The checkpoints there that retention would have removed, of those that this machine never had or set aside."""
@@ -193,7 +212,7 @@ class Mirror:
 
     def _owns_the_place(self) -> bool:
         """Whether this process is the one that writes there: the last one that began to. The first call is such a beginning."""
-        at_place = self._place.read_json(RUN_FILE) or {}
+        at_place = self._place.run() or {}
         if self._begun:
             if at_place.get("writer") != self._writer:
                 self._displaced = True
@@ -208,8 +227,7 @@ class Mirror:
         self._note(self._copied)  # first here: the copy of a run that does not know its own id would be refused
         self._place.write_json(RUN_FILE, run)
         self._begun = True
-        for step in self._place.unfinished_steps():
-            self._place.remove_checkpoint(step)
+        self._place.remove_unfinished()
         return True
 
     def _copy_small_files(self) -> None:

@@ -2,8 +2,9 @@
 
 It has the layout of a workdir, and `mirrored/STEP.json` for each checkpoint: the files that belong to it, with their sizes. This
 list is written last and removed first, since object storage can neither rename a folder nor write several files at once. A
-checkpoint without its list is not whole, and no reader takes it. `mirrored/run.json` says which run the copy is of, and which
-process writes it.
+checkpoint without its list is not whole, and no reader takes it. In a folder of this machine a copy is renamed to its name after
+its list is written, and away from it before the list is removed: a checkpoint without a list is one that was trained there.
+`mirrored/run.json` says which run the copy is of, and which process writes it.
 """
 
 import json
@@ -20,7 +21,7 @@ from tonsai_jax.files import atomic_write
 LISTS_FOLDER = "mirrored"
 RUN_FILE = f"{LISTS_FOLDER}/run.json"
 EXPORT_FOLDER = "export"  # of a complete run: large, and no run goes on from it, so it does not come back
-_PARTIAL = f"{LISTS_FOLDER}/partial"  # of folders of this machine: a checkpoint that is being copied
+_PARTIAL = f"{LISTS_FOLDER}/partial"  # of folders of this machine: a checkpoint that is being copied or removed
 _EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3", "s3a": "s3"}  # the extra of this package, by the URL's first word
 
 # Errors of a storage that another try does not change.
@@ -74,7 +75,17 @@ class Place:
         except FileNotFoundError:
             return None
         except ValueError:
-            raise UserError(f"{self}: {name} there is damaged; give another place, or remove this one") from None
+            raise self._damaged(name) from None
+
+    def run(self) -> dict[str, str] | None:
+        """`run`, the id of the run whose copy is there, and the `writer` and `host` that copy it; None where there is no run."""
+        run = self.read_json(RUN_FILE)
+        if run is None or (isinstance(run, dict) and isinstance(run.get("run"), str)):
+            return run
+        raise self._damaged(RUN_FILE)
+
+    def _damaged(self, name: str) -> UserError:
+        return UserError(f"{self}: {name} there is damaged; give another place, or remove this one")
 
     def write_json(self, name: str, value: Any) -> None:
         self.put_bytes(json.dumps(value, ensure_ascii=False, indent=2).encode(), name)
@@ -111,11 +122,11 @@ class Place:
 
     def seal_checkpoint(self, step: int, sizes: Mapping[str, int]) -> None:
         """Makes the checkpoint that was copied whole: `sizes` are its files, in bytes."""
+        self.write_json(f"{LISTS_FOLDER}/{step}.json", dict(sizes))
         if self._is_folder:  # so that the folder can also be used as a workdir, whatever moment a copy is cut off at
             target = Path(self._path(f"checkpoints/{step}"))
             target.parent.mkdir(parents=True, exist_ok=True)
             Path(self._path(f"{_PARTIAL}/{step}")).rename(target)
-        self.write_json(f"{LISTS_FOLDER}/{step}.json", dict(sizes))
 
     def replace_checksums(self, step: int, folder: Path, sizes: Mapping[str, int]) -> None:
         """Copies only `checksums.json` of a checkpoint that is whole there; it is whole at each moment."""
@@ -131,30 +142,41 @@ class Place:
 
     def remove_checkpoint(self, step: int) -> None:
         """Removes a checkpoint, whole or not, if there is one."""
+        self._remove(f"{_PARTIAL}/{step}")
+        whole = Path(self._path(f"checkpoints/{step}"))
+        if self._is_folder and whole.is_dir():  # as in `seal_checkpoint`
+            partial = Path(self._path(f"{_PARTIAL}/{step}"))
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            whole.rename(partial)
         self._remove(f"{LISTS_FOLDER}/{step}.json")
         self._remove(f"checkpoints/{step}")
         self._remove(f"{_PARTIAL}/{step}")
 
     def whole_steps(self) -> list[int]:
         """The steps of the checkpoints that were copied to their end, in rising order."""
+        listed = self._steps_in(LISTS_FOLDER)
+        return sorted(listed & self._steps_in("checkpoints") if self._is_folder else listed)
+
+    def steps_trained_there(self) -> list[int]:
+        """The steps of whole checkpoints that no copy made: somebody used the folder as a workdir. A URL has none."""
+        return sorted(self._steps_in("checkpoints") - self._steps_in(LISTS_FOLDER)) if self._is_folder else []
+
+    def remove_unfinished(self) -> None:
+        """Removes the parts of checkpoints that a process left which was ended while it copied or removed them."""
+        if self._is_folder:
+            self._remove(_PARTIAL)
+            return
+        for step in self._steps_in("checkpoints") - self._steps_in(LISTS_FOLDER):
+            self.remove_checkpoint(step)
+
+    def _steps_in(self, folder: str) -> set[int]:
         self._files.invalidate_cache()
         try:
-            paths = self._files.ls(self._path(LISTS_FOLDER), detail=False)
+            paths = self._files.ls(self._path(folder), detail=False)
         except FileNotFoundError:
-            return []
-        names = [path.rpartition("/")[2].removesuffix(".json") for path in paths]
-        return sorted(int(name) for name in names if name.isdecimal())
-
-    def unfinished_steps(self) -> list[int]:
-        """The steps of checkpoints of which a part is there: a process that copied them was ended."""
-        whole, found = self.whole_steps(), set()
-        for folder in ("checkpoints", _PARTIAL):
-            if self._files.exists(self._path(folder)):
-                names = [
-                    path.rstrip("/").rpartition("/")[2] for path in self._files.ls(self._path(folder), detail=False)
-                ]
-                found |= {int(name) for name in names if name.isdecimal()}
-        return sorted(found - set(whole))
+            return set()
+        names = [path.rstrip("/").rpartition("/")[2].removesuffix(".json") for path in paths]
+        return {int(name) for name in names if name.isdecimal()}
 
     def get_checkpoint(self, step: int, folder: Path) -> None:
         """Copies a checkpoint to `folder`, which must not exist; raises `IncompleteError` where it is not whole."""

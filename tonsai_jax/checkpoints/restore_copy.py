@@ -1,6 +1,7 @@
 """Brings a run down from the place that holds a copy of it, so that a new machine goes on where another one stopped."""
 
 import contextlib
+import json
 import shutil
 import time
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 
 from tonsai_jax.checkpoints.folder import set_aside, stored_checkpoint, stored_checkpoints
 from tonsai_jax.checkpoints.overview import read_sane_steps
-from tonsai_jax.checkpoints.place import RUN_FILE, IncompleteError, Place, reason, unreachable
+from tonsai_jax.checkpoints.place import IncompleteError, Place, reason, unreachable
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import disk_errors, read_json, write_json
 
@@ -23,25 +24,25 @@ class Record:
     """What a workdir knows about its copies, `WORKDIR/mirror.json`.
 
     Attributes:
-      run: the id of the run; empty where it has no copy yet.
+      run: the id of the run; empty where it has no copy yet, or where the file is lost or damaged.
       copied: by place, then by step, the files of each checkpoint that was copied: {path: [bytes, nanoseconds of its date]}.
     """
 
     def __init__(self, workdir: Path) -> None:
         self._path = workdir / RECORD_FILE
-        try:
+        self.run = ""
+        self._copied: dict[str, dict[int, Any]] = {}
+        with contextlib.suppress(UserError, AttributeError, KeyError, TypeError, ValueError):
             value = read_json(self._path)
-        except UserError:  # missing, or damaged: then the checkpoints are copied again
-            value = {}
-        value = value if isinstance(value, dict) else {}
-        self.run: str = value.get("run") or ""
-        self._copied: dict[str, dict[str, Any]] = value.get("copied") or {}
+            places = value.get("copied", {}).items()
+            copied = {where: {int(step): dict(files) for step, files in steps.items()} for where, steps in places}
+            self.run, self._copied = str(value["run"]), copied
 
     def of(self, place: Place) -> dict[int, Any]:
-        return {int(step): files for step, files in self._copied.get(place.where, {}).items()}
+        return self._copied.get(place.where, {})
 
     def write(self, place: Place, copied: dict[int, Any]) -> None:
-        self._copied[place.where] = {str(step): files for step, files in copied.items()}
+        self._copied[place.where] = copied
         write_json(self._path, {"run": self.run, "copied": self._copied})
 
 
@@ -73,8 +74,9 @@ def bring_down(
 ) -> None:
     """Brings the newest whole checkpoint at `place`, or that of `step`, and the small files of the run to `workdir`.
 
-    Does nothing where the workdir has that checkpoint or a newer one, or where the place has no run. A checkpoint whose bytes
-    are not those that were saved is not whole.
+    The small files stay as they are where `workdir` has a checkpoint that is newer than the one that is brought. Does nothing
+    where the workdir has that checkpoint or, without `step`, a newer one, or where the place has no run. A checkpoint whose
+    bytes are not those that were saved is not whole.
 
     Args:
       training: the run goes on in `workdir`. Then a place that cannot be reached is no reason to stop, if the workdir has
@@ -83,15 +85,17 @@ def bring_down(
       with_sane: brings also the newest sane checkpoint, to which a run can go back.
 
     Raises:
-      UserError: the place holds another run than the workdir, or something else than a run; no checkpoint there is whole.
+      UserError: the place holds another run than the workdir, or something else than a run; no checkpoint there is whole; the
+        place is a folder in which the run was trained further.
       TemporaryError: the place cannot be reached, and the workdir has no checkpoint.
     """
     shutil.rmtree(workdir / _COMING_DOWN, ignore_errors=True)
     here, record = local_steps(workdir), Record(workdir)
     unreached = "the run goes on from this machine's checkpoints"
     try:
-        run = _patiently(lambda: place.read_json(RUN_FILE))
+        run = _patiently(place.run)
         there = place.whole_steps() if run else []
+        trained_there = [each for each in place.steps_trained_there() if training and each > max(there, default=-1)]
         is_foreign = not run and place.has_other_files()
     except UserError:
         raise
@@ -106,9 +110,24 @@ def bring_down(
         if training and not here:
             _check_writable(place)
         return
-    if (here or record.run) and record.run != run["run"]:
+    if here and not record.run:
+        unknown = (
+            f"holds a copy of a run, and {workdir / RECORD_FILE}, which says whether of this one, is missing or damaged"
+        )
+        own = json.dumps({"run": run["run"]})
+        raise UserError(
+            f"{place}: {unknown}; where it is of this run, write {own} to that file; where not, give another place, or an empty "
+            "--workdir to continue that run"
+        )
+    if record.run and record.run != run["run"]:
         raise UserError(
             f"{place}: holds a copy of another run than {workdir}; give another place, or an empty --workdir to continue that run"
+        )
+    if trained_there:
+        steps = ", ".join(map(str, trained_there))
+        raise UserError(
+            f"{place}: holds checkpoint {steps}, trained in that folder itself and newer than the copy there; "
+            f"go on with --workdir={place.where} and another mirror or none, or move away what was trained there"
         )
     copied = record.of(place)
     if step is None:
@@ -122,7 +141,8 @@ def bring_down(
     for each in reversed(wanted):
         try:
             folders = {each: _get(place, each, workdir)}
-            _patiently(lambda: place.get_small_files(workdir))
+            if not here or each > here[-1]:  # else those here are newer, and a run may be writing them
+                _patiently(lambda: place.get_small_files(workdir))
             if with_sane:
                 folders |= _get_sane(place, workdir, [other for other in there if other <= each], here, say)
         except IncompleteError as error:

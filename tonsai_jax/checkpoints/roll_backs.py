@@ -35,6 +35,10 @@ class RollBacks:
         """The data state with which the run goes on from the checkpoint of `step`; None where that in the checkpoint holds."""
         return next((record["data"] for record in reversed(self._records) if record["to_step"] == step), None)
 
+    def gave_up(self, step: int, seconds: float) -> bool:
+        """Whether the run went back behind the checkpoint of `step` after that was saved, `seconds` after 1970."""
+        return any(record["to_step"] < step and seconds < record.get("time", 0.0) for record in self._records)
+
     def add(self, to_step: int, data: Mapping[str, Any], details: Mapping[str, Any]) -> None:
         """Records that the run goes back to `to_step`, and on from there with the data state `data`."""
         record = {"number": len(self) + 1, "to_step": to_step, **details, "data": data}
