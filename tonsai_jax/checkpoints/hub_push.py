@@ -94,9 +94,7 @@ class HubPushes:
         newest = max(local_steps(self._workdir), default=0)
         if not newest:
             return None
-        if (
-            newest < self._tried
-        ):  # the run went back: what was pushed since is given up, and the same steps give other models
+        if newest < self._tried:  # the run went back: what was pushed since is given up
             (self._workdir / RECORD_FILE).unlink(missing_ok=True)
             self._tried = newest - 1
         if self._ending.is_set():
