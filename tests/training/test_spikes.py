@@ -31,9 +31,9 @@ def trained(steps: int = 200, **settings: Any) -> SpikeDetector:
     return detector
 
 
-def add_all(detector: SpikeDetector, values: list[tuple[float, float]]) -> list[Spike | None]:
+def add_all(detector: SpikeDetector, values: list[tuple[float, float]], kind: str = "") -> list[Spike | None]:
     start = detector.next_step or 0
-    return [detector.add(start + number, *each) for number, each in enumerate(values)]
+    return [detector.add(start + number, *each, kind) for number, each in enumerate(values)]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -106,6 +106,40 @@ def test_another_kind_of_batch_starts_the_window_again() -> None:
     detector = trained()
     assert detector.skip_limit(200, "other") == math.inf
     assert detector.add(200, 9.0, 30.0, "other") is None
+    assert detector.divergence() is None
+
+
+def test_a_spike_that_is_not_over_when_the_stage_changes_is_not_forgotten() -> None:
+    lost = trained()
+    add_all(lost, [(9.0, 0.5)] * 5)
+    assert all(add_all(lost, [(9.0, 0.5)] * 100, "other"))
+    assert lost.is_lost
+    assert lost.calm == 0, "no checkpoint after it is sane"
+    assert lost.divergence() is not None
+
+    over = trained()
+    add_all(over, [(9.0, 0.5)] * 5)
+    assert not any(add_all(over, [(3.0, 30.0)] * 20, "other")), "gradient norms of another stage are not compared"
+    assert over.has_recovered()
+    assert add_all(over, [(9.0, 30.0)], "other") == [None], "the new window begins"
+
+
+def test_the_limit_of_a_gradient_norm_does_not_depend_on_when_a_spike_across_stages_is_read() -> None:
+    detector = trained(calm_steps=3)
+    add_all(detector, [(9.0, 0.5)])
+    for step in range(201, 240):
+        early = detector.skip_limit(step + 1, "other")  # of `step` nothing is known yet
+        detector.add(step, 3.0, 0.5 + step % 3, "other")
+        assert detector.skip_limit(step + 1, "other") == early
+    assert early < math.inf
+
+
+def test_a_stage_of_steps_that_are_not_finite_has_diverged() -> None:
+    detector = trained()
+    add_all(detector, [(NAN, NAN)] * 9, "other")
+    assert detector.divergence() == (math.inf, math.inf)
+    assert not detector.is_ruined(), "it can still recover"
+    add_all(detector, [(5.0, 0.5)] * 20, "other")
     assert detector.divergence() is None
 
 
