@@ -1,6 +1,7 @@
 """A run over poisoned rows: it warns, skips, or goes back and jumps over them, and never ends well when its loss is ruined."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -196,3 +197,16 @@ def test_a_skipped_step_changes_nothing_and_the_run_goes_on(rows: Path, tmp_path
     assert skipped[14] == 0
     assert skipped[17] >= 1
     assert run.losses()[24] < 5
+
+
+@pytest.mark.full
+def test_set_back_by_a_person_it_forgets_the_later_jumps(rows: Path, tmp_path: Path) -> None:
+    run = TinyRun(rows, tmp_path / "run", (*ROLL_BACK, "checkpoint.every=3", "checkpoint.keep_last=8"))
+    with poisoned(14, 17):
+        run.train(steps_today=21)
+    [record] = records(run, "roll_backs.jsonl")
+    for step in run.saved_steps():
+        if step >= record["to_step"]:
+            shutil.rmtree(run.workdir / "checkpoints" / str(step))
+    run.train(steps_today=1)
+    assert records(run, "roll_backs.jsonl") == []
