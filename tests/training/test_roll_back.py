@@ -210,3 +210,29 @@ def test_set_back_by_a_person_it_forgets_the_later_jumps(rows: Path, tmp_path: P
             shutil.rmtree(run.workdir / "checkpoints" / str(step))
     run.train(steps_today=1)
     assert records(run, "roll_backs.jsonl") == []
+
+
+@pytest.mark.full
+def test_it_goes_back_once_to_a_sane_checkpoint_that_was_saved_in_a_spike(rows: Path, tmp_path: Path) -> None:
+    run = TinyRun(
+        rows, tmp_path / "run", (*SHORT, "checkpoint.every=15", "spikes.loss_rise=0.7", "spikes.deviations=4")
+    )
+    with poisoned(11, 15):
+        assert "step 14: no recovery from the spike of step 12" in run.train(steps_today=20)
+    assert json.loads((run.workdir / "sane_steps.json").read_text()) == [15], "its spike was over"
+    with poisoned(20, 23):
+        printed = run.train("spikes.action=roll_back")
+    assert "1 of 3 times" in printed
+    assert [record["to_step"] for record in records(run, "roll_backs.jsonl")] == [15]
+    assert "complete: 24 steps" in printed
+
+
+@pytest.mark.full
+def test_stopped_in_a_spike_without_recovery_it_goes_back_at_its_start(rows: Path, tmp_path: Path) -> None:
+    run = TinyRun(rows, tmp_path / "run", SHORT)
+    with poisoned(14, 17):
+        run.train(steps_today=17)
+    assert 17 in run.saved_steps()
+    printed = run.train("spikes.action=roll_back", steps_today=1)
+    assert "step 17: no recovery from the spike of step 15: back to the last sane checkpoint, that of step 6" in printed
+    assert [record["to_step"] for record in records(run, "roll_backs.jsonl")] == [6]

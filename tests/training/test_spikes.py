@@ -3,7 +3,7 @@
 import json
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -196,22 +196,37 @@ def test_the_quickstart_has_no_spike() -> None:
     assert len(curve) == 349
 
 
+def resumed(detector: SpikeDetector, workdir: Path, say: Callable[[str], None], *, sane_step: int) -> SpikeWatch:
+    """The watch of a run that goes on from the checkpoint of step 215, saved in the state of this detector."""
+    return SpikeWatch(
+        detector.settings,
+        workdir,
+        None,  # type: ignore[arg-type]  # no step follows
+        detector.state(),
+        saved_step=215,
+        say=say,
+        mark_sane=lambda step: None,
+        sane_step=lambda: sane_step,
+    )
+
+
+def test_a_run_saved_in_a_spike_goes_back_at_its_start_unless_the_steps_after_were_sane(tmp_path: Path) -> None:
+    detector = trained(action="roll_back")
+    add_all(detector, [(9.0, 0.5)] * 15)
+    assert resumed(detector, tmp_path, print, sane_step=150).must_go_back
+    sane = resumed(detector, tmp_path, print, sane_step=215)
+    assert not sane.must_go_back
+    assert sane.detector.add(215, 9.0, 0.5) is not None
+    assert not sane.must_go_back, "the first spike of a new episode"
+    assert sane.detector.episode == [(215, 9.0, 0.5)]
+
+
 def end_after(loss: float, workdir: Path, action: Any, *, complete: bool) -> list[str]:
     """What a run says that ends after 200 sane steps and 15 with this loss."""
     detector = trained(action=action)
     add_all(detector, [(loss, 0.5)] * 15)
     lines: list[str] = []
-    watch = SpikeWatch(
-        detector.settings,
-        workdir,
-        None,  # type: ignore[arg-type]  # no step follows
-        detector.state(),
-        saved_step=150,
-        say=lines.append,
-        mark_sane=lambda step: None,
-        sane_step=lambda: 150,
-    )
-    watch.end(215, complete=complete)
+    resumed(detector, workdir, lines.append, sane_step=150).end(215, complete=complete)
     return lines
 
 
@@ -236,3 +251,11 @@ def test_a_run_that_is_stopped_in_a_spike_says_so_and_can_go_on(loss: float, act
         f"step 215: stopped in a spike: the median of the last losses is {loss:.4g}, above the limit of "
     )
     assert line.endswith("the last sane checkpoint is that of step 150")
+
+
+def test_a_stage_without_a_sane_step_does_not_end_well(tmp_path: Path) -> None:
+    detector = trained()
+    add_all(detector, [(NAN, NAN)] * 9, "other")
+    why = "the median of the last losses is inf, and no step since its stage began was sane"
+    with pytest.raises(UserError, match=f"^step 209: the run has diverged: {why}; "):
+        resumed(detector, tmp_path, print, sane_step=150).end(209, complete=True)

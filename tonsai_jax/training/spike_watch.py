@@ -45,6 +45,8 @@ class SpikeWatch:
     ) -> None:
         self.settings = settings
         self.detector = SpikeDetector(settings, state)
+        if saved_step and saved_step == sane_step():
+            self.detector.end_episode()  # one that this checkpoint was saved in: the steps after it were sane
         self._path = workdir / SPIKES_FILE
         self._order = order
         self._unconfirmed = [saved_step] if saved_step else []

@@ -209,6 +209,10 @@ class SpikeDetector:
         """
         return self._recent.median() > _RUIN * max(self._limit, self.settings.loss_rise)
 
+    def end_episode(self) -> None:
+        """Forgets the episode that a checkpoint was saved in, where it is known to have ended well."""
+        self.episode, self.is_lost, self.in_a_row = [], False, 0
+
     def _restart(self, kind: str) -> None:
         self._kind = kind
         self._losses.values, self._grad_norms.values, self._recent.values = [], [], []
