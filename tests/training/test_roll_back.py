@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,13 +35,13 @@ STAGES = (Stage(steps=24, seq_len=32, global_batch_size=BATCH),)  # of `TinyRun`
 
 
 @contextmanager
-def poisoned(first: int, end: int) -> Iterator[None]:
+def poisoned(first: int, end: int, stages: Sequence[Stage] = STAGES) -> Iterator[None]:
     """The windows that a run reads in the steps `first` to `end` - 1 from its start hold random tokens."""
     bad: set[Window] = set()
     read, window_of = Windows.__getitem__, DataOrder.window
 
     def find(order: DataOrder) -> None:
-        start = DataOrder(order.manifest, seed=order.seed, stages=STAGES)
+        start = DataOrder(order.manifest, seed=order.seed, stages=stages)
         bad.update(window for step in range(first, end) for window in start.batch(step))
 
     def poison(windows: Windows, index: Any) -> Any:
@@ -236,3 +236,14 @@ def test_stopped_in_a_spike_without_recovery_it_goes_back_at_its_start(rows: Pat
     printed = run.train("spikes.action=roll_back", steps_today=1)
     assert "step 17: no recovery from the spike of step 15: back to the last sane checkpoint, that of step 6" in printed
     assert [record["to_step"] for record in records(run, "roll_backs.jsonl")] == [6]
+
+
+@pytest.mark.full
+def test_it_goes_back_from_a_spike_that_goes_on_in_the_next_stage(rows: Path, tmp_path: Path) -> None:
+    stages = "stages=({'steps': 16}, {'steps': 8, 'seq_len': 64})"
+    run = TinyRun(rows, tmp_path / "run", (*ROLL_BACK, stages))
+    with poisoned(14, 18, (Stage(16, 32, BATCH), Stage(8, 64, BATCH))):
+        printed = run.train()
+    assert "step 17: no recovery from the spike of step 15: back to the last sane checkpoint, that of step 6" in printed
+    assert "complete: 24 steps" in printed
+    assert len(records(run, "roll_backs.jsonl")) == 1
