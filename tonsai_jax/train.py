@@ -97,6 +97,7 @@ def train(
     run.find_scores()
     checkpoints.drop_scores_after(start_step)
     checkpoints.drop_sane_after(start_step)
+    run.roll_backs.drop_later()
     open_workdir(workdir, config, run.manifest, start_step)
     if start_step < last_step:
         forget_completion(workdir)

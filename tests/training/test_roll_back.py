@@ -1,7 +1,8 @@
 """A run over poisoned rows: it warns, skips, or goes back and jumps over them, and never ends well when its loss is ruined."""
 
 import json
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,13 @@ STAGES = (Stage(steps=24, seq_len=32, global_batch_size=BATCH),)  # of `TinyRun`
 
 
 @contextmanager
-def poisoned(first: int, end: int) -> Iterator[None]:
+def poisoned(first: int, end: int, stages: Sequence[Stage] = STAGES) -> Iterator[None]:
     """The windows that a run reads in the steps `first` to `end` - 1 from its start hold random tokens."""
     bad: set[Window] = set()
     read, window_of = Windows.__getitem__, DataOrder.window
 
     def find(order: DataOrder) -> None:
-        start = DataOrder(order.manifest, seed=order.seed, stages=STAGES)
+        start = DataOrder(order.manifest, seed=order.seed, stages=stages)
         bad.update(window for step in range(first, end) for window in start.batch(step))
 
     def poison(windows: Windows, index: Any) -> Any:
@@ -196,3 +197,53 @@ def test_a_skipped_step_changes_nothing_and_the_run_goes_on(rows: Path, tmp_path
     assert skipped[14] == 0
     assert skipped[17] >= 1
     assert run.losses()[24] < 5
+
+
+@pytest.mark.full
+def test_set_back_by_a_person_it_forgets_the_later_jumps(rows: Path, tmp_path: Path) -> None:
+    run = TinyRun(rows, tmp_path / "run", (*ROLL_BACK, "checkpoint.every=3", "checkpoint.keep_last=8"))
+    with poisoned(14, 17):
+        run.train(steps_today=21)
+    [record] = records(run, "roll_backs.jsonl")
+    for step in run.saved_steps():
+        if step >= record["to_step"]:
+            shutil.rmtree(run.workdir / "checkpoints" / str(step))
+    run.train(steps_today=1)
+    assert records(run, "roll_backs.jsonl") == []
+
+
+@pytest.mark.full
+def test_it_goes_back_once_to_a_sane_checkpoint_that_was_saved_in_a_spike(rows: Path, tmp_path: Path) -> None:
+    run = TinyRun(
+        rows, tmp_path / "run", (*SHORT, "checkpoint.every=15", "spikes.loss_rise=0.7", "spikes.deviations=4")
+    )
+    with poisoned(11, 15):
+        assert "step 14: no recovery from the spike of step 12" in run.train(steps_today=20)
+    assert json.loads((run.workdir / "sane_steps.json").read_text()) == [15], "its spike was over"
+    with poisoned(20, 23):
+        printed = run.train("spikes.action=roll_back")
+    assert "1 of 3 times" in printed
+    assert [record["to_step"] for record in records(run, "roll_backs.jsonl")] == [15]
+    assert "complete: 24 steps" in printed
+
+
+@pytest.mark.full
+def test_stopped_in_a_spike_without_recovery_it_goes_back_at_its_start(rows: Path, tmp_path: Path) -> None:
+    run = TinyRun(rows, tmp_path / "run", SHORT)
+    with poisoned(14, 17):
+        run.train(steps_today=17)
+    assert 17 in run.saved_steps()
+    printed = run.train("spikes.action=roll_back", steps_today=1)
+    assert "step 17: no recovery from the spike of step 15: back to the last sane checkpoint, that of step 6" in printed
+    assert [record["to_step"] for record in records(run, "roll_backs.jsonl")] == [6]
+
+
+@pytest.mark.full
+def test_it_goes_back_from_a_spike_that_goes_on_in_the_next_stage(rows: Path, tmp_path: Path) -> None:
+    stages = "stages=({'steps': 16}, {'steps': 8, 'seq_len': 64})"
+    run = TinyRun(rows, tmp_path / "run", (*ROLL_BACK, stages))
+    with poisoned(14, 18, (Stage(16, 32, BATCH), Stage(8, 64, BATCH))):
+        printed = run.train()
+    assert "step 17: no recovery from the spike of step 15: back to the last sane checkpoint, that of step 6" in printed
+    assert "complete: 24 steps" in printed
+    assert len(records(run, "roll_backs.jsonl")) == 1

@@ -3,7 +3,7 @@
 import json
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,9 @@ def trained(steps: int = 200, **settings: Any) -> SpikeDetector:
     return detector
 
 
-def add_all(detector: SpikeDetector, values: list[tuple[float, float]]) -> list[Spike | None]:
+def add_all(detector: SpikeDetector, values: list[tuple[float, float]], kind: str = "") -> list[Spike | None]:
     start = detector.next_step or 0
-    return [detector.add(start + number, *each) for number, each in enumerate(values)]
+    return [detector.add(start + number, *each, kind) for number, each in enumerate(values)]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -109,6 +109,40 @@ def test_another_kind_of_batch_starts_the_window_again() -> None:
     assert detector.divergence() is None
 
 
+def test_a_spike_that_is_not_over_when_the_stage_changes_is_not_forgotten() -> None:
+    lost = trained()
+    add_all(lost, [(9.0, 0.5)] * 5)
+    assert all(add_all(lost, [(9.0, 0.5)] * 100, "other"))
+    assert lost.is_lost
+    assert lost.calm == 0, "no checkpoint after it is sane"
+    assert lost.divergence() is not None
+
+    over = trained()
+    add_all(over, [(9.0, 0.5)] * 5)
+    assert not any(add_all(over, [(3.0, 30.0)] * 20, "other")), "gradient norms of another stage are not compared"
+    assert over.has_recovered()
+    assert add_all(over, [(9.0, 30.0)], "other") == [None], "the new window begins"
+
+
+def test_the_limit_of_a_gradient_norm_does_not_depend_on_when_a_spike_across_stages_is_read() -> None:
+    detector = trained(calm_steps=3)
+    add_all(detector, [(9.0, 0.5)])
+    for step in range(201, 240):
+        early = detector.skip_limit(step + 1, "other")  # of `step` nothing is known yet
+        detector.add(step, 3.0, 0.5 + step % 3, "other")
+        assert detector.skip_limit(step + 1, "other") == early
+    assert early < math.inf
+
+
+def test_a_stage_of_steps_that_are_not_finite_has_diverged() -> None:
+    detector = trained()
+    add_all(detector, [(NAN, NAN)] * 9, "other")
+    assert detector.divergence() == (math.inf, math.inf)
+    assert not detector.is_ruined(), "it can still recover"
+    add_all(detector, [(5.0, 0.5)] * 20, "other")
+    assert detector.divergence() is None
+
+
 def test_an_episode_ends_after_calm_steps_and_is_lost_after_too_many() -> None:
     detector = trained(calm_steps=3, max_in_a_row=3, recover_steps=8)
     add_all(detector, [(9.0, 0.5)])
@@ -162,22 +196,37 @@ def test_the_quickstart_has_no_spike() -> None:
     assert len(curve) == 349
 
 
+def resumed(detector: SpikeDetector, workdir: Path, say: Callable[[str], None], *, sane_step: int) -> SpikeWatch:
+    """The watch of a run that goes on from the checkpoint of step 215, saved in the state of this detector."""
+    return SpikeWatch(
+        detector.settings,
+        workdir,
+        None,  # type: ignore[arg-type]  # no step follows
+        detector.state(),
+        saved_step=215,
+        say=say,
+        mark_sane=lambda step: None,
+        sane_step=lambda: sane_step,
+    )
+
+
+def test_a_run_saved_in_a_spike_goes_back_at_its_start_unless_the_steps_after_were_sane(tmp_path: Path) -> None:
+    detector = trained(action="roll_back")
+    add_all(detector, [(9.0, 0.5)] * 15)
+    assert resumed(detector, tmp_path, print, sane_step=150).must_go_back
+    sane = resumed(detector, tmp_path, print, sane_step=215)
+    assert not sane.must_go_back
+    assert sane.detector.add(215, 9.0, 0.5) is not None
+    assert not sane.must_go_back, "the first spike of a new episode"
+    assert sane.detector.episode == [(215, 9.0, 0.5)]
+
+
 def end_after(loss: float, workdir: Path, action: Any, *, complete: bool) -> list[str]:
     """What a run says that ends after 200 sane steps and 15 with this loss."""
     detector = trained(action=action)
     add_all(detector, [(loss, 0.5)] * 15)
     lines: list[str] = []
-    watch = SpikeWatch(
-        detector.settings,
-        workdir,
-        None,  # type: ignore[arg-type]  # no step follows
-        detector.state(),
-        saved_step=150,
-        say=lines.append,
-        mark_sane=lambda step: None,
-        sane_step=lambda: 150,
-    )
-    watch.end(215, complete=complete)
+    resumed(detector, workdir, lines.append, sane_step=150).end(215, complete=complete)
     return lines
 
 
@@ -202,3 +251,11 @@ def test_a_run_that_is_stopped_in_a_spike_says_so_and_can_go_on(loss: float, act
         f"step 215: stopped in a spike: the median of the last losses is {loss:.4g}, above the limit of "
     )
     assert line.endswith("the last sane checkpoint is that of step 150")
+
+
+def test_a_stage_without_a_sane_step_does_not_end_well(tmp_path: Path) -> None:
+    detector = trained()
+    add_all(detector, [(NAN, NAN)] * 9, "other")
+    why = "the median of the last losses is inf, and no step since its stage began was sane"
+    with pytest.raises(UserError, match=f"^step 209: the run has diverged: {why}; "):
+        resumed(detector, tmp_path, print, sane_step=150).end(209, complete=True)

@@ -26,14 +26,23 @@ class RollBacks:
 
     def __init__(self, workdir: Path, step: int) -> None:
         self._path = workdir / ROLL_BACKS_FILE
-        self._records = [record for record in _read(self._path) if record["to_step"] <= step]
+        found = _read(self._path)
+        self._records = [record for record in found if record["to_step"] <= step]
+        self._has_later = len(self._records) < len(found)
 
     def __len__(self) -> int:
         return len(self._records)
 
     def data_at(self, step: int) -> Mapping[str, Any] | None:
         """The data state with which the run goes on from the checkpoint of `step`; None where that in the checkpoint holds."""
-        return next((record["data"] for record in reversed(self._records) if record["to_step"] == step), None)
+        # Where the run went back further after it went back to `step`, it has saved `step` again, after other rows.
+        last = next((record for record in reversed(self._records) if record["to_step"] <= step), None)
+        return last["data"] if last is not None and last["to_step"] == step else None
+
+    def drop_later(self) -> None:
+        """Drops the later ones from the file, too. Else they would come back when the run has saved their steps again."""
+        if self._has_later and jax.process_index() == 0:
+            write_json_lines(self._path, self._records)
 
     def gave_up(self, step: int, seconds: float) -> bool:
         """Whether the run went back behind the checkpoint of `step` after that was saved, `seconds` after 1970."""

@@ -1,6 +1,7 @@
 """What a run does about spikes: it prints and writes them, marks checkpoints as sane, and says when it must go back or end."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -44,6 +45,8 @@ class SpikeWatch:
     ) -> None:
         self.settings = settings
         self.detector = SpikeDetector(settings, state)
+        if saved_step and saved_step == sane_step():
+            self.detector.end_episode()  # one that this checkpoint was saved in: the steps after it were sane
         self._path = workdir / SPIKES_FILE
         self._order = order
         self._unconfirmed = [saved_step] if saved_step else []
@@ -105,10 +108,10 @@ class SpikeWatch:
         """
         if (diverged := self.detector.divergence()) is not None:
             loss, limit = diverged
-            found = (
-                f"the median of the last losses is {loss:.4g}, above the limit of {limit:.4g} that its sane steps give; "
-                f"{self.last_sane()}"
-            )
+            above = f"above the limit of {limit:.4g} that its sane steps give"
+            if math.isinf(limit):
+                above = "and no step since its stage began was sane"
+            found = f"the median of the last losses is {loss:.4g}, {above}; {self.last_sane()}"
             goes_back = self.settings.action == "roll_back"
             if complete or (self.detector.is_ruined() and not goes_back):
                 raise UserError(

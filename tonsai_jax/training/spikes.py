@@ -163,9 +163,10 @@ class SpikeDetector:
         """Takes the values of a step; returns the spike, where it is one.
 
         Args:
-          kind: of the batch, such as its sequence length and mix. Where it changes, the window starts again.
+          kind: of the batch, such as its sequence length and mix. Where it changes, the window starts again, but not before an
+            episode is over: until then the loss is judged by the limit that the episode began with.
         """
-        if kind != self._kind:
+        if kind != self._kind and self.has_recovered():
             self._restart(kind)
         limit, grad_limit = self._limit, self.skip_limit(step, kind)
         grad_median = math.exp(self._grad_norms.median()) if self._grad_norms.values else math.nan
@@ -194,19 +195,29 @@ class SpikeDetector:
         return not self.episode
 
     def divergence(self) -> tuple[float, float] | None:
-        """The median of the last losses and the limit that it is above; None where the loss is sane."""
+        """The median of the last losses and the limit that it is above; None where the loss is sane.
+
+        A median that is not finite is above every limit, also above the infinite one of a stage without a sane step.
+        """
         now = self._recent.median()
-        return (now, self._limit) if now > self._limit else None
+        return (now, self._limit) if now > self._limit or math.isinf(now) else None
 
     def is_ruined(self) -> bool:
-        """Whether the median of the last losses is more than 10 times the limit, or not finite: no spike recovers from there."""
+        """Whether the median of the last losses is more than 10 times the limit, or not finite: no spike recovers from there.
+
+        Never where there is no limit: a few steps at the beginning of a stage say too little.
+        """
         return self._recent.median() > _RUIN * max(self._limit, self.settings.loss_rise)
+
+    def end_episode(self) -> None:
+        """Forgets the episode that a checkpoint was saved in, where it is known to have ended well."""
+        self.episode, self.is_lost, self.in_a_row = [], False, 0
 
     def _restart(self, kind: str) -> None:
         self._kind = kind
         self._losses.values, self._grad_norms.values, self._recent.values = [], [], []
         self._limit, self._grad_limits = math.inf, [math.inf, math.inf]
-        self.episode, self.is_lost, self.in_a_row, self.calm = [], False, 0, 0
+        self.calm = 0
 
     def _count(self, spike: Spike) -> None:
         self.spikes += 1
