@@ -1,8 +1,11 @@
 """The record of the times that a run went back: which jumps hold for a run that goes on from a step."""
 
+import random
 from pathlib import Path
 
+from tests.support.flips import with_a_flipped_bit
 from tonsai_jax.checkpoints.roll_backs import ROLL_BACKS_FILE, RollBacks
+from tonsai_jax.errors import UserError
 
 
 def went_back(workdir: Path, *to_steps: int) -> RollBacks:
@@ -40,3 +43,24 @@ def test_a_run_that_goes_back_further_gives_up_the_later_jump(tmp_path: Path) ->
     assert roll_backs.data_at(50) == {"jump": 2}
     roll_backs.add(100, {"jump": 3}, {})
     assert roll_backs.data_at(100) == {"jump": 3}
+
+
+def test_a_flipped_bit_never_changes_a_jump(tmp_path: Path) -> None:
+    went_back(tmp_path, 50, 100)
+    path, chance = tmp_path / ROLL_BACKS_FILE, random.Random(15)
+    whole, lines = path.read_bytes(), []
+    for _ in range(300):
+        path.write_bytes(with_a_flipped_bit(whole, chance))
+        try:
+            read = RollBacks(tmp_path, 100)
+        except UserError as error:
+            lines.append(str(error))
+        else:  # a bit in the key "checksum" itself, or in a space
+            assert [read.data_at(step) for step in (50, 100)] == [{"jump": 1}, {"jump": 2}]
+    assert len(lines) > 200
+    assert all(line.startswith(f"{path}: damaged") for line in lines)
+
+
+def test_a_line_of_an_earlier_version_has_no_checksum(tmp_path: Path) -> None:
+    (tmp_path / ROLL_BACKS_FILE).write_text('{"number": 1, "to_step": 50, "data": {"jump": 1}}\n')
+    assert RollBacks(tmp_path, 50).data_at(50) == {"jump": 1}

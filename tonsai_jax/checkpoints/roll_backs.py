@@ -2,7 +2,7 @@
 
 A line is written after the later checkpoints are deleted, and it is what makes the jump last: a run that goes on from the
 checkpoint of `to_step` takes the order of rows in the line, not that in the checkpoint. Killed before the line is written, the
-run takes the same steps again, and goes back again.
+run takes the same steps again, and goes back again. A line decides which rows are learned, so it has a checksum.
 """
 
 import json
@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from tonsai_jax.checksums import check_checksum, with_checksum
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import write_json_lines
 
@@ -51,7 +52,7 @@ class RollBacks:
     def add(self, to_step: int, data: Mapping[str, Any], details: Mapping[str, Any]) -> None:
         """Records that the run goes back to `to_step`, and on from there with the data state `data`."""
         record = {"number": len(self) + 1, "to_step": to_step, **details, "data": data}
-        self._records = [*self._records, record]
+        self._records = [*self._records, with_checksum(record)]
         if jax.process_index() == 0:
             write_json_lines(self._path, self._records)
 
@@ -59,10 +60,11 @@ class RollBacks:
 def _read(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
+    way_out = "delete it, and a run that has saved no checkpoint since it went back goes back once more"
     try:
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        for record in records:
+            check_checksum(path, record, way_out)
         return [record for record in records if isinstance(record["to_step"], int) and record["data"]]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(
-            f"{path}: damaged; delete it, and a run that has saved no checkpoint since it went back goes back once more"
-        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{path}: damaged; {way_out}") from None
