@@ -13,9 +13,9 @@ import jax
 import numpy as np
 import pytest
 
-from tests.checkpoints.test_store import SMALL, abstract, kept
+from tests.checkpoints.test_store import SMALL, abstract, kept, save
 from tests.support.eight_devices import run_on_two_processes_of_four_devices
-from tonsai_jax.checkpoints.checksums import CHECKSUMS_FILE
+from tonsai_jax.checkpoints.checksums import CHECKSUMS_FILE, LATE_FILES
 from tonsai_jax.checkpoints.folder import damaged_checkpoints, stored_checkpoint
 from tonsai_jax.checkpoints.keep import KeepPolicy
 from tonsai_jax.checkpoints.store import Checkpoints
@@ -44,6 +44,25 @@ def forget_checksums(checkpoint: Path) -> None:
 
 
 # Noticed
+
+
+def test_every_file_is_on_the_disk_before_the_folder_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, fsync = tmp_path / "checkpoints" / "4", os.fsync
+    before: set[int] = set()
+
+    def noted(descriptor: int) -> None:
+        fsync(descriptor)
+        if not folder.exists():
+            before.add(os.fstat(descriptor).st_ino)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    save(Checkpoints(tmp_path, KEEP), 4)
+    # Orbax's last two files come after it, and then the list of checksums is written again.
+    early = [file for file in files_of(folder) if file.name not in (*LATE_FILES, CHECKSUMS_FILE)]
+    assert len(early) > 5
+    assert [file for file in early if file.stat().st_ino not in before] == []
 
 
 def test_every_flipped_bit_is_noticed_in_every_file(three: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from tests.support.flips import assert_no_flip_is_silent, with_a_flipped_bit
 from tests.support.rows import write_rows
 from tonsai_jax.checksums import KEY, SAMPLE_BYTES, sample_sha256, with_checksum
+from tonsai_jax.data import verify
 from tonsai_jax.data.manifest import RowsManifest, read_manifest
 from tonsai_jax.data.rows import open_rows
 from tonsai_jax.data.verify import check_shards, check_tokenizer, verify_rows
@@ -97,6 +98,22 @@ def test_the_sample_of_a_large_file_notices_another_file_and_reads_a_mebibyte(tm
     one.write_bytes(whole[:SAMPLE_BYTES])
     other.write_bytes(whole[: SAMPLE_BYTES // 2] + b"?" + whole[SAMPLE_BYTES // 2 + 1 : SAMPLE_BYTES])
     assert sample_sha256(other) != sample_sha256(one)  # of a small file, every byte
+
+
+def test_of_many_files_a_start_looks_at_some_and_the_next_one_at_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "_MOST_FILES", 1)
+    manifest = write_rows(tmp_path, {"km": np.arange(3000)})
+    path = shard_paths(manifest)[0]
+    path.write_bytes(with_a_flipped_bit(path.read_bytes(), random.Random(15)))
+    refused = 0
+    for _ in range(100):
+        try:
+            check_shards(manifest)
+        except UserError:
+            refused += 1
+    assert 0 < refused < 100
 
 
 def test_no_flipped_bit_of_the_rows_is_silent(tmp_path: Path) -> None:
