@@ -29,11 +29,16 @@ HERE = socket.gethostname()
 
 
 def steps(
-    workdir: str, hang_seconds: float, stuck_process: int = -1, failing_process: int = -1, last: int = 10**6
+    workdir: str,
+    hang_seconds: float,
+    stuck_process: int = -1,
+    failing_process: int = -1,
+    last: int = 10**6,
+    peer_seconds: float = 3.0,
 ) -> None:
     """A loop as the trainer's, without a model: its tenth step can hang in the system, or fail."""
     limits = default_config().hosts
-    limits.hang_seconds, limits.peer_seconds, limits.hang_factor = hang_seconds, 3.0, 2.0
+    limits.hang_seconds, limits.peer_seconds, limits.hang_factor = hang_seconds, peer_seconds, 2.0
     me = int(os.environ.get("JAX_PROCESS_ID", "0"))
     with Watchdog(limits, Path(workdir)) as watchdog:
         for step in range(last):
@@ -125,6 +130,18 @@ def test_a_hang_names_the_late_process_and_leaves_the_stacks_of_both(tmp_path: P
             assert f"process 1 ({HERE}): no progress for 2 s (step 11, training; the limit is 2 s" in line
             (stacks,) = (tmp_path / "logs").glob(f"process-{number}-*.txt")
             assert "in steps" in stacks.read_text()
+
+
+@pytest.mark.full
+def test_a_hang_beside_a_stopped_process_names_the_stopped_one(tmp_path: Path) -> None:
+    with two_processes([calling(steps, str(tmp_path), 8.0, 0, -1, 10**6, 60.0)] * 2) as processes:
+        for process in processes:
+            wait_for_steps(process)
+        processes[1].send_signal(signal.SIGSTOP)
+        code, line = end_of(processes[0])
+    assert code == 75
+    assert line.startswith(f"error: process 1 ({HERE}) has not been heard of for 5 s (at step ")
+    assert f"process 0 ({HERE}): no progress for 8 s" in line
 
 
 @pytest.mark.full

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 0.25
 DOWNLOADING = "downloading"  # a slow network is no hang: it has no limit
 _WAITING = "waiting for the other processes"  # at the end of its work
-_SUSPECT_SECONDS = 5.0  # of silence after which a process is taken for dead when a collective has failed
+_SUSPECT_SECONDS = 5.0  # of silence after which a process is taken for dead when a collective has failed or hangs
 _DUMP_SECONDS = 10.0  # for which the disk may block the stacks
 _TELL_SECONDS = 5.0  # for which a dead process 0 may block a last message
 
@@ -219,7 +219,7 @@ class Watchdog:
         said = [""]
 
         def tell() -> None:
-            late = peers.latest()
+            late = peers.silent(_SUSPECT_SECONDS) or peers.latest()
             said[0] = f"{late}; " if late else ""
             peers.fail(f"{said[0]}{peers.name}: {line}", EXIT_TEMPORARY, is_hang=True)
 
