@@ -41,6 +41,9 @@ def test_a_run_that_goes_back_further_gives_up_the_later_jump(tmp_path: Path) ->
     assert len(roll_backs) == 2, "it still counts"
     assert roll_backs.data_at(100) is None
     assert roll_backs.data_at(50) == {"jump": 2}
+    resumed = RollBacks(tmp_path, 60)
+    resumed.drop_later()
+    assert len(resumed) == len(RollBacks(tmp_path, 60)) == 2, "also after it was killed and went on from step 60"
     roll_backs.add(100, {"jump": 3}, {})
     assert roll_backs.data_at(100) == {"jump": 3}
 

@@ -28,7 +28,9 @@ class RollBacks:
     def __init__(self, workdir: Path, step: int) -> None:
         self._path = workdir / ROLL_BACKS_FILE
         found = _read(self._path)
-        self._records = [record for record in found if record["to_step"] <= step]
+        # A later step before one that holds was given up by the run itself, and counts; one after it by a person.
+        kept = max((number for number, record in enumerate(found, 1) if record["to_step"] <= step), default=0)
+        self._records = found[:kept]
         self._has_later = len(self._records) < len(found)
 
     def __len__(self) -> int:
