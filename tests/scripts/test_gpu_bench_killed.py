@@ -60,12 +60,11 @@ class Toy:
                 continue
         return found
 
-    def seconds_until_gone(self) -> float:
-        start = time.monotonic()
+    def wait_until_gone(self) -> None:
+        deadline = time.monotonic() + GONE_WITHIN
         while left := self.processes():
-            assert time.monotonic() < start + GONE_WITHIN, left
+            assert time.monotonic() < deadline, left
             time.sleep(0.05)
-        return time.monotonic() - start
 
     def temporary_files(self) -> list[str]:
         return [path.name for path in (self.folder / "tmp").iterdir()] + [
@@ -82,11 +81,12 @@ class Toy:
         return [in_short(row) for row in rows]
 
     def end(self, process: subprocess.Popen[bytes], number: signal.Signals) -> float:
-        """Sends the signal, and checks what this file promises; returns the seconds until all processes have gone."""
-        began = (self.folder / "gpu.json").exists()
+        """Sends the signal, and checks what this file promises; returns the seconds until all processes had gone."""
+        began, start = (self.folder / "gpu.json").exists(), time.monotonic()
         process.send_signal(number)
         code = process.wait(timeout=30)
-        seconds = self.seconds_until_gone()
+        self.wait_until_gone()
+        seconds = time.monotonic() - start
         printed, written = self.printed_results(), self.written_results()
         assert written[: len(printed)] == printed
         if number == signal.SIGKILL:
@@ -114,24 +114,30 @@ def test_a_command_that_is_ended_leaves_its_results_and_nothing_else(tmp_path: P
 @pytest.mark.slow
 def test_ended_at_random_moments(tmp_path: Path) -> None:
     undisturbed = Toy(tmp_path / "undisturbed", ("losses", "kernels"))
-    start = time.monotonic()
     assert undisturbed.start().wait() == 0
-    duration = time.monotonic() - start
-    print(f"\nundisturbed: {duration:.1f} s, {len(undisturbed.written_results())} results")
+    count = len(undisturbed.written_results())
+    print(f"\n{count} results where nothing ends it")
     for seed in range(KILLS):
-        toy = Toy(tmp_path / str(seed), undisturbed.groups)
-        number = SIGNALS[seed % len(SIGNALS)]
-        moment = random.Random(seed).uniform(0.0, duration)
-        process = toy.start()
-        time.sleep(moment)
-        had_ended = process.poll() is not None
-        left = toy.processes()
-        results = toy.written_results()
-        seconds = toy.end(process, number) if not had_ended else 0.0
-        print(
-            f"seed {seed}: {number.name} after {moment:.1f} s of {duration:.1f}, {len(left)} processes, {len(results)} results: "
-            + ("it had ended" if had_ended else f"all gone after {seconds:.2f} s")
+        toy, number, rng = (
+            Toy(tmp_path / str(seed), undisturbed.groups),
+            SIGNALS[seed % len(SIGNALS)],
+            random.Random(seed),
         )
+        results = rng.choice((0, rng.randrange(1, count - 1)))  # half of the moments are before the first result
+        seconds = rng.uniform(0, 2 if results else 12)
+        process = toy.start()
+        while len(toy.printed_results()) < results:
+            assert process.poll() is None
+            time.sleep(0.01)
+        time.sleep(seconds)
+        if process.poll() is not None:
+            print(f"seed {seed}: it had ended")
+            continue
+        running = len(toy.processes())
+        kept = len(toy.written_results())
+        gone = toy.end(process, number)
+        moment = f"{number.name} {seconds:.2f} s after {results} results, {running} processes, {kept} results written"
+        print(f"seed {seed}: {moment}: gone in {gone:.2f} s")
 
 
 WORKER = """
@@ -153,7 +159,7 @@ def test_what_a_worker_has_started_ends_with_it(
     part = Part("group", "title", str(tmp_path / "worker.py"), task, {}, 60, "jax")
     assert run_worker(part, tmp_path, 0.7, Ending(), rows.append)[0] == why
     assert rows == [{"what": "x"}]
-    toy.seconds_until_gone()
+    toy.wait_until_gone()
 
 
 def test_a_signal_ends_a_worker_at_once_and_keeps_what_it_has_printed(
