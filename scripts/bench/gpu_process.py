@@ -7,6 +7,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -116,7 +117,8 @@ def run_worker(
                 results.read(min(left, LOOK_SECONDS))
             ended = worker.poll() is not None
         code = worker.wait()
-        results.read(0)  # what it printed last
+        while results.read(0):  # what it printed last
+            pass
         errors.seek(0)
         last_lines = [line for line in errors.read().splitlines() if line.strip()][-LAST_LINES:]
     if not ended:
@@ -129,10 +131,10 @@ def run_worker(
 
 @contextmanager
 def _process_group() -> Iterator[int]:
-    """The number of a new process group for a worker. At the end of the block, or when this process is killed, it is killed.
+    """The number of a new process group for a worker, which is killed at the end of the block, or when this process is killed.
 
-    This process holds the only open end of the guard's pipe. A worker that was forked holds a copy of it until it is in the group
-    and runs its own program, so none can slip through.
+    Only this process can write to the guard's pipe, so its end closes it. A worker that it has just forked has a copy of the open
+    end until it is in the group and runs its own program; so there is no moment at which a worker can be missed.
     """
     guard = subprocess.Popen(
         GUARD, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0
@@ -140,6 +142,7 @@ def _process_group() -> Iterator[int]:
     try:
         yield guard.pid
     finally:
+        os.killpg(guard.pid, signal.SIGKILL)
         guard.communicate()  # closes the pipe, and waits
 
 
@@ -151,14 +154,15 @@ class _Results:
         os.set_blocking(pipe.fileno(), False)
         self._pipe, self._take, self._rest = pipe, take, b""
 
-    def read(self, seconds: float) -> None:
-        """Waits up to `seconds` for output, and takes all that is there."""
+    def read(self, seconds: float) -> bool:
+        """Waits up to `seconds` for output, takes what is there, and returns whether there was any."""
         select.select([self._pipe], [], [], seconds)
-        while chunk := self._pipe.read(2**16):
-            *lines, self._rest = (self._rest + chunk).split(b"\n")
-            for line in lines:
-                if line.startswith(RESULT.encode()):
-                    self._take(json.loads(line.removeprefix(RESULT.encode())))
+        chunk = self._pipe.read(2**16) or b""
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        for line in lines:
+            if line.startswith(RESULT.encode()):
+                self._take(json.loads(line.removeprefix(RESULT.encode())))
+        return bool(chunk)
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -171,6 +175,5 @@ def environment(folder: Path) -> dict[str, str]:
         "JAX_COMPILATION_CACHE_DIR": str(folder / "jax_cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "TORCHINDUCTOR_CACHE_DIR": str(folder / "torch_cache"),
-        "TRITON_CACHE_DIR": str(folder / "triton_cache"),
         "TMPDIR": str(folder),
     }

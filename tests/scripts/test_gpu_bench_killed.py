@@ -3,6 +3,7 @@
 The campaign: pytest -n0 -s -m slow tests/scripts/test_gpu_bench_killed.py
 """
 
+import contextlib
 import json
 import random
 import re
@@ -13,6 +14,7 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -157,9 +159,34 @@ def test_what_a_worker_has_started_ends_with_it(
     (tmp_path / "worker.py").write_text(WORKER, encoding="utf-8")
     rows: list[dict] = []
     part = Part("group", "title", str(tmp_path / "worker.py"), task, {}, 60, "jax")
+    start = time.monotonic()
     assert run_worker(part, tmp_path, 0.7, Ending(), rows.append)[0] == why
+    assert time.monotonic() < start + 10
     assert rows == [{"what": "x"}]
     toy.wait_until_gone()
+
+
+def test_what_a_worker_has_printed_at_its_end_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "worker.py").write_text(
+        "import itertools\n"
+        "with open('logged', 'w') as file:\n"
+        "    for number in itertools.count():\n"
+        "        print('RESULT', number, flush=True)\n"
+        "        print(number, file=file, flush=True)\n"
+    )
+    rows: list[int] = []
+
+    def take(row: Any) -> None:
+        if not rows:
+            time.sleep(0.6)  # until after the worker's time limit: the pipe is full when it ends
+        rows.append(row)
+
+    part = Part("group", "title", str(tmp_path / "worker.py"), "task", {}, 60, "jax")
+    with contextlib.chdir(tmp_path):
+        run_worker(part, tmp_path, 0.5, Ending(), take)
+    logged = (tmp_path / "logged").read_text().splitlines()
+    assert len(logged) > 100
+    assert rows[: len(logged)] == [int(line) for line in logged]
 
 
 def test_a_signal_ends_a_worker_at_once_and_keeps_what_it_has_printed(
