@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
@@ -21,7 +20,6 @@ from tonsai_jax.model import cudnn_packed
 from tonsai_jax.model.attention import attention, segment_mask
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.model.cudnn_packed import Packing
-from tonsai_jax.model.remat import DOCUMENT_ATTENTION
 
 
 def pack(segments_BxT: jax.Array, mesh: Mesh | None) -> Packing:
@@ -59,8 +57,8 @@ def _document_attention_fwd(
     mesh: Mesh | None,
 ) -> tuple[jax.Array, tuple[Any, ...]]:
     qkv_and_packing = (q_BxTxHxDh, k_BxTxKxDh, v_BxTxKxDh, packing)
-    out = _on_each_device(partial(_forward, scale=scale, training=True), mesh)(*qkv_and_packing)
-    out_BxTxHxDh, statistics = checkpoint_name(out, DOCUMENT_ATTENTION)
+    forward = _on_each_device(partial(_forward, scale=scale, training=True), mesh)
+    out_BxTxHxDh, statistics = forward(*qkv_and_packing)
     return out_BxTxHxDh, (*qkv_and_packing, out_BxTxHxDh, statistics)
 
 

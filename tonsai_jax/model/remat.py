@@ -8,9 +8,6 @@ import jax
 from tonsai_jax.errors import unknown_name
 from tonsai_jax.model.config import choices_of
 
-# The output and the softmax statistics of `document_attention`. Its calls of cuDNN lie in branches, where a policy by the name
-# of the primitive would keep the values of both branches.
-DOCUMENT_ATTENTION = "document_attention"
 # The widest matrix products of a layer, by the names that `checkpoint_name` gives them in the layer.
 WIDE_PRODUCTS = ["qkv", "mlp_pre_activation"]
 
@@ -31,10 +28,10 @@ def remat_policy(name: str) -> Callable[..., Any]:
     if name == "full":
         return policies.nothing_saveable
     if name == "qkv_mlp":
-        wide_products = policies.save_only_these_names(*WIDE_PRODUCTS, DOCUMENT_ATTENTION)
+        wide_products = policies.save_only_these_names(*WIDE_PRODUCTS)
     elif name == "offload":
         wide_products = policies.save_and_offload_only_these_names(
-            names_which_can_be_saved=[DOCUMENT_ATTENTION],
+            names_which_can_be_saved=[],
             names_which_can_be_offloaded=WIDE_PRODUCTS,
             offload_src="device",
             offload_dst="pinned_host",
