@@ -192,8 +192,12 @@ def test_documents_are_packed_on_a_gpu() -> None:
     assert on_a_gpu() == ("cudnn_packed", "fused attention of the GPU; documents are packed, without a mask")
     assert choose_attention_backend(GROUPED_QUERIES, "gpu")[0] == "cudnn"
     assert choose_attention_backend(GROUPED_QUERIES, "cpu", has_documents=True)[0] == "xla"
-    backend, reason = on_a_gpu(sliding_window=8)
-    assert (backend, reason.partition(": ")[2]) == ("cudnn", "model.sliding_window needs one")
+    for change, obstacle in (
+        ({"sliding_window": 8}, "model.sliding_window needs one"),
+        ({"attention": "cudnn"}, "set by model.attention"),
+    ):
+        backend, reason = on_a_gpu(**change)
+        assert (backend, reason.partition(": ")[2]) == ("cudnn", obstacle)
 
 
 def test_a_private_function_that_is_gone_or_changed_leaves_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,8 @@ def choose_attention_backend(
     if obstacle is None and has_documents:
         from tonsai_jax.model.cudnn_packed import obstacle as packing_obstacle  # imported here: few runs mask documents
 
+        if config.attention == "cudnn":
+            return "cudnn", reason_for_mask("set by model.attention")
         if config.sliding_window:
             return "cudnn", reason_for_mask("model.sliding_window needs one")
         if not_packed := packing_obstacle(config.num_heads, config.kv_heads, config.head_dim):

@@ -89,7 +89,7 @@ def _forward(
         statistics = [jnp.full(each.shape, q[0, 0, 0, 0], each.dtype) for each in jax.eval_shape(packed, q, k, v)[1:]]
         return (_masked(q, k, v, packing.segments_BxT, scale), *statistics)
 
-    return jax.lax.cond(packing.fits_B[0], packed, masked, q_BxTxHxDh, k_BxTxKxDh, v_BxTxKxDh)
+    return jax.lax.cond(_fits(q_BxTxHxDh, packing), packed, masked, q_BxTxHxDh, k_BxTxKxDh, v_BxTxKxDh)
 
 
 @jax.named_scope("attention")
@@ -112,7 +112,11 @@ def _backward(
         return jax.vjp(lambda *qkv: _masked(*qkv, packing.segments_BxT, scale), q, k, v)[1](rest[-1])
 
     arrays = (q_BxTxHxDh, k_BxTxKxDh, v_BxTxKxDh, out_BxTxHxDh, statistics, gradient_BxTxHxDh)
-    return jax.lax.cond(packing.fits_B[0], packed, masked, *arrays)
+    return jax.lax.cond(_fits(q_BxTxHxDh, packing), packed, masked, *arrays)
+
+
+def _fits(q_BxTxHxDh: jax.Array, packing: Packing) -> jax.Array:
+    return packing.fits_B[0] & (q_BxTxHxDh.size < 2**31)  # offsets count elements in int32
 
 
 @partial(jax.checkpoint, static_argnums=4)
