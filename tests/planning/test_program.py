@@ -37,6 +37,18 @@ def test_of_two_branches_the_one_where_the_condition_holds_runs(branches: str) -
 
 
 @pytest.mark.full
+def test_the_estimate_has_the_memory_that_cudnn_takes_for_packed_documents() -> None:
+    """2 places for documents in each of 8 sequences of 64 tokens, for which the gradients of 256 queries are float32."""
+    config = config_of(dtype="bfloat16", attention="auto", document_mask=True)
+    (packed,) = plan_steps(config, vocab_size=1280, num_devices=1, backend="gpu")
+    config.model.attention = "cudnn"
+    (masked,) = plan_steps(config, vocab_size=1280, num_devices=1, backend="gpu")
+    assert (packed.attention_backend, masked.attention_backend) == ("cudnn_packed", "cudnn")
+    more = packed.memory()["workspace"] - masked.memory()["workspace"]
+    assert more == pytest.approx(8 * 2 * 64 * 256 * 4, rel=0.05)  # a layer keeps statistics, and not the mask
+
+
+@pytest.mark.full
 @pytest.mark.skipif(why_not_compiled(gpu_named("h200")) is not None, reason="needs JAX's CUDA plugin")
 def test_documents_on_a_gpu_have_no_bias_no_second_forward_pass_and_no_collective() -> None:
     """Grouped-query attention and remat, two layers, eight GPUs with sequences of their own."""
