@@ -16,6 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 
 from tonsai_jax.errors import unknown_name
+from tonsai_jax.model.activations import geglu, gelu, swiglu
 from tonsai_jax.model.attention import attention
 from tonsai_jax.model.config import ModelConfig, choices_of
 from tonsai_jax.model.experts import Routing, mixture_of_experts
@@ -105,6 +106,7 @@ class Block(nnx.Module):
         if config.sandwich_norms:
             self.post_attention_norm, self.post_mlp_norm = make_norm(config, D, rngs), make_norm(config, D, rngs)
 
+    @jax.named_scope("layer")
     def __call__(
         self,
         x_BxTxD: jax.Array,
@@ -198,13 +200,11 @@ class Block(nnx.Module):
             )
         hidden_BxTxF = checkpoint_name(self.mlp_up(x_BxTxD, adapter_key), "mlp_pre_activation")
         if config.mlp == "gelu":
-            hidden_BxTxF = jax.nn.gelu(hidden_BxTxF, approximate=True)
+            hidden_BxTxF = gelu(hidden_BxTxF)
         elif config.mlp == "swiglu":
-            gate_BxTxF, values_BxTxF = jnp.split(hidden_BxTxF, 2, axis=-1)
-            hidden_BxTxF = jax.nn.silu(gate_BxTxF) * values_BxTxF
+            hidden_BxTxF = swiglu(*jnp.split(hidden_BxTxF, 2, axis=-1))
         elif config.mlp == "geglu":
-            gate_BxTxF, values_BxTxF = jnp.split(hidden_BxTxF, 2, axis=-1)
-            hidden_BxTxF = jax.nn.gelu(gate_BxTxF, approximate=True) * values_BxTxF
+            hidden_BxTxF = geglu(*jnp.split(hidden_BxTxF, 2, axis=-1))
         else:
             raise unknown_name("model.mlp", config.mlp, choices_of("mlp"))
         return self.mlp_down(hidden_BxTxF, adapter_key), None

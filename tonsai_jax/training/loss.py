@@ -31,6 +31,7 @@ def chunk_length(batch_size: int, seq_len: int, chunk_tokens: int) -> int:
     return max(length for length in range(1, longest + 1) if seq_len % length == 0)
 
 
+@jax.named_scope("loss")
 def cross_entropy(
     x_BxTxD: jax.Array,
     table_VxD: jax.Array,
@@ -94,6 +95,7 @@ def cross_entropy(
     return losses(x_BxTxD, table_VxD, targets_BxT, weights_BxT)
 
 
+@jax.named_scope("loss")
 def target_log_probabilities(
     x_BxTxD: jax.Array,
     table_VxD: jax.Array,
