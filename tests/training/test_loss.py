@@ -10,8 +10,7 @@ import pytest
 from tests.support.eight_devices import run_on_eight_devices
 from tonsai_jax.errors import UserError
 from tonsai_jax.training.loss import chunk_length, cross_entropy, target_log_probabilities
-from tonsai_jax.training.mesh import make_mesh
-from tonsai_jax.training.table_copies import with_table_copies
+from tonsai_jax.training.mesh import make_mesh, with_table_copies
 
 B, T, D = 8, 12, 16
 VOCAB_SIZE, PADDED = 50, 64

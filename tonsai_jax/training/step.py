@@ -21,10 +21,9 @@ from tonsai_jax.training.accumulation import sum_over_devices, sum_over_micro_ba
 from tonsai_jax.training.layer_norms import group_norms
 from tonsai_jax.training.loss import chunk_length, cross_entropy, target_log_probabilities
 from tonsai_jax.training.loss_scale import next_scale
-from tonsai_jax.training.mesh import shardings
+from tonsai_jax.training.mesh import shardings, with_table_copies
 from tonsai_jax.training.optimizer import Schedule, mask_of
 from tonsai_jax.training.state import TrainState
-from tonsai_jax.training.table_copies import with_table_copies
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
