@@ -54,7 +54,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.rope_scaling = "yarn"
     config.model.rope_factor = 4.0  # 2048 -> 8192
     config.model.router_temperature = 1.2
-    config.model.remat = "qkv_mlp"
+    config.model.scan_layers = False
     config.loss.load_balance = 0.01
     config.loss.router_z = 0.001
 

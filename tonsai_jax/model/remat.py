@@ -15,7 +15,7 @@ RECEIVED = ["received_tokens"]
 
 
 def remat_policy(name: str) -> Callable[..., Any]:
-    """The policy for `jax.checkpoint`. With "none" there is no `jax.checkpoint`, so it has no policy.
+    """The policy for `jax.checkpoint`. With "none" and "auto" there is no `jax.checkpoint`, so it has no policy.
 
     "full" keeps nothing. "qkv_mlp" keeps the widest matrix products, the output of fused attention, and the tokens that experts
     receive from other devices. "offload" keeps the same, but the products in the memory of the host. The fused attention is

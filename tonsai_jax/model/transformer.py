@@ -236,7 +236,7 @@ class Transformer(nnx.Module):
                 x_BxTxD, (kv_BxKxSxDh, _) = layer(x_BxTxD, (params, None, cached_kv[number], is_global))
                 updated.append(kv_BxKxSxDh)
             return self.final_norm(x_BxTxD), (tuple(updated), None)
-        if config.remat != "none":
+        if config.recomputes:
             layer = jax.checkpoint(layer, policy=remat_policy(config.remat), prevent_cse=not config.scan_layers)
         x_BxTxD, by_layer = jax.lax.scan(
             layer,

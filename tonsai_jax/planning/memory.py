@@ -108,7 +108,9 @@ def largest_micro_batch_size(usable_bytes: int, sequences_per_device: int | None
     """
 
     def fits(size: int) -> bool:
-        return sum(memory_by_part(**settings, micro_batch_size=size).values()) <= usable_bytes
+        accumulates = sequences_per_device is not None and size < sequences_per_device
+        parts = memory_by_part(**settings, micro_batch_size=size, accumulates=accumulates)
+        return sum(parts.values()) <= usable_bytes
 
     if sequences_per_device is not None:
         sizes = range(1, sequences_per_device + 1)
@@ -184,6 +186,6 @@ def _kept_per_sequence(
     with cudnn_attention_without_a_gpu():
         whole = kept(model_config, 2) - kept(model_config, 1)
         without_remat = replace(model_config, remat="none")
-        if model_config.remat == "none" and not model_config.scan_layers:
+        if not (model_config.recomputes or model_config.scan_layers):
             whole = round(UNROLLED_SHARE * whole)
         return whole, (kept(without_remat, 2) - kept(without_remat, 1)) // model_config.num_layers
