@@ -188,7 +188,8 @@ def open_run(config: ConfigDict, workdir: Path, watchdog: Watchdog, say: Callabl
         say(not_checked)
     # A model whose size is given needs no row for special tokens that nothing uses.
     vocab_size = tokenizer.required_rows if config.model.vocab_size else tokenizer.vocab_size
-    setup, remat = with_remat(config, check_run(config, stages, vocab_size))
+    has_packed_rows = any(manifest.sources[name].is_packed for name in manifest.read_by(stages))
+    setup, remat = with_remat(config, check_run(config, stages, vocab_size, has_packed_rows=has_packed_rows))
     if remat:
         say(remat)
     from tonsai_jax.evaluation.best import best_metric  # imported here: the loop does not need it

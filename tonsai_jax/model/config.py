@@ -130,7 +130,7 @@ class ModelConfig:
     )
     attention: str = key(
         "auto",
-        "attention backend; auto is cudnn where it can run; the run prints which",
+        "attention backend; auto is cudnn where it can run, and packs documents there; the run prints which",
         choices=("auto", "xla", "cudnn"),
         chosen_by_run=True,
     )

@@ -28,7 +28,7 @@ from tonsai_jax.training.state import TrainState, abstract_state, init_params, m
 
 # Fitted to the programs that XLA compiles for a Hopper (docs/estimate.md). A share, by attention backend, of what a layer without
 # remat would keep: that much is in memory at once while its backward pass runs. Fusion saves the rest.
-WORKSPACE_SHARE = {"cudnn": 0.4, "xla": 0.9}
+WORKSPACE_SHARE = {"cudnn": 0.4, "cudnn_packed": 0.4, "xla": 0.9}
 # With remat="none", unrolled layers keep this share of what scanned layers keep: XLA itself computes the rest again.
 UNROLLED_SHARE = 0.45
 
@@ -88,6 +88,7 @@ def memory_by_part(
         "gradients": trained * (2 if accumulates else 1),
         "logits": 0,
         "workspace": round(WORKSPACE_SHARE[attention_backend] * layer * micro_batch_size)
+        + attention_workspace(model_config, attention_backend, micro_batch_size, seq_len)
         + (table * 4 if is_split and not lora else 0),  # the gradient of the head
     }
     fullest = max(at_loss, at_end, key=lambda moment: sum(moment.values()))
@@ -154,6 +155,15 @@ def _described_state(
 def local_parameters(state: TrainState) -> int:
     """Elements of the trained parameters that one device keeps."""
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(state.params))
+
+
+def attention_workspace(config: ModelConfig, attention_backend: str, micro_batch_size: int, seq_len: int) -> int:
+    """Bytes on a GPU that cuDNN takes for packed documents. A compiler without a GPU does not learn of them."""
+    if attention_backend != "cudnn_packed":
+        return 0
+    from tonsai_jax.model.cudnn_packed import workspace_bytes  # imported here: few runs have documents
+
+    return workspace_bytes(micro_batch_size, seq_len, config.num_heads, config.head_dim)
 
 
 def _local_bytes(tree: Any) -> int:

@@ -26,7 +26,8 @@ class StepPlan:
     """The training step of one stage.
 
     Attributes:
-      attention_backend: "xla" or "cudnn".
+      attention_backend: from `choose_attention_backend`; documents are packed where a run would pack them, unless its GPU fails
+        the comparison at the start.
       lora: the adapters, where only they are trained.
       mesh_sizes: devices along each axis of the mesh.
       sequences_per_device: sequences of a step that one device processes.
@@ -118,7 +119,9 @@ def plan_steps(
 
 def _plans(config: ConfigDict, model: ModelConfig, num_devices: int, backend: str) -> tuple[StepPlan, ...]:
     stages = stages_of(config)
-    attention_backend, _ = choose_attention_backend(model, backend, [stage.seq_len for stage in stages])
+    attention_backend, _ = choose_attention_backend(
+        model, backend, [stage.seq_len for stage in stages], has_documents=model.document_mask
+    )
     axes = config.mesh
     sizes = mesh_sizes(axes.data, axes.fsdp, axes.expert, count=num_devices, num_experts=model.num_experts)
     optimizer = make_optimizer(**optimizer_settings(config))
