@@ -66,8 +66,9 @@ def cross_entropy(
             return local(*arrays)
 
         def over_devices(*arrays: jax.Array) -> _Sums:
-            x_BxTxD, table_1xVxD, targets_BxT, weights_BxT = arrays
-            loss, nll, dx_BxTxD, dtable_VxD = local(x_BxTxD, table_1xVxD[0], targets_BxT, weights_BxT)
+            x_BxTxD, table_1xVxD, *others = arrays
+            of_device = (x_BxTxD, table_1xVxD[0], *others)
+            loss, nll, dx_BxTxD, dtable_VxD = local(*of_device)
             loss, nll = jax.lax.psum((loss, nll), BATCH_AXES)
             return loss, nll, dx_BxTxD, None if dtable_VxD is None else dtable_VxD[None]
 
