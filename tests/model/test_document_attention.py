@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 from jax._src.cudnn import fused_attention_stablehlo as fused_attention
 from jax.sharding import AxisType, Mesh
+from jax.sharding import PartitionSpec as P
 
 from tests.support.cudnn_stand_in import cudnn_on_a_cpu
 from tests.support.eight_devices import run_on_eight_devices
@@ -145,6 +146,15 @@ def check_eight_devices() -> None:
     with cudnn_on_a_cpu():
         together = gradients(q, k, v, jnp.asarray(segments), mesh)
         alone = [gradients(*(each[row : row + 1] for each in (q, k, v, segments)), None) for row in range(8)]
+        of_one = jax.shard_map(
+            lambda *arrays: gradients(*arrays, mesh),
+            mesh=mesh,
+            in_specs=P("data"),
+            out_specs=P("data"),
+            check_vma=False,
+        )
+        in_a_split_step = jax.jit(of_one)(q, k, v, jnp.asarray(segments))
+    jax.tree.map(np.testing.assert_array_equal, in_a_split_step, together)
     for of_all, *of_each in zip(together, *alone, strict=True):
         np.testing.assert_array_equal(of_all, np.concatenate(of_each))
 

@@ -114,7 +114,11 @@ def test_the_least_that_a_sharding_must_send() -> None:
         "reduce-scatter": 4 * (kernels + table),
         "all-reduce": 4 * rest,
     }
-    assert least(1, 8, accumulation_steps=2)["all-gather"] == 2 * least(1, 8)["all-gather"]
+    assert least(1, 8, accumulation_steps=3) == {
+        "all-gather": 3 * 2 * 2 * kernels + 4 * table,
+        "reduce-scatter": 4 * (3 * kernels + table),
+        "all-reduce": 4 * rest,
+    }
     assert least(2, 4)["all-reduce"] == 4 * ((kernels + table) // 4 + rest)
 
 

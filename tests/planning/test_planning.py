@@ -71,6 +71,13 @@ def test_parameters_are_those_of_the_built_model() -> None:
     assert memory()["parameters"] == 4 * built
 
 
+def test_remat_keeps_what_experts_receive_from_other_devices() -> None:
+    experts = replace(MODEL, mlp="swiglu", bias=False, num_experts=4, capacity_factor=1.0, remat="qkv_mlp")
+    kept = [memory(experts, mesh_sizes={"data": 1, "fsdp": 1, "expert": size})["activations"] for size in (1, 2)]
+    slots = 64 * experts.experts_per_token  # of a sequence: each choice of a token has one
+    assert kept[1] - kept[0] == 4 * experts.num_layers * slots * experts.d_model * jnp.dtype(experts.dtype).itemsize
+
+
 def test_flops_of_the_forward_pass_are_those_that_xla_counts() -> None:
     """Within 6 %: XLA also counts elementwise work, and our attention multiplies 5/8 of the square, not the causal half."""
     model_config, tokens = replace(MODEL, scan_layers=False), 2 * 64

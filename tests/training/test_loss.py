@@ -16,7 +16,7 @@ from tonsai_jax.training.loss import (
     cross_entropy,
     target_log_probabilities,
 )
-from tonsai_jax.training.mesh import make_mesh
+from tonsai_jax.training.mesh import make_mesh, with_table_copies
 
 B, T, D = 8, 12, 16
 VOCAB_SIZE, PADDED = 50, 64
@@ -38,7 +38,8 @@ def plain(x_BxTxD, table_VxD, z_loss):
 
 
 def chunked(x_BxTxD, table_VxD, z_loss, *, chunk=T, mesh=None):
-    return cross_entropy(x_BxTxD, table_VxD, TARGETS, WEIGHTS, VOCAB_SIZE, chunk, z_loss, mesh)
+    table = table_VxD if mesh is None else with_table_copies({"head": table_VxD}, mesh)["head"]
+    return cross_entropy(x_BxTxD, table, TARGETS, WEIGHTS, VOCAB_SIZE, chunk, z_loss, mesh)
 
 
 def value_and_gradients(loss, x=X, table=TABLE, z_loss=0.0):

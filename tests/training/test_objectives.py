@@ -10,13 +10,14 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax.sharding import Mesh
 
 from tests.support.eight_devices import run_on_eight_devices
 from tests.support.tiny_model import CONFIG, random_params
 from tests.support.train_step import assert_same, make_step, one_device
 from tonsai_jax.data.marks import ANSWER, BEGIN
 from tonsai_jax.stages import MicroBatch
-from tonsai_jax.training.mesh import make_mesh, put_batch, shardings
+from tonsai_jax.training.mesh import BATCH_AXES, make_mesh, put_batch, shardings
 from tonsai_jax.training.objectives import GroupRelative, Preference
 from tonsai_jax.training.state import TrainState, model_graph
 from tonsai_jax.training.step import LossSettings, make_score_step
@@ -176,6 +177,8 @@ def check_eight_devices():
     for objective in (DPO, GRPO):
         for data, fsdp in ((8, 1), (2, 4)):
             assert_plain(objective, step_gradients(objective, make_mesh(data, fsdp)))
+        two_devices = Mesh(np.array(jax.devices()[:2]).reshape(2, 1, 1), BATCH_AXES)
+        assert_plain(objective, step_gradients(objective, two_devices, micro_batch=MicroBatch(2)))
 
 
 @pytest.mark.full

@@ -205,7 +205,7 @@ def check_large_parameters_and_moments_are_split():
 
 def check_many_devices():
     check_large_parameters_and_moments_are_split()
-    check_many_devices_give_what_one_gives([(8, 1, 0), (2, 4, 1)])
+    check_many_devices_give_what_one_gives([(8, 1, 0), (8, 1, 1), (2, 4, 1)])
 
 
 def check_two_processes():

@@ -131,7 +131,8 @@ def _masked(
 
 def _on_each_device(function: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
     """The function of the sequences of one device, applied to those of all; every array is split along its first axis."""
-    if mesh is None or mesh.size == 1:
+    is_on_one_device = bool(jax.sharding.get_abstract_mesh().manual_axes)  # already: the step adds up micro-batches so
+    if mesh is None or mesh.size == 1 or is_on_one_device:
         return function
     split = P(mesh.axis_names)
     return jax.shard_map(function, mesh=mesh, in_specs=split, out_specs=split, check_vma=False)

@@ -144,7 +144,8 @@ def _run_experts(
     spread = mesh is not None and mesh.shape["expert"] > 1
     if spread:
         to_experts = partial(jax.lax.all_to_all, axis_name="expert", split_axis=0, concat_axis=1, tiled=True)
-        gathered_ExCxD, weight_ExCx1 = to_experts(gathered_ExCxD), to_experts(weight_ExCx1)
+        received = to_experts(gathered_ExCxD), to_experts(weight_ExCx1)
+        gathered_ExCxD, weight_ExCx1 = checkpoint_name(received, "received_tokens")
     linear_of_each = jax.vmap(partial(linear, bias_O=None))
     hidden_ExCx2F = checkpoint_name(linear_of_each(gathered_ExCxD, up_ExDxF), "mlp_pre_activation")
     gate_ExCxF, values_ExCxF = jnp.split(hidden_ExCx2F, 2, axis=-1)

@@ -10,14 +10,16 @@ from tonsai_jax.model.config import choices_of
 
 # The widest matrix products of a layer, by the names that `checkpoint_name` gives them in the layer.
 WIDE_PRODUCTS = ["qkv", "mlp_pre_activation"]
+# What experts receive from other devices; kept, it is not sent a second time.
+RECEIVED = ["received_tokens"]
 
 
 def remat_policy(name: str) -> Callable[..., Any]:
     """The policy for `jax.checkpoint`. With "none" and "auto" there is no `jax.checkpoint`, so it has no policy.
 
-    "full" keeps nothing. "qkv_mlp" keeps the widest matrix products and the output of fused attention. "offload" keeps the same,
-    but the products in the memory of the host. The fused attention is recognized by the name of its primitive; without
-    that its forward pass runs twice.
+    "full" keeps nothing. "qkv_mlp" keeps the widest matrix products, the output of fused attention, and the tokens that experts
+    receive from other devices. "offload" keeps the same, but the products in the memory of the host. The fused attention is
+    recognized by the name of its primitive; without that its forward pass runs twice.
 
     JAX's own policies for matrix products would keep nothing here: they do not look into functions with a custom gradient,
     as ours are.
@@ -28,10 +30,10 @@ def remat_policy(name: str) -> Callable[..., Any]:
     if name == "full":
         return policies.nothing_saveable
     if name == "qkv_mlp":
-        wide_products = policies.save_only_these_names(*WIDE_PRODUCTS)
+        wide_products = policies.save_only_these_names(*WIDE_PRODUCTS, *RECEIVED)
     elif name == "offload":
         wide_products = policies.save_and_offload_only_these_names(
-            names_which_can_be_saved=[],
+            names_which_can_be_saved=RECEIVED,
             names_which_can_be_offloaded=WIDE_PRODUCTS,
             offload_src="device",
             offload_dst="pinned_host",

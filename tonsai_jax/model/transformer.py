@@ -67,6 +67,19 @@ def split_layers(stacked_blocks: Any) -> list[Any]:
     return [jax.tree.map(lambda leaf: leaf[number], stacked_blocks) for number in range(num_layers)]  # noqa: B023
 
 
+def _rows(table: jax.Array, ids_BxT: jax.Array) -> jax.Array:
+    """The rows of a table with these numbers, [B, T, D].
+
+    Args:
+      table: [V, D], or [devices, V, D] in training: a copy for each device, whose sequences read their own copy.
+    """
+    if table.ndim == 2:
+        return table[ids_BxT]
+    B, T = ids_BxT.shape
+    rows = jax.vmap(lambda table_VxD, ids: table_VxD[ids])(table, ids_BxT.reshape(len(table), -1, T))
+    return rows.reshape(B, T, -1)
+
+
 class Transformer(nnx.Module):
     """Token ids in, hidden states or logits out.
 
@@ -185,7 +198,9 @@ class Transformer(nnx.Module):
     ) -> tuple[jax.Array, tuple[Any, Routing | None]]:
         config = self.config
         # Look up in float32, then cast. Casting the table first would make its gradient a bfloat16 scatter-add.
-        x_BxTxD = self.token_embedding[tokens_BxT].astype(jnp.float32)  # the table of a frozen base may be bfloat16
+        x_BxTxD = _rows(self.token_embedding[...], tokens_BxT).astype(
+            jnp.float32
+        )  # the table of a frozen base may be bfloat16
         if config.scale_embedding:  # by a factor in the compute dtype, as published models are trained
             x_BxTxD = x_BxTxD * jnp.asarray(math.sqrt(config.d_model), config.dtype)
         cos_sin = local_cos_sin = None

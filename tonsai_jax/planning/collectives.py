@@ -69,10 +69,11 @@ def least_bytes(
     """The fewest bytes that a step with this sharding must gather, scatter and reduce, by kind.
 
     A split parameter of the layers is gathered in the compute dtype, for the forward pass and again for the backward pass of
-    each micro-batch. A split parameter outside the layers (embeddings, looked up in float32) is gathered once per micro-batch
-    in its own dtype. Gradients are float32. Those of split parameters are scattered once per micro-batch, because their
-    sum stays split. At the end of the step the gradients are summed once over the devices that hold the same part. What
-    is sent to experts on other devices (all-to-all) depends on the tokens and is not counted.
+    each micro-batch. A split parameter outside the layers is gathered once: embeddings in their own dtype, because they are
+    looked up in it, and an output head of its own in the compute dtype. Gradients are float32. Those of split parameters of the
+    layers are scattered once per micro-batch, because their sum stays split; the others once. At the end of the step the
+    gradients are summed once over the devices that hold the same part. What is sent to experts on other devices (all-to-all)
+    depends on the tokens and is not counted.
 
     Args:
       state: from `abstract_state`.
@@ -87,11 +88,12 @@ def least_bytes(
         # Experts stay on their devices: a device gathers only the parts of its own experts.
         experts = mesh_sizes["expert"] if "expert" in leaf.sharding.spec else 1
         size = leaf.size // experts
-        in_layers = any(getattr(key, "key", None) == "blocks" for key in path)
+        part_of_model = getattr(path[0], "key", None)
         if split > experts:
-            width = jnp.dtype(compute_dtype).itemsize if in_layers else leaf.dtype.itemsize
-            least["all-gather"] += size * width * (2 if in_layers else 1) * accumulation_steps
-            least["reduce-scatter"] += is_trained * size * leaf.dtype.itemsize * accumulation_steps
+            dtype = compute_dtype if part_of_model in ("blocks", "head") else leaf.dtype
+            gathers, scatters = (2 * accumulation_steps, accumulation_steps) if part_of_model == "blocks" else (1, 1)
+            least["all-gather"] += size * jnp.dtype(dtype).itemsize * gathers
+            least["reduce-scatter"] += is_trained * size * leaf.dtype.itemsize * scatters
         if is_trained and split < devices:
             least["all-reduce"] += leaf.size // split * leaf.dtype.itemsize
     return least

@@ -20,6 +20,7 @@ from flax import nnx
 from jax.sharding import AbstractMesh, AxisType
 
 from tonsai_jax.model.config import Lora, ModelConfig
+from tonsai_jax.model.experts import expert_capacity
 from tonsai_jax.model.lora import join_adapters, split_adapters
 from tonsai_jax.planning.described_gpu import cudnn_attention_without_a_gpu
 from tonsai_jax.training.loss import chunk_length
@@ -67,6 +68,8 @@ def memory_by_part(
     parameters = trained + _local_bytes(state.frozen)
     moments = _local_bytes((state.opt_state, state.step))
     kept, layer = _kept_per_sequence(model_config, attention_backend, seq_len, lora)
+    if mesh_sizes["expert"] > 1 and model_config.remat in ("qkv_mlp", "offload"):
+        kept += _received_per_sequence(model_config, seq_len)
     table = model_config.padded_vocab_size * model_config.d_model
     width = jnp.dtype(model_config.dtype).itemsize
     all_parameters = jax.tree.leaves((state.params, state.frozen))
@@ -166,6 +169,12 @@ def attention_workspace(config: ModelConfig, attention_backend: str, micro_batch
 def _local_bytes(tree: Any) -> int:
     """Bytes of the arrays' parts on one device."""
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _received_per_sequence(model_config: ModelConfig, seq_len: int) -> int:
+    """Bytes of the tokens that experts receive from other devices, which rematerialization keeps too."""
+    slots = model_config.num_experts * expert_capacity(seq_len, model_config)
+    return model_config.num_layers * slots * model_config.d_model * jnp.dtype(model_config.dtype).itemsize
 
 
 @functools.lru_cache(maxsize=8)

@@ -49,12 +49,14 @@ def cross_entropy(
 
     Args:
       x_BxTxD: hidden states in the compute dtype.
-      table_VxD: float32 output embedding; the rows from `vocab_size` on are padding and get no probability.
+      table_VxD: float32 output embedding; the rows from `vocab_size` on are padding and get no probability. On a mesh of
+        several devices [devices, V, D], a copy for each (`with_table_copies`), whose gradient is that of its own sequences.
       targets_BxT: integer ids below `vocab_size`.
       weights_BxT: float32 weight of each target; 0 leaves the target out.
       chunk: positions per chunk, from `chunk_length`; divides T.
       z_loss: coefficient of the second term.
       mesh: devices over which the batch is split; each sums over its own sequences, then one sum over devices follows.
+        None for sequences of one device.
     """
 
     def sums(*arrays: jax.Array, with_gradients: bool, with_table: bool = False) -> _Sums:
@@ -64,13 +66,15 @@ def cross_entropy(
             return local(*arrays)
 
         def over_devices(*arrays: jax.Array) -> _Sums:
-            loss, nll, dx_BxTxD, dtable_VxD = local(*arrays)
-            loss, nll, dtable_VxD = jax.lax.psum((loss, nll, dtable_VxD), BATCH_AXES)
-            return loss, nll, dx_BxTxD, dtable_VxD
+            x_BxTxD, table_1xVxD, *others = arrays
+            of_device = (x_BxTxD, table_1xVxD[0], *others)
+            loss, nll, dx_BxTxD, dtable_VxD = local(*of_device)
+            loss, nll = jax.lax.psum((loss, nll), BATCH_AXES)
+            return loss, nll, dx_BxTxD, None if dtable_VxD is None else dtable_VxD[None]
 
         split, whole = P(BATCH_AXES), P()
-        specs_in, specs_out = (split, whole, split, split), (whole, whole, split, whole)
-        return jax.shard_map(over_devices, mesh=mesh, in_specs=specs_in, out_specs=specs_out, check_vma=False)(*arrays)
+        specs_out = (whole, whole, split, split)
+        return jax.shard_map(over_devices, mesh=mesh, in_specs=split, out_specs=specs_out, check_vma=False)(*arrays)
 
     @jax.custom_vjp
     def losses(*arrays: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -122,9 +126,12 @@ def target_log_probabilities(
     arrays = jax.lax.stop_gradient((x_BxTxD, table_VxD, targets_BxT))
     if mesh is None or mesh.size == 1:
         return local(*arrays)
-    split, whole = P(BATCH_AXES), P()
-    specs = (split, whole, split)
-    return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)(*arrays)
+
+    def over_devices(x_BxTxD: jax.Array, table_1xVxD: jax.Array, targets_BxT: jax.Array) -> jax.Array:
+        return local(x_BxTxD, table_1xVxD[0], targets_BxT)
+
+    split = P(BATCH_AXES)
+    return jax.shard_map(over_devices, mesh=mesh, in_specs=split, out_specs=split, check_vma=False)(*arrays)
 
 
 def _chunks(a_BxTx: jax.Array, chunk: int) -> jax.Array:

@@ -24,6 +24,7 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"blocks/experts_.*/kernel", (None, "expert", "fsdp", None)),
     (r"blocks/.*/kernel", (None, "fsdp", None)),
 )
+TABLES = ("token_embedding", "head")
 REPLICATED_BELOW = 2**16  # elements; to gather a small array costs more than to keep it
 
 
@@ -96,6 +97,32 @@ def partition_spec(path: str, shape: tuple[int, ...], mesh: Mapping[str, int]) -
         return P()
     largest = max(candidates, key=lambda d: shape[d])
     return P(*("fsdp" if d == largest else None for d in range(len(shape))))
+
+
+def with_table_copies(params: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
+    """The parameters of a model with a copy of each embedding table for each device: [devices, V, D] instead of [V, D].
+
+    Lookup and head share the copy. Left alone, the compiler gathers a split table for each of the two, and sums each of their
+    gradients over devices. The gradient of a copy is what the sequences of its device add to it. Differentiating this function
+    sums those of all copies: a reduce-scatter along the axis that splits the table, then an all-reduce along the others.
+
+    A mesh of one device gives `params` back.
+    """
+    if mesh.size == 1:
+        return params
+    return params | {name: _copies(params[name], name, mesh) for name in TABLES if name in params}
+
+
+def _copies(table_VxD: jax.Array, name: str, mesh: Mesh) -> jax.Array:
+    spec = partition_spec(name, table_VxD.shape, mesh.shape)
+
+    def copy(table: jax.Array) -> jax.Array:
+        for dimension, axis in enumerate(spec):
+            if axis is not None:
+                table = jax.lax.all_gather(table, axis, axis=dimension, tiled=True)
+        return table[None]
+
+    return jax.shard_map(copy, mesh=mesh, in_specs=spec, out_specs=P(BATCH_AXES), check_vma=False)(table_VxD)
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
 from tonsai_jax.data.marks import ANSWER, BEGIN
 from tonsai_jax.model.experts import Routing
@@ -18,14 +17,16 @@ from tonsai_jax.model.lora import join_adapters
 from tonsai_jax.model.transformer import Transformer, output_table
 from tonsai_jax.runtime.xla import compiler_options
 from tonsai_jax.stages import MicroBatch
+from tonsai_jax.training.accumulation import sum_over_devices, sum_over_micro_batches
 from tonsai_jax.training.layer_norms import group_norms
 from tonsai_jax.training.loss import chunk_length, cross_entropy, target_log_probabilities
 from tonsai_jax.training.loss_scale import next_scale
-from tonsai_jax.training.mesh import BATCH_AXES, shardings
+from tonsai_jax.training.mesh import shardings, with_table_copies
 from tonsai_jax.training.optimizer import Schedule, mask_of
 from tonsai_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
 WHOLE_SHARE = MicroBatch()
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 
@@ -101,7 +102,7 @@ def _summed_loss(
     targets_BxT: jax.Array,
     weights_BxT: jax.Array,
     loss: LossSettings,
-    mesh: Mesh,
+    mesh: Mesh | None,
 ) -> tuple[jax.Array, jax.Array]:
     """`cross_entropy` of the hidden states of a model; returns the loss to minimize and the nats to report."""
     chunk, table_VxD, vocab_size = _chunk(targets_BxT, loss, mesh), output_table(params), model.config.vocab_size
@@ -109,16 +110,17 @@ def _summed_loss(
 
 
 def _log_probabilities(
-    model: Transformer, params: Any, x_BxTxD: jax.Array, targets_BxT: jax.Array, loss: LossSettings, mesh: Mesh
+    model: Transformer, params: Any, x_BxTxD: jax.Array, targets_BxT: jax.Array, loss: LossSettings, mesh: Mesh | None
 ) -> jax.Array:
     """`target_log_probabilities` of the hidden states of a model."""
     chunk, table_VxD, vocab_size = _chunk(targets_BxT, loss, mesh), output_table(params), model.config.vocab_size
     return target_log_probabilities(x_BxTxD, table_VxD, targets_BxT, vocab_size, chunk, mesh)
 
 
-def _chunk(targets_BxT: jax.Array, loss: LossSettings, mesh: Mesh) -> int:
+def _chunk(targets_BxT: jax.Array, loss: LossSettings, mesh: Mesh | None) -> int:
     B, T = targets_BxT.shape
-    return chunk_length(max(1, B // mesh.size), T, loss.chunk_tokens)
+    devices = 1 if mesh is None else mesh.size
+    return chunk_length(max(1, B // devices), T, loss.chunk_tokens)
 
 
 def _objective_loss(
@@ -129,7 +131,7 @@ def _objective_loss(
     batch: Batch,
     weight: jax.Array,
     loss: LossSettings,
-    mesh: Mesh,
+    mesh: Mesh | None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """A loss with the gradient of `objective`, and its metrics, both times `weight`.
 
@@ -185,8 +187,8 @@ def make_train_step(
     """
 
     def loss_of(
-        params: Any, frozen: Any, sequences: Batch, weight: jax.Array, share: Any, key: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        params: Any, frozen: Any, weight: jax.Array, share: Any, sequences: Batch, key: jax.Array, mesh: Mesh | None
+    ) -> tuple[jax.Array, Metrics]:
         """Loss and metrics of one micro-batch, scaled so that their sums over micro-batches are those of the whole batch."""
         inputs_BxT, targets_BxT, learned_BxT, segments_BxT = sequences_of(sequences)
         params = join_adapters(params, frozen)
@@ -213,29 +215,27 @@ def make_train_step(
         tokens = jnp.sum(sequences_of(batch).learned_BxT)
         units = tokens if objective is None else objective.units(batch)
         weight = 1.0 / jnp.maximum(units, 1).astype(jnp.float32)
-        share: Any = 1.0
+        accumulation = micro_batch.accumulation_steps(mesh.size, *sequences_of(batch).inputs_BxT.shape)
+        share: Any = 1.0 / accumulation
         if state.loss_scale:
             weight, share = weight * state.loss_scale["scale"], share * state.loss_scale["scale"]
         key = jax.random.fold_in(dropout_key, state.step)
-        gradient_of = jax.grad(loss_of, has_aux=True)
-        B, T = batch["tokens"].shape[0], batch["tokens"].shape[1] - 1
-        accumulation = micro_batch.accumulation_steps(mesh.size, B, T)
 
-        if accumulation == 1:
-            gradients, sums = gradient_of(state.params, state.frozen, batch, weight, share, key)
+        def gradient(mesh: Mesh | None, batch: Batch, key: jax.Array, *inputs: Any) -> tuple[Any, Metrics]:
+            of_one = partial(jax.grad(partial(loss_of, mesh=mesh), has_aux=True), *inputs)
+            return sum_over_micro_batches(of_one, batch, key, accumulation, mesh)
+
+        # The routers' losses are means over all devices.
+        alone = mesh.shape["data"] == mesh.size and "router" not in state.model_params["blocks"]
+        if accumulation > 1 and mesh.size > 1 and alone:
+            # Otherwise the compiler would sum the gradients over devices in each micro-batch.
+            inputs = (state.params, state.frozen, weight, share)
+            gradients, sums = sum_over_devices(partial(gradient, None), batch, key, inputs, mesh)
         else:
-
-            def gradient_of_one(sequences: Batch, key: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
-                return gradient_of(state.params, state.frozen, sequences, weight, share / accumulation, key)
-
-            def add_one(total: Any, one: tuple[Batch, jax.Array]) -> tuple[Any, None]:
-                return jax.tree.map(jnp.add, total, gradient_of_one(*one)), None
-
-            micro_batches = jax.tree.map(lambda leaf: _cut(leaf, accumulation, mesh), batch)
-            keys = jax.random.split(key, accumulation)
-            shapes = jax.eval_shape(gradient_of_one, jax.tree.map(lambda leaf: leaf[0], micro_batches), key)
-            start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-            (gradients, sums), _ = jax.lax.scan(add_one, start, (micro_batches, keys))
+            params, sum_over_copies = jax.vjp(partial(with_table_copies, mesh=mesh), state.params)
+            frozen = with_table_copies(state.frozen, mesh)
+            gradients, sums = gradient(mesh, batch, key, params, frozen, weight, share)
+            (gradients,) = sum_over_copies(gradients)
 
         if state.loss_scale:
             gradients, sums = jax.tree.map(lambda leaf: leaf / state.loss_scale["scale"], (gradients, sums))
@@ -304,6 +304,7 @@ def make_eval_step(
 
     @partial(jax.jit, compiler_options=compiler_options())
     def eval_step(params: Any, batch: Batch) -> dict[str, jax.Array]:
+        params = with_table_copies(params, mesh)
         inputs_BxT, targets_BxT, scored_BxT, segments_BxT = sequences_of(batch)
         scored_BxT &= targets_BxT != end_of_text_id
         model = nnx.merge(graph, params)
@@ -322,6 +323,7 @@ def make_score_step(
 
     @partial(jax.jit, compiler_options=compiler_options())
     def score_step(params: Any, batch: Batch) -> jax.Array:
+        params = with_table_copies(params, mesh)
         inputs_BxT, targets_BxT, _, segments_BxT = sequences_of(batch)
         model = nnx.merge(graph, params)
         x_BxTxD, _ = model(inputs_BxT, end_of_text_id=end_of_text_id, segments_BxT=segments_BxT)
@@ -341,10 +343,3 @@ def _router_metrics(routing: Routing) -> dict[str, jax.Array]:
         "router/busiest": load_E.size * routing.load_E.max(),
         **{f"router/expert_{number}": share for number, share in enumerate(load_E)},
     }
-
-
-def _cut(leaf_Bx: jax.Array, count: int, mesh: Mesh) -> jax.Array:
-    """[B, ...] -> [count, B / count, ...], the micro-batches; every device keeps the sequences that it holds."""
-    cut = leaf_Bx.reshape(mesh.size, count, -1, *leaf_Bx.shape[1:]).swapaxes(0, 1)
-    cut = cut.reshape(count, -1, *leaf_Bx.shape[1:])
-    return jax.lax.with_sharding_constraint(cut, NamedSharding(mesh, P(None, BATCH_AXES)))
