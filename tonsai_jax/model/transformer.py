@@ -197,10 +197,9 @@ class Transformer(nnx.Module):
         layers: Sequence[Any] | None = None,
     ) -> tuple[jax.Array, tuple[Any, Routing | None]]:
         config = self.config
-        # Look up in float32, then cast. Casting the table first would make its gradient a bfloat16 scatter-add.
-        x_BxTxD = _rows(self.token_embedding[...], tokens_BxT).astype(
-            jnp.float32
-        )  # the table of a frozen base may be bfloat16
+        # Look up in float32, then cast. Casting the table first would make its gradient a bfloat16 scatter-add. The table of a
+        # frozen base may be bfloat16.
+        x_BxTxD = _rows(self.token_embedding[...], tokens_BxT).astype(jnp.float32)
         if config.scale_embedding:  # by a factor in the compute dtype, as published models are trained
             x_BxTxD = x_BxTxD * jnp.asarray(math.sqrt(config.d_model), config.dtype)
         cos_sin = local_cos_sin = None
