@@ -74,6 +74,7 @@ class Block(nnx.Module):
     Args:
       attention_backend: from `choose_attention_backend`.
       mesh: the devices over which tokens and experts are spread; only experts use it.
+      experts_backend: from `choose_experts_backend`.
 
     Attributes:
       adapter_dropout: that of the adapters of LoRA, where it has some.
@@ -81,13 +82,16 @@ class Block(nnx.Module):
 
     adapter_dropout: float = 0.0
 
-    def __init__(self, config: ModelConfig, attention_backend: str, mesh: Mesh | None, *, rngs: nnx.Rngs):
+    def __init__(
+        self, config: ModelConfig, attention_backend: str, mesh: Mesh | None, experts_backend: str, *, rngs: nnx.Rngs
+    ):
         residual_std = INIT_STD / math.sqrt(2 * config.num_layers)  # GPT-2: the residual stream keeps its variance
         linear = partial(Linear, bias=config.bias, rngs=rngs)
         D, H, K, Dh = config.d_model, config.num_heads, config.kv_heads, config.head_dim
         up_columns = config.d_ff if config.mlp == "gelu" else 2 * config.d_ff
         self.config = config
         self.attention_backend = attention_backend
+        self.experts_backend = experts_backend
         self.mesh = mesh
         self.attention_norm = make_norm(config, D, rngs)
         self.qkv = linear(D, (H + 2 * K) * Dh, std=INIT_STD)
@@ -197,14 +201,15 @@ class Block(nnx.Module):
                 config=config,
                 mesh=self.mesh,
                 dropless=dropless,
+                backend=self.experts_backend,
             )
         hidden_BxTxF = checkpoint_name(self.mlp_up(x_BxTxD, adapter_key), "mlp_pre_activation")
         if config.mlp == "gelu":
             hidden_BxTxF = gelu(hidden_BxTxF)
         elif config.mlp == "swiglu":
-            hidden_BxTxF = swiglu(*jnp.split(hidden_BxTxF, 2, axis=-1))
+            hidden_BxTxF = swiglu(hidden_BxTxF)
         elif config.mlp == "geglu":
-            hidden_BxTxF = geglu(*jnp.split(hidden_BxTxF, 2, axis=-1))
+            hidden_BxTxF = geglu(hidden_BxTxF)
         else:
             raise unknown_name("model.mlp", config.mlp, choices_of("mlp"))
         return self.mlp_down(hidden_BxTxF, adapter_key), None

@@ -34,7 +34,7 @@ class Setup:
     """A run that its config, its data and the devices allow.
 
     Attributes:
-      attention_reason: why this attention backend was chosen.
+      attention_reason, experts_reason: why this backend was chosen.
       abstract_state: shapes, dtypes and shardings of the state; no memory behind them.
     """
 
@@ -43,6 +43,8 @@ class Setup:
     model_config: ModelConfig
     attention_backend: str
     attention_reason: str
+    experts_backend: str
+    experts_reason: str
     lora: Lora | None
     optimizer: optax.GradientTransformation
     abstract_state: TrainState
@@ -73,12 +75,28 @@ def check_run(config: ConfigDict, stages: Sequence[Stage], vocab_size: int) -> S
     check_dtype(model.dtype, device.device_kind, getattr(device, "compute_capability", None))
     seq_lens = [stage.seq_len for stage in stages]
     attention_backend, attention_reason = choose_attention_backend(model, jax.default_backend(), seq_lens)
+    experts_backend, experts_reason = "batched", "a dense model has none"
+    if model.num_experts:
+        from tonsai_jax.model.grouped import choose_experts_backend  # imported here: most models are dense
+
+        experts_backend, experts_reason = choose_experts_backend(model, jax.default_backend())
     optimizer = make_optimizer(**optimizer_settings(config))
     lora = lora_settings(config)
     state = abstract_state(model, optimizer, mesh, lora)
     if config.optimizer.frozen_steps:
         mask_of(state.params, config.optimizer.frozen_except)  # only for its error
-    return Setup(stages, mesh, model, attention_backend, attention_reason, lora, optimizer, state)
+    return Setup(
+        stages,
+        mesh,
+        model,
+        attention_backend,
+        attention_reason,
+        experts_backend,
+        experts_reason,
+        lora,
+        optimizer,
+        state,
+    )
 
 
 def make_steps(
@@ -93,7 +111,7 @@ def make_steps(
       token_bytes: int32 [vocab_size], UTF-8 bytes of each id.
       prefix_bytes: bytes that the tokenizer puts before every text.
     """
-    graph = model_graph(setup.model_config, setup.attention_backend, setup.mesh, setup.lora)
+    graph = model_graph(setup.model_config, setup.attention_backend, setup.mesh, setup.lora, setup.experts_backend)
     loss = LossSettings(**loss_settings(config))
     schedule = learning_rate_schedule(
         config.optimizer.schedule,
