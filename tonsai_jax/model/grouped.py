@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from tonsai_jax.model.config import ModelConfig
 
-EXPERTS_BACKENDS = ("batched", "grouped")
+SCOPE = "grouped_product"  # the named scope of the kernels
 # What a block of threads multiplies at once. A sum of 128 x 128 in float32 fills half of its registers, and four pairs of tiles
 # on their way fill more than half of its shared memory.
 _ROWS, _COLUMNS, _DEPTH = 128, 128, 64
@@ -86,6 +86,7 @@ def largest_error(E: int, I: int, O: int, rows: int = 1000) -> float:  # noqa: E
 
 
 @jax.custom_vjp
+@jax.named_scope(SCOPE)
 def grouped_linear(x_AxI: jax.Array, kernel_ExIxO: jax.Array, sizes_E: jax.Array) -> jax.Array:
     """Each row times the matrix of its group, [A, O] bfloat16, by the kernels for Hopper.
 
@@ -108,6 +109,7 @@ def _forward(x: Any, kernel: Any, sizes: Any) -> tuple[jax.Array, Any]:
     return y_AxO, (x.value if kernel.perturbed else None, kernel.value, sizes.value)
 
 
+@jax.named_scope(SCOPE)
 def _backward(residuals: Any, dy_AxO: jax.Array) -> tuple[jax.Array, jax.Array | None, None]:
     from jax.experimental.pallas.ops.gpu.ragged_dot_mgpu import ragged_dot
     from jax.experimental.pallas.ops.gpu.transposed_ragged_dot_mgpu import transposed_ragged_dot
