@@ -161,8 +161,11 @@ class Block(nnx.Module):
         dropout_key, adapter_key = keys
         B, T, _ = x_BxTxD.shape
         H, K, Dh = self.config.num_heads, self.config.kv_heads, self.config.head_dim
-        qkv = checkpoint_name(self.qkv(x_BxTxD, adapter_key), "qkv").reshape(B, T, H + 2 * K, Dh)
-        q_BxTxHxDh, k_BxTxKxDh, v_BxTxKxDh = jnp.split(qkv, (H, H + K), axis=2)
+        qkv = self.qkv(x_BxTxD, adapter_key).reshape(B, T, H + 2 * K, Dh)
+        # Slices, not a split: XLA joins their gradients in the kernel that sums them for the bias; a split's in one of its own.
+        # Named after the cut, or the backward pass with remat would cut again.
+        parts = (qkv[:, :, :H], qkv[:, :, H : H + K], qkv[:, :, H + K :])
+        q_BxTxHxDh, k_BxTxKxDh, v_BxTxKxDh = (checkpoint_name(part, "qkv") for part in parts)
         if self.config.qk_norm:
             q_BxTxHxDh, k_BxTxKxDh = self.q_norm(q_BxTxHxDh), self.k_norm(k_BxTxKxDh)
         if rotation is not None:
