@@ -11,10 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.pallas.ops.gpu import ragged_dot_mgpu, transposed_ragged_dot_mgpu
 
 from tests.model.test_experts import CONFIG, by_a_loop
+from tests.support.eight_devices import run_on_eight_devices
 from tonsai_jax.model.experts import mixture_of_experts
 from tonsai_jax.model.grouped import choose_experts_backend, grouped_linear
+from tonsai_jax.training.mesh import make_mesh
 
 E, I = 4, 128  # noqa: E741
 BALANCES = {"even": (64, 64, 64, 64), "all to one": (0, 256, 0, 0), "uneven": (0, 100, 1, 155)}
@@ -32,9 +35,8 @@ def transposed_ragged_dot(x, dy, *, group_sizes, **blocks):
 
 @pytest.fixture
 def stand_ins(monkeypatch):
-    kernels = "jax.experimental.pallas.ops.gpu"
-    monkeypatch.setattr(f"{kernels}.ragged_dot_mgpu.ragged_dot", ragged_dot)
-    monkeypatch.setattr(f"{kernels}.transposed_ragged_dot_mgpu.transposed_ragged_dot", transposed_ragged_dot)
+    monkeypatch.setattr(ragged_dot_mgpu, "ragged_dot", ragged_dot)
+    monkeypatch.setattr(transposed_ragged_dot_mgpu, "transposed_ragged_dot", transposed_ragged_dot)
 
 
 @pytest.fixture
@@ -44,7 +46,7 @@ def interpreted(monkeypatch):
     from jax._src.pallas.mosaic_gpu.interpret.params import force_gpu_interpret_mode
 
     described = types.SimpleNamespace(**vars(jax) | {"devices": lambda: [HOPPER]})
-    monkeypatch.setattr("jax.experimental.pallas.ops.gpu.transposed_ragged_dot_mgpu.jax", described)
+    monkeypatch.setattr(transposed_ragged_dot_mgpu, "jax", described)
     with force_gpu_interpret_mode():
         yield
 
@@ -113,6 +115,29 @@ def test_experts_that_drop_nothing_without_empty_slots_are_the_loop_over_experts
     check_experts(dtype, tolerance, 256, favored)
 
 
+def check_eight_devices():
+    """Each device sorts its own tokens; there are no kernels here, only the stand-ins."""
+    ragged_dot_mgpu.ragged_dot, transposed_ragged_dot_mgpu.transposed_ragged_dot = ragged_dot, transposed_ragged_dot
+    config = dataclasses.replace(CONFIG, num_experts=E, capacity_factor=0.0)
+    rng = np.random.default_rng(0)
+    shapes = ((8, 16, 16), (16, E), (E, 16, 48), (E, 24, 16))
+    arrays = tuple(jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes)
+
+    def summed(*arrays):
+        y, _ = mixture_of_experts(*arrays, config=config, mesh=make_mesh(4, 2), dropless=False, backend="grouped")
+        return jnp.sum(y**2)
+
+    gradients = jax.jit(jax.grad(summed, (0, 1, 2, 3)))(*arrays)
+    expected = jax.jit(jax.grad(lambda *arrays: jnp.sum(by_a_loop(config, *arrays) ** 2), (0, 1, 2, 3)))(*arrays)
+    for ours, theirs in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4 * jnp.abs(theirs).max(), rtol=0)
+
+
+@pytest.mark.full
+def test_so_they_are_where_each_of_eight_devices_sorts_its_own_tokens():
+    run_on_eight_devices(check_eight_devices)
+
+
 @pytest.mark.full
 def test_so_they_are_with_the_kernels_for_hopper_in_the_interpreter(interpreted):
     check_experts("bfloat16", 0.02, 128)
@@ -152,7 +177,7 @@ def test_the_check_on_the_device_passes_right_kernels_and_finds_wrong_ones(stand
         ),
         (384, lambda x, dy, **blocks: transposed_ragged_dot(x, dy, **blocks) * jnp.nan),
     ):
-        monkeypatch.setattr("jax.experimental.pallas.ops.gpu.transposed_ragged_dot_mgpu.transposed_ragged_dot", wrong)
+        monkeypatch.setattr(transposed_ragged_dot_mgpu, "transposed_ragged_dot", wrong)
         backend, reason = choose_experts_backend(dataclasses.replace(config, d_ff=d_ff), "gpu")
         assert backend == "batched"
         assert reason.startswith("not grouped: the kernels are wrong on this GPU by ")
