@@ -45,7 +45,8 @@ def _obstacle(config: ModelConfig, backend: str) -> str | None:
         if getattr(config, name) % _COLUMNS:
             return f"it needs a model.{name} that is a multiple of {_COLUMNS}, not {getattr(config, name)}"
     try:
-        worst = largest_error(config.num_experts, config.d_model, 2 * config.d_ff)
+        shapes = (config.d_model, 2 * config.d_ff), (config.d_ff, config.d_model)
+        worst = max(largest_error(config.num_experts, *shape) for shape in shapes)
     except Exception as error:  # of JAX, of the kernels' compiler or of CUDA: all mean the same here
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         return f"the kernels failed on this GPU ({first_line[:120]})"
