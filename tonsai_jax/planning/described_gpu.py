@@ -7,6 +7,7 @@ import contextlib
 import os
 import types
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -62,10 +63,11 @@ def grouped_products_without_a_gpu() -> Iterator[None]:
     """Lets JAX trace its grouped products for a Hopper GPU: one of them asks the first device for its multiprocessors."""
     import jax.experimental.pallas.ops.gpu.transposed_ragged_dot_mgpu as grouped
 
-    described = types.SimpleNamespace(core_count=CORE_COUNT)
+    gpu = types.SimpleNamespace(core_count=CORE_COUNT)
+    described: Any = types.SimpleNamespace(**vars(jax) | {"devices": lambda: [gpu]})
     before = grouped.jax
     try:
-        grouped.jax = types.SimpleNamespace(**vars(jax) | {"devices": lambda: [described]})
+        grouped.jax = described
         yield
     finally:
         grouped.jax = before
