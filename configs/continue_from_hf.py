@@ -35,7 +35,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.seq_len = 1024
     config.global_batch_size = 64
     config.micro_batch_size = 8
-    config.model.remat = "qkv_mlp"
 
     config.optimizer.learning_rate = 2e-4
     config.optimizer.schedule = "linear"
@@ -52,7 +51,6 @@ def get_config(variant: str = "") -> ConfigDict:
         config.global_batch_size = 8
         config.micro_batch_size = 0
         config.model.dtype = "float32"
-        config.model.remat = "none"
         config.model.scan_layers = False
         config.loss.chunk_tokens = 512
         config.eval.tokens = 80_000

@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     config.model.num_heads = 12
     config.model.d_model = 768
     config.model.d_ff = 3072
-    config.model.remat = "qkv_mlp"
+    config.model.scan_layers = False
 
     config.optimizer.learning_rate = 6e-4
     config.optimizer.warmup_steps = 700

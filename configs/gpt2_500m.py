@@ -31,7 +31,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.num_heads = 24
     config.model.d_model = 1536
     config.model.d_ff = 6144
-    config.model.remat = "qkv_mlp"
+    config.model.scan_layers = False
 
     config.optimizer.learning_rate = 3e-4
     config.optimizer.warmup_steps = 700

@@ -37,7 +37,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.d_ff = 1024
     config.model.rope_theta = 10_000.0
     config.model.router_temperature = 1.2
-    config.model.remat = "qkv_mlp"
+    config.model.scan_layers = False
 
     config.optimizer.learning_rate = 6e-4
     config.optimizer.warmup_steps = 400

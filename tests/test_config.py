@@ -110,7 +110,7 @@ def test_differences_are_told_key_by_key() -> None:
     new = to_json(changed(steps=2000, model__remat="full", data__weights={"khmer": 0.5, "english": 0.5}))
     assert differences(old, new) == [
         "data.weights: {'khmer': 1.0} -> {'khmer': 0.5, 'english': 0.5}",
-        "model.remat: none -> full",
+        "model.remat: auto -> full",
         "steps: 1000 -> 2000",
     ]
     assert differences(old, old) == []

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
 from tonsai_jax.errors import DISK_FAULTS, TEMPORARY_FAULTS, TemporaryError, UserError
 from tonsai_jax.sole_writer import sole_writer
@@ -247,6 +246,8 @@ def remove_left_behind(folder: Path, name: str | None = None) -> None:
 
 def _is_of_dead_process(path: Path) -> bool:
     """Whether the process whose number ends the name has ended: nobody has the number now, or a younger process has it."""
+    import psutil  # imported here: the benchmarks write files on machines without it
+
     number = path.name.rpartition("-")[2]
     try:
         return number.isdigit() and psutil.Process(int(number)).create_time() > path.lstat().st_mtime

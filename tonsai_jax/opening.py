@@ -24,6 +24,7 @@ from tonsai_jax.data.verify import check_shards, check_tokenizer
 from tonsai_jax.errors import UserError
 from tonsai_jax.hosts.watchdog import DOWNLOADING, Watchdog
 from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.planning.chosen_remat import with_remat
 from tonsai_jax.reporting.numbers import count_of, format_count
 from tonsai_jax.stages import Stage, tokens_between, total_steps
 from tonsai_jax.tokenizer.loading import Tokenizer
@@ -187,7 +188,10 @@ def open_run(config: ConfigDict, workdir: Path, watchdog: Watchdog, say: Callabl
         say(not_checked)
     # A model whose size is given needs no row for special tokens that nothing uses.
     vocab_size = tokenizer.required_rows if config.model.vocab_size else tokenizer.vocab_size
-    setup = check_run(config, stages, vocab_size)
+    has_packed_rows = any(manifest.sources[name].is_packed for name in manifest.read_by(stages))
+    setup, remat = with_remat(config, check_run(config, stages, vocab_size, has_packed_rows=has_packed_rows))
+    if remat:
+        say(remat)
     from tonsai_jax.evaluation.best import best_metric  # imported here: the loop does not need it
 
     metric = best_metric(config, manifest, stages)

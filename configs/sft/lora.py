@@ -37,7 +37,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.seq_len = 2048
     config.global_batch_size = 32
     config.micro_batch_size = 4
-    config.model.remat = "qkv_mlp"
     config.model.document_mask = True  # also for plain text, where it is mixed in
 
     config.lora.rank = 16
@@ -61,7 +60,6 @@ def get_config(variant: str = "") -> ConfigDict:
         config.global_batch_size = 8
         config.micro_batch_size = 0
         config.model.dtype = "float32"
-        config.model.remat = "none"
         config.model.scan_layers = False
         config.loss.chunk_tokens = 512
         config.eval.tokens = 16_000

@@ -1,10 +1,10 @@
 """What gpu.py measures, in order: correctness, the main comparison, single operations, then variants while time is left.
 
-To measure another model, add its `ModelConfig` values to MODELS and a `Case` to VARIANTS.
+To measure another model, add its `ModelConfig` values to MODELS and a `Case` to VARIANTS. The time limits of one call must
+fit into nine minutes (CALLS in tests/scripts/test_gpu_bench.py).
 """
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +44,17 @@ class Case:
       library: "ours", "PyTorch" or "Transformers".
       options: for ours, more values of `ModelConfig`; for the others `attention` and `compile_backend` of gpu_torch.train.
       seconds: time limit of its process, compiling included.
+      xla: options of the XLA compiler for our step, by their names in XLA_FLAGS.
     """
 
     variant: str
     library: str
     micro_batch: int
     options: dict[str, Any]
-    seconds: int = 150
+    seconds: int
     model: str = "gpt2_500m"
     seq_len: int = 2048
+    xla: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,24 +73,36 @@ class Part:
 FLASH = {"attention": "flash", "compile_backend": "inductor"}
 CUDNN = {"attention": "cudnn", "compile_backend": "inductor"}
 EAGER = {"attention": None, "compile_backend": None}
+UNROLLED = {"scan_layers": False, "remat": "none"}
+REMAT = {"scan_layers": False, "remat": "qkv_mlp"}
+COMPILED_ALREADY = 50  # seconds: the program comes from the cache of the first process of the same case
 
-OURS = Case("unrolled, remat qkv_mlp", "ours", 16, {"scan_layers": False, "remat": "qkv_mlp"}, seconds=240)
-COMPILED = Case("compile, SDPA flash, fused AdamW", "PyTorch", 16, FLASH, seconds=240)
-MAIN = (OURS, COMPILED, COMPILED, OURS)  # ABBA, each in its own process; the second run of each is compiled already
-TRANSFORMERS = (Case("GPT2LMHeadModel as its Trainer does", "Transformers", 16, EAGER, seconds=90),)
-VARIANTS = (
-    Case("unrolled, no remat", "ours", 16, {"scan_layers": False, "remat": "none"}),
-    Case("unrolled, remat qkv_mlp", "ours", 32, {"scan_layers": False, "remat": "qkv_mlp"}),
-    Case("scanned, remat qkv_mlp", "ours", 16, {"scan_layers": True, "remat": "qkv_mlp"}),
-    Case("unrolled, no remat", "ours", 32, {"scan_layers": False, "remat": "none"}),
-    Case("unrolled, remat qkv_mlp", "ours", 16, {"scan_layers": False, "remat": "qkv_mlp"}, 240, "moe_1b"),
-    Case("unrolled, remat qkv_mlp", "ours", 4, {"scan_layers": False, "remat": "qkv_mlp"}, 240, "moe_1b", 8192),
-    Case("compile, SDPA cuDNN, fused AdamW", "PyTorch", 16, CUDNN),
-    Case("compile, SDPA flash, fused AdamW", "PyTorch", 32, FLASH),
-    Case("scanned, no remat", "ours", 16, {"scan_layers": True, "remat": "none"}),
-    Case("scanned, remat qkv_mlp", "ours", 32, {"scan_layers": True, "remat": "qkv_mlp"}),
+OURS = Case("unrolled, no remat", "ours", 16, UNROLLED, 150)
+COMPILED = Case("compile, SDPA flash, fused AdamW", "PyTorch", 16, FLASH, 100)
+MAIN = (OURS, COMPILED, replace(COMPILED, seconds=COMPILED_ALREADY), replace(OURS, seconds=COMPILED_ALREADY))  # ABBA
+TRANSFORMERS = (
+    Case("GPT2LMHeadModel as its Trainer does", "Transformers", 16, EAGER, 70),
+    Case("compile, SDPA cuDNN, fused AdamW", "PyTorch", 16, CUDNN, 100),
+    Case("compile, SDPA flash, fused AdamW", "PyTorch", 32, FLASH, 100),
 )
-GROUPS = ("losses", "main", "transformers", "kernels", "variants")
+VARIANTS = (
+    Case("unrolled, no remat", "ours", 16, UNROLLED, 110, "moe_1b"),
+    Case("unrolled, remat qkv_mlp", "ours", 16, REMAT, 90),
+    Case("unrolled, no remat", "ours", 4, UNROLLED, 110, "moe_1b", 8192),
+    Case("unrolled, no remat", "ours", 32, UNROLLED, 90),
+    Case("scanned, remat qkv_mlp", "ours", 16, {"scan_layers": True, "remat": "qkv_mlp"}, 70),
+)
+NO_TRITON = replace(
+    OURS, variant="unrolled, no remat, Triton GEMM off", seconds=110, xla={"xla_gpu_enable_triton_gemm": False}
+)
+FLAGS = (
+    replace(OURS, seconds=110),
+    NO_TRITON,
+    replace(NO_TRITON, seconds=COMPILED_ALREADY),
+    replace(OURS, seconds=COMPILED_ALREADY),
+)
+GROUPS = ("losses", "main", "transformers", "kernels", "variants", "flags")
+CHECK = Part("check", "a look at the GPU", "gpu_jax.py", "check", {}, 60, "jax")  # before all others
 
 
 def parts(folder: Path, *, toy: bool) -> list[Part]:
@@ -99,13 +113,14 @@ def parts(folder: Path, *, toy: bool) -> list[Part]:
         losses |= {"micro_batch": 4, "seq_len": TOY["context_length"]}
     operations = _operations(toy=toy)
     return [
-        Part("losses", "20 losses, ours", "gpu_jax.py", "losses", losses, 120, "jax"),
-        Part("losses", "20 losses, PyTorch", "gpu_torch.py", "losses", losses, 90, "torch"),
+        Part("losses", "20 losses, ours", "gpu_jax.py", "losses", losses, 70, "jax"),
+        Part("losses", "20 losses, PyTorch", "gpu_torch.py", "losses", losses, 50, "torch"),
         *(case_part("main", case, toy=toy) for case in (MAIN[:2] if toy else MAIN)),
         *(case_part("transformers", case, toy=toy) for case in TRANSFORMERS),
-        Part("kernels", "copy, products, attention in PyTorch", "gpu_torch.py", "kernels", operations, 90, "torch"),
+        Part("kernels", "copy, products, attention in PyTorch", "gpu_torch.py", "kernels", operations, 60, "torch"),
         Part("kernels", "copy, products, attention in JAX", "gpu_jax.py", "kernels", operations, 120, "jax"),
         *(case_part("variants", case, toy=toy) for case in (() if toy else VARIANTS)),
+        *(case_part("flags", case, toy=toy) for case in (FLAGS[1:2] if toy else FLAGS)),
     ]
 
 
@@ -114,9 +129,9 @@ def case_part(group: str, case: Case, *, toy: bool, trace: Path | None = None) -
     model = MODELS[case.model]
     if toy:
         model = model | TOY
-        case = dataclasses.replace(case, model="toy", micro_batch=4, seq_len=TOY["context_length"])
+        case = replace(case, model="toy", micro_batch=4, seq_len=TOY["context_length"])
         if case.options.get("compile_backend"):  # a toy run needs no C++ compiler
-            case = dataclasses.replace(case, options=case.options | {"compile_backend": "eager"})
+            case = replace(case, options=case.options | {"compile_backend": "eager"})
     name = {"model_name": case.model, "library": case.library, "variant": case.variant}
     title = f"{case.model}, {case.library}, {case.variant}, micro-batch {case.micro_batch}"
     arguments: dict[str, Any] = {
@@ -128,7 +143,7 @@ def case_part(group: str, case: Case, *, toy: bool, trace: Path | None = None) -
         "steps": 1 if toy else 4,
     }
     if case.library == "ours":
-        arguments |= {"model": model | case.options, "trace": trace and str(trace)}
+        arguments |= {"model": model | case.options, "xla": case.xla, "trace": trace and str(trace)}
         return Part(group, title, "gpu_jax.py", "train", arguments, case.seconds, "jax")
     needs = "transformers" if case.library == "Transformers" else "torch"
     return Part(group, title, "gpu_torch.py", "train", arguments | case.options, case.seconds, needs)

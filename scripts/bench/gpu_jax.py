@@ -1,6 +1,7 @@
 """The JAX worker of gpu.py: times single operations and our training step, and gives the losses and a trace of our step."""
 
 import re
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -12,8 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gpu_worker import attempt, emit, serve, time_calls, training_tokens
-from our_step import device_batch, make_step
+from gpu_worker import attempt, emit, nvidia_smi, require_gpu, serve, time_calls, training_tokens
+from our_step import compiled_with, device_batch, make_step
 
 from tonsai_jax.model.attention import choose_attention_backend
 from tonsai_jax.model.config import ModelConfig
@@ -24,8 +25,22 @@ BATCHES = 4  # on the device before the clock starts, taken in turn
 
 
 def versions() -> None:
+    require_gpu(jax.default_backend() == "gpu", "JAX")
     names = ("jax", "jaxlib", "flax", "optax")
     emit(part="versions", device=jax.devices()[0].device_kind, **{name: version(name) for name in names})
+
+
+def check() -> None:
+    """Multiplies on the GPU and names it, with its memory and how much of that was in use before JAX took its share."""
+    try:
+        memory = nvidia_smi(("memory.total", "memory.used"))
+    except (OSError, subprocess.SubprocessError):
+        memory = {}
+    versions()
+    ones = jnp.ones((1024, 1024), jnp.bfloat16)
+    assert float((ones @ ones)[0, 0]) == 1024
+    total, in_use = (memory.get(f"memory.{name}", "an unknown amount") for name in ("total", "used"))
+    emit(part="check", device=jax.devices()[0].device_kind, memory=total, in_use=in_use)
 
 
 def kernels(copy_bytes: int, products: list[dict[str, Any]], attentions: list[dict[str, Any]]) -> None:
@@ -104,9 +119,15 @@ def train(
     seq_len: int,
     turns: int,
     steps: int,
+    xla: dict[str, Any],
     trace: str | None = None,
 ) -> None:
-    """Seconds of our whole training step, `turns` means of `steps` steps; with a folder `trace`, a profile of 3 steps instead."""
+    """Seconds of our whole training step, `turns` means of `steps` steps; with a folder `trace`, a profile of 3 steps instead.
+
+    Args:
+      xla: compiler options in addition to the usual ones. One that XLA does not know is an error here; in XLA_FLAGS it would end
+        the process without a word.
+    """
     versions()
     config = ModelConfig(**model)
     state, step, mesh = make_step(config, chunk_tokens=CHUNK_TOKENS)
@@ -114,6 +135,12 @@ def train(
         device_batch(training_tokens(number, micro_batch, seq_len, config.vocab_size), mesh)
         for number in range(BATCHES)
     ]
+
+    jax.block_until_ready((state, batches))
+    start = time.perf_counter()
+    if xla:
+        step = compiled_with(step, state, batches[0], xla)
+    compile_seconds = time.perf_counter() - start
 
     def run(count: int) -> float:
         nonlocal state
@@ -125,8 +152,7 @@ def train(
             raise FloatingPointError(f"the loss is {loss}")
         return time.perf_counter() - start
 
-    jax.block_until_ready((state, batches))
-    first_seconds = run(1)
+    first_seconds = compile_seconds + run(1)
     run(2)
     if trace:
         with jax.profiler.trace(trace):
@@ -164,4 +190,4 @@ def _profile(folder: Path, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    serve({"kernels": kernels, "losses": losses, "train": train})
+    serve({"check": check, "kernels": kernels, "losses": losses, "train": train})

@@ -44,6 +44,23 @@ def tokens_per_second(row: Row) -> float:
     return row["sequences"] * row["seq_len"] / statistics.median(row["seconds"])
 
 
+def in_short(row: Row) -> str:
+    """A result in one line, to follow a run; "" for versions."""
+    match row["part"]:
+        case "steps":
+            rate = row.get("sequences", row["micro_batch"]) * row["seq_len"] / statistics.median(row["seconds"])
+            return f"{rate:,.0f} tokens/s"
+        case "kernels":
+            return f"{row['what']}, {row['way']}: {_speed(row)}"
+        case "losses":
+            return f"{row['losses'][0]:.3f} to {row['losses'][-1]:.3f}"
+        case "profile":
+            return f"{row['what']}: {row['ms']:.2f} ms"
+        case "check":
+            return f"{row['device']}, {row['memory']} of memory, {row['in_use']} in use by others"
+    return ""
+
+
 def _losses(rows: Sequence[Row]) -> str:
     difference = loss_difference(rows)
     if difference is None:

@@ -1,7 +1,5 @@
 """The PyTorch worker of gpu.py: the same operations, losses and steps with a plain GPT-2 and with Transformers."""
 
-import os
-import subprocess
 import time
 from collections.abc import Callable
 from functools import partial
@@ -10,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch_gpt2
-from gpu_worker import attempt, emit, serve, time_calls, training_tokens
+from gpu_worker import attempt, emit, nvidia_smi, require_gpu, serve, time_calls, training_tokens
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -21,6 +19,7 @@ CLOCKS = ("clocks.sm", "clocks.mem", "power.draw", "temperature.gpu", "driver_ve
 
 
 def versions() -> None:
+    require_gpu(ON_GPU, "PyTorch")
     cudnn = torch.backends.cudnn.version() if ON_GPU else None
     emit(part="versions", torch=torch.__version__, torch_cudnn=cudnn)
 
@@ -64,16 +63,9 @@ def _clocks(product: dict[str, Any]) -> dict[str, Any]:
     left, right = _normal(product["left"]), _normal(product["right"])
     for _ in range(500):
         torch.einsum(product["equation"], left, right)
-    query = [
-        "nvidia-smi",
-        "-i",
-        os.environ.get("CUDA_VISIBLE_DEVICES", "0"),
-        f"--query-gpu={','.join(CLOCKS)}",
-        "--format=csv,noheader",
-    ]
-    printed = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
+    under_load = nvidia_smi(CLOCKS)
     synchronize()
-    return {"under_load": dict(zip(CLOCKS, (word.strip() for word in printed.splitlines()[0].split(",")), strict=True))}
+    return {"under_load": under_load}
 
 
 def _attention(case: dict[str, Any], backend: SDPBackend, backward: bool) -> dict[str, Any]:

@@ -1,20 +1,37 @@
-"""What both workers of gpu.py share: printing a result for the parent process, timing calls, and the training tokens."""
+"""What both workers of gpu.py share: printing a result for the parent process, the GPU, timing calls, and the training tokens."""
 
 import json
+import os
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 RESULT = "RESULT "  # begins each line of output that is a result; libraries print other lines
 SAMPLES = 5
+NEEDS_GPU = "GPU_BENCH_NEEDS_GPU"  # environment variable: "1" unless gpu.py runs with --toy
 
 
 def emit(**row: Any) -> None:
     """Prints a result at once, so the parent has it even if the worker is killed later."""
     print(RESULT + json.dumps(row), flush=True)
+
+
+def require_gpu(found: bool, library: str) -> None:
+    """Raises `RuntimeError` where a library would measure its CPU instead of a GPU."""
+    if os.environ.get(NEEDS_GPU) and not found:
+        raise RuntimeError(f"{library} finds no GPU")
+
+
+def nvidia_smi(fields: Sequence[str]) -> dict[str, str]:
+    """What nvidia-smi says now about the GPU of this process, such as {"memory.used": "812 MiB"}."""
+    card = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+    query = ["nvidia-smi", "-i", card, f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
+    printed = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
+    return dict(zip(fields, (word.strip() for word in printed.splitlines()[0].split(",")), strict=True))
 
 
 def attempt(measure: Callable[[], dict[str, Any]], **row: Any) -> None:

@@ -1,5 +1,7 @@
 """The training step of `tonsai_jax.train` without a config file or data; the benchmarks in this folder time it."""
 
+from typing import Any
+
 import jax
 import numpy as np
 from jax.sharding import Mesh
@@ -32,6 +34,12 @@ def make_step(
         clip_norm=1.0,
     )
     return init_state(model_config, optimizer, mesh, seed=0), step, mesh
+
+
+def compiled_with(step: TrainStep, state: TrainState, batch: Batch, options: dict[str, Any]) -> TrainStep:
+    """The step of `make_step`, compiled for such a batch with more options of the XLA compiler than its own."""
+    compiled: TrainStep = step.lower(state, batch).compile(compiler_options=options)  # type: ignore[attr-defined]  # it is jitted
+    return compiled
 
 
 def device_batch(tokens_BxT1: np.ndarray, mesh: Mesh) -> Batch:

@@ -51,7 +51,7 @@ def main() -> None:
     from tonsai_jax.cli import parse_flags
     from tonsai_jax.planning.compiled import compile_step
     from tonsai_jax.planning.described_gpu import why_not_compiled
-    from tonsai_jax.planning.step_plan import plan_steps
+    from tonsai_jax.planning.step_plan import plan_steps, usable_bytes
     from tonsai_jax.runtime.hardware import gpu_named
     from tonsai_jax.runtime.libraries import quiet_libraries
 
@@ -67,7 +67,12 @@ def main() -> None:
     config.global_batch_size = config.micro_batch_size * args.num_gpus
     config.stages = ()
     config.steps = config.steps or 1
-    (plan,) = plan_steps(config, vocab_size=config.model.vocab_size, num_devices=args.num_gpus, backend="gpu")
+    sizes = {
+        "vocab_size": config.model.vocab_size,
+        "num_devices": args.num_gpus,
+        "usable_bytes": usable_bytes(config, gpu),
+    }
+    (plan,) = plan_steps(config, **sizes, backend="gpu")
     plan = dataclasses.replace(plan, experts_backend=args.experts)
     step = compile_step(plan, gpu)
     figures = step_figures(plan, step, gpu)

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 
+import jax
 import pytest
 from ml_collections import ConfigDict
 
 from tonsai_jax.config import default_config, stages_of
-from tonsai_jax.planning import advice
+from tonsai_jax.planning import advice, chosen_remat
 from tonsai_jax.planning.advice import warnings_before
+from tonsai_jax.planning.chosen_remat import with_remat
 from tonsai_jax.training.setup import check_run
 
 GIB = 2**30
@@ -53,6 +55,24 @@ def test_a_model_that_does_not_fit_is_said_with_what_would(monkeypatch: pytest.M
     assert "this run does not fit in the 0.1 GiB of cpu: a step with 512 sequences of 64 tokens at once" in line
     assert "set micro_batch_size=" in line
     assert line.endswith("; or configs/small.py is made for a CPU")
+
+
+def test_auto_remat_of_a_gpu_is_replaced_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small_config()
+    setup = check_run(config, stages_of(config), 256)
+    assert setup.model_config.remat == "auto"
+    on_cpu, line = with_remat(config, setup)
+    assert (on_cpu.model_config.remat, line) == ("none", "")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(chosen_remat, "usable_bytes", lambda: GIB // 8)
+    monkeypatch.setattr(chosen_remat, "SMALL_PARAMETERS", 0)
+    config.global_batch_size = 512
+    on_gpu, line = with_remat(config, setup)
+    assert on_gpu.model_config.remat == "full"
+    assert "remat: full (the step needs about " in line
+    assert " of 0.1 GiB)" in line
+    config.model.remat = "qkv_mlp"
+    assert with_remat(config, check_run(config, stages_of(config), 256))[1] == "", "what is set is kept"
 
 
 def test_ids_that_the_tokenizer_does_not_have_are_said_with_their_cost() -> None:

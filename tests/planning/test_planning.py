@@ -27,7 +27,7 @@ from tonsai_jax.planning.estimate import estimate
 from tonsai_jax.planning.memory import largest_micro_batch_size, memory_by_part
 from tonsai_jax.planning.report import estimate_as_text
 from tonsai_jax.planning.roofline import flops_by_part, run_cost
-from tonsai_jax.planning.step_plan import plan_steps
+from tonsai_jax.planning.step_plan import FILLED_SHARE, REMAT_BY_SPEED, StepPlan, plan_steps, usable_bytes
 from tonsai_jax.runtime.hardware import gpu_named
 from tonsai_jax.training.optimizer import make_optimizer
 from tonsai_jax.training.state import init_params, model_graph
@@ -249,8 +249,22 @@ def test_the_memory_that_jax_takes_is_the_configs_share() -> None:
     config = get_config()
     for fraction in (0.9, 0.5):
         config.runtime.memory_fraction = fraction
-        plan = plan_steps(config, vocab_size=50_000, num_devices=1, backend="gpu")[0]
-        assert plan.usable_bytes(gpu_named("h100")) == int(fraction * 80e9)
+        assert usable_bytes(config, gpu_named("h100")) == int(fraction * 80e9)
+
+
+def planned(usable: float, remat: str = "auto", backend: str = "gpu") -> StepPlan:
+    config = config_of(remat=remat)
+    return plan_steps(config, vocab_size=1280, num_devices=1, backend=backend, usable_bytes=usable)[0]
+
+
+def test_auto_is_the_fastest_remat_that_fits_in_a_gpu() -> None:
+    peaks = [planned(0, remat).peak_bytes() for remat in REMAT_BY_SPEED]
+    assert peaks == sorted(peaks, reverse=True)
+    for remat, peak in zip(REMAT_BY_SPEED, peaks, strict=True):
+        assert planned(1.01 * peak / FILLED_SHARE).model_config.remat == remat
+    assert planned(1).model_config.remat == "full", "where nothing fits, the least"
+    assert planned(1, backend="cpu").model_config.remat == "none", "a CPU has the memory of the host"
+    assert planned(1, remat="qkv_mlp").model_config.remat == "qkv_mlp", "what is set is kept"
 
 
 # Mistakes
@@ -342,7 +356,7 @@ def test_other_failures_of_the_runtime_stay_as_they_are() -> None:
 
 
 def test_the_advice_names_a_micro_batch_that_fits() -> None:
-    (plan,) = plan_steps(config_of(), vocab_size=1280, num_devices=1, backend="cpu")
+    (plan,) = plan_steps(config_of(), vocab_size=1280, num_devices=1, backend="cpu", usable_bytes=0)
     usable = sum(plan.memory(2).values())
     advice = out_of_memory_advice(config_of(), 1280, 1, "cpu", usable)
     assert "set micro_batch_size=2, which needs about" in advice

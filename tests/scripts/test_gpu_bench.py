@@ -1,5 +1,6 @@
 """scripts/bench/gpu.py, which runs unattended: here at a toy size, with PyTorch where it is installed."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -8,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 import pytest
 
 from tests.support.made_once import MadeOnce
@@ -18,8 +20,11 @@ BENCH = ROOT / "scripts" / "bench"
 sys.path.insert(0, str(BENCH))
 
 import gpu  # noqa: E402  # after the path
-from gpu_cases import LOSSES, MAIN, MODELS, Part  # noqa: E402
+import gpu_process  # noqa: E402
+from gpu_cases import CHECK, FLAGS, LOSSES, MAIN, MODELS, VARIANTS, Part, parts  # noqa: E402
+from gpu_process import Ending, run_worker  # noqa: E402
 from gpu_report import loss_difference, markdown, merged, tokens_per_second  # noqa: E402
+from our_step import compiled_with  # noqa: E402
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None and importlib.util.find_spec("transformers") is not None
 
@@ -38,6 +43,7 @@ class Missing(importlib.abc.MetaPathFinder):
 
 sys.meta_path.insert(0, Missing())
 sys.path.insert(0, {str(BENCH)!r})
+import gpu
 import numpy as np
 import tonsai_jax.training.loss, tonsai_jax.runtime.memory
 from our_step import device_batch, make_step
@@ -67,7 +73,6 @@ def test_the_main_case_is_the_recipes_model() -> None:
         name: value for name, value in model.items() if name != "vocab_size"
     }
     assert (MAIN[0].micro_batch, MAIN[0].seq_len) == (recipe.micro_batch_size, recipe.seq_len)
-    assert MAIN[0].options["remat"] == recipe.model.remat
 
 
 def test_the_mixture_of_experts_is_the_recipes() -> None:
@@ -92,7 +97,7 @@ def measure_toys(folder: Path) -> None:
     """Writes the JSON and the output of two calls that together measure everything."""
     folder.mkdir(exist_ok=True)
     command = [sys.executable, str(BENCH / "gpu.py"), "--toy", "--minutes", "30"]
-    halves = (("losses", "kernels"), ("main", "transformers", "--profile", str(folder / "trace")))
+    halves = (("losses", "kernels"), ("main", "transformers", "flags", "--profile", str(folder / "trace")))
     settings = environment(1) | {"OMP_NUM_THREADS": "1"}  # PyTorch's threads would spin while other tests need the core
     started = [
         subprocess.Popen(
@@ -123,6 +128,10 @@ def test_the_toy_run_measures_everything(toy_run: ToyRun) -> None:
     assert {row["library"] for row in toy_run.rows("steps")} == (
         {"ours", "PyTorch", "Transformers"} if HAS_TORCH else {"ours"}
     )
+    assert {row["variant"] for row in toy_run.rows("steps") if row["library"] == "ours"} == {
+        MAIN[0].variant,
+        FLAGS[1].variant,
+    }
     assert {row["way"] for row in toy_run.rows("kernels")} == (
         {"JAX", "JAX xla", "PyTorch", "PyTorch flash"} if HAS_TORCH else {"JAX", "JAX xla"}
     )
@@ -141,41 +150,122 @@ def test_our_losses_are_pytorchs(toy_run: ToyRun) -> None:
     assert "our losses and PyTorch's agree" in toy_run.figures[0]["markdown"]
 
 
-@pytest.mark.full
-def test_a_part_that_fails_or_hangs_is_one_line_and_keeps_its_results(tmp_path: Path) -> None:
-    script = tmp_path / "worker.py"
-    script.write_text(
-        "import sys, time, json\n"
-        "print('RESULT ' + json.dumps({'part': 'kernels', 'what': 'x'}), flush=True)\n"
-        "time.sleep(60) if sys.argv[1] == 'hang' else sys.exit('ValueError: too | big\\n')\n"
-    )
+def part_of(tmp_path: Path, script: str, needs: str = "jax") -> Part:
+    """A part whose worker is this Python script, which has imported json, sys, time and emit."""
+    file = tmp_path / "worker.py"
+    emit = "def emit(**row): print('RESULT ' + json.dumps(row), flush=True)"
+    file.write_text(f"import json, subprocess, sys, time\n{emit}\n{script}\n", encoding="utf-8")
+    return Part("group", "the title", str(file), "task", {}, 3, needs)
 
-    def run(task: str) -> tuple[list[dict], str]:
-        return gpu.run_worker(Part("group", "title", str(script), task, {}, 3, "jax"), tmp_path, seconds=3)
 
-    printed = [{"part": "kernels", "what": "x"}]
-    assert run("fail") == (printed, "exit code 1: ValueError: too / big")
-    assert run("hang") == (printed, "stopped after 3 s")
+def copy_row(seconds: float) -> dict:
+    return {"part": "kernels", "what": "copy", "way": "JAX", "bytes": 1e9, "seconds": [seconds]}
+
+
+def test_a_part_that_fails_is_one_line_and_keeps_its_results_and_its_last_words(tmp_path: Path) -> None:
+    report = gpu.Report(tmp_path / "gpu.json")
+    script = f"emit(**{copy_row(1.0)})\nprint('about to fail', file=sys.stderr)\nsys.exit('ValueError: too | big')"
+    report.run(part_of(tmp_path, script), tmp_path, Ending(), 60)
+    written = json.loads((tmp_path / "gpu.json").read_text())
+    assert written["rows"] == [copy_row(1.0)]
+    assert written["not_measured"] == [
+        {
+            "title": "the title",
+            "why": "exit code 1: ValueError: too / big",
+            "failed": True,
+            "stderr": ["about to fail", "ValueError: too | big"],
+        }
+    ]
+
+
+def test_a_part_that_hangs_is_ended_at_its_time_limit_and_keeps_its_results(tmp_path: Path) -> None:
+    rows: list[dict] = []
+    part = part_of(tmp_path, "emit(what='x')\ntime.sleep(60)")
+    why, _ = run_worker(part, tmp_path, 0.5, Ending(), rows.append)
+    assert (rows, why) == ([{"what": "x"}], "stopped after 0.5 s")
+
+
+def test_a_result_is_in_the_file_before_the_next_one_is_measured(tmp_path: Path) -> None:
+    file = tmp_path / "gpu.json"
+    waits = f"while '2.0' not in open({str(file)!r}).read(): time.sleep(0.01)"
+    report = gpu.Report(file)
+    script = f"emit(**{copy_row(2.0)})\n{waits}\nemit(**{copy_row(3.0)})"
+    report.run(part_of(tmp_path, script), tmp_path, Ending(), 30)
+    assert (len(report.rows), report.not_measured) == (2, [])
 
 
 def test_what_there_is_no_time_for_is_named_and_does_not_fail(tmp_path: Path) -> None:
     report = gpu.Report(tmp_path / "gpu.json")
-    report.run(Part("group", "a slow part", "none.py", "task", {}, 100, "jax"), tmp_path, deadline=0.0)
+    report.run(part_of(tmp_path, ""), tmp_path, Ending(), seconds=0)
     report.raise_what_failed()
-    assert "| a slow part | no time left |" in json.loads((tmp_path / "gpu.json").read_text())["markdown"]
+    assert "| the title | no time left |" in json.loads((tmp_path / "gpu.json").read_text())["markdown"]
 
 
 def test_a_library_that_is_not_installed_is_named_and_does_not_fail(tmp_path: Path) -> None:
     report = gpu.Report(None)
-    report.run(Part("group", "a part", "none.py", "task", {}, 100, "no_such_package"), tmp_path, deadline=1e12)
+    report.run(part_of(tmp_path, "", needs="no_such_package"), tmp_path, Ending(), 60)
     report.raise_what_failed()
-    assert "| a part | no_such_package is not installed |" in report.markdown()
+    assert "| the title | no_such_package is not installed |" in report.markdown()
+
+
+def test_without_a_gpu_the_command_ends_with_a_line_that_says_what_to_do(tmp_path: Path) -> None:
+    report = gpu.Report(None)
+    fails = part_of(tmp_path, "sys.exit('RuntimeError: JAX finds no GPU')")
+    report.run(dataclasses.replace(fails, title=CHECK.title), tmp_path, Ending(), 60)
+    with pytest.raises(gpu.UserError, match=r"JAX finds no GPU.*JAX_PLATFORMS=cpu .* --toy"):
+        report.raise_if_no_gpu()
+
+
+@pytest.mark.full
+def test_only_a_toy_run_measures_a_cpu(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCH / "gpu.py"), "--json", str(tmp_path / "gpu.json")]
+    done = subprocess.run(command, env=environment(1), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert done.stderr.startswith("error: no GPU that JAX can use (exit code 1: RuntimeError: JAX finds no GPU)")
+
+
+START_SECONDS = 5  # of gpu.py itself, and of its tables at the end
+CALLS = [("losses", "main"), ("kernels", "transformers"), ("variants",), ("flags", "profile")]
+
+
+@pytest.mark.parametrize("groups", CALLS, ids=" ".join)
+def test_the_time_limits_of_a_call_add_up_to_less_than_its_nine_minutes(groups: tuple[str, ...]) -> None:
+    seconds = [part.seconds for part in parts(Path("folder"), toy=False) if part.group in groups]
+    profile = gpu.PROFILE_SECONDS if "profile" in groups else 0
+    assert START_SECONDS + CHECK.seconds + sum(seconds) + profile <= 9 * 60
+    assert len(seconds) >= 4
+
+
+def test_a_part_has_the_time_that_is_left_over_and_leaves_later_parts_theirs() -> None:
+    first, second, third = (Part("g", "t", "s", "t", {}, seconds, "jax") for seconds in (100, 200, 50))
+    assert gpu.time_limit(first, (second, third), 400) == 150  # of which 50 were left over
+    assert gpu.time_limit(first, (second, third), 200) == 150  # the second no longer fits, the third does
+    assert gpu.time_limit(first, (second, third), 60) == 60
+    assert gpu.time_limit(third, (), 300) == 300
+
+
+def test_the_mixture_and_our_fastest_settings_come_before_the_other_variants() -> None:
+    ours = [case for case in (*MAIN, *VARIANTS) if case.library == "ours"]
+    assert (ours[0].variant, ours[0].model, ours[0].micro_batch) == ("unrolled, no remat", "gpt2_500m", 16)
+    assert (VARIANTS[0].model, VARIANTS[1].variant, VARIANTS[1].micro_batch) == (
+        "moe_1b",
+        "unrolled, remat qkv_mlp",
+        16,
+    )
+
+
+def test_a_step_is_compiled_with_more_options_and_an_unknown_one_is_an_error() -> None:
+    double = jax.jit(lambda state, batch: state + batch)
+    one = jax.numpy.ones(())
+    assert compiled_with(double, one, one, FLAGS[1].xla)(one, one) == 2
+    with pytest.raises(Exception, match="xla_no_such_option"):
+        compiled_with(double, one, one, {"xla_no_such_option": True})
 
 
 def test_what_failed_ends_the_command_with_a_line_that_names_it(tmp_path: Path) -> None:
     report = gpu.Report(None)
-    report.run(Part("group", "a broken part", "none.py", "task", {}, 100, "jax"), tmp_path, deadline=1e12)
-    with pytest.raises(gpu.UserError, match="a broken part"):
+    report.run(part_of(tmp_path, "sys.exit(1)"), tmp_path, Ending(), 60)
+    with pytest.raises(gpu.UserError, match="the title"):
         report.raise_what_failed()
 
 
@@ -217,7 +307,8 @@ def test_the_fastest_of_our_cases_is_profiled() -> None:
 def test_a_worker_sees_one_card_and_the_code_of_this_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4")
     monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", "0.5")  # JAX refuses both names of it together
-    seen = gpu.environment(tmp_path)
+    seen = gpu_process.environment(tmp_path)
     assert "XLA_CLIENT_MEM_FRACTION" not in seen
     assert seen["CUDA_VISIBLE_DEVICES"] == "3"
+    assert seen["TMPDIR"] == str(tmp_path)
     assert seen["PYTHONPATH"].split(os.pathsep)[0] == str(ROOT)

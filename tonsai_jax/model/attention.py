@@ -8,27 +8,45 @@ import jax.numpy as jnp
 from tonsai_jax.errors import UserError, unknown_name
 from tonsai_jax.model.config import ModelConfig
 
-ATTENTION_BACKENDS = ("xla", "cudnn")
+ATTENTION_BACKENDS = ("xla", "cudnn", "cudnn_packed")  # the last is cudnn, and packs documents instead of masking them
 CAUSAL_BLOCKS = 4  # blocks of queries; each is multiplied only with the keys up to its own end
 
 
-def choose_attention_backend(config: ModelConfig, backend: str, seq_lens: Sequence[int] = ()) -> tuple[str, str]:
-    """The attention backend for `config.attention`, "xla" or "cudnn", and the reason to print.
+def choose_attention_backend(
+    config: ModelConfig, backend: str, seq_lens: Sequence[int] = (), *, has_documents: bool = False
+) -> tuple[str, str]:
+    """The attention backend for `config.attention`, one of `ATTENTION_BACKENDS`, and the reason to print.
 
     Args:
       backend: of JAX: "cpu", "gpu" or "tpu".
       seq_lens: the lengths in tokens of the training sequences.
+      has_documents: whether a sequence has several documents that must not see each other.
 
     Raises `UserError` where `config.attention` asks for cuDNN and it cannot run.
     """
     if config.attention == "xla":
         return "xla", "set by model.attention"
     obstacle = _cudnn_obstacle(config, backend, seq_lens)
+    if obstacle is None and has_documents:
+        from tonsai_jax.model.cudnn_packed import obstacle as packing_obstacle  # imported here: few runs mask documents
+
+        if config.attention == "cudnn":
+            return "cudnn", reason_for_mask("set by model.attention")
+        if config.sliding_window:
+            return "cudnn", reason_for_mask("model.sliding_window needs one")
+        if not_packed := packing_obstacle(config.num_heads, config.kv_heads, config.head_dim):
+            return "cudnn", reason_for_mask(not_packed)
+        return "cudnn_packed", "fused attention of the GPU; documents are packed, without a mask"
     if obstacle is None:
         return "cudnn", "fused attention of the GPU"
     if config.attention == "cudnn":
         raise UserError(f"model.attention=cudnn cannot be used: {obstacle}; set model.attention=xla")
     return "xla", f"not cudnn: {obstacle}"
+
+
+def reason_for_mask(obstacle: str) -> str:
+    """The reason to print where the GPU masks documents, because of an obstacle to packing them."""
+    return f"fused attention of the GPU; documents have a mask, which is slower: {obstacle}"
 
 
 def _cudnn_obstacle(config: ModelConfig, backend: str, seq_lens: Sequence[int]) -> str | None:
@@ -62,14 +80,14 @@ def attention(
     Each head of keys and values serves H / K consecutive heads of queries (grouped-query attention, arXiv:2305.13245).
 
     Args:
-      attention_backend: "xla" or "cudnn", from `choose_attention_backend`.
+      attention_backend: from `choose_attention_backend`.
       scale: what scores are multiplied by, such as 1/sqrt(Dh).
       mask: boolean [B or 1, 1, T, S], True where a query attends to a key; None is causal, with T == S.
       dropout: rate for the attention probabilities; without `dropout_key` nothing is dropped.
 
     Raises `UserError` for another backend.
     """
-    if attention_backend == "cudnn":
+    if attention_backend in ("cudnn", "cudnn_packed"):
         return jax.nn.dot_product_attention(
             q_BxTxHxDh,
             k_BxSxKxDh,
@@ -124,14 +142,14 @@ def _masked_attention(
     return (out_BxKxGxTxDh / sum_BxKxGxTx1).astype(v_BxKxSxDh.dtype)
 
 
-def document_mask(is_end_BxT: jax.Array) -> jax.Array:
-    """Causal mask, boolean [B, 1, T, T], in which a token attends only to tokens of its own document.
+def document_segments(is_end_BxT: jax.Array) -> jax.Array:
+    """The number of the document of each token, int32 [B, T].
 
     Args:
       is_end_BxT: True at end-of-text tokens. Such a token belongs to the document after it: the first token of that document
         is predicted from it, and generation begins a document with it.
     """
-    return segment_mask(jnp.cumsum(is_end_BxT.astype(jnp.int32), axis=1))
+    return jnp.cumsum(is_end_BxT, axis=1, dtype=jnp.int32)
 
 
 def segment_mask(segments_BxT: jax.Array) -> jax.Array:

@@ -8,6 +8,7 @@ Dh head size, F inner width.
 
 import math
 from functools import partial
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,9 @@ from tonsai_jax.model.config import ModelConfig, choices_of
 from tonsai_jax.model.experts import Routing, mixture_of_experts
 from tonsai_jax.model.linear import Kernel, Linear
 from tonsai_jax.model.rope import rotate
+
+if TYPE_CHECKING:
+    from tonsai_jax.model.cudnn_packed import Packing
 
 INIT_STD = 0.02
 
@@ -116,6 +120,7 @@ class Block(nnx.Module):
         x_BxTxD: jax.Array,
         *,
         mask: jax.Array | None,
+        packing: "Packing | None" = None,
         rotation: tuple[jax.Array, jax.Array] | None,
         dropout_key: jax.Array | None,
         dropless: bool,
@@ -126,6 +131,7 @@ class Block(nnx.Module):
 
         Args:
           mask: see `attention`.
+          packing: the documents, see `document_attention`; it has no mask.
           rotation: cosines and sines from `rope.rotation`; None without RoPE.
           dropout_key: key of this layer and step; None drops nothing.
           dropless: see `mixture_of_experts`.
@@ -139,7 +145,7 @@ class Block(nnx.Module):
         # Not a fourth part of the split, which would change the other three.
         adapter_key = None if dropout_key is None else jax.random.fold_in(dropout_key, 3)
         attention_BxTxD, cached_kv = self._attention(
-            self.attention_norm(x_BxTxD), mask, rotation, (keys[0], adapter_key), cached_kv, positions_BxT
+            self.attention_norm(x_BxTxD), mask, packing, rotation, (keys[0], adapter_key), cached_kv, positions_BxT
         )
         if self.config.sandwich_norms:
             attention_BxTxD = self.post_attention_norm(attention_BxTxD)
@@ -153,6 +159,7 @@ class Block(nnx.Module):
         self,
         x_BxTxD: jax.Array,
         mask: jax.Array | None,
+        packing: "Packing | None",
         rotation: tuple[jax.Array, jax.Array] | None,
         keys: tuple[jax.Array | None, jax.Array | None],
         cached_kv: tuple[jax.Array, jax.Array] | None,
@@ -179,16 +186,22 @@ class Block(nnx.Module):
                 cached_kv[1].at[rows, :, positions_BxT].set(v_BxTxKxDh),
             )
             k_BxSxKxDh, v_BxSxKxDh = (each.transpose(0, 2, 1, 3) for each in cached_kv)
-        heads_BxTxHxDh = attention(
-            q_BxTxHxDh,
-            k_BxSxKxDh,
-            v_BxSxKxDh,
-            attention_backend=self.attention_backend,
-            scale=self.config.attention_scale,
-            mask=mask,
-            dropout=self.config.attention_dropout,
-            dropout_key=dropout_key,
-        )
+        scale = self.config.attention_scale
+        if packing is not None:
+            from tonsai_jax.model.document_attention import document_attention  # imported here: few runs have documents
+
+            heads_BxTxHxDh = document_attention(q_BxTxHxDh, k_BxSxKxDh, v_BxSxKxDh, packing, scale, self.mesh)
+        else:
+            heads_BxTxHxDh = attention(
+                q_BxTxHxDh,
+                k_BxSxKxDh,
+                v_BxSxKxDh,
+                attention_backend=self.attention_backend,
+                scale=scale,
+                mask=mask,
+                dropout=self.config.attention_dropout,
+                dropout_key=dropout_key,
+            )
         return self.attention_out(heads_BxTxHxDh.reshape(B, T, H * Dh), adapter_key), cached_kv
 
     def _feed_forward(

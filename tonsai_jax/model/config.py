@@ -130,7 +130,7 @@ class ModelConfig:
     )
     attention: str = key(
         "auto",
-        "attention backend; auto is cudnn where it can run; the run prints which",
+        "attention backend; auto is cudnn where it can run, and packs documents there; the run prints which",
         choices=("auto", "xla", "cudnn"),
         chosen_by_run=True,
     )
@@ -139,9 +139,11 @@ class ModelConfig:
         True, "compile one layer and loop over it; False unrolls: compiles slower, runs faster", chosen_by_run=True
     )
     remat: str = key(
-        "none", "what the backward pass keeps of a layer: none keeps all, full nothing, offload as qkv_mlp on the host",
-        choices=("none", "qkv_mlp", "offload", "full"), chosen_by_run=True,
-    )  # fmt: skip
+        "auto",
+        "what the backward pass keeps of a layer: all, the widest products, these on the host, nothing; auto: what fits",
+        choices=("auto", "none", "qkv_mlp", "offload", "full"),
+        chosen_by_run=True,
+    )
 
     @classmethod
     def from_saved(cls, saved: Mapping[str, Any]) -> "ModelConfig":
@@ -224,6 +226,11 @@ class ModelConfig:
     def kv_heads(self) -> int:
         """Heads of keys and of values."""
         return self.num_kv_heads or self.num_heads
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether the backward pass computes parts of a layer again. "auto" keeps all, unless a run replaces it."""
+        return self.remat not in ("auto", "none")
 
     @property
     def attention_scale(self) -> float:

@@ -13,7 +13,7 @@ WIDE_PRODUCTS = ["qkv", "mlp_pre_activation", "experts_out"]
 
 
 def remat_policy(name: str) -> Callable[..., Any]:
-    """The policy for `jax.checkpoint`. With "none" there is no `jax.checkpoint`, so it has no policy.
+    """The policy for `jax.checkpoint`. With "none" and "auto" there is no `jax.checkpoint`, so it has no policy.
 
     "full" keeps nothing. "qkv_mlp" keeps the widest matrix products and the output of fused attention. "offload" keeps the same,
     but the products in the memory of the host. The fused attention is recognized by the name of its primitive; without

@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from tonsai_jax.errors import unknown_name
 from tonsai_jax.model.attention import (
     causal_mask,
-    document_mask,
+    document_segments,
     segment_mask,
     segment_positions,
     subtree_mask,
@@ -30,6 +30,9 @@ from tonsai_jax.model.config import ModelConfig, choices_of
 from tonsai_jax.model.experts import Routing
 from tonsai_jax.model.remat import remat_policy
 from tonsai_jax.model.rope import local_rope, rotation
+
+if TYPE_CHECKING:
+    from tonsai_jax.model.cudnn_packed import Packing
 
 
 @jax.tree_util.register_dataclass
@@ -131,13 +134,21 @@ class Transformer(nnx.Module):
             mask = subtree_mask(subtree_ends_BxT)
             positions = mask[:, 0].sum(axis=-1) - 1
         elif segments_BxT is not None:
-            mask, positions = segment_mask(segments_BxT), segment_positions(segments_BxT)
+            positions = segment_positions(segments_BxT)
         elif self.config.document_mask and end_of_text_id is not None:
-            mask = document_mask(tokens_BxT == end_of_text_id)
+            segments_BxT = document_segments(tokens_BxT == end_of_text_id)
+        packing = None
+        if segments_BxT is not None and mask is None:
+            if self.blocks.attention_backend == "cudnn_packed":
+                from tonsai_jax.model.document_attention import pack  # imported here: only for documents on a GPU
+
+                packing = pack(segments_BxT, self.blocks.mesh)
+            else:
+                mask = segment_mask(segments_BxT)
         if 0 < self.config.sliding_window < T and mask is None:
             mask = causal_mask(T)[None, None]  # a layer of a scan can leave out its mask only where all layers do
         x_BxTxD, (_, routing) = self._layers(
-            tokens_BxT, positions, mask=mask, dropout_key=dropout_key, dropless=dropless
+            tokens_BxT, positions, mask=mask, packing=packing, dropout_key=dropout_key, dropless=dropless
         )
         return x_BxTxD, routing
 
@@ -173,6 +184,7 @@ class Transformer(nnx.Module):
         positions: jax.Array,
         *,
         mask: jax.Array | None,
+        packing: "Packing | None" = None,
         dropout_key: jax.Array | None = None,
         dropless: bool = True,
         cached_kv: Sequence[tuple[jax.Array, jax.Array]] | None = None,
@@ -214,6 +226,7 @@ class Transformer(nnx.Module):
             return nnx.merge(graphdef, params)(
                 x_BxTxD,
                 mask=mask_and_rotation[0],
+                packing=packing,
                 rotation=mask_and_rotation[1],
                 dropout_key=layer_key,
                 dropless=dropless,
@@ -228,7 +241,7 @@ class Transformer(nnx.Module):
                 x_BxTxD, (kv_BxKxSxDh, _) = layer(x_BxTxD, (params, None, cached_kv[number], is_global))
                 updated.append(kv_BxKxSxDh)
             return self.final_norm(x_BxTxD), (tuple(updated), None)
-        if config.remat != "none":
+        if config.recomputes:
             layer = jax.checkpoint(layer, policy=remat_policy(config.remat), prevent_cse=not config.scan_layers)
         x_BxTxD, by_layer = jax.lax.scan(
             layer,

@@ -77,8 +77,14 @@ def _too_large(config: ConfigDict, setup: Setup) -> Iterator[str]:
 
     device, usable = jax.local_devices()[0], usable_bytes()
     vocab_size = setup.model_config.vocab_size
-    plans = plan_steps(config, vocab_size=vocab_size, num_devices=jax.device_count(), backend=jax.default_backend())
-    if max(sum(plan.memory().values()) for plan in plans) <= usable:
+    plans = plan_steps(
+        config,
+        vocab_size=vocab_size,
+        num_devices=jax.device_count(),
+        backend=jax.default_backend(),
+        usable_bytes=usable,
+    )
+    if max(plan.peak_bytes() for plan in plans) <= usable:
         return
     advice = out_of_memory_advice(config, vocab_size, jax.device_count(), jax.default_backend(), usable)
     yield (
@@ -115,8 +121,14 @@ def mesh_across_hosts(
 
     changed = config.copy_and_resolve_references()
     changed.mesh.data, changed.mesh.fsdp = -1, inside[-1]
-    plans = plan_steps(changed, vocab_size=vocab_size, num_devices=len(hosts), backend=jax.default_backend())
-    if max(sum(plan.memory().values()) for plan in plans) <= usable_bytes:
+    plans = plan_steps(
+        changed,
+        vocab_size=vocab_size,
+        num_devices=len(hosts),
+        backend=jax.default_backend(),
+        usable_bytes=usable_bytes,
+    )
+    if max(plan.peak_bytes() for plan in plans) <= usable_bytes:
         yield (
             f"note: mesh.fsdp={mesh['fsdp']} is spread over hosts, so every micro-batch sends all parameters over the network; "
             f"mesh.fsdp={inside[-1]} with mesh.data=-1 fits too, keeps them inside a host, and sends gradients once per step"
@@ -190,8 +202,10 @@ def out_of_memory_advice(config: ConfigDict, vocab_size: int, num_devices: int, 
     """
     from tonsai_jax.planning.step_plan import plan_steps  # imported here: a run that fits never needs it
 
-    plans = plan_steps(config, vocab_size=vocab_size, num_devices=num_devices, backend=backend)
-    plan = max(plans, key=lambda each: sum(each.memory().values()))
+    plans = plan_steps(
+        config, vocab_size=vocab_size, num_devices=num_devices, backend=backend, usable_bytes=usable_bytes
+    )
+    plan = max(plans, key=lambda each: each.peak_bytes())
     parts = plan.memory()
     listed = ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items() if size >= GIB / 20)
     needs = (

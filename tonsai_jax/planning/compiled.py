@@ -18,6 +18,7 @@ from tonsai_jax.planning.described_gpu import (
     described_mesh,
     grouped_products_without_a_gpu,
 )
+from tonsai_jax.planning.memory import attention_workspace
 from tonsai_jax.planning.program import Program, read_program
 from tonsai_jax.planning.step_plan import StepPlan
 from tonsai_jax.planning.traffic import Kernel, read_kernels
@@ -99,9 +100,11 @@ def compile_step(plan: StepPlan, gpu: Gpu) -> CompiledStep:
     finally:
         jax.config.update("jax_optimization_level", level)
     memory = compiled.memory_analysis()
+    scratch = memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     return CompiledStep(
         state_bytes=memory.argument_size_in_bytes,
-        scratch_bytes=memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        scratch_bytes=scratch
+        + attention_workspace(plan.model_config, plan.attention_backend, plan.micro_batch_size, plan.stage.seq_len),
         text=compiled.as_text() or "",
         seconds=time.monotonic() - begin,
     )

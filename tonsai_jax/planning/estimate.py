@@ -17,7 +17,7 @@ from tonsai_jax.planning.compiled import CompiledStep, compile_step
 from tonsai_jax.planning.described_gpu import why_not_compiled
 from tonsai_jax.planning.memory import described_state, local_parameters
 from tonsai_jax.planning.roofline import flops_by_part, run_cost, seconds_by_part
-from tonsai_jax.planning.step_plan import StepPlan, plan_steps
+from tonsai_jax.planning.step_plan import StepPlan, plan_steps, usable_bytes
 from tonsai_jax.runtime.hardware import Gpu
 from tonsai_jax.stages import Stage, tokens_between, total_steps
 
@@ -68,7 +68,8 @@ def estimate(
         )
     # A model to continue from has its own size, and need not have a row for every special token of its tokenizer.
     vocab_size = manifest.vocab_size if manifest and not config.init_from else config.model.vocab_size
-    plans = plan_steps(config, vocab_size=vocab_size, num_devices=num_gpus, backend="gpu")
+    usable = usable_bytes(config, gpu)
+    plans = plan_steps(config, vocab_size=vocab_size, num_devices=num_gpus, backend="gpu", usable_bytes=usable)
     model_config = plans[0].model_config
     if gpu.flops_for(model_config.dtype) == 0:
         raise UserError(f"{gpu.name} has no {model_config.dtype}; add --config.model.dtype=float16")
@@ -97,12 +98,14 @@ def estimate(
         "hosts": max(1, num_gpus // gpus_per_host),
         "network_gbit": network_gbit,
         "mesh": dict(plans[0].mesh_sizes),
-        "usable_bytes": plans[0].usable_bytes(gpu),
+        "usable_bytes": usable,
         "parameters": model_config.num_parameters,
         "trained_parameters": plans[0].lora and plans[0].lora.num_parameters(model_config),
         "active_parameters": model_config.num_active_parameters,
         "dtype": model_config.dtype,
         "attention": plans[0].attention_backend,
+        "remat": model_config.remat,
+        "scan_layers": model_config.scan_layers,
         "flops_per_token": flops_by_part(model_config, longest, plans[0].lora),
         "stages": figures,
         "run": {
@@ -128,7 +131,7 @@ def _compile(plan: StepPlan, gpu: Gpu, say: Callable[[str], None]) -> CompiledSt
 
 
 def _stage(plan: StepPlan, gpu: Gpu, links: Links, compiled: CompiledStep | None) -> dict[str, Any]:
-    usable, memory = plan.usable_bytes(gpu), plan.memory()
+    usable, memory = usable_bytes(plan.config, gpu), plan.memory()
     devices = math.prod(plan.mesh_sizes.values())
     state = described_state(plan.model_config, plan.optimizer, plan.mesh_sizes, plan.lora)
     least = least_bytes(state, plan.mesh_sizes, plan.accumulation_steps, plan.model_config.dtype)

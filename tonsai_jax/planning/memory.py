@@ -27,7 +27,7 @@ from tonsai_jax.training.state import TrainState, abstract_state, init_params, m
 
 # Fitted to the programs that XLA compiles for a Hopper (docs/estimate.md). A share, by attention backend, of what a layer without
 # remat would keep: that much is in memory at once while its backward pass runs. Fusion saves the rest.
-WORKSPACE_SHARE = {"cudnn": 0.4, "xla": 0.9}
+WORKSPACE_SHARE = {"cudnn": 0.4, "cudnn_packed": 0.4, "xla": 0.9}
 # With remat="none", unrolled layers keep this share of what scanned layers keep: XLA itself computes the rest again.
 UNROLLED_SHARE = 0.45
 
@@ -85,6 +85,7 @@ def memory_by_part(
         "gradients": trained * (2 if accumulates else 1),
         "logits": 0,
         "workspace": round(WORKSPACE_SHARE[attention_backend] * layer * micro_batch_size)
+        + attention_workspace(model_config, attention_backend, micro_batch_size, seq_len)
         + (table * 4 if is_split and not lora else 0),  # the gradient of the head
     }
     fullest = max(at_loss, at_end, key=lambda moment: sum(moment.values()))
@@ -108,7 +109,9 @@ def largest_micro_batch_size(usable_bytes: int, sequences_per_device: int | None
     """
 
     def fits(size: int) -> bool:
-        return sum(memory_by_part(**settings, micro_batch_size=size).values()) <= usable_bytes
+        accumulates = sequences_per_device is not None and size < sequences_per_device
+        parts = memory_by_part(**settings, micro_batch_size=size, accumulates=accumulates)
+        return sum(parts.values()) <= usable_bytes
 
     if sequences_per_device is not None:
         sizes = range(1, sequences_per_device + 1)
@@ -151,6 +154,15 @@ def local_parameters(state: TrainState) -> int:
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(state.params))
 
 
+def attention_workspace(config: ModelConfig, attention_backend: str, micro_batch_size: int, seq_len: int) -> int:
+    """Bytes on a GPU that cuDNN takes for packed documents. A compiler without a GPU does not learn of them."""
+    if attention_backend != "cudnn_packed":
+        return 0
+    from tonsai_jax.model.cudnn_packed import workspace_bytes  # imported here: few runs have documents
+
+    return workspace_bytes(micro_batch_size, seq_len, config.num_heads, config.head_dim)
+
+
 def _local_bytes(tree: Any) -> int:
     """Bytes of the arrays' parts on one device."""
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
@@ -184,6 +196,6 @@ def _kept_per_sequence(
     with cudnn_attention_without_a_gpu():
         whole = kept(model_config, 2) - kept(model_config, 1)
         without_remat = replace(model_config, remat="none")
-        if model_config.remat == "none" and not model_config.scan_layers:
+        if not (model_config.recomputes or model_config.scan_layers):
             whole = round(UNROLLED_SHARE * whole)
         return whole, (kept(without_remat, 2) - kept(without_remat, 1)) // model_config.num_layers

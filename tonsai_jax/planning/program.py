@@ -48,6 +48,13 @@ class Instruction:
         return tuple(dict.fromkeys(names))
 
     @functools.cached_property
+    def usually_called(self) -> tuple[str, ...]:
+        """Those of `called` that a usual step runs: of two branches, the one where the condition holds (`jax.lax.cond`)."""
+        if self.operation != "conditional" or len(self.called) != 2:
+            return self.called
+        return tuple(re.findall(r"true_computation=%?([\w.\-]+)", self.attributes)) or self.called[1:]
+
+    @functools.cached_property
     def op_name(self) -> str:
         """The JAX operation that it came from, with its named scopes, such as "jit(train_step)/jvp(norm)/mul"; "" for none."""
         found = re.search(r'op_name="([^"]*)"', self.attributes)
@@ -73,7 +80,7 @@ class Program:
     entry: str
 
     def times_run(self) -> dict[str, int]:
-        """How often each computation runs; the entry reaches them through loops, calls and branches."""
+        """How often each computation runs in a usual step; the entry reaches them through loops, calls and branches."""
         times: dict[str, int] = defaultdict(int)
 
         def walk(name: str, factor: int) -> None:
@@ -81,7 +88,7 @@ class Program:
             for each in self.computations[name]:
                 if each.operation in ("while", "call", "conditional", "async-start"):
                     trips = _TRIPS.search(each.attributes) if each.operation == "while" else None
-                    for called in each.called:
+                    for called in each.usually_called:
                         if called in self.computations:
                             walk(called, factor * (int(trips[1]) if trips else 1))
 

@@ -38,7 +38,11 @@ def _head(figures: dict[str, Any]) -> Table:
             "parameters",
             f"{figures['parameters'] / 1e6:,.1f} M, {figures['active_parameters'] / 1e6:,.1f} M active{lora}",
         ],
-        ["compute", f"{figures['dtype']}, attention {figures['attention']}"],
+        [
+            "compute",
+            f"{figures['dtype']}, attention {figures['attention']}, "
+            f"{'scanned' if figures['scan_layers'] else 'unrolled'} layers, remat {figures['remat']}",
+        ],
         ["FLOPs per token", f"{model / 1e9:.3f} G, plus {extra}"],
     ]
     return Table("", [], rows, "ll")

@@ -46,7 +46,9 @@ def flops_by_part(model_config: ModelConfig, seq_len: int, lora: Lora | None = N
     # output projection of attention.
     projection = 2.0 * model_config.num_layers * model_config.d_model * model_config.num_heads * model_config.head_dim
     forward = (gemm + spare + attention + outside_window) / 3
-    recomputed = {"none": 0.0, "qkv_mlp": projection, "offload": projection, "full": forward}[model_config.remat]
+    recomputed = 0.0
+    if model_config.recomputes:
+        recomputed = forward if model_config.remat == "full" else projection
     if lora is not None:
         gemm, head, spare = gemm * 2 / 3 + 6.0 * lora.num_parameters(model_config), head * 2 / 3, spare * 2 / 3
     return {
@@ -86,7 +88,7 @@ def seconds_by_part(
     elements = (20 if model_config.sandwich_norms else 16) * model_config.d_model + 2 * model_config.d_ff * (
         model_config.experts_per_token if model_config.num_experts else 1
     )
-    passes = 3 if model_config.remat == "none" else 4
+    passes = 4 if model_config.recomputes else 3
     # AdamW reads parameter, gradient and two moments, and writes three of them; the gradient norm reads the gradient once more.
     optimizer_bytes = 8 * 4 * local_parameters
     return {

@@ -16,13 +16,18 @@ from tonsai_jax.stages import Stage
 from tonsai_jax.training.mesh import mesh_sizes
 from tonsai_jax.training.optimizer import make_optimizer
 
+# What `remat="auto"` tries, the fastest first, and the share of the memory that the estimate may fill: it is a few percent off.
+REMAT_BY_SPEED = ("none", "qkv_mlp", "full")
+FILLED_SHARE = 0.95
+
 
 @dataclasses.dataclass(frozen=True)
 class StepPlan:
     """The training step of one stage.
 
     Attributes:
-      attention_backend: "xla" or "cudnn".
+      attention_backend: from `choose_attention_backend`; documents are packed where a run would pack them, unless its GPU fails
+        the comparison at the start.
       lora: the adapters, where only they are trained.
       mesh_sizes: devices along each axis of the mesh.
       sequences_per_device: sequences of a step that one device processes.
@@ -51,6 +56,10 @@ class StepPlan:
         size = micro_batch_size or self.micro_batch_size
         return memory_by_part(**self._settings(), micro_batch_size=size, accumulates=size < self.sequences_per_device)
 
+    def peak_bytes(self) -> int:
+        """The sum of `memory`."""
+        return sum(self.memory().values())
+
     def largest_micro_batch_size(self, usable_bytes: int) -> int:
         """The largest micro-batch that fits and divides `sequences_per_device`; 0 where one sequence does not fit."""
         return largest_micro_batch_size(
@@ -70,10 +79,6 @@ class StepPlan:
             return 0
         return max(1, micro_batch_size * self.stage.seq_len // self.config.seq_len)
 
-    def usable_bytes(self, gpu: Gpu) -> int:
-        """The bytes of a GPU's memory that JAX allocates."""
-        return int(gpu.memory_bytes * self.config.runtime.memory_fraction)
-
     def _settings(self) -> dict[str, Any]:
         return {
             "model_config": self.model_config,
@@ -86,18 +91,39 @@ class StepPlan:
         }
 
 
-def plan_steps(config: ConfigDict, *, vocab_size: int, num_devices: int, backend: str) -> tuple[StepPlan, ...]:
+def usable_bytes(config: ConfigDict, gpu: Gpu) -> int:
+    """The bytes of a GPU's memory that JAX allocates."""
+    return int(gpu.memory_bytes * config.runtime.memory_fraction)
+
+
+def plan_steps(
+    config: ConfigDict, *, vocab_size: int, num_devices: int, backend: str, usable_bytes: float
+) -> tuple[StepPlan, ...]:
     """The training step of each stage.
 
     Args:
       vocab_size: of the tokenizer, for a config with `model.vocab_size=0`.
-      backend: of JAX: "gpu" or "cpu"; it decides which attention backend "auto" is.
+      backend: of JAX: "gpu" or "cpu"; it decides which attention backend and which remat "auto" is.
+      usable_bytes: memory of one device that the run can use; only "auto" needs it.
 
     Raises `UserError` for a config that cannot be trained on this number of devices.
     """
     validate(config)
-    stages, model = stages_of(config), model_config(config, vocab_size)
-    attention_backend, _ = choose_attention_backend(model, backend, [stage.seq_len for stage in stages])
+    model = model_config(config, vocab_size)
+    if model.remat != "auto":
+        return _plans(config, model, num_devices, backend)
+    for remat in REMAT_BY_SPEED if backend == "gpu" else REMAT_BY_SPEED[:1]:
+        plans = _plans(config, dataclasses.replace(model, remat=remat), num_devices, backend)
+        if backend != "gpu" or max(plan.peak_bytes() for plan in plans) <= FILLED_SHARE * usable_bytes:
+            break
+    return plans
+
+
+def _plans(config: ConfigDict, model: ModelConfig, num_devices: int, backend: str) -> tuple[StepPlan, ...]:
+    stages = stages_of(config)
+    attention_backend, _ = choose_attention_backend(
+        model, backend, [stage.seq_len for stage in stages], has_documents=model.document_mask
+    )
     axes = config.mesh
     sizes = mesh_sizes(axes.data, axes.fsdp, axes.expert, count=num_devices, num_experts=model.num_experts)
     optimizer = make_optimizer(**optimizer_settings(config))

@@ -19,7 +19,8 @@ from tonsai_jax.config import (
     model_config,
     optimizer_settings,
 )
-from tonsai_jax.model.attention import choose_attention_backend
+from tonsai_jax.hosts.processes import gather_texts
+from tonsai_jax.model.attention import choose_attention_backend, reason_for_mask
 from tonsai_jax.model.config import Lora, ModelConfig
 from tonsai_jax.runtime.hardware import check_dtype
 from tonsai_jax.stages import Stage, total_steps
@@ -56,11 +57,14 @@ class Setup:
         return self.lora.flops_per_token(self.model_config, seq_len)
 
 
-def check_run(config: ConfigDict, stages: Sequence[Stage], vocab_size: int) -> Setup:
-    """Checks a valid config against the devices and the tokenizer; computes and writes nothing.
+def check_run(config: ConfigDict, stages: Sequence[Stage], vocab_size: int, *, has_packed_rows: bool = False) -> Setup:
+    """Checks a valid config against the devices and the tokenizer; writes nothing.
+
+    It computes only where documents are kept apart on a GPU: it compares the two ways to do so there.
 
     Args:
       vocab_size: rows that the tokenizer's ids need.
+      has_packed_rows: whether rows hold several conversations, which are kept apart without `model.document_mask` too.
 
     Raises `UserError` for everything that would fail later: a schedule longer than the run, axes of the mesh and batches
     that do not divide, a vocabulary that is too small, an attention backend or a dtype
@@ -74,12 +78,23 @@ def check_run(config: ConfigDict, stages: Sequence[Stage], vocab_size: int) -> S
     device = jax.devices()[0]
     check_dtype(model.dtype, device.device_kind, getattr(device, "compute_capability", None))
     seq_lens = [stage.seq_len for stage in stages]
-    attention_backend, attention_reason = choose_attention_backend(model, jax.default_backend(), seq_lens)
+    attention_backend, attention_reason = choose_attention_backend(
+        model, jax.default_backend(), seq_lens, has_documents=model.document_mask or has_packed_rows
+    )
+    if attention_backend == "cudnn_packed":
+        from tonsai_jax.model.document_attention import difference_on_this_gpu  # imported here: few runs have documents
+
+        # Every process asks the others: all must run the same program.
+        if differences := [text for text in gather_texts(difference_on_this_gpu(model) or "") if text]:
+            attention_backend, attention_reason = "cudnn", reason_for_mask(differences[0])
     experts_backend, experts_reason = "batched", "a dense model has none"
     if model.num_experts:
         from tonsai_jax.model.grouped import choose_experts_backend  # imported here: most models are dense
 
         experts_backend, experts_reason = choose_experts_backend(model, jax.default_backend())
+        obstacle = "" if experts_backend == "grouped" else experts_reason
+        if obstacles := [text for text in gather_texts(obstacle) if text]:
+            experts_backend, experts_reason = "batched", obstacles[0]
     optimizer = make_optimizer(**optimizer_settings(config))
     lora = lora_settings(config)
     state = abstract_state(model, optimizer, mesh, lora)

@@ -1,0 +1,42 @@
+"""`model.remat="auto"` of a run: the fastest rematerialization that fits in the memory of its devices."""
+
+import dataclasses
+
+import jax
+import numpy as np
+from jax.experimental.multihost_utils import process_allgather
+from ml_collections import ConfigDict
+
+from tonsai_jax.planning.advice import GIB, SMALL_PARAMETERS, usable_bytes
+from tonsai_jax.training.setup import Setup
+
+
+def with_remat(config: ConfigDict, setup: Setup) -> tuple[Setup, str]:
+    """The run with "auto" replaced, and a line that says by what and why; "" where the config says what to do.
+
+    Small models and runs on a CPU keep all of a layer. All processes of a run choose the same: that of the smallest device.
+    """
+    if setup.model_config.remat != "auto":
+        return setup, ""
+    if jax.default_backend() != "gpu" or setup.model_config.num_parameters < SMALL_PARAMETERS:
+        return _replaced(setup, "none"), ""
+    from tonsai_jax.planning.step_plan import plan_steps  # imported here: a run on a CPU never needs it
+
+    mebibytes = np.int32(usable_bytes() // 2**20)
+    usable = int(np.min(process_allgather(mebibytes))) * 2**20
+    plans = plan_steps(
+        config,
+        vocab_size=setup.model_config.vocab_size,
+        num_devices=setup.mesh.size,
+        backend="gpu",
+        usable_bytes=usable,
+    )
+    remat, needs = plans[0].model_config.remat, max(plan.peak_bytes() for plan in plans)
+    line = f"remat: {remat} (the step needs about {needs / GIB:.1f} of {usable / GIB:.1f} GiB)"
+    if remat != "none" and setup.model_config.scan_layers:
+        line += "; unrolled layers need less without remat: try model.scan_layers=False"
+    return _replaced(setup, remat), line
+
+
+def _replaced(setup: Setup, remat: str) -> Setup:
+    return dataclasses.replace(setup, model_config=dataclasses.replace(setup.model_config, remat=remat))
