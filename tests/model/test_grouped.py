@@ -33,10 +33,14 @@ def transposed_ragged_dot(x, dy, *, group_sizes, **blocks):
     return jax.lax.ragged_dot_general(x, dy, group_sizes, contract_the_rows)
 
 
-@pytest.fixture
-def stand_ins(monkeypatch):
+def put_stand_ins(monkeypatch):
     monkeypatch.setattr(ragged_dot_mgpu, "ragged_dot", ragged_dot)
     monkeypatch.setattr(transposed_ragged_dot_mgpu, "transposed_ragged_dot", transposed_ragged_dot)
+
+
+@pytest.fixture
+def stand_ins(monkeypatch):
+    put_stand_ins(monkeypatch)
 
 
 @pytest.fixture
@@ -58,10 +62,11 @@ def check_grouped_linear(sizes, O):  # noqa: E741
     y, backward = jax.vjp(lambda x, kernel: grouped_linear(x, kernel, jnp.array(sizes, jnp.int32)), x, kernel)
     dx, dkernel = backward(dy)
     assert (y.dtype, dx.dtype, dkernel.dtype) == (jnp.bfloat16, jnp.bfloat16, jnp.float32)
-    x, dy, kernel = (np.asarray(array.astype(jnp.bfloat16), np.float64) for array in (x, dy, kernel))
+    x64, dy64, kernel64 = (np.asarray(array.astype(jnp.bfloat16), np.float64) for array in (x, dy, kernel))
     ends = np.cumsum(sizes)
     for group, (start, end) in enumerate(zip(ends - sizes, ends, strict=True)):
-        expected = x[start:end] @ kernel[group], dy[start:end] @ kernel[group].T, x[start:end].T @ dy[start:end]
+        rows, drows = x64[start:end], dy64[start:end]
+        expected = rows @ kernel64[group], drows @ kernel64[group].T, rows.T @ drows
         for ours, theirs in zip((y[start:end], dx[start:end], dkernel[group]), expected, strict=True):
             np.testing.assert_allclose(np.asarray(ours, np.float64), theirs, rtol=2**-8, atol=1e-4)
 
@@ -102,7 +107,9 @@ def check_experts(dtype, tolerance, F, favored=()):
     gradients, (y, routing) = jax.jit(jax.grad(of_ours, argnums, has_aux=True))(*arrays)
     expected_gradients, expected = jax.jit(jax.grad(of_loop, argnums, has_aux=True))(*arrays)
     for ours, theirs in zip((y, *gradients), (expected, *expected_gradients), strict=True):
-        np.testing.assert_allclose(ours.astype(jnp.float32), theirs, atol=tolerance * jnp.abs(theirs).max(), rtol=0)
+        np.testing.assert_allclose(
+            ours.astype(jnp.float32), theirs, atol=tolerance * float(jnp.abs(theirs).max()), rtol=0
+        )
     assert routing.dropped == 0
     if favored:
         np.testing.assert_allclose(routing.load_E[jnp.array(favored)], 1 / len(favored), atol=1e-6)
@@ -117,7 +124,7 @@ def test_experts_that_drop_nothing_without_empty_slots_are_the_loop_over_experts
 
 def check_eight_devices():
     """Each device sorts its own tokens; there are no kernels here, only the stand-ins."""
-    ragged_dot_mgpu.ragged_dot, transposed_ragged_dot_mgpu.transposed_ragged_dot = ragged_dot, transposed_ragged_dot
+    put_stand_ins(pytest.MonkeyPatch())
     config = dataclasses.replace(CONFIG, num_experts=E, capacity_factor=0.0)
     rng = np.random.default_rng(0)
     shapes = ((8, 16, 16), (16, E), (E, 16, 48), (E, 24, 16))
@@ -130,7 +137,7 @@ def check_eight_devices():
     gradients = jax.jit(jax.grad(summed, (0, 1, 2, 3)))(*arrays)
     expected = jax.jit(jax.grad(lambda *arrays: jnp.sum(by_a_loop(config, *arrays) ** 2), (0, 1, 2, 3)))(*arrays)
     for ours, theirs in zip(gradients, expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-4 * jnp.abs(theirs).max(), rtol=0)
+        np.testing.assert_allclose(ours, theirs, atol=1e-4 * float(jnp.abs(theirs).max()), rtol=0)
 
 
 @pytest.mark.full
