@@ -313,6 +313,8 @@ def describe(
             f"rank {setup.lora.rank} at {', '.join(setup.lora.targets)}"
         )
     say(f"attention: {setup.attention_backend} ({setup.attention_reason})")
+    if model.num_experts:
+        say(f"experts that drop nothing: {setup.experts_backend} ({setup.experts_reason})")
     say(f"devices: {setup.mesh.size} x {jax.devices()[0].device_kind}, mesh {dict(setup.mesh.shape)}")
     tokens = tokens_between(setup.stages, 0, last_step)
     mixture = sum(size.tokens for name, size in manifest.train_sizes().items() if epochs[name])

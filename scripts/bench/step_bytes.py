@@ -7,6 +7,7 @@ and all other kernels at 4.0 TB/s (a copy reached 4.3). Another GPU has the same
 """
 
 import argparse
+import dataclasses
 import os
 import re
 import sys
@@ -36,6 +37,12 @@ def main() -> None:
     )
     add("--gpu", default="h200", metavar="NAME", help="h100 or h200 (default: h200)")
     add("--num-gpus", type=int, default=1, metavar="N", help="GPUs of one machine; figures are of each (default: 1)")
+    add(
+        "--experts",
+        choices=("batched", "grouped"),
+        default="batched",
+        help="products of experts that drop nothing (default: batched); grouped are the kernels that a Hopper can use",
+    )
     add("--kernels", type=int, default=0, metavar="N", help="also list the N groups of kernels with the most bytes")
     add("--program", type=Path, metavar="FILE", help="also write the text of the program to this file")
     add("--json", type=Path, metavar="FILE", help="also write the figures to this file")
@@ -66,6 +73,7 @@ def main() -> None:
         "usable_bytes": usable_bytes(config, gpu),
     }
     (plan,) = plan_steps(config, **sizes, backend="gpu")
+    plan = dataclasses.replace(plan, experts_backend=args.experts)
     step = compile_step(plan, gpu)
     figures = step_figures(plan, step, gpu)
     print(as_text(figures))

@@ -42,7 +42,7 @@ def weights(seed=0):
 
 @functools.partial(jax.jit, static_argnames=("config", "dropless"))
 def ours(config, *arrays, dropless=False):
-    return mixture_of_experts(*arrays, config=config, mesh=None, dropless=dropless)
+    return mixture_of_experts(*arrays, config=config, mesh=None, dropless=dropless, backend="batched")
 
 
 def by_a_loop(config, x, router, up, down, kept=None):
@@ -153,7 +153,9 @@ def test_experts_specialize():
     optimizer = optax.adam(1e-2)
 
     def loss(params):
-        y, routing = mixture_of_experts(jnp.asarray(x), *params, config=config, mesh=None, dropless=False)
+        y, routing = mixture_of_experts(
+            jnp.asarray(x), *params, config=config, mesh=None, dropless=False, backend="batched"
+        )
         return jnp.mean((y - target) ** 2) + 0.01 * routing.load_balance
 
     @jax.jit
@@ -260,7 +262,8 @@ def test_the_backward_pass_runs_no_matrix_product_again_where_the_widest_are_kep
     config = dataclasses.replace(CONFIG, d_model=64, d_ff=128)
     shapes = ((1, 512, 64), (64, E), (E, 64, 256), (E, 128, 64))
     layer = jax.checkpoint(
-        functools.partial(mixture_of_experts, config=config, mesh=None, dropless=False), policy=remat_policy("qkv_mlp")
+        functools.partial(mixture_of_experts, config=config, mesh=None, dropless=False, backend="batched"),
+        policy=remat_policy("qkv_mlp"),
     )
     gradient = jax.grad(lambda *arrays: jnp.sum(layer(*arrays)[0] ** 2), argnums=(0, 1, 2, 3))
     compiled = jax.jit(gradient).lower(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)).compile()

@@ -78,6 +78,7 @@ class Block(nnx.Module):
     Args:
       attention_backend: from `choose_attention_backend`.
       mesh: the devices over which tokens and experts are spread; only experts use it.
+      experts_backend: from `choose_experts_backend`.
 
     Attributes:
       adapter_dropout: that of the adapters of LoRA, where it has some.
@@ -85,13 +86,16 @@ class Block(nnx.Module):
 
     adapter_dropout: float = 0.0
 
-    def __init__(self, config: ModelConfig, attention_backend: str, mesh: Mesh | None, *, rngs: nnx.Rngs):
+    def __init__(
+        self, config: ModelConfig, attention_backend: str, mesh: Mesh | None, experts_backend: str, *, rngs: nnx.Rngs
+    ):
         residual_std = INIT_STD / math.sqrt(2 * config.num_layers)  # GPT-2: the residual stream keeps its variance
         linear = partial(Linear, bias=config.bias, rngs=rngs)
         D, H, K, Dh = config.d_model, config.num_heads, config.kv_heads, config.head_dim
         up_columns = config.d_ff if config.mlp == "gelu" else 2 * config.d_ff
         self.config = config
         self.attention_backend = attention_backend
+        self.experts_backend = experts_backend
         self.mesh = mesh
         self.attention_norm = make_norm(config, D, rngs)
         self.qkv = linear(D, (H + 2 * K) * Dh, std=INIT_STD)
@@ -213,6 +217,7 @@ class Block(nnx.Module):
                 config=config,
                 mesh=self.mesh,
                 dropless=dropless,
+                backend=self.experts_backend,
             )
         hidden_BxTxF = checkpoint_name(self.mlp_up(x_BxTxD, adapter_key), "mlp_pre_activation")
         if config.mlp == "gelu":

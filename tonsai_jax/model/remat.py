@@ -9,7 +9,7 @@ from tonsai_jax.errors import unknown_name
 from tonsai_jax.model.config import choices_of
 
 # The widest matrix products of a layer, by the names that `checkpoint_name` gives them in the layer.
-WIDE_PRODUCTS = ["qkv", "mlp_pre_activation"]
+WIDE_PRODUCTS = ["qkv", "mlp_pre_activation", "experts_out"]
 # What experts receive from other devices; kept, it is not sent a second time.
 RECEIVED = ["received_tokens"]
 

@@ -86,11 +86,18 @@ class Transformer(nnx.Module):
     Args:
       attention_backend: from `choose_attention_backend`.
       mesh: in training, the devices over which tokens and experts are spread; only experts use it.
+      experts_backend: from `choose_experts_backend`.
       rngs: the stream "params" draws the initial parameters, float32.
     """
 
     def __init__(
-        self, config: ModelConfig, attention_backend: str = "xla", mesh: Mesh | None = None, *, rngs: nnx.Rngs
+        self,
+        config: ModelConfig,
+        attention_backend: str = "xla",
+        mesh: Mesh | None = None,
+        experts_backend: str = "batched",
+        *,
+        rngs: nnx.Rngs,
     ):
         self.config = config
         normal = nnx.initializers.normal(INIT_STD)
@@ -101,7 +108,7 @@ class Transformer(nnx.Module):
         @nnx.split_rngs(splits=config.num_layers)
         @nnx.vmap(in_axes=(0,), out_axes=0)
         def stacked_blocks(rngs: nnx.Rngs) -> Block:
-            return Block(config, attention_backend, mesh, rngs=rngs)
+            return Block(config, attention_backend, mesh, experts_backend, rngs=rngs)
 
         self.blocks = stacked_blocks(rngs)
         self.final_norm = make_norm(config, config.d_model, rngs)

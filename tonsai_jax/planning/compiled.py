@@ -13,7 +13,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 from tonsai_jax.config import loss_settings, micro_batch
 from tonsai_jax.data.manifest import dtype_for
 from tonsai_jax.planning.collectives import Collectives, read_collectives
-from tonsai_jax.planning.described_gpu import cudnn_attention_without_a_gpu, described_mesh
+from tonsai_jax.planning.described_gpu import (
+    cudnn_attention_without_a_gpu,
+    described_mesh,
+    grouped_products_without_a_gpu,
+)
 from tonsai_jax.planning.memory import attention_workspace
 from tonsai_jax.planning.program import Program, read_program
 from tonsai_jax.planning.step_plan import StepPlan
@@ -70,7 +74,7 @@ def compile_step(plan: StepPlan, gpu: Gpu) -> CompiledStep:
     begin = time.monotonic()
     mesh = described_mesh(gpu, plan.mesh_sizes)
     step = make_train_step(
-        model_graph(plan.model_config, plan.attention_backend, mesh, plan.lora),
+        model_graph(plan.model_config, plan.attention_backend, mesh, plan.lora, plan.experts_backend),
         plan.optimizer,
         lambda step: jnp.float32(plan.config.optimizer.learning_rate),  # its value changes no array
         mesh,
@@ -90,7 +94,7 @@ def compile_step(plan: StepPlan, gpu: Gpu) -> CompiledStep:
     level = jax.config.jax_optimization_level  # type: ignore[attr-defined]  # options are added at run time
     set_optimization_level(plan.config.runtime.optimization_level, "gpu", mesh.size)
     try:
-        with cudnn_attention_without_a_gpu():
+        with cudnn_attention_without_a_gpu(), grouped_products_without_a_gpu():
             state = abstract_state(plan.model_config, plan.optimizer, mesh, plan.lora)
             compiled = step.lower(state, batch).compile()  # type: ignore[attr-defined]  # it is jitted
     finally:

@@ -5,7 +5,9 @@ It replaces private functions of JAX (0.10 to 0.12): the checks of its fused att
 
 import contextlib
 import os
+import types
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,12 +17,13 @@ from jax.sharding import Mesh
 from tonsai_jax.runtime.hardware import Gpu
 
 CUDNN_VERSION = 91900  # 9.19, in the numbering of the library
+CORE_COUNT = 132  # multiprocessors
 # What XLA's cost models and code generators ask about a Hopper, under the names of its GpuTargetConfigProto. Bandwidth and
 # memory come from `runtime.hardware`.
 _HOPPER = """
 gpu_device_info {{
   cuda_compute_capability {{ major: 9 }}
-  core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98 l2_cache_size: 62914560
+  core_count: {core_count} fpus_per_core: 128 clock_rate_ghz: 1.98 l2_cache_size: 62914560
   threads_per_warp: 32 threads_per_block_limit: 1024 threads_per_core_limit: 2048
   registers_per_core_limit: 65536 registers_per_block_limit: 65536
   shared_memory_per_block: 49152 shared_memory_per_block_optin: 232448 shared_memory_per_core: 233472
@@ -55,6 +58,21 @@ def cudnn_attention_without_a_gpu() -> Iterator[None]:
             setattr(fused_attention, name, function)
 
 
+@contextlib.contextmanager
+def grouped_products_without_a_gpu() -> Iterator[None]:
+    """Lets JAX trace its grouped products for a Hopper GPU: one of them asks the first device for its multiprocessors."""
+    import jax.experimental.pallas.ops.gpu.transposed_ragged_dot_mgpu as grouped
+
+    gpu = types.SimpleNamespace(core_count=CORE_COUNT)
+    described: Any = types.SimpleNamespace(**vars(jax) | {"devices": lambda: [gpu]})
+    before = grouped.jax
+    try:
+        grouped.jax = described
+        yield
+    finally:
+        grouped.jax = before
+
+
 def why_not_compiled(gpu: Gpu) -> str | None:
     """The reason why a program cannot be compiled for this GPU on this machine, or None where it can."""
     if gpu.name not in DESCRIBED:
@@ -72,7 +90,9 @@ def why_not_compiled(gpu: Gpu) -> str | None:
 
 def described_mesh(gpu: Gpu, mesh_sizes: Mapping[str, int]) -> Mesh:
     """A mesh of described GPUs in one machine. Needs JAX's CUDA plugin, but no driver and no GPU."""
-    target = _HOPPER.format(bandwidth=gpu.memory_bandwidth, memory=gpu.memory_bytes, name=gpu.name.upper())
+    target = _HOPPER.format(
+        core_count=CORE_COUNT, bandwidth=gpu.memory_bandwidth, memory=gpu.memory_bytes, name=gpu.name.upper()
+    )
     sizes = tuple(mesh_sizes.values())
     topology = topologies.get_topology_desc(
         platform="cuda", target_config=target, topology=f"1x1x{int(np.prod(sizes))}"

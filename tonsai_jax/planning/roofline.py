@@ -20,7 +20,8 @@ def flops_by_part(model_config: ModelConfig, seq_len: int, lora: Lora | None = N
 
     Returns:
       gemm (matrix products of the layers), head and attention: their sum is `ModelConfig.flops_per_token`; unused_slots: what
-      experts compute in capacity slots beyond the choices of the tokens, since an expert computes all of its slots;
+      experts compute in capacity slots beyond the choices of the tokens, since an expert computes all of its slots, unless
+      nothing may be dropped and `model.grouped` works on the GPU;
       outside_window: pairs of tokens that attention multiplies and then masks, since with a sliding window it multiplies all
       pairs; recomputed: what the remat policy computes again.
     """

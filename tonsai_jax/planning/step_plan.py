@@ -32,6 +32,7 @@ class StepPlan:
       mesh_sizes: devices along each axis of the mesh.
       sequences_per_device: sequences of a step that one device processes.
       accumulation_steps: micro-batches in which it processes them, one after the other.
+      experts_backend: see `mixture_of_experts`. What a GPU can run is only known there, so plans are "batched".
     """
 
     config: ConfigDict
@@ -43,6 +44,7 @@ class StepPlan:
     mesh_sizes: Mapping[str, int]
     sequences_per_device: int
     accumulation_steps: int
+    experts_backend: str = "batched"
 
     @property
     def micro_batch_size(self) -> int:

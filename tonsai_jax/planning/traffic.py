@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
+from tonsai_jax.model.grouped import SCOPE as GROUPED_PRODUCT
 from tonsai_jax.planning.collectives import KINDS as COLLECTIVES
 from tonsai_jax.planning.program import Instruction, Program, array_bytes, dimensions_of
 
@@ -128,7 +129,14 @@ def _scope(instruction: Instruction) -> str:
     return next((word for word in reversed(re.findall(r"\w+", instruction.op_name)) if word in SCOPES), "")
 
 
+def _is_grouped_product(instruction: Instruction) -> bool:
+    """Whether it is one of the kernels of `model.grouped`, which have no names of their own."""
+    return bool(instruction.custom_call_target) and GROUPED_PRODUCT in instruction.op_name
+
+
 def _is_product(instruction: Instruction) -> bool:
+    if _is_grouped_product(instruction):
+        return True
     is_library = re.search("gemm|matmul|ragged_dot", instruction.custom_call_target + instruction.name)
     return instruction.operation == "dot" or bool(instruction.custom_call_target and is_library)
 
@@ -137,7 +145,10 @@ def _flops(program: Program, instruction: Instruction, types: Mapping[str, str])
     """FLOPs of the matrix products in a kernel."""
     total = 0
     for body, each in _with_types(program, instruction, types):
-        if _is_product(each):
+        if _is_grouped_product(each):
+            rows_AxI = next(shape for name in each.operands if len(shape := dimensions_of(body.get(name, ""))) == 2)
+            total += 2 * math.prod(rows_AxI) * dimensions_of(each.type)[-1]
+        elif _is_product(each):
             contracted = re.search(r"lhs_contracting_dim(?:ension)?s\W+([\d,\"]+)", each.attributes)
             left = dimensions_of(body.get(each.operands[0], ""))
             depth = [left[int(axis)] for axis in re.findall(r"\d+", contracted[1])] if contracted and left else [0]

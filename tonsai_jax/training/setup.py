@@ -35,7 +35,7 @@ class Setup:
     """A run that its config, its data and the devices allow.
 
     Attributes:
-      attention_reason: why this attention backend was chosen.
+      attention_reason, experts_reason: why this backend was chosen.
       abstract_state: shapes, dtypes and shardings of the state; no memory behind them.
     """
 
@@ -44,6 +44,8 @@ class Setup:
     model_config: ModelConfig
     attention_backend: str
     attention_reason: str
+    experts_backend: str
+    experts_reason: str
     lora: Lora | None
     optimizer: optax.GradientTransformation
     abstract_state: TrainState
@@ -85,12 +87,31 @@ def check_run(config: ConfigDict, stages: Sequence[Stage], vocab_size: int, *, h
         # Every process asks the others: all must run the same program.
         if differences := [text for text in gather_texts(difference_on_this_gpu(model) or "") if text]:
             attention_backend, attention_reason = "cudnn", reason_for_mask(differences[0])
+    experts_backend, experts_reason = "batched", "a dense model has none"
+    if model.num_experts:
+        from tonsai_jax.model.grouped import choose_experts_backend  # imported here: most models are dense
+
+        experts_backend, experts_reason = choose_experts_backend(model, jax.default_backend())
+        obstacle = "" if experts_backend == "grouped" else experts_reason
+        if obstacles := [text for text in gather_texts(obstacle) if text]:
+            experts_backend, experts_reason = "batched", obstacles[0]
     optimizer = make_optimizer(**optimizer_settings(config))
     lora = lora_settings(config)
     state = abstract_state(model, optimizer, mesh, lora)
     if config.optimizer.frozen_steps:
         mask_of(state.params, config.optimizer.frozen_except)  # only for its error
-    return Setup(stages, mesh, model, attention_backend, attention_reason, lora, optimizer, state)
+    return Setup(
+        stages,
+        mesh,
+        model,
+        attention_backend,
+        attention_reason,
+        experts_backend,
+        experts_reason,
+        lora,
+        optimizer,
+        state,
+    )
 
 
 def make_steps(
@@ -105,7 +126,7 @@ def make_steps(
       token_bytes: int32 [vocab_size], UTF-8 bytes of each id.
       prefix_bytes: bytes that the tokenizer puts before every text.
     """
-    graph = model_graph(setup.model_config, setup.attention_backend, setup.mesh, setup.lora)
+    graph = model_graph(setup.model_config, setup.attention_backend, setup.mesh, setup.lora, setup.experts_backend)
     loss = LossSettings(**loss_settings(config))
     schedule = learning_rate_schedule(
         config.optimizer.schedule,

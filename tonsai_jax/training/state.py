@@ -44,15 +44,19 @@ class TrainState:
 
 
 def model_graph(
-    model_config: ModelConfig, attention_backend: str, mesh: Mesh | None = None, lora: Lora | None = None
+    model_config: ModelConfig,
+    attention_backend: str,
+    mesh: Mesh | None = None,
+    lora: Lora | None = None,
+    experts_backend: str = "batched",
 ) -> nnx.GraphDef:
     """The model without its parameters: `nnx.merge(graph, params)` is a `Transformer`. Allocates no arrays.
 
     Args:
-      attention_backend, mesh: see `Transformer`.
+      attention_backend, mesh, experts_backend: see `Transformer`.
       lora: the adapters that it has.
     """
-    abstract = nnx.eval_shape(lambda: _model(model_config, attention_backend, mesh, lora, seed=0))
+    abstract = nnx.eval_shape(lambda: _model(model_config, attention_backend, mesh, lora, 0, experts_backend))
     return nnx.split(abstract, nnx.Param)[0]
 
 
@@ -131,10 +135,15 @@ def _init(
 
 
 def _model(
-    model_config: ModelConfig, attention_backend: str, mesh: Mesh | None, lora: Lora | None, seed: int
+    model_config: ModelConfig,
+    attention_backend: str,
+    mesh: Mesh | None,
+    lora: Lora | None,
+    seed: int,
+    experts_backend: str = "batched",
 ) -> Transformer:
     rngs = nnx.Rngs(seed)
-    model = Transformer(model_config, attention_backend, mesh, rngs=rngs)
+    model = Transformer(model_config, attention_backend, mesh, experts_backend, rngs=rngs)
     if lora is not None:
         add_adapters(model, lora, rngs)
     return model
