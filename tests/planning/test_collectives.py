@@ -8,6 +8,7 @@ from tests.support.eight_devices import run_on_eight_devices
 from tests.support.tiny_model import config_with
 from tonsai_jax.planning.collectives import Links, least_bytes, read_collectives, seconds_on_the_wire
 from tonsai_jax.planning.memory import described_state
+from tonsai_jax.planning.program import read_program
 from tonsai_jax.training.optimizer import make_optimizer
 
 ASYNC = """
@@ -44,7 +45,7 @@ ENTRY %main (p: bf16[1,8]) -> f32[] {
 
 
 def test_a_loops_collectives_count_as_often_as_it_turns() -> None:
-    found = read_collectives(ASYNC)
+    found = read_collectives(read_program(ASYNC))
     assert {kind: each.count for kind, each in found.items()} == {
         "all-gather": 24, "reduce-scatter": 24, "all-reduce": 1,
     }  # fmt: skip
@@ -54,7 +55,7 @@ def test_a_loops_collectives_count_as_often_as_it_turns() -> None:
 
 
 def test_what_overlaps_has_a_matrix_product_between_its_start_and_its_end() -> None:
-    found = read_collectives(ASYNC)
+    found = read_collectives(read_program(ASYNC))
     assert found["all-gather"].overlapped_bytes == found["all-gather"].num_bytes
     assert found["reduce-scatter"].overlapped_bytes == 0
     assert found["all-reduce"].overlapped_bytes == 0  # the GPU waits for it, whatever stands between
@@ -79,7 +80,7 @@ def check_the_reader_on_a_real_program() -> None:
         return jax.lax.psum_scatter(jnp.ones((64, 64)) * x[0, 0], "fsdp", tiled=True), jax.lax.psum(x, "fsdp")
 
     arguments = jnp.zeros((64, 64)), jnp.zeros((16, 64))
-    found = read_collectives(step.lower(*arguments).compile().as_text() or "")
+    found = read_collectives(read_program(step.lower(*arguments).compile().as_text() or ""))
     whole, x = 64 * 64 * 4, 16 * 64 * 4
     assert found["all-reduce"].num_bytes == (3 + 1) * x, found
     assert found["all-gather"].num_bytes in (whole, 3 * whole), found  # XLA may take it out of the loop

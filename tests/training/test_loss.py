@@ -9,7 +9,13 @@ import pytest
 
 from tests.support.eight_devices import run_on_eight_devices
 from tonsai_jax.errors import UserError
-from tonsai_jax.training.loss import chunk_length, cross_entropy, target_log_probabilities
+from tonsai_jax.training.loss import (
+    _max_and_sum,
+    _max_and_sum_in_one_pass,
+    chunk_length,
+    cross_entropy,
+    target_log_probabilities,
+)
 from tonsai_jax.training.mesh import make_mesh
 
 B, T, D = 8, 12, 16
@@ -91,6 +97,31 @@ def test_bfloat16_hidden_states_give_bfloat16_gradients_and_a_float32_loss():
     assert (loss.dtype, nll.dtype, dx.dtype, dtable.dtype) == (jnp.float32, jnp.float32, jnp.bfloat16, jnp.float32)
     (plain_loss, _), _ = value_and_gradients(plain)
     assert float(loss) == pytest.approx(float(plain_loss), rel=0.01)  # bfloat16 has 8 bits
+
+
+@pytest.mark.parametrize("largest_logit", [1, 10, 30])
+def test_logits_in_bfloat16_change_the_gradients_by_no_more_than_their_rounding(largest_logit):
+    x = jnp.asarray(X * largest_logit / np.abs(X @ TABLE.T).max(), jnp.bfloat16)
+    table = jnp.asarray(TABLE, jnp.bfloat16).astype(jnp.float32)
+    (_, nll), gradients = value_and_gradients(chunked, x=x, table=table)
+    (_, exact_nll), exact_gradients = value_and_gradients(plain, x=x.astype(jnp.float32), table=table)
+    assert abs(float(nll - exact_nll)) < 2e-3 * float(exact_nll)
+    for gradient, exact in zip(gradients, exact_gradients, strict=True):
+        error = np.linalg.norm(np.asarray(gradient, np.float32) - exact) / np.linalg.norm(exact)
+        assert error < 2**-8 * max(1, largest_logit / 4)
+
+
+@pytest.mark.parametrize(
+    "row", [[0.0, 1.0, -2.0], [-np.inf, 3.0, -np.inf], [1e4, -1e4, 0.0], [-3e38, -3e38, -3e38], [88.0] * 3]
+)
+def test_maximum_and_sum_in_one_pass_are_those_of_two(row):
+    rows = jnp.asarray([row, row[::-1], [row[1], row[2], row[0]]], jnp.float32)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), _max_and_sum_in_one_pass(rows), _max_and_sum(rows))
+
+
+def test_maximum_and_sum_in_one_pass_of_a_long_row():
+    rows = jnp.asarray(RNG.standard_normal((4, 5000)) * 10, jnp.float32)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), _max_and_sum_in_one_pass(rows), _max_and_sum(rows))
 
 
 def test_no_array_as_large_as_all_logits_is_ever_made():

@@ -45,6 +45,7 @@ def _cudnn_obstacle(config: ModelConfig, backend: str, seq_lens: Sequence[int]) 
     return None
 
 
+@jax.named_scope("attention")
 def attention(
     q_BxTxHxDh: jax.Array,
     k_BxSxKxDh: jax.Array,

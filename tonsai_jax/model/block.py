@@ -16,6 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 
 from tonsai_jax.errors import unknown_name
+from tonsai_jax.model.activations import geglu, gelu, swiglu
 from tonsai_jax.model.attention import attention
 from tonsai_jax.model.config import ModelConfig, choices_of
 from tonsai_jax.model.experts import Routing, mixture_of_experts
@@ -74,6 +75,7 @@ class Block(nnx.Module):
         if config.sandwich_norms:
             self.post_attention_norm, self.post_mlp_norm = Norm(config, D, rngs), Norm(config, D, rngs)
 
+    @jax.named_scope("layer")
     def __call__(
         self,
         x_BxTxD: jax.Array,
@@ -124,8 +126,11 @@ class Block(nnx.Module):
         dropout_key, adapter_key = keys
         B, T, _ = x_BxTxD.shape
         H, K, Dh = self.config.num_heads, self.config.kv_heads, self.config.head_dim
-        qkv = checkpoint_name(self.qkv(x_BxTxD, adapter_key), "qkv").reshape(B, T, H + 2 * K, Dh)
-        q_BxTxHxDh, k_BxTxKxDh, v_BxTxKxDh = jnp.split(qkv, (H, H + K), axis=2)
+        qkv = self.qkv(x_BxTxD, adapter_key).reshape(B, T, H + 2 * K, Dh)
+        # Slices, not a split: XLA joins their gradients in the kernel that sums them for the bias; a split's in one of its own.
+        # Named after the cut, or the backward pass with remat would cut again.
+        parts = (qkv[:, :, :H], qkv[:, :, H : H + K], qkv[:, :, H + K :])
+        q_BxTxHxDh, k_BxTxKxDh, v_BxTxKxDh = (checkpoint_name(part, "qkv") for part in parts)
         if self.config.qk_norm:
             q_BxTxHxDh, k_BxTxKxDh = self.q_norm(q_BxTxHxDh), self.k_norm(k_BxTxKxDh)
         if rotation is not None:
@@ -167,13 +172,11 @@ class Block(nnx.Module):
             )
         hidden_BxTxF = checkpoint_name(self.mlp_up(x_BxTxD, adapter_key), "mlp_pre_activation")
         if config.mlp == "gelu":
-            hidden_BxTxF = jax.nn.gelu(hidden_BxTxF, approximate=True)
+            hidden_BxTxF = gelu(hidden_BxTxF)
         elif config.mlp == "swiglu":
-            gate_BxTxF, values_BxTxF = jnp.split(hidden_BxTxF, 2, axis=-1)
-            hidden_BxTxF = jax.nn.silu(gate_BxTxF) * values_BxTxF
+            hidden_BxTxF = swiglu(hidden_BxTxF)
         elif config.mlp == "geglu":
-            gate_BxTxF, values_BxTxF = jnp.split(hidden_BxTxF, 2, axis=-1)
-            hidden_BxTxF = jax.nn.gelu(gate_BxTxF, approximate=True) * values_BxTxF
+            hidden_BxTxF = geglu(hidden_BxTxF)
         else:
             raise unknown_name("model.mlp", config.mlp, choices_of("mlp"))
         return self.mlp_down(hidden_BxTxF, adapter_key), None

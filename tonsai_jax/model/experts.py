@@ -60,6 +60,7 @@ def expert_capacity(tokens: int, config: ModelConfig) -> int:
     return min(tokens, max(1, -int(-share * config.capacity_factor // 1)))
 
 
+@jax.named_scope("experts")
 def mixture_of_experts(
     x_BxTxD: jax.Array,
     router_DxE: jax.Array,

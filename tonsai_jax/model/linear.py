@@ -64,6 +64,7 @@ class Linear(Kernel):
         super().__init__(features_in, features_out, std=std, rngs=rngs)
         self.bias = nnx.Param(jnp.zeros(features_out)) if bias else None
 
+    @jax.named_scope("linear")
     def __call__(self, x: jax.Array, adapter_key: jax.Array | None = None) -> jax.Array:
         """[..., I] -> [..., O] in the dtype of `x`; `adapter_key` is the random key for the dropout of an adapter."""
         bias_O = None if self.bias is None else self.bias[...]

@@ -72,6 +72,7 @@ def rotation(positions: jax.Array, config: ModelConfig) -> tuple[jax.Array, jax.
     return jnp.cos(angles_xTx1xP) * scale, jnp.sin(angles_xTx1xP) * scale
 
 
+@jax.named_scope("rope")
 def rotate(x_BxTxHxDh: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:
     """Rotates queries or keys; computes in float32, returns [B, T, H, Dh] in the dtype of `x`."""
     cos, sin = rotation

@@ -1,25 +1,21 @@
 """The collectives of a training step: what a compiled program sends between GPUs, and the least that it must send.
 
-The reader takes the text of an optimized program (`compiled.as_text()`), whose instructions are in the order of the schedule. The
-body of a loop counts as often as the loop runs, by the trip count that XLA writes there.
+The collectives of a loop's body count as often as the loop turns (`planning/program.py` reads the program).
 """
 
 import dataclasses
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tonsai_jax.planning.program import Instruction, Program, array_bytes
+
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
-_COMPUTATION = re.compile(r"^(ENTRY )?%?([^\s(]+) \(.*\{$")
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([^\s=]+) = (.*)$")
-_ARRAY = re.compile(r"\b(pred|[sufc]\d+|bf16|f8\w+)\[([\d,]*)\]")
-_OPERATION = re.compile(r"^((?:\((?:[^()]|\([^()]*\))*\)|\S+)) ([a-z][a-z0-9-]*)\((.*)$")
-_TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,28 +35,15 @@ class Collectives:
     dtypes: Mapping[str, int]
 
 
-@dataclasses.dataclass
-class _Instruction:
-    name: str
-    type: str
-    operation: str
-    rest: str
-
-
-def read_collectives(text: str) -> dict[str, Collectives]:
-    """The collectives in one run of the program, by kind; without the kinds that it does not use.
-
-    Args:
-      text: the text of a compiled and scheduled program.
-    """
-    computations, entry = _parse(text)
+def read_collectives(program: Program) -> dict[str, Collectives]:
+    """The collectives in one run of the program, by kind; without the kinds that it does not use."""
     count: dict[str, int] = defaultdict(int)
     total: dict[str, int] = defaultdict(int)
     overlapped: dict[str, int] = defaultdict(int)
     dtypes: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    multiplies = {name for name, body in computations.items() if any(_multiplies(each, ()) for each in body)}
-    for name, times in _times_run(computations, entry).items():
-        body = computations[name]
+    multiplies = {name for name, body in program.computations.items() if any(_multiplies(each, ()) for each in body)}
+    for name, times in program.times_run().items():
+        body = program.computations[name]
         types = {each.name: each.type for each in body}
         for position, each in enumerate(body):
             kind = each.operation.removesuffix("-start")
@@ -161,88 +144,41 @@ def seconds_on_the_wire(num_bytes: Mapping[str, int], devices: int, links: Links
     )
 
 
-def _parse(text: str) -> tuple[dict[str, list[_Instruction]], str]:
-    computations: dict[str, list[_Instruction]] = {}
-    entry, body = "", []
-    for line in text.splitlines():
-        if header := _COMPUTATION.match(line):
-            body = computations.setdefault(header[2], [])
-            entry = header[2] if header[1] else entry
-        elif found := _INSTRUCTION.match(line):
-            parts = _OPERATION.match(re.sub(r"/\*.*?\*/", "", re.sub(r"\{[\d,]*(?::[^{}]*)?\}", "", found[2])))
-            if parts:
-                body.append(_Instruction(found[1], parts[1], parts[2], parts[3] + "\n" + found[2]))
-    return computations, entry
+def _payload(instruction: Instruction, types: Mapping[str, str]) -> dict[str, int]:
+    """Bytes by dtype of the larger side of a collective: the output of a gather, the input of a scatter.
 
-
-def _times_run(computations: Mapping[str, list[_Instruction]], entry: str) -> dict[str, int]:
-    """How often each computation runs; the entry reaches them through loops, calls and branches."""
-    times: dict[str, int] = defaultdict(int)
-
-    def walk(name: str, factor: int) -> None:
-        times[name] += factor
-        for each in computations[name]:
-            if each.operation in ("while", "call", "conditional", "async-start"):
-                trips = _TRIPS.search(each.rest) if each.operation == "while" else None
-                for called in _called(each):
-                    if called in computations:
-                        walk(called, factor * (int(trips[1]) if trips else 1))
-
-    walk(entry, 1)
-    return times
-
-
-def _called(instruction: _Instruction) -> list[str]:
-    names = re.findall(r"(?:body|to_apply|calls|true_computation|false_computation)=%?([\w.\-]+)", instruction.rest)
-    branches = re.search(r"branch_computations=\{([^}]*)\}", instruction.rest)
-    return list(dict.fromkeys(names + re.findall(r"[\w.\-]+", branches[1] if branches else "")))
-
-
-def _payload(instruction: _Instruction, types: Mapping[str, str]) -> dict[str, int]:
-    """Bytes by dtype of the larger side of a collective: the output of a gather, the input of a scatter."""
-    names = re.findall(r"%([\w.\-]+)", instruction.rest.partition(")")[0])
+    The type of a `-start` names its inputs too, in some versions of XLA that of an all-reduce as well. An all-reduce is as large
+    as its input.
+    """
     operands: dict[str, int] = defaultdict(int)
-    for name in names:
-        for dtype, size in _bytes(types.get(name, "")).items():
+    for name in instruction.operands:
+        for dtype, size in array_bytes(types.get(name, "")).items():
             operands[dtype] += size
-    results = _bytes(instruction.type)
-    if instruction.operation in (
-        "all-gather-start",
-        "reduce-scatter-start",
-        "all-to-all-start",
-        "collective-permute-start",
-    ):
-        results = {
-            dtype: size - operands.get(dtype, 0) for dtype, size in results.items()
-        }  # the type of a -start names inputs and outputs
+    results = array_bytes(instruction.type)
+    if instruction.operation.startswith("all-reduce"):
+        return operands
+    if instruction.operation.endswith("-start"):
+        results = {dtype: size - operands.get(dtype, 0) for dtype, size in results.items()}
     return operands if sum(operands.values()) > sum(results.values()) else results
 
 
-def _bytes(type_text: str) -> dict[str, int]:
-    sizes: dict[str, int] = defaultdict(int)
-    for dtype, dimensions in _ARRAY.findall(type_text):
-        bits = 8 if dtype == "pred" or dtype.startswith("f8") else int(re.sub(r"\D", "", dtype))
-        sizes[dtype] += bits * int(np.prod([int(size) for size in dimensions.split(",") if size])) // 8
-    return sizes
-
-
-def _until_done(body: list[_Instruction], start: int) -> Iterator[_Instruction]:
+def _until_done(body: Sequence[Instruction], start: int) -> Iterator[Instruction]:
     """The instructions scheduled while an asynchronous collective runs; none for a synchronous one."""
     begun = body[start]
-    if not begun.operation.endswith("-start") or '"is_sync":true' in begun.rest:
+    if not begun.operation.endswith("-start") or '"is_sync":true' in begun.attributes:
         return
     for each in body[start + 1 :]:
-        if each.operation.endswith("-done") and re.search(rf"%{re.escape(begun.name)}[,)]", each.rest):
+        if each.operation.endswith("-done") and begun.name in each.operands:
             return
         yield each
 
 
-def _multiplies(instruction: _Instruction, computations_that_do: Any) -> bool:
+def _multiplies(instruction: Instruction, computations_that_do: Container[str]) -> bool:
     """Whether an instruction is a matrix product, fused attention, a loop, or a fusion or call that contains one."""
     if instruction.operation in ("dot", "convolution", "while"):
         return True
     if instruction.operation == "custom-call":
-        return re.search(r'custom_call_target="[^"]*(?:gemm|matmul|fmha|cudnn)', instruction.rest) is not None
+        return re.search("gemm|matmul|fmha|cudnn", instruction.custom_call_target) is not None
     return instruction.operation in ("fusion", "call") and any(
-        called in computations_that_do for called in _called(instruction)
+        called in computations_that_do for called in instruction.called
     )

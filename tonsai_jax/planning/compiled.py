@@ -1,6 +1,7 @@
 """The training step compiled by XLA for a GPU that this machine does not have: its memory and its collectives, no times."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Mapping
 
@@ -13,7 +14,9 @@ from tonsai_jax.config import loss_settings, micro_batch
 from tonsai_jax.data.manifest import dtype_for
 from tonsai_jax.planning.collectives import Collectives, read_collectives
 from tonsai_jax.planning.described_gpu import cudnn_attention_without_a_gpu, described_mesh
+from tonsai_jax.planning.program import Program, read_program
 from tonsai_jax.planning.step_plan import StepPlan
+from tonsai_jax.planning.traffic import Kernel, read_kernels
 from tonsai_jax.runtime.hardware import Gpu
 from tonsai_jax.runtime.xla import set_optimization_level
 from tonsai_jax.training.mesh import BATCH_AXES
@@ -28,14 +31,28 @@ class CompiledStep:
     Attributes:
       state_bytes: the inputs, mostly parameters and moments; the new state reuses their memory.
       scratch_bytes: everything else that the program allocates: activations, gradients, workspace.
-      collectives: of one step, by kind.
+      text: of the optimized program.
       seconds: the time that compiling took.
     """
 
     state_bytes: int
     scratch_bytes: int
-    collectives: Mapping[str, Collectives]
+    text: str
     seconds: float
+
+    @property
+    def collectives(self) -> Mapping[str, Collectives]:
+        """The collectives of one step, by kind."""
+        return read_collectives(self._program)
+
+    @property
+    def kernels(self) -> list[Kernel]:
+        """The kernels of one step."""
+        return read_kernels(self._program)
+
+    @functools.cached_property
+    def _program(self) -> Program:
+        return read_program(self.text)
 
     @property
     def peak_bytes(self) -> int:
@@ -81,6 +98,6 @@ def compile_step(plan: StepPlan, gpu: Gpu) -> CompiledStep:
     return CompiledStep(
         state_bytes=memory.argument_size_in_bytes,
         scratch_bytes=memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
-        collectives=read_collectives(compiled.as_text()),
+        text=compiled.as_text() or "",
         seconds=time.monotonic() - begin,
     )

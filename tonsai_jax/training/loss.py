@@ -31,6 +31,7 @@ def chunk_length(batch_size: int, seq_len: int, chunk_tokens: int) -> int:
     return max(length for length in range(1, longest + 1) if seq_len % length == 0)
 
 
+@jax.named_scope("loss")
 def cross_entropy(
     x_BxTxD: jax.Array,
     table_VxD: jax.Array,
@@ -91,6 +92,7 @@ def cross_entropy(
     return losses(x_BxTxD, table_VxD, targets_BxT, weights_BxT)
 
 
+@jax.named_scope("loss")
 def target_log_probabilities(
     x_BxTxD: jax.Array,
     table_VxD: jax.Array,
@@ -126,24 +128,49 @@ def target_log_probabilities(
 
 
 def _chunks(a_BxTx: jax.Array, chunk: int) -> jax.Array:
-    """[B, T, ...] -> [T / C, B * C, ...]."""
+    """[B, T, ...] -> [T / C, B * C, ...], in the order that they have in memory."""
     B, T = a_BxTx.shape[:2]
-    split = a_BxTx.reshape(B, T // chunk, chunk, *a_BxTx.shape[2:])
-    return jnp.moveaxis(split, 1, 0).reshape(T // chunk, B * chunk, *a_BxTx.shape[2:])
+    return a_BxTx.reshape(T // chunk, B * chunk, *a_BxTx.shape[2:])
 
 
 def _unchunked(chunks: jax.Array, B: int, T: int) -> jax.Array:
     """[T / C, B * C, ...] -> [B, T, ...]."""
-    count, rest = chunks.shape[0], chunks.shape[2:]
-    return jnp.moveaxis(chunks.reshape(count, B, T // count, *rest), 0, 1).reshape(B, T, *rest)
+    return chunks.reshape(B, T, *chunks.shape[2:])
 
 
 def _logits(x_NxD: jax.Array, table_VxD: jax.Array, vocab_size: int) -> jax.Array:
     """The logits of one chunk, float32 [N, V]; -inf for the padding of the vocabulary."""
-    logits_NxV = jnp.einsum("nd,vd->nv", x_NxD, table_VxD, preferred_element_type=jnp.float32)
-    if vocab_size < table_VxD.shape[0]:
-        logits_NxV = jnp.where(jnp.arange(table_VxD.shape[0]) < vocab_size, logits_NxV, -jnp.inf)
-    return logits_NxV
+    return _without_padding(jnp.einsum("nd,vd->nv", x_NxD, table_VxD, preferred_element_type=jnp.float32), vocab_size)
+
+
+def _without_padding(logits_NxV: jax.Array, vocab_size: int) -> jax.Array:
+    """The logits with -inf for the padding of the vocabulary."""
+    if vocab_size == logits_NxV.shape[1]:
+        return logits_NxV
+    return jnp.where(jnp.arange(logits_NxV.shape[1]) < vocab_size, logits_NxV, -jnp.inf)
+
+
+def _max_and_sum(logits_NxV: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The maximum of each row, and the sum of exp(logit - maximum); float32 [N] each."""
+    max_N = jnp.max(logits_NxV, axis=-1)
+    return max_N, jnp.sum(jnp.exp(logits_NxV - max_N[:, None]), axis=-1)
+
+
+def _max_and_sum_in_one_pass(logits_NxV: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """As `_max_and_sum`, but a GPU reads the logits once: two parts of a row join to their maximum and the sum that belongs to it
+    (online softmax, arXiv:1805.02867). A CPU does not vectorize it.
+    """
+
+    def join(left: tuple[jax.Array, jax.Array], right: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        smaller = jnp.exp(-jnp.abs(left[0] - right[0]))  # what the part with the smaller maximum is multiplied by
+        is_left_larger = left[0] >= right[0]
+        left_sum = jnp.where(is_left_larger, left[1], left[1] * smaller)
+        right_sum = jnp.where(is_left_larger, right[1] * smaller, right[1])
+        return jnp.maximum(left[0], right[0]), left_sum + right_sum
+
+    least = jnp.finfo(jnp.float32).min  # -inf minus -inf would be NaN
+    logits_NxV = jnp.maximum(logits_NxV, least)
+    return jax.lax.reduce((logits_NxV, jnp.ones_like(logits_NxV)), (least, jnp.float32(0)), join, (1,))
 
 
 def _local(
@@ -162,16 +189,19 @@ def _local(
     B, T, _ = x_BxTxD.shape
     table = table_VxD.astype(x_BxTxD.dtype)
     ids_V = jnp.arange(table.shape[0])
+    # In training the logits are stored in the compute dtype: they are read more often than the products take. Their rounding is
+    # random, and as large as that of their gradient. What is only reported stays in float32.
+    stored_dtype = x_BxTxD.dtype if with_gradients else jnp.float32
 
     def one_chunk(carry, inputs):  # type: ignore[no-untyped-def]  # a scan body
         loss, nll, dtable_VxD = carry
         x_NxD, target_N, weight_N = inputs
-        logits_NxV = _logits(x_NxD, table, vocab_size)
-        max_N = jnp.max(logits_NxV, axis=-1)
-        exp_NxV = jnp.exp(logits_NxV - max_N[:, None])
-        sum_N = jnp.sum(exp_NxV, axis=-1)
+        stored_NxV = jnp.einsum("nd,vd->nv", x_NxD, table, preferred_element_type=stored_dtype)
+        logits_NxV = _without_padding(stored_NxV.astype(jnp.float32), vocab_size)
+        max_N, sum_N = jax.lax.platform_dependent(logits_NxV, cpu=_max_and_sum, default=_max_and_sum_in_one_pass)
         log_z_N = max_N + jnp.log(sum_N)
-        nll_N = log_z_N - jnp.take_along_axis(logits_NxV, target_N[:, None], axis=-1)[:, 0]
+        # From what is stored: a gather from anything computed of it would compute all of it.
+        nll_N = log_z_N - jnp.take_along_axis(stored_NxV, target_N[:, None], axis=-1)[:, 0]
         nll += jnp.sum(weight_N * nll_N)
         loss += jnp.sum(weight_N * (nll_N + z_loss * log_z_N**2))
         if not with_gradients:
@@ -179,6 +209,7 @@ def _local(
         # d loss / d logits = weight * (p * (1 + 2 z log Z) - onehot), p = exp / sum
         p_scale_N = weight_N * (1 + 2 * z_loss * log_z_N) / sum_N
         is_target_NxV = ids_V == target_N[:, None]
+        exp_NxV = jnp.exp(logits_NxV - max_N[:, None])
         dlogits_NxV = exp_NxV * p_scale_N[:, None] - jnp.where(is_target_NxV, weight_N[:, None], 0)
         dlogits_NxV = dlogits_NxV.astype(x_NxD.dtype)
         dx_NxD = jnp.einsum("nv,vd->nd", dlogits_NxV, table)
