@@ -86,6 +86,7 @@ class Norm(nnx.Module):
         self.scale = nnx.Param(jnp.zeros(size) if self.zero_centered else nnx.initializers.ones(rngs.params(), (size,)))
         self.bias = nnx.Param(nnx.initializers.zeros(rngs.params(), (size,))) if config.norm == "layernorm" else None
 
+    @jax.named_scope("norm")
     def __call__(self, x: jax.Array) -> jax.Array:
         scale_D = self.scale[...].astype(jnp.float32)  # that of a frozen base may be bfloat16
         bias_D = None if self.bias is None else self.bias[...].astype(jnp.float32)
