@@ -3,10 +3,9 @@
 All norms are one formula over the last axis: y = (x - mean) / sqrt(variance + epsilon) * scale + bias. An RMSNorm has no mean
 and no bias, and its variance is the mean of x^2.
 
-On a GPU a norm costs the time in which its arrays [N, D] are read and written (N tokens, D model width). XLA makes two kernels
-of the gradient below: one for the sums over each row, and one for the gradients of x, scale and bias together. It also adds the
-gradient of the residual branch there. The derivative that JAX finds by itself writes a float32 [N, D] and reads x and dy again
-for each sum over columns.
+On a GPU a norm costs the time in which its arrays [N, D] are read and written (N tokens, D model width). From the gradient below
+XLA makes one kernel for the sums over each row, and one for the gradients of x and scale, which also adds the gradient of the
+residual branch. From the derivative that JAX finds by itself it makes one that writes a float32 [N, D] and one that reads it.
 """
 
 from functools import partial
@@ -39,7 +38,8 @@ def _forward(
 ) -> tuple[jax.Array, _Kept]:
     mean = None if bias_D is None else x.astype(jnp.float32).mean(axis=-1, keepdims=True)
     centered = _centered(x, mean)
-    y = centered * (jax.lax.rsqrt(_row_mean(centered**2) + epsilon) * scale_D)
+    # In this order XLA makes the sum over a row and the norm one kernel. With rstd * scale first it makes two.
+    y = centered * jax.lax.rsqrt(_row_mean(centered**2) + epsilon) * scale_D
     y = y if bias_D is None else y + bias_D
     return y.astype(dtype), (x, scale_D, bias_D, mean)
 
