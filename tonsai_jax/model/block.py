@@ -22,6 +22,7 @@ from tonsai_jax.model.attention import attention
 from tonsai_jax.model.config import ModelConfig, choices_of
 from tonsai_jax.model.experts import Routing, mixture_of_experts
 from tonsai_jax.model.linear import Kernel, Linear
+from tonsai_jax.model.norm import Norm
 from tonsai_jax.model.rope import rotate
 
 if TYPE_CHECKING:
@@ -35,38 +36,6 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     if rate == 0.0 or key is None:
         return x
     return jnp.where(jax.random.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), 0).astype(x.dtype)
-
-
-class ZeroCenteredRMSNorm(nnx.Module):
-    """RMSNorm that multiplies by 1 + w, where the parameter w starts at 0; float32 inside, output in `dtype`.
-
-    The sum is computed in float32, because bfloat16 would lose most of a small w next to the 1.
-    """
-
-    def __init__(self, size: int, *, epsilon: float, dtype: jnp.dtype):
-        self.epsilon = epsilon
-        self.dtype = dtype
-        self.scale = nnx.Param(jnp.zeros(size))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x_float32 = x.astype(jnp.float32)
-        variance = jnp.mean(jnp.square(x_float32), axis=-1, keepdims=True)
-        normalized = x_float32 * jax.lax.rsqrt(variance + self.epsilon)
-        return (normalized * (1.0 + self.scale[...])).astype(self.dtype)
-
-
-def make_norm(config: ModelConfig, size: int, rngs: nnx.Rngs) -> nnx.LayerNorm | nnx.RMSNorm | ZeroCenteredRMSNorm:
-    """The norm of `config.norm` for `size` elements: statistics in float32, output in the compute dtype.
-
-    Raises `UserError` for another `config.norm`.
-    """
-    dtype = jnp.dtype(config.dtype)
-    if config.norm == "zero_centered_rmsnorm":
-        return ZeroCenteredRMSNorm(size, epsilon=config.norm_epsilon, dtype=dtype)
-    norms = {"layernorm": nnx.LayerNorm, "rmsnorm": nnx.RMSNorm}
-    if config.norm not in norms:
-        raise unknown_name("model.norm", config.norm, (*norms, "zero_centered_rmsnorm"))
-    return norms[config.norm](size, epsilon=config.norm_epsilon, dtype=dtype, use_fast_variance=False, rngs=rngs)
 
 
 class Block(nnx.Module):
@@ -97,12 +66,12 @@ class Block(nnx.Module):
         self.attention_backend = attention_backend
         self.experts_backend = experts_backend
         self.mesh = mesh
-        self.attention_norm = make_norm(config, D, rngs)
+        self.attention_norm = Norm(config, D, rngs)
         self.qkv = linear(D, (H + 2 * K) * Dh, std=INIT_STD)
         if config.qk_norm:
-            self.q_norm, self.k_norm = make_norm(config, Dh, rngs), make_norm(config, Dh, rngs)
+            self.q_norm, self.k_norm = Norm(config, Dh, rngs), Norm(config, Dh, rngs)
         self.attention_out = linear(H * Dh, D, std=residual_std)
-        self.mlp_norm = make_norm(config, D, rngs)
+        self.mlp_norm = Norm(config, D, rngs)
         if config.num_experts:
             E = config.num_experts
             self.router = Kernel(D, E, std=INIT_STD, rngs=rngs)
@@ -112,7 +81,7 @@ class Block(nnx.Module):
             self.mlp_up = linear(D, up_columns, std=INIT_STD)
             self.mlp_down = linear(config.d_ff, D, std=residual_std)
         if config.sandwich_norms:
-            self.post_attention_norm, self.post_mlp_norm = make_norm(config, D, rngs), make_norm(config, D, rngs)
+            self.post_attention_norm, self.post_mlp_norm = Norm(config, D, rngs), Norm(config, D, rngs)
 
     @jax.named_scope("layer")
     def __call__(

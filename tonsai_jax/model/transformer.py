@@ -25,9 +25,10 @@ from tonsai_jax.model.attention import (
     subtree_mask,
     window_mask,
 )
-from tonsai_jax.model.block import INIT_STD, Block, dropout, make_norm
+from tonsai_jax.model.block import INIT_STD, Block, dropout
 from tonsai_jax.model.config import ModelConfig, choices_of
 from tonsai_jax.model.experts import Routing
+from tonsai_jax.model.norm import Norm
 from tonsai_jax.model.remat import remat_policy
 from tonsai_jax.model.rope import local_rope, rotation
 
@@ -111,7 +112,7 @@ class Transformer(nnx.Module):
             return Block(config, attention_backend, mesh, experts_backend, rngs=rngs)
 
         self.blocks = stacked_blocks(rngs)
-        self.final_norm = make_norm(config, config.d_model, rngs)
+        self.final_norm = Norm(config, config.d_model, rngs)
         if not config.tie_embeddings:
             self.head = nnx.Param(normal(rngs.params(), (config.padded_vocab_size, config.d_model)))
 
