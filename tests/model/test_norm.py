@@ -105,7 +105,7 @@ def check_eight_devices():
     compiled = run.lower(jax.device_put(x, split), params, jax.device_put(dy, split)).compile()
     found = compiled(jax.device_put(x, split), params, jax.device_put(dy, split))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=5e-6), found, expected)
-    text = compiled.as_text()
+    text = compiled.as_text() or ""
     assert not re.search("all-gather|all-to-all|collective-permute", text)  # rows stay where they are
 
 

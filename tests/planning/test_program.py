@@ -11,6 +11,8 @@ from tonsai_jax.planning.program import read_program
 from tonsai_jax.planning.step_plan import plan_steps
 from tonsai_jax.runtime.hardware import gpu_named
 
+GIB = 2**30
+
 TWO_BRANCHES = """
 %usual (x: f32[8]) -> f32[8] {
   ROOT %x = f32[8]{0} parameter(0)
@@ -40,9 +42,9 @@ def test_of_two_branches_the_one_where_the_condition_holds_runs(branches: str) -
 def test_the_estimate_has_the_memory_that_cudnn_takes_for_packed_documents() -> None:
     """2 places for documents in each of 8 sequences of 64 tokens, for which the gradients of 256 queries are float32."""
     config = config_of(dtype="bfloat16", attention="auto", document_mask=True)
-    (packed,) = plan_steps(config, vocab_size=1280, num_devices=1, backend="gpu")
+    (packed,) = plan_steps(config, vocab_size=1280, num_devices=1, backend="gpu", usable_bytes=GIB)
     config.model.attention = "cudnn"
-    (masked,) = plan_steps(config, vocab_size=1280, num_devices=1, backend="gpu")
+    (masked,) = plan_steps(config, vocab_size=1280, num_devices=1, backend="gpu", usable_bytes=GIB)
     assert (packed.attention_backend, masked.attention_backend) == ("cudnn_packed", "cudnn")
     more = packed.memory()["workspace"] - masked.memory()["workspace"]
     assert more == pytest.approx(8 * 2 * 64 * 256 * 4, rel=0.05)  # a layer keeps statistics, and not the mask
@@ -55,7 +57,7 @@ def test_documents_on_a_gpu_have_no_bias_no_second_forward_pass_and_no_collectiv
     config = config_of(num_heads=4, num_kv_heads=2, dtype="bfloat16", attention="auto", document_mask=True)
     config.model.update({"remat": "qkv_mlp", "scan_layers": False, "num_layers": 2})
     config.global_batch_size = 16
-    (plan,) = plan_steps(config, vocab_size=1280, num_devices=8, backend="gpu")
+    (plan,) = plan_steps(config, vocab_size=1280, num_devices=8, backend="gpu", usable_bytes=GIB)
     step = compile_step(plan, gpu_named("h200"))
     program = read_program(step.text)
     times = program.times_run()

@@ -68,14 +68,14 @@ def check_what_is_sent():
         )  # so no other array is as large as its tables
         state, program = program_of(config, make_mesh(1, 8))
         table = state.params["token_embedding"].nbytes
-        sent = [
+        kinds = [
             kind
             for name, times in program.times_run().items()
             for each in program.computations[name]
             for kind in [each.operation.removesuffix("-start")] * times
             if kind in KINDS and table in array_sizes(program, name, each)
         ]
-        assert sorted(sent) == tables * ["all-gather"] + tables * ["reduce-scatter"], sent
+        assert sorted(kinds) == tables * ["all-gather"] + tables * ["reduce-scatter"], kinds
 
 
 def array_sizes(program, computation, instruction):
