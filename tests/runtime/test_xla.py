@@ -1,6 +1,7 @@
 """What XLA and CUDA are told: known to the installed XLA, only where it holds, and never against the user's own word."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,17 @@ def test_the_installed_xla_knows_every_option(option: Setting) -> None:
 def test_an_option_that_xla_does_not_know_would_be_noticed() -> None:
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_gpu_cudnn_gemm_fusion"):  # it was one once
         compile_with("xla_gpu_cudnn_gemm_fusion", True)
+
+
+def test_the_installed_xla_knows_every_flag_that_the_docs_speak_of() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "runtime.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(xla_\w+)`", text.partition("### What is not set")[2]))
+    assert len(named) > 5
+    for name in named:
+        try:
+            compile_with(name, "no value of a flag")  # a flag that is known says what it takes, or takes it
+        except jax.errors.JaxRuntimeError as error:
+            assert "No such compile option" not in str(error), name
 
 
 def test_options_hold_on_their_backend_and_host_only() -> None:

@@ -28,9 +28,9 @@ from tonsai_jax.training.state import TrainState, abstract_state, init_params, m
 
 # Fitted to the programs that XLA compiles for a Hopper (docs/estimate.md). A share, by attention backend, of what a layer without
 # remat would keep: that much is in memory at once while its backward pass runs. Fusion saves the rest.
-WORKSPACE_SHARE = {"cudnn": 0.4, "cudnn_packed": 0.4, "xla": 0.9}
+WORKSPACE_SHARE = {"cudnn": 0.9, "cudnn_packed": 0.9, "xla": 0.9}
 # With remat="none", unrolled layers keep this share of what scanned layers keep: XLA itself computes the rest again.
-UNROLLED_SHARE = 0.45
+UNROLLED_SHARE = 0.9
 
 
 def memory_by_part(
