@@ -259,16 +259,20 @@ def test_the_memory_that_jax_takes_is_the_configs_share() -> None:
         assert usable_bytes(config, gpu_named("h100")) == int(fraction * 80e9)
 
 
-def planned(usable: float, remat: str = "auto", backend: str = "gpu") -> StepPlan:
-    config = config_of(remat=remat)
+def planned(usable: float, remat: str = "auto", backend: str = "gpu", layers: str = "unrolled") -> StepPlan:
+    config = config_of(remat=remat, scan_layers=layers == "scanned")
     return plan_steps(config, vocab_size=1280, num_devices=1, backend=backend, usable_bytes=usable)[0]
 
 
-def test_auto_is_the_fastest_remat_that_fits_in_a_gpu() -> None:
-    peaks = [planned(0, remat).peak_bytes() for remat in REMAT_BY_SPEED]
+@pytest.mark.parametrize("layers", REMAT_BY_SPEED)
+def test_auto_is_the_fastest_remat_that_fits_in_a_gpu(layers: str) -> None:
+    peaks = [planned(0, remat, layers=layers).peak_bytes() for remat in REMAT_BY_SPEED[layers]]
     assert peaks == sorted(peaks, reverse=True)
-    for remat, peak in zip(REMAT_BY_SPEED, peaks, strict=True):
-        assert planned(1.01 * peak / FILLED_SHARE).model_config.remat == remat
+    for remat, peak in zip(REMAT_BY_SPEED[layers], peaks, strict=True):
+        assert planned(1.01 * peak / FILLED_SHARE, layers=layers).model_config.remat == remat
+
+
+def test_auto_takes_the_least_where_nothing_fits_and_keeps_all_on_a_cpu() -> None:
     assert planned(1).model_config.remat == "full", "where nothing fits, the least"
     assert planned(1, backend="cpu").model_config.remat == "none", "a CPU has the memory of the host"
     assert planned(1, remat="qkv_mlp").model_config.remat == "qkv_mlp", "what is set is kept"

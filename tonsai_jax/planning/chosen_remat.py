@@ -32,10 +32,7 @@ def with_remat(config: ConfigDict, setup: Setup) -> tuple[Setup, str]:
         usable_bytes=usable,
     )
     remat, needs = plans[0].model_config.remat, max(plan.peak_bytes() for plan in plans)
-    line = f"remat: {remat} (the step needs about {needs / GIB:.1f} of {usable / GIB:.1f} GiB)"
-    if remat != "none" and setup.model_config.scan_layers:
-        line += "; unrolled layers need less without remat: try model.scan_layers=False"
-    return _replaced(setup, remat), line
+    return _replaced(setup, remat), f"remat: {remat} (the step needs about {needs / GIB:.1f} of {usable / GIB:.1f} GiB)"
 
 
 def _replaced(setup: Setup, remat: str) -> Setup:

@@ -16,8 +16,10 @@ from tonsai_jax.stages import Stage
 from tonsai_jax.training.mesh import mesh_sizes
 from tonsai_jax.training.optimizer import make_optimizer
 
-# What `remat="auto"` tries, the fastest first, and the share of the memory that the estimate may fill: it is a few percent off.
-REMAT_BY_SPEED = ("none", "qkv_mlp", "full")
+# What `remat="auto"` tries, the fastest first by the bytes of the compiled steps (docs/performance.md): a scan copies all that is
+# kept into stacks and out of them, so there it is faster to keep less. And the share of the memory that the estimate may fill:
+# it is a few percent off.
+REMAT_BY_SPEED = {"unrolled": ("none", "qkv_mlp", "full"), "scanned": ("qkv_mlp", "full")}
 FILLED_SHARE = 0.95
 
 
@@ -112,9 +114,11 @@ def plan_steps(
     model = model_config(config, vocab_size)
     if model.remat != "auto":
         return _plans(config, model, num_devices, backend)
-    for remat in REMAT_BY_SPEED if backend == "gpu" else REMAT_BY_SPEED[:1]:
+    if backend != "gpu":
+        return _plans(config, dataclasses.replace(model, remat="none"), num_devices, backend)
+    for remat in REMAT_BY_SPEED["scanned" if model.scan_layers else "unrolled"]:
         plans = _plans(config, dataclasses.replace(model, remat=remat), num_devices, backend)
-        if backend != "gpu" or max(plan.peak_bytes() for plan in plans) <= FILLED_SHARE * usable_bytes:
+        if max(plan.peak_bytes() for plan in plans) <= FILLED_SHARE * usable_bytes:
             break
     return plans
 
