@@ -18,9 +18,9 @@ from tonsai_jax.training.optimizer import make_optimizer
 
 # What `remat="auto"` tries, the fastest first by the bytes of the compiled steps (docs/performance.md): a scan copies all that is
 # kept into stacks and out of them, so there it is faster to keep less. And the share of the memory that the estimate may fill:
-# it is a few percent off.
+# it is up to 11 % too low on several GPUs (docs/estimate.md).
 REMAT_BY_SPEED = {"unrolled": ("none", "qkv_mlp", "full"), "scanned": ("qkv_mlp", "full")}
-FILLED_SHARE = 0.95
+FILLED_SHARE = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
