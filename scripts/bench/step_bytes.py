@@ -56,6 +56,8 @@ def main() -> None:
     from tonsai_jax.runtime.libraries import quiet_libraries
 
     quiet_libraries()
+    if args.num_gpus < 1:
+        raise UserError(f"--num-gpus {args.num_gpus} must be at least 1")
     gpu = gpu_named(args.gpu)
     if obstacle := why_not_compiled(gpu):
         raise UserError(f"--gpu {args.gpu}: the step cannot be compiled: {obstacle}")

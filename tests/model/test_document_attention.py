@@ -175,8 +175,7 @@ def primitives(jaxpr: Any) -> list[str]:
     return names
 
 
-@pytest.mark.parametrize("remat", ["none", "qkv_mlp", "offload"])
-def test_the_packed_forward_pass_runs_once(remat: str) -> None:
+def primitives_of_a_step(remat: str) -> list[str]:
     config = replace(GROUPED_QUERIES, remat=remat)
     graph, params = model_graph(config, "cudnn_packed"), random_params(config)
     segments = jnp.asarray(segments_of([5, T - 5]))
@@ -185,10 +184,15 @@ def test_the_packed_forward_pass_runs_once(remat: str) -> None:
         return nnx.merge(graph, params)(segments, segments_BxT=segments)[0].astype(jnp.float32).sum()
 
     with cudnn_attention_without_a_gpu():
-        names = primitives(jax.make_jaxpr(jax.grad(loss))(params).jaxpr)
-    assert (
-        names.count("dot_product_attention_fwd") == names.count("dot_product_attention_bwd") == 1
-    )  # of a loop over layers
+        return primitives(jax.make_jaxpr(jax.grad(loss))(params).jaxpr)
+
+
+@pytest.mark.parametrize("remat", ["none", "qkv_mlp", "offload"])
+def test_the_packed_forward_pass_and_its_condition_run_once(remat: str) -> None:
+    names = primitives_of_a_step(remat)
+    # Of a loop over layers.
+    assert names.count("dot_product_attention_fwd") == names.count("dot_product_attention_bwd") == 1
+    assert names.count("cond") == primitives_of_a_step("none").count("cond")
 
 
 # When they are packed

@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from tonsai_jax.config import default_config, stages_of
-from tonsai_jax.planning import advice, chosen_remat
+from tonsai_jax.planning import advice, chosen_remat, step_plan
 from tonsai_jax.planning.advice import warnings_before
 from tonsai_jax.planning.chosen_remat import with_remat
 from tonsai_jax.training.setup import check_run
@@ -65,7 +65,8 @@ def test_auto_remat_of_a_gpu_is_replaced_and_said(monkeypatch: pytest.MonkeyPatc
     assert (on_cpu.model_config.remat, line) == ("none", "")
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(chosen_remat, "usable_bytes", lambda: GIB // 8)
-    monkeypatch.setattr(chosen_remat, "SMALL_PARAMETERS", 0)
+    for module in (chosen_remat, step_plan):
+        monkeypatch.setattr(module, "SMALL_PARAMETERS", 0)
     config.global_batch_size = 512
     on_gpu, line = with_remat(config, setup)
     assert on_gpu.model_config.remat == "full"

@@ -21,6 +21,7 @@ from tonsai_jax.config import default_config
 from tonsai_jax.errors import UserError, run_command
 from tonsai_jax.model.config import LORA_TARGETS, Lora, ModelConfig
 from tonsai_jax.model.presets import preset
+from tonsai_jax.planning import step_plan
 from tonsai_jax.planning.advice import explain_out_of_memory, mesh_across_hosts, out_of_memory_advice
 from tonsai_jax.planning.described_gpu import why_not_compiled
 from tonsai_jax.planning.estimate import estimate
@@ -265,14 +266,17 @@ def planned(usable: float, remat: str = "auto", backend: str = "gpu", layers: st
 
 
 @pytest.mark.parametrize("layers", REMAT_BY_SPEED)
-def test_auto_is_the_fastest_remat_that_fits_in_a_gpu(layers: str) -> None:
+def test_auto_is_the_fastest_remat_that_fits_in_a_gpu(layers: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert planned(1, layers=layers).model_config.remat == "none", "a small model fits everywhere"
+    monkeypatch.setattr(step_plan, "SMALL_PARAMETERS", 0)
     peaks = [planned(0, remat, layers=layers).peak_bytes() for remat in REMAT_BY_SPEED[layers]]
     assert peaks == sorted(peaks, reverse=True)
     for remat, peak in zip(REMAT_BY_SPEED[layers], peaks, strict=True):
         assert planned(1.01 * peak / FILLED_SHARE, layers=layers).model_config.remat == remat
 
 
-def test_auto_takes_the_least_where_nothing_fits_and_keeps_all_on_a_cpu() -> None:
+def test_auto_takes_the_least_where_nothing_fits_and_keeps_all_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_plan, "SMALL_PARAMETERS", 0)
     assert planned(1).model_config.remat == "full", "where nothing fits, the least"
     assert planned(1, backend="cpu").model_config.remat == "none", "a CPU has the memory of the host"
     assert planned(1, remat="qkv_mlp").model_config.remat == "qkv_mlp", "what is set is kept"

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tonsai_jax.training.run import changes_training
+
 # Token rows, a run of two stages that was stopped after 2 of its 6 steps, and the losses of all 6 in one go; written by
 # version 0.1 of November 2026, whose key for the micro-batch was `device_batch_size`.
 ARCHIVE = Path(__file__).with_name("run_of_version_0_1.tar.xz")
@@ -39,3 +41,9 @@ def test_a_run_of_version_0_1_resumes_with_its_own_losses(tmp_path: Path) -> Non
     assert list(losses) == list(expected)
     # Another JAX may add in another order.
     np.testing.assert_allclose(list(losses.values()), list(expected.values()), rtol=1e-5)
+
+
+@pytest.mark.parametrize("key", ["model.remat", "model.scan_layers", "model.attention"])
+def test_how_a_model_is_computed_is_no_change_of_what_it_learns(key):
+    assert not changes_training(f"{key}: none -> auto")
+    assert changes_training("model.num_layers: 2 -> 3")

@@ -115,7 +115,7 @@ class ModelConfig:
     experts_per_token: int = key(2, "experts that each token is routed to")
     router_temperature: float = key(1.0, "divides the logits of the router")
     capacity_factor: float = key(
-        1.25, "capacity slots of an expert in training, as a multiple of its even share; 0 drops nothing, slowly but on a Hopper",
+        1.25, "slots of an expert in training, as a multiple of its even share; 0 drops nothing, slowly except on a Hopper",
         at_least=0, chosen_by_run=True,
     )  # fmt: skip
 

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
@@ -58,7 +59,8 @@ def _document_attention_fwd(
 ) -> tuple[jax.Array, tuple[Any, ...]]:
     qkv_and_packing = (q_BxTxHxDh, k_BxTxKxDh, v_BxTxKxDh, packing)
     forward = _on_each_device(partial(_forward, scale=scale, training=True), mesh)
-    out_BxTxHxDh, statistics = forward(*qkv_and_packing)
+    # Named, or the backward pass with remat would run the condition again, only to copy what is kept.
+    out_BxTxHxDh, statistics = (checkpoint_name(each, "packed_attention") for each in forward(*qkv_and_packing))
     return out_BxTxHxDh, (*qkv_and_packing, out_BxTxHxDh, statistics)
 
 

@@ -21,13 +21,14 @@ _TILES: dict[str, Any] = {"block_n": _COLUMNS, "block_k": _DEPTH, "max_concurren
 _TOLERANCE = 0.02  # of the largest value: some roundings to bfloat16
 
 
-def choose_experts_backend(config: ModelConfig, backend: str) -> tuple[str, str]:
+def choose_experts_backend(config: ModelConfig, backend: str, expert_devices: int = 1) -> tuple[str, str]:
     """How experts compute where nothing may be dropped, "batched" or "grouped", and the reason to print.
 
     Args:
       backend: of JAX: "cpu", "gpu" or "tpu".
+      expert_devices: over which the experts of a layer are spread (`mesh.expert`).
     """
-    obstacle = _obstacle(config, backend)
+    obstacle = _obstacle(config, backend) if expert_devices == 1 else "experts are spread over devices (mesh.expert)"
     return (
         ("batched", f"not grouped: {obstacle}") if obstacle else ("grouped", "kernels for Hopper, checked on this GPU")
     )

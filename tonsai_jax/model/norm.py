@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.errors import unknown_name
+from tonsai_jax.model.config import ModelConfig, choices_of
 
 _Kept = tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None]
 
@@ -75,10 +76,14 @@ normalize.defvjp(_forward, _backward)
 class Norm(nnx.Module):
     """A norm of `config.norm` over `size` elements: statistics in float32, output in the compute dtype.
 
+    Raises `UserError` for another `config.norm`.
+
     The parameters are used in float32: in bfloat16 most of a small change of `scale` would be lost next to its 1.
     """
 
     def __init__(self, config: ModelConfig, size: int, rngs: nnx.Rngs):
+        if config.norm not in ("layernorm", "rmsnorm", "zero_centered_rmsnorm"):
+            raise unknown_name("model.norm", config.norm, choices_of("norm"))
         self.epsilon = config.norm_epsilon
         self.dtype = jnp.dtype(config.dtype)
         self.zero_centered = config.norm == "zero_centered_rmsnorm"

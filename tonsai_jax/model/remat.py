@@ -10,8 +10,8 @@ from tonsai_jax.model.config import choices_of
 
 # The widest matrix products of a layer, by the names that `checkpoint_name` gives them in the layer.
 WIDE_PRODUCTS = ["qkv", "mlp_pre_activation", "experts_out"]
-# What experts receive from other devices; kept, it is not sent a second time.
-RECEIVED = ["received_tokens"]
+# What experts receive from other devices: kept, it is not sent a second time. And attention inside packed documents.
+ALSO_KEPT = ["received_tokens", "packed_attention"]
 
 
 def remat_policy(name: str) -> Callable[..., Any]:
@@ -30,10 +30,10 @@ def remat_policy(name: str) -> Callable[..., Any]:
     if name == "full":
         return policies.nothing_saveable
     if name == "qkv_mlp":
-        wide_products = policies.save_only_these_names(*WIDE_PRODUCTS, *RECEIVED)
+        wide_products = policies.save_only_these_names(*WIDE_PRODUCTS, *ALSO_KEPT)
     elif name == "offload":
         wide_products = policies.save_and_offload_only_these_names(
-            names_which_can_be_saved=RECEIVED,
+            names_which_can_be_saved=ALSO_KEPT,
             names_which_can_be_offloaded=WIDE_PRODUCTS,
             offload_src="device",
             offload_dst="pinned_host",

@@ -12,14 +12,13 @@ from tonsai_jax.data.manifest import read_manifest
 from tonsai_jax.errors import UserError
 from tonsai_jax.reporting.numbers import count_of, format_count, format_seconds
 from tonsai_jax.runtime.hardware import MATMUL_SHARE, cpu_count, gpu_of
-from tonsai_jax.runtime.memory import host_memory_limit, is_out_of_memory
+from tonsai_jax.runtime.memory import SMALL_PARAMETERS, host_memory_limit, is_out_of_memory
 from tonsai_jax.stages import flops_between, total_steps
 from tonsai_jax.training.setup import Setup
 
 GIB = 2**30
 SLOW_STEP_SECONDS = 60.0
 CORE_FLOPS = 150e9  # float32 FLOP/s of a CPU core in products of matrices; docs/performance.md has what one reached
-SMALL_PARAMETERS = 20e6  # a model below fits on every device that one would train on; looking closer takes a second
 # Text read up to 4 times teaches about as much as new text; read some 40 times, a further time teaches nothing
 # (Muennighoff et al. 2023, arXiv:2305.16264).
 FEW_EPOCHS, MANY_EPOCHS = 4, 40
@@ -83,6 +82,7 @@ def _too_large(config: ConfigDict, setup: Setup) -> Iterator[str]:
         num_devices=jax.device_count(),
         backend=jax.default_backend(),
         usable_bytes=usable,
+        attention_backend=setup.attention_backend,
     )
     if max(plan.peak_bytes() for plan in plans) <= usable:
         return
@@ -213,10 +213,11 @@ def out_of_memory_advice(config: ConfigDict, vocab_size: int, num_devices: int, 
         f"{sum(parts.values()) / GIB:.1f} GiB ({listed})"
     )
     fits = plan.largest_micro_batch_size(usable_bytes)
+    less_remat = "" if plan.model_config.recomputes else "model.remat=qkv_mlp, or "
     if fits >= plan.micro_batch_size:
         return (
             f"{needs}, which should fit; look whether another program uses the memory (nvidia-smi), let JAX take more "
-            f"of it (runtime.memory_fraction=0.95), or set micro_batch_size to less than "
+            f"of it (runtime.memory_fraction=0.95), or set {less_remat}micro_batch_size to less than "
             f"{plan.config_micro_batch_size(plan.micro_batch_size)}"
         )
     if fits:
@@ -224,4 +225,5 @@ def out_of_memory_advice(config: ConfigDict, vocab_size: int, num_devices: int, 
             f"{needs}; set micro_batch_size={plan.config_micro_batch_size(fits)}, which needs about "
             f"{sum(plan.memory(fits).values()) / GIB:.1f} GiB"
         )
-    return f"{needs}; not even one sequence fits; set model.remat=full, a larger mesh.fsdp or a smaller seq_len"
+    ways = "" if plan.model_config.remat == "full" else "model.remat=full, "
+    return f"{needs}; not even one sequence fits; set {ways}a larger mesh.fsdp or a smaller seq_len"

@@ -7,7 +7,8 @@ import numpy as np
 from jax.experimental.multihost_utils import process_allgather
 from ml_collections import ConfigDict
 
-from tonsai_jax.planning.advice import GIB, SMALL_PARAMETERS, usable_bytes
+from tonsai_jax.planning.advice import GIB, usable_bytes
+from tonsai_jax.runtime.memory import SMALL_PARAMETERS
 from tonsai_jax.training.setup import Setup
 
 
@@ -18,7 +19,7 @@ def with_remat(config: ConfigDict, setup: Setup) -> tuple[Setup, str]:
     """
     if setup.model_config.remat != "auto":
         return setup, ""
-    if jax.default_backend() != "gpu" or setup.model_config.num_parameters < SMALL_PARAMETERS:
+    if jax.default_backend() == "cpu" or setup.model_config.num_parameters < SMALL_PARAMETERS:
         return _replaced(setup, "none"), ""
     from tonsai_jax.planning.step_plan import plan_steps  # imported here: a run on a CPU never needs it
 
@@ -28,8 +29,9 @@ def with_remat(config: ConfigDict, setup: Setup) -> tuple[Setup, str]:
         config,
         vocab_size=setup.model_config.vocab_size,
         num_devices=setup.mesh.size,
-        backend="gpu",
+        backend=jax.default_backend(),
         usable_bytes=usable,
+        attention_backend=setup.attention_backend,
     )
     remat, needs = plans[0].model_config.remat, max(plan.peak_bytes() for plan in plans)
     return _replaced(setup, remat), f"remat: {remat} (the step needs about {needs / GIB:.1f} of {usable / GIB:.1f} GiB)"

@@ -12,6 +12,7 @@ from tonsai_jax.model.attention import choose_attention_backend
 from tonsai_jax.model.config import Lora, ModelConfig
 from tonsai_jax.planning.memory import largest_micro_batch_size, memory_by_part
 from tonsai_jax.runtime.hardware import Gpu
+from tonsai_jax.runtime.memory import SMALL_PARAMETERS
 from tonsai_jax.stages import Stage
 from tonsai_jax.training.mesh import mesh_sizes
 from tonsai_jax.training.optimizer import make_optimizer
@@ -99,7 +100,13 @@ def usable_bytes(config: ConfigDict, gpu: Gpu) -> int:
 
 
 def plan_steps(
-    config: ConfigDict, *, vocab_size: int, num_devices: int, backend: str, usable_bytes: float
+    config: ConfigDict,
+    *,
+    vocab_size: int,
+    num_devices: int,
+    backend: str,
+    usable_bytes: float,
+    attention_backend: str = "",
 ) -> tuple[StepPlan, ...]:
     """The training step of each stage.
 
@@ -107,27 +114,31 @@ def plan_steps(
       vocab_size: of the tokenizer, for a config with `model.vocab_size=0`.
       backend: of JAX: "gpu" or "cpu"; it decides which attention backend and which remat "auto" is.
       usable_bytes: memory of one device that the run can use; only "auto" needs it.
+      attention_backend: of a run that has chosen it already; "" chooses it here, without a look at rows and devices.
 
     Raises `UserError` for a config that cannot be trained on this number of devices.
     """
     validate(config)
     model = model_config(config, vocab_size)
+    attention_backend = (
+        attention_backend
+        or choose_attention_backend(
+            model, backend, [stage.seq_len for stage in stages_of(config)], has_documents=model.document_mask
+        )[0]
+    )
     if model.remat != "auto":
-        return _plans(config, model, num_devices, backend)
-    if backend != "gpu":
-        return _plans(config, dataclasses.replace(model, remat="none"), num_devices, backend)
+        return _plans(config, model, num_devices, attention_backend)
+    if backend == "cpu" or model.num_parameters < SMALL_PARAMETERS:
+        return _plans(config, dataclasses.replace(model, remat="none"), num_devices, attention_backend)
     for remat in REMAT_BY_SPEED["scanned" if model.scan_layers else "unrolled"]:
-        plans = _plans(config, dataclasses.replace(model, remat=remat), num_devices, backend)
+        plans = _plans(config, dataclasses.replace(model, remat=remat), num_devices, attention_backend)
         if max(plan.peak_bytes() for plan in plans) <= FILLED_SHARE * usable_bytes:
             break
     return plans
 
 
-def _plans(config: ConfigDict, model: ModelConfig, num_devices: int, backend: str) -> tuple[StepPlan, ...]:
+def _plans(config: ConfigDict, model: ModelConfig, num_devices: int, attention_backend: str) -> tuple[StepPlan, ...]:
     stages = stages_of(config)
-    attention_backend, _ = choose_attention_backend(
-        model, backend, [stage.seq_len for stage in stages], has_documents=model.document_mask
-    )
     axes = config.mesh
     sizes = mesh_sizes(axes.data, axes.fsdp, axes.expert, count=num_devices, num_experts=model.num_experts)
     optimizer = make_optimizer(**optimizer_settings(config))

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 HUGE_PAGE = 2**21  # bytes
+SMALL_PARAMETERS = 20e6  # a model below fits on every device that one would train on; looking closer takes a second
 
 
 def peak_memory_bytes() -> int:

@@ -18,6 +18,7 @@ from tonsai_jax.model.config import ModelConfig, keys_that_change_arrays
 from tonsai_jax.stages import Stage
 
 # Sections and keys of the config that say what a run writes, and not what it learns.
+_COMPUTED = ("model.remat", "model.scan_layers", "model.attention")  # keys that change nothing but the order of sums
 _WRITTEN = (
     "checkpoint",
     "eval",
@@ -65,8 +66,9 @@ def changes_since(
 
 
 def changes_training(change: str) -> bool:
-    """Whether a line of `changes_since` is about what the model learns, and not about what is written on the way."""
-    return change.partition(":")[0].partition(".")[0] not in _WRITTEN
+    """Whether a line of `changes_since` is about what the model learns, not about how it is computed or what is written."""
+    key = change.partition(":")[0]
+    return key.partition(".")[0] not in _WRITTEN and key not in _COMPUTED
 
 
 def changes_length(change: str) -> bool:

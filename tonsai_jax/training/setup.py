@@ -60,7 +60,7 @@ class Setup:
 def check_run(config: ConfigDict, stages: Sequence[Stage], vocab_size: int, *, has_packed_rows: bool = False) -> Setup:
     """Checks a valid config against the devices and the tokenizer; writes nothing.
 
-    It computes only where documents are kept apart on a GPU: it compares the two ways to do so there.
+    It computes only on a GPU: there it tries the kernels for documents that are kept apart, and those for experts.
 
     Args:
       vocab_size: rows that the tokenizer's ids need.
@@ -91,7 +91,7 @@ def check_run(config: ConfigDict, stages: Sequence[Stage], vocab_size: int, *, h
     if model.num_experts:
         from tonsai_jax.model.grouped import choose_experts_backend  # imported here: most models are dense
 
-        experts_backend, experts_reason = choose_experts_backend(model, jax.default_backend())
+        experts_backend, experts_reason = choose_experts_backend(model, jax.default_backend(), mesh.shape["expert"])
         obstacle = "" if experts_backend == "grouped" else experts_reason
         if obstacles := [text for text in gather_texts(obstacle) if text]:
             experts_backend, experts_reason = "batched", obstacles[0]
