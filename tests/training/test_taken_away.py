@@ -14,7 +14,7 @@ from tonsai_jax.config import from_json, stages_of
 from tonsai_jax.data.manifest import read_manifest
 from tonsai_jax.data.order import DataOrder
 
-SESSIONS, STEPS = 10, 40
+SESSIONS, STEPS = 6, 40
 SETTINGS = (f"steps={STEPS}", "checkpoint.every=1", "optimizer.learning_rate=1e-3", "sample.prompts=()")
 
 
@@ -35,7 +35,7 @@ def kill_a_session(run: TinyRun, devices: int, moment: random.Random) -> str:
 
 
 @pytest.mark.full
-def test_ten_killed_sessions_on_alternating_device_counts_lose_no_row(rows: Path, tmp_path: Path) -> None:
+def test_six_killed_sessions_on_alternating_device_counts_lose_no_row(rows: Path, tmp_path: Path) -> None:
     never_killed, run = TinyRun(rows, tmp_path / "never", SETTINGS), TinyRun(rows, tmp_path / "run", SETTINGS)
     never_killed.train()
     moment = random.Random(15)
