@@ -69,6 +69,7 @@ def test_a_row_of_equal_elements_has_the_gradients_of_flax(name):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-4), found, expected)
 
 
+@pytest.mark.full
 @every_norm
 def test_in_bfloat16_nothing_is_less_exact_than_with_flax(name):
     x, params, dy = example(name, (8, 64, 128), "bfloat16")

@@ -34,7 +34,9 @@ def test_a_run_of_version_0_1_resumes_with_its_own_losses(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stdout + done.stderr
     assert "steps: 2 of 6 done, 4 to do" in done.stdout
     changed = [line for line in done.stdout.splitlines() if "changed since" in line]
-    assert changed == ["changed since step 2: model.remat: none -> auto"]  # a new default; the renamed key is the same key
+    assert changed == [
+        "changed since step 2: model.remat: none -> auto"
+    ]  # a new default; the renamed key is the same key
     assert "It was trained before the changes" not in done.stdout
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     losses = {str(row["step"]): row["train/loss"] for row in rows if "train/loss" in row}
