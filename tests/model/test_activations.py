@@ -5,18 +5,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tonsai_jax.model.activations import geglu, gelu, swiglu
+from tonsai_jax.model.activations import geglu, gelu, relu2, swiglu
 
+PLAIN_UNGATED = {gelu: jax.nn.gelu, relu2: lambda x: jnp.maximum(x, 0) ** 2}
 PLAIN = {swiglu: jax.nn.silu, geglu: jax.nn.gelu}
 
 
+@pytest.mark.parametrize("activation", PLAIN_UNGATED)
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-5), ("bfloat16", 2**-8)])
-def test_gelu_and_its_gradient_are_rounded_once(dtype, tolerance):
+def test_the_activation_and_its_gradient_are_rounded_once(activation, dtype, tolerance):
     rng = np.random.default_rng(0)
     x, direction = (jnp.asarray(3 * rng.standard_normal((2, 3, 64)), dtype) for _ in range(2))
-    y, backward = jax.vjp(gelu, x)
+    y, backward = jax.vjp(activation, x)
     with jax.enable_x64(True):
-        expected, expected_backward = jax.vjp(jax.nn.gelu, jnp.asarray(np.asarray(x, np.float64)))
+        expected, expected_backward = jax.vjp(PLAIN_UNGATED[activation], jnp.asarray(np.asarray(x, np.float64)))
         (expected_gradient,) = expected_backward(jnp.asarray(np.asarray(direction, np.float64)))
     for found, exact in ((y, expected), (backward(direction)[0], expected_gradient)):
         assert found.dtype == x.dtype

@@ -22,6 +22,12 @@ def gelu(x: jax.Array) -> jax.Array:
 
 
 @jax.named_scope("activation")
+def relu2(x: jax.Array) -> jax.Array:
+    """max(x, 0)^2 (arXiv:2109.08668), elementwise, in the dtype of `x`."""
+    return _activated(_relu2, x)
+
+
+@jax.named_scope("activation")
 def swiglu(gate_and_values: jax.Array) -> jax.Array:
     """SiLU(gate) * values (arXiv:2002.05202): [..., 2F] -> [..., F] in the same dtype, the gate first. SiLU is x * sigmoid(x)."""
     return _gated(_silu, *_halves(gate_and_values))
@@ -44,6 +50,11 @@ def _gelu(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     scale, cubic = 2.0 * math.sqrt(2.0 / math.pi), 0.044715
     share = jax.nn.sigmoid(scale * (x + cubic * x**3))
     return x * share, share * (1.0 + x * (1.0 - share) * scale * (1.0 + 3.0 * cubic * x**2))
+
+
+def _relu2(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    positive = jnp.maximum(x, 0.0)
+    return positive * positive, 2.0 * positive
 
 
 def _silu(x: jax.Array) -> tuple[jax.Array, jax.Array]:

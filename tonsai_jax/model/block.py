@@ -17,7 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 
 from tonsai_jax.errors import unknown_name
-from tonsai_jax.model.activations import geglu, gelu, swiglu
+from tonsai_jax.model.activations import geglu, gelu, relu2, swiglu
 from tonsai_jax.model.attention import attention
 from tonsai_jax.model.config import ModelConfig, choices_of
 from tonsai_jax.model.experts import Routing, mixture_of_experts
@@ -61,7 +61,6 @@ class Block(nnx.Module):
         residual_std = INIT_STD / math.sqrt(2 * config.num_layers)  # GPT-2: the residual stream keeps its variance
         linear = partial(Linear, bias=config.bias, rngs=rngs)
         D, H, K, Dh = config.d_model, config.num_heads, config.kv_heads, config.head_dim
-        up_columns = config.d_ff if config.mlp == "gelu" else 2 * config.d_ff
         self.config = config
         self.attention_backend = attention_backend
         self.experts_backend = experts_backend
@@ -75,10 +74,10 @@ class Block(nnx.Module):
         if config.num_experts:
             E = config.num_experts
             self.router = Kernel(D, E, std=INIT_STD, rngs=rngs)
-            self.experts_up = Kernel(E, D, up_columns, std=INIT_STD, rngs=rngs)
+            self.experts_up = Kernel(E, D, config.up_width, std=INIT_STD, rngs=rngs)
             self.experts_down = Kernel(E, config.d_ff, D, std=residual_std, rngs=rngs)
         else:
-            self.mlp_up = linear(D, up_columns, std=INIT_STD)
+            self.mlp_up = linear(D, config.up_width, std=INIT_STD)
             self.mlp_down = linear(config.d_ff, D, std=residual_std)
         if config.sandwich_norms:
             self.post_attention_norm, self.post_mlp_norm = Norm(config, D, rngs), Norm(config, D, rngs)
@@ -191,6 +190,8 @@ class Block(nnx.Module):
         hidden_BxTxF = checkpoint_name(self.mlp_up(x_BxTxD, adapter_key), "mlp_pre_activation")
         if config.mlp == "gelu":
             hidden_BxTxF = gelu(hidden_BxTxF)
+        elif config.mlp == "relu2":
+            hidden_BxTxF = relu2(hidden_BxTxF)
         elif config.mlp == "swiglu":
             hidden_BxTxF = swiglu(hidden_BxTxF)
         elif config.mlp == "geglu":

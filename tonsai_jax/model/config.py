@@ -87,8 +87,8 @@ class ModelConfig:
     )
     mlp: str = key(
         "gelu",
-        "feed-forward network: gelu has two matrices, swiglu and geglu three",
-        choices=("gelu", "swiglu", "geglu"),
+        "feed-forward network: gelu and relu2 have two matrices, swiglu and geglu three",
+        choices=("gelu", "relu2", "swiglu", "geglu"),
         changes_arrays=True,
     )
     num_kv_heads: int = key(
@@ -296,7 +296,7 @@ class ModelConfig:
     @property
     def up_width(self) -> int:
         """Columns of the first feed-forward matrix; those of SwiGLU and GeGLU hold the gate and the values."""
-        return self.d_ff * (1 if self.mlp == "gelu" else 2)
+        return self.d_ff * (2 if self.mlp in ("swiglu", "geglu") else 1)
 
     @property
     def _expert_weights(self) -> int:
