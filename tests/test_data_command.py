@@ -253,7 +253,10 @@ def test_the_search_for_changes_in_the_input_shows_its_progress(folder: Path, mo
         (("sources.yaml", "--khmer", "khmer.txt"), "give either SOURCES.yaml, or --khmer and/or --english"),
         (("--khmer", "khmer.txt", "--vocab-size", "10"), "vocab_size 10 is too small"),
         (("--khmer", "khmer.txt", "--val-ratio", "1"), "val_ratio 1.0 is not in [0, 1)"),
-        (("--khmer", "khmer.txt", "--model-type", "words"), "model type 'words' is not known; use bpe or unigram"),
+        (
+            ("--khmer", "khmer.txt", "--model-type", "words"),
+            "model type 'words' is not known; use bpe, unigram or gpt2",
+        ),
         (
             ("--khmer", "khmer.txt", "--model-type", "unigram", "--pattern", "single-digits"),
             "pattern=single-digits is for model type bpe only, unigram has none; leave it out",

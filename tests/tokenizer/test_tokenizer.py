@@ -285,7 +285,7 @@ def bad_commands(folder):
         "no text in the one language": (given(language_weights="km=1"), "there is no text in 'km'"),
         "not utf-8": (given(input=folder / "latin.txt"), "latin.txt: not UTF-8 at byte 3"),
         "vocabulary too small": (given(vocab_size="256"), "256 is too small"),
-        "unknown kind": (given(model_type="wordpiece"), "'wordpiece' is not known; use bpe or unigram"),
+        "unknown kind": (given(model_type="wordpiece"), "'wordpiece' is not known; use bpe, unigram or gpt2"),
         "unknown pattern": (
             given(pattern="single-digit"),
             "pattern='single-digit' is not known; did you mean 'single-digits'?",
@@ -293,6 +293,14 @@ def bad_commands(folder):
         "pattern of unigram": (
             given(model_type="unigram", pattern="single-digits"),
             "pattern=single-digits is for model type bpe only, unigram has none; leave it out",
+        ),
+        "pattern of gpt2": (
+            given(model_type="gpt2", pattern="single-digits"),
+            "pattern=single-digits is for model type bpe only, gpt2 has none; leave it out",
+        ),
+        "gpt2 too small": (
+            given(model_type="gpt2", vocab_size="286"),
+            "vocab_size 286 is too small: the bytes and 31 special tokens need 287",
         ),
         "unigram too small": (
             given(model_type="unigram"),

@@ -1,4 +1,7 @@
-"""Train a tokenizer that handles Khmer well, byte-level BPE or Unigram, on prepared documents or on raw text files."""
+"""Train a tokenizer for Khmer and other languages, on prepared documents or on raw text files.
+
+The kinds: byte-level BPE and Unigram handle Khmer well; gpt2 is what most projects train, a baseline to compare with.
+"""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -51,7 +54,8 @@ def main(words: Sequence[str] | None = None) -> None:
     add(
         "--language-weights",
         metavar="km=0.5,en=0.5",
-        help="share of each language in the training bytes (default: the weights of --dataset-dir; all of --input)",
+        help="share of each language in the training bytes; none: all the text as it is (default: the weights of --dataset-dir; "
+        "none for --input)",
     )
     add_tokenizer_flags(parser)
     add(
@@ -64,11 +68,12 @@ def main(words: Sequence[str] | None = None) -> None:
 
     start, name, count = time.monotonic(), args.text_column, args.max_examples
     faults, normalization = Faults(args.on_error), DEFAULT
-    weights = language_weights(args.language_weights) if args.language_weights else {}
+    as_it_is = args.language_weights == "none"
+    weights = language_weights(args.language_weights) if args.language_weights and not as_it_is else {}
     if args.dataset_dir:
         normalization = dataset_normalization(args.dataset_dir)
         of_dataset = dataset_language_weights(args.dataset_dir)
-        if not weights and not count and len(of_dataset) > 1:
+        if not weights and not as_it_is and not count and len(of_dataset) > 1:
             weights = of_dataset
 
     def examples() -> Iterator[Example]:
@@ -118,7 +123,7 @@ def add_tokenizer_flags(parser: CommandParser, *, required: bool = True) -> None
         metavar="N",
         help="number of token ids wanted; 8000 for a first try",
     )
-    add("--model-type", default="bpe", metavar="NAME", help="kind of tokenizer: bpe or unigram (default: bpe)")
+    add("--model-type", default="bpe", metavar="NAME", help="kind of tokenizer: bpe, unigram or gpt2 (default: bpe)")
     add(
         "--pattern",
         default=DEFAULT_PATTERN,

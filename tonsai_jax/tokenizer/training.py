@@ -1,4 +1,4 @@
-"""Trains a byte-level BPE or Unigram tokenizer, writes its folder, and measures it."""
+"""Trains a tokenizer (byte-level BPE, Unigram, or the baseline `gpt2`), writes its folder, and measures it."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +16,7 @@ from tonsai_jax.tokenizer.any_tokenizer import AnyTokenizer
 from tonsai_jax.tokenizer.even_sample import SampledText
 from tonsai_jax.tokenizer.examples import Example
 from tonsai_jax.tokenizer.folder_checksums import write_tokenizer_checksums
+from tonsai_jax.tokenizer.gpt2_bpe import train_gpt2_bpe
 from tonsai_jax.tokenizer.loading import NORMALIZATION
 from tonsai_jax.tokenizer.measure import measure
 from tonsai_jax.tokenizer.report import write_report
@@ -32,7 +33,7 @@ from tonsai_jax.tokenizer.units import BYTES
 
 FORMAT = "tonsai_jax/tokenizer"
 VERSION = 1
-MODEL_TYPES = ("bpe", "unigram")
+MODEL_TYPES = ("bpe", "unigram", "gpt2")
 DEFAULT_PATTERN = "grouped-digits"
 
 
@@ -58,7 +59,7 @@ def train_tokenizer(
       examples: texts, each with the label (a language or a file) under which the report counts it; read once.
       vocab_size: number of ids wanted, special tokens included; a small corpus can give fewer.
       output_dir: the folder to write. An earlier tokenizer there is replaced when the new one is complete.
-      model_type: "bpe" or "unigram".
+      model_type: "bpe", "unigram", or "gpt2", the baseline of `gpt2_bpe`.
       special_tokens: tokens that stand for no text; they get the ids 0 to n-1. The first is "<|endoftext|>".
       sentences: number of random lines that Unigram is trained on; 0 for all.
       pattern: how BPE splits text into words: a name of `bpe.PATTERNS`. tokenizer.json records it.
@@ -87,6 +88,8 @@ def train_tokenizer(
         spm_model = None
         if model_type == "bpe":
             tokenizer = bpe.train_bpe(texts, vocab_size, special_tokens, progress, bpe.PATTERNS[pattern])
+        elif model_type == "gpt2":
+            tokenizer = train_gpt2_bpe(texts, vocab_size, special_tokens, progress)
         else:
             # SentencePiece reports nothing; its training takes most of the time.
             with progress_bar("training Unigram with SentencePiece", wanted=progress):
@@ -129,8 +132,10 @@ def check_pattern(pattern: str, model_type: str) -> None:
 def check_vocabulary(vocab_size: int, model_type: str, special_tokens: Sequence[str]) -> None:
     """Raises `UserError` for a model type that is not known, and for a vocabulary smaller than its bytes need."""
     if model_type not in MODEL_TYPES:
-        raise UserError(f"model type {model_type!r} is not known; use {' or '.join(MODEL_TYPES)}")
-    least = len(special_tokens) + (len(BYTES) if model_type == "bpe" else unigram.SMALLEST_VOCABULARY)
+        raise UserError(
+            f"model type {model_type!r} is not known; use {', '.join(MODEL_TYPES[:-1])} or {MODEL_TYPES[-1]}"
+        )
+    least = len(special_tokens) + (unigram.SMALLEST_VOCABULARY if model_type == "unigram" else len(BYTES))
     if vocab_size < least:
         raise UserError(
             f"vocab_size {vocab_size} is too small: the bytes and {len(special_tokens)} special tokens need {least} ids; "
