@@ -72,7 +72,18 @@ ONLY = {
     "chat_ui": {"chat", "errors", "inference", "reporting", "sampling"},
     "report": {"choices", "errors", "files", "reporting", "stages", "sampling", "model", "config", "evaluation"},
     "__main__": {"errors", "interrupts"},  # it imports a command when it knows which
-    "ablation": {"errors", "files", "reporting", "stages", "data", "config", "cli"},
+    "ablation": {
+        "errors",
+        "files",
+        "reporting",
+        "stages",
+        "jobs",
+        "corpus",
+        "data",
+        "config",
+        "evaluation",
+        "cli",
+    },
 }
 # Text is prepared on machines without an accelerator; there JAX would only cost seconds and memory.
 WITHOUT_JAX = (

@@ -5,7 +5,7 @@ import runpy
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os.path import normpath
 from pathlib import Path
@@ -16,9 +16,14 @@ from ml_collections import ConfigDict
 from tonsai_jax.cli import parse_flags
 from tonsai_jax.config import differences, from_json, stages_of, to_json, validate
 from tonsai_jax.data.manifest import read_manifest
-from tonsai_jax.errors import UserError
+from tonsai_jax.errors import UserError, unknown_name
 from tonsai_jax.files import read_json
 from tonsai_jax.stages import Stage, total_steps
+
+_FIRST_FLAG = 3  # in the command of a run, after the interpreter and the module
+
+TOKENIZER, SAME_TEXT_AS = "tokenizer", "same_text_as"  # keys of a variant that are not keys of training
+ROWS_OF_TOKENIZERS = "data"  # folder in the workdir
 
 
 @dataclass(frozen=True)
@@ -28,13 +33,17 @@ class Ablation:
     Attributes:
       base: a config file for `tonsai_jax.train`; its path is relative to the folder of the ablation: "../quickstart.py".
       variants: {name: {key: value}}. Keys are written as on the command line of training: "optimizer.learning_rate". The first
-        variant is the baseline, which the others are compared with.
+        variant is the baseline, which the others are compared with. Two more keys:
+        "tokenizer": a name of `tokenizers`; the variant trains on the documents that are encoded with it;
+        "same_text_as": another variant; this one reads as much text of each source as that one, whatever its tokenizer.
       overrides: {key: value} for all variants.
+      tokenizers: {name: flags of `tonsai train-tokenizer`}: {"small": ["--vocab-size=4000"]}. They are trained on --documents.
     """
 
     base: str
     variants: Mapping[str, Mapping[str, Any]]
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    tokenizers: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,7 @@ class PlannedRun:
       workdir: folder of the run.
       config: the config that training will use.
       command: starts or resumes the run.
+      same_text_as: the variant whose text it reads; then length and weights of the config are not set yet (`with_same_text`).
     """
 
     variant: str
@@ -54,6 +64,7 @@ class PlannedRun:
     workdir: Path
     config: ConfigDict
     command: tuple[str, ...]
+    same_text_as: str | None = None
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
@@ -66,6 +77,11 @@ class PlannedRun:
     @property
     def total_steps(self) -> int:
         return total_steps(self.stages)
+
+    def with_flags(self, *flags: str) -> "PlannedRun":
+        """The run with these flags after its own. Raises `UserError` for a key or value that is not valid."""
+        command = (*self.command, *flags)
+        return replace(self, command=command, config=_config(command[_FIRST_FLAG:]), same_text_as=None)
 
 
 def load_ablation(file: Path) -> tuple[Ablation, str]:
@@ -119,13 +135,18 @@ def plan_runs(
             raise UserError(
                 f"{file}: variant {name!r} cannot be the name of a folder; use only letters, digits and . _ + -"
             )
+        if ablation.tokenizers and name == ROWS_OF_TOKENIZERS:
+            raise UserError(f"{file}: variant {name!r}: the token rows of the tokenizers have this folder; rename it")
         try:
-            words[name] = _words(file, ablation, overrides, flags)
+            words[name] = _words(file, ablation, overrides, workdir, flags)
             configs[name] = _config(words[name])
         except UserError as error:
             raise UserError(f"{file}: variant {name!r}: {error}") from error
+        _check_same_text_as(file, ablation, name, configs[name])
         for other in words.keys() - {name}:
-            if to_json(configs[other]) == to_json(configs[name]):
+            if _same_text_as(ablation, other) == _same_text_as(ablation, name) and to_json(configs[other]) == to_json(
+                configs[name]
+            ):
                 raise UserError(f"{file}: variants {other!r} and {name!r} are the same run; remove one of them")
     first_seed = next(iter(configs.values())).seed
     runs = []
@@ -136,42 +157,28 @@ def plan_runs(
                 own.append(f"--config.wandb.name={file.stem}-{name}-seed-{seed}")  # else all are called "seed-0"
             run_dir = workdir / name / f"seed-{seed}"
             command = (sys.executable, "-m", "tonsai_jax.train", *own, f"--workdir={run_dir}")
-            runs.append(PlannedRun(name, seed, run_dir, _config(own), command))
+            runs.append(PlannedRun(name, seed, run_dir, _config(own), command, _same_text_as(ablation, name)))
     for run in runs:
-        _check_begun(run)
+        if not run.same_text_as:
+            check_begun(run)
     return runs
 
 
-def _words(file: Path, ablation: Ablation, overrides: Mapping[str, Any], flags: Sequence[str]) -> list[str]:
-    """The config file and keys of a variant as flags of training; a later flag overrides an earlier one."""
-    if not isinstance(overrides, Mapping):
-        raise UserError(f"{overrides!r} must be a dict such as {{'optimizer.learning_rate': 1e-3}}")
-    for keys in (ablation.overrides, overrides):
-        if "seed" in keys:
-            raise UserError("cannot set seed; set the first seed in the base config, and use --seeds N for more")
-    both = {flag.partition("=")[0].removeprefix("--config.") for flag in flags} & overrides.keys()
-    if both:
-        raise UserError(f"sets {', '.join(sorted(both))}, which a flag also sets for all variants; remove the flag")
-    shared = [f"--config.{key}={value}" for key, value in ablation.overrides.items()]
-    own = [f"--config.{key}={value}" for key, value in overrides.items()]
-    return [f"--config={normpath(file.parent / ablation.base)}", *shared, *flags, *own]
+def rows_folder(workdir: Path, tokenizer: str) -> Path:
+    """Where the token rows of a tokenizer of the ablation are."""
+    return workdir / ROWS_OF_TOKENIZERS / tokenizer / "tokens"
 
 
-def _config(words: Sequence[str]) -> ConfigDict:
-    config, _, _ = parse_flags(["train", *words], "")
-    validate(config)
-    return config
+def has_begun(run: PlannedRun) -> bool:
+    """Whether the run has a checkpoint."""
+    checkpoints = run.workdir / "checkpoints"
+    return checkpoints.is_dir() and any(path.name.isdigit() for path in checkpoints.iterdir())
 
 
-def _check_begun(run: PlannedRun) -> None:
+def check_begun(run: PlannedRun) -> None:
     """Raises `UserError` if the run has a checkpoint trained with other values: its result would belong to no variant."""
     saved = run.workdir / "config.json"
-    checkpoints = run.workdir / "checkpoints"
-    if (
-        not saved.is_file()
-        or not checkpoints.is_dir()
-        or not any(path.name.isdigit() for path in checkpoints.iterdir())
-    ):
+    if not saved.is_file() or not has_begun(run):
         return
     changes = differences(to_json(from_json(read_json(saved))), to_json(run.config))
     if changes:
@@ -179,3 +186,55 @@ def _check_begun(run: PlannedRun) -> None:
             f"{run.workdir}: was trained with other values ({'; '.join(changes)}); "
             "use another --workdir, or remove this folder to train the run again"
         )
+
+
+def _words(
+    file: Path, ablation: Ablation, overrides: Mapping[str, Any], workdir: Path, flags: Sequence[str]
+) -> list[str]:
+    """The config file and keys of a variant as flags of training; a later flag overrides an earlier one."""
+    if not isinstance(overrides, Mapping):
+        raise UserError(f"{overrides!r} must be a dict such as {{'optimizer.learning_rate': 1e-3}}")
+    for keys in (ablation.overrides, overrides):
+        if "seed" in keys:
+            raise UserError("cannot set seed; set the first seed in the base config, and use --seeds N for more")
+    shared, own = (_keys(ablation, keys, workdir) for keys in (ablation.overrides, overrides))
+    both = {flag.partition("=")[0].removeprefix("--config.") for flag in flags} & own.keys()
+    if both:
+        raise UserError(f"sets {', '.join(sorted(both))}, which a flag also sets for all variants; remove the flag")
+    before, after = ([f"--config.{key}={value}" for key, value in keys.items()] for keys in (shared, own))
+    return [f"--config={normpath(file.parent / ablation.base)}", *before, *flags, *after]
+
+
+def _keys(ablation: Ablation, overrides: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
+    """The keys of training: without "same_text_as", and with the rows of the tokenizer instead of its name."""
+    keys = {key: value for key, value in overrides.items() if key not in (TOKENIZER, SAME_TEXT_AS)}
+    if TOKENIZER in overrides:
+        name = overrides[TOKENIZER]
+        if name not in ablation.tokenizers:
+            raise unknown_name(TOKENIZER, name, ablation.tokenizers)
+        if "data.dir" in keys:
+            raise UserError("sets tokenizer and data.dir; remove one, a tokenizer has token rows of its own")
+        keys["data.dir"] = rows_folder(workdir, name)
+    return keys
+
+
+def _same_text_as(ablation: Ablation, variant: str) -> str | None:
+    return ablation.variants[variant].get(SAME_TEXT_AS)
+
+
+def _check_same_text_as(file: Path, ablation: Ablation, variant: str, config: ConfigDict) -> None:
+    """Raises `UserError` unless the text of the variant can be made that of the one it names."""
+    other = _same_text_as(ablation, variant)
+    if other is None:
+        return
+    others = [name for name in ablation.variants if name != variant and not _same_text_as(ablation, name)]
+    if other not in others:
+        raise UserError(f"{file}: variant {variant!r}: {unknown_name(SAME_TEXT_AS, other, others)}")
+    if config.stages:
+        raise UserError(f"{file}: variant {variant!r}: same_text_as sets length and weights, so it cannot have stages")
+
+
+def _config(words: Sequence[str]) -> ConfigDict:
+    config, _, _ = parse_flags(["train", *words], "")
+    validate(config)
+    return config

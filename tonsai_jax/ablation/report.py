@@ -7,7 +7,7 @@ from typing import Any
 
 from tonsai_jax.ablation.plan import PlannedRun
 from tonsai_jax.ablation.results import Point, RunResult
-from tonsai_jax.ablation.summary import tables
+from tonsai_jax.ablation.tables import tables
 from tonsai_jax.reporting.page import write_page
 from tonsai_jax.reporting.plot import Line, legend, line_plot
 from tonsai_jax.reporting.tables import Table

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tonsai_jax.ablation.other_text import OtherText
 from tonsai_jax.ablation.plan import PlannedRun
 from tonsai_jax.ablation.running import is_complete
 from tonsai_jax.reporting.complete_file import read_complete
@@ -35,6 +36,7 @@ class RunResult:
       loss: mean loss of the last tenth of the steps; None if the run is not complete or no loss there is finite.
       bits_per_byte: {language: bits per byte} on held-out text after the last step; empty if it was not evaluated.
       mean_bits_per_byte: the mean over the languages; None if it was not evaluated.
+      text_bits_per_byte: {language: bits per byte} on text of another domain; empty if it was not scored.
       tokens_per_second: over the whole run; None if no step was timed.
       peak_gib: peak memory of the device that used most, or of the process on a CPU.
     """
@@ -44,12 +46,18 @@ class RunResult:
     loss: float | None
     bits_per_byte: dict[str, float]
     mean_bits_per_byte: float | None
+    text_bits_per_byte: dict[str, float]
     tokens_per_second: float | None
     peak_gib: float | None
 
 
-def read_result(run: PlannedRun) -> RunResult:
-    """Reads what the run has written so far; a run that has not started has an empty curve."""
+def read_result(run: PlannedRun, text: OtherText | None = None) -> RunResult:
+    """Reads what the run has written so far; a run that has not started has an empty curve.
+
+    Args:
+      run: the run.
+      text: the text of another domain on which it is scored.
+    """
     rows = [row for row in metrics_rows(run.workdir / "metrics.jsonl") if "train/loss" in row]
     curve = tuple(read_curve(rows, run.stages)) if rows else ()
     complete = is_complete(run) and bool(curve)
@@ -61,6 +69,7 @@ def read_result(run: PlannedRun) -> RunResult:
         loss=final_loss(curve, run.total_steps) if complete else None,
         bits_per_byte=language_scores(scores),
         mean_bits_per_byte=scores.get("eval/bits_per_byte"),
+        text_bits_per_byte=(text.bits_per_byte(run) or {}) if text and complete else {},
         tokens_per_second=curve[-1].tokens / curve[-1].seconds if curve and curve[-1].seconds else None,
         peak_gib=max((row["memory/peak_gib"] for row in rows), default=None),
     )

@@ -1,4 +1,4 @@
-"""Statistics over seeds: means, standard deviations, and paired differences with confidence intervals."""
+"""Statistics over seeds: means, standard deviations, and paired differences and ratios with confidence intervals."""
 
 import math
 import statistics
@@ -29,6 +29,14 @@ class Difference(NamedTuple):
         return None if self.margin is None else abs(self.mean) > self.margin
 
 
+class Ratio(NamedTuple):
+    """Variant divided by baseline: the mean over the seeds of both, and the ends of its interval (None for one seed)."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+
 def spread(values: Sequence[float]) -> Spread | None:
     """Mean and standard deviation of one value per seed; None without values."""
     if not values:
@@ -51,3 +59,18 @@ def paired_difference(variant: Mapping[int, float], baseline: Mapping[int, float
         return Difference(found.mean, None)
     t = float(stdtrit(len(differences) - 1, 0.5 + CONFIDENCE / 2))
     return Difference(found.mean, t * found.deviation / math.sqrt(len(differences)))
+
+
+def paired_ratio(variant: Mapping[int, float], baseline: Mapping[int, float]) -> Ratio | None:
+    """The mean ratio of two {seed: value above 0} with its 95 % confidence interval; None if they share no seed.
+
+    It is `paired_difference` of the logarithms, exponentiated: the geometric mean of the ratios of the seeds. So a half and a
+    double cancel, which they do not in a mean of ratios.
+    """
+    logs = [{seed: math.log(value) for seed, value in values.items()} for values in (variant, baseline)]
+    found = paired_difference(*logs)
+    if found is None:
+        return None
+    if found.margin is None:
+        return Ratio(math.exp(found.mean), None, None)
+    return Ratio(math.exp(found.mean), math.exp(found.mean - found.margin), math.exp(found.mean + found.margin))

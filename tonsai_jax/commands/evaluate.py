@@ -125,7 +125,8 @@ def _evaluate_rows(args: argparse.Namespace) -> None:
 
 def _evaluate_text(args: argparse.Namespace) -> None:
     from tonsai_jax.evaluation.documents.scorer import DocumentScorer
-    from tonsai_jax.evaluation.documents.text_files import score_texts, task_scores, text_sources
+    from tonsai_jax.evaluation.documents.text_files import score_texts, task_scores
+    from tonsai_jax.evaluation.documents.text_sources import text_sources
     from tonsai_jax.evaluation.task_scores import write_scores
     from tonsai_jax.inference.load import Run
 

@@ -14,7 +14,8 @@ from tests.support.tiny_run import TinyRun
 from tonsai_jax.errors import UserError
 from tonsai_jax.evaluation.documents import scorer as scorer_module
 from tonsai_jax.evaluation.documents.scorer import DocumentScorer, score_documents
-from tonsai_jax.evaluation.documents.text_files import score_texts, text_sources
+from tonsai_jax.evaluation.documents.text_files import score_texts
+from tonsai_jax.evaluation.documents.text_sources import text_sources
 from tonsai_jax.evaluation.task_scores import read_scores
 from tonsai_jax.huggingface.export import export
 from tonsai_jax.inference.load import LanguageModel, load_run

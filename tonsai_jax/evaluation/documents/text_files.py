@@ -1,10 +1,8 @@
 """Scores the documents of any text files: those that `tonsai prepare` can read, cut into documents as it does."""
 
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
-from pathlib import Path
 
 import numpy as np
 
@@ -21,32 +19,6 @@ from tonsai_jax.reporting.numbers import count_of
 from tonsai_jax.reporting.progress_bar import progress_bar
 
 _ADDED_AT_ONCE = 4096  # scores of documents that are kept before they are added up
-
-
-def text_sources(words: Iterable[str], document: str | None = None, text_column: str | None = None) -> list[Source]:
-    """The sources that words such as `km=FILE`, `FILE`, `en=FILE` name; a word without a language continues the one before.
-
-    Args:
-      words: a FILE is a file, a folder or a glob.
-      document: what a document of a txt file is, see `Source`.
-      text_column: the field with the text, see `Source`.
-
-    Raises `UserError` for a language or a file that does not exist, and for a word that cannot be understood.
-    """
-    sources: list[Source] = []
-    language = None
-    for word in words:
-        before, is_named, location = word.partition("=")
-        if is_named and not Path(word).exists():
-            language = before
-        else:
-            location = word
-        if language is None or not location:
-            raise UserError(f"--text {word}: write the language and its file, such as --text km=FILE en=FILE")
-        settings = {"document": document, "text_column": text_column}
-        name = re.sub(r"[^\w.-]", "_", Path(location).name).lstrip(".-") or "text"
-        sources.append(Source(name=name, language=language, path=location, **settings))  # type: ignore[arg-type]
-    return sources
 
 
 def score_texts(scorer: DocumentScorer, sources: Sequence[Source], note: Callable[[str], None]) -> Breakdown:
