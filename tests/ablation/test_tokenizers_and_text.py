@@ -174,6 +174,15 @@ def test_figures_of_other_files_or_of_another_checkpoint_are_not_those_of_this_t
         OtherText.of([str(news)])
 
 
+@pytest.mark.parametrize(
+    ("content", "told"), [(b"caf\xe9\n", "not UTF-8 at byte 3"), (b"\n", "--text: .*: there is no text in this file")]
+)
+def test_text_that_cannot_be_scored_is_refused_before_the_first_run(tmp_path: Path, content: bytes, told: str) -> None:
+    (tmp_path / "news.txt").write_bytes(content)
+    with pytest.raises(UserError, match=told):
+        OtherText.of([f"en={tmp_path / 'news.txt'}"])
+
+
 # The command
 
 ABLATION = """from tonsai_jax.ablation.plan import Ablation

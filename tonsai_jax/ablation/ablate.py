@@ -13,6 +13,7 @@ from tonsai_jax.ablation.running import run_all
 from tonsai_jax.ablation.same_text import with_same_text
 from tonsai_jax.ablation.summary import summarize
 from tonsai_jax.ablation.tokenized import check_documents, make_rows
+from tonsai_jax.data.tokenize import check_val_ratio
 from tonsai_jax.files import write_json
 
 
@@ -43,6 +44,7 @@ def ablate(
     ablation, about = load_ablation(file)
     runs = plan_runs(file, ablation, workdir, num_seeds=num_seeds, flags=flags)
     check_documents(file, ablation.tokenizers, documents, runs)
+    check_val_ratio(val_ratio)
     other_text = OtherText.of(text) if text else None
 
     def say(line: str) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tonsai_jax.ablation.plan import PlannedRun
+from tonsai_jax.corpus.sources.faults import Faults
 from tonsai_jax.errors import UserError
 from tonsai_jax.evaluation.documents.text_sources import text_sources
 from tonsai_jax.files import read_json, sha256_file
@@ -26,8 +27,15 @@ class OtherText:
 
     @classmethod
     def of(cls, words: Sequence[str]) -> "OtherText":
-        """Checks the words and reads the files. Raises `UserError` for a language or a file that does not exist."""
-        files = [(source.language, path) for source in text_sources(words) for path in source.files()]
+        """Reads the files once, so that a mistake is found before hours of training.
+
+        Raises `UserError` for a language or a file that does not exist, and for a file that cannot be read or has no text.
+        """
+        sources = text_sources(words)
+        files = [(source.language, path) for source in sources for path in source.files()]
+        for piece in (piece for source in sources for piece in source.by_file()):
+            if not sum(bool(text.strip()) for _, text in piece.documents(Faults(can_skip=False))):
+                raise UserError(f"--text: {piece.spans[0].path}: there is no text in this file")
         return cls(tuple(words), content_key([(language, str(path), sha256_file(path)) for language, path in files]))
 
     def command(self, run: PlannedRun) -> tuple[str, ...]:
