@@ -198,6 +198,20 @@ def get_ablation():
 """
 
 
+def test_flags_of_the_command_that_have_no_effect_or_are_out_of_range_are_refused(tmp_path: Path) -> None:
+    sources = [Source(name=name, language=name, documents=["2026"]) for name in ("km", "en")]
+    prepare(sources, tmp_path / "documents", progress=False)
+    (tmp_path / "tiny_config.py").write_text(CONFIG.format(rows="none"), encoding="utf-8")
+    (tmp_path / "file.py").write_text(ABLATION, encoding="utf-8")
+    words = ("ablate", "--config", str(tmp_path / "file.py"), "--workdir", str(tmp_path / "runs"))
+    code, _, err = tonsai(*words, "--val-ratio=0.1")
+    assert (code, err) == (1, "error: --val-ratio 0.1: is for the tokenizers of --documents; leave it out\n")
+    code, _, err = tonsai(*words, "--documents", str(tmp_path / "documents"), "--val-ratio=2")
+    assert code == 1
+    assert err.startswith("error: val_ratio 2.0 is not in [0, 1)")
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An ablation of one variant, documents to train its tokenizer on, and text to score it on."""

@@ -48,7 +48,6 @@ def main() -> None:
     add(
         "--val-ratio",
         type=float,
-        default=0.01,
         metavar="X",
         help="share of --documents that is kept for validation (default: 0.01)",
     )
@@ -62,6 +61,8 @@ def main() -> None:
     )
     parser.add_json()
     args, flags = parser.parse_known_args()
+    if args.val_ratio is not None and args.documents is None:
+        raise UserError(f"--val-ratio {args.val_ratio}: is for the tokenizers of --documents; leave it out")
 
     from tonsai_jax.ablation.ablate import ablate
     from tonsai_jax.ablation.tables import tables
@@ -75,7 +76,7 @@ def main() -> None:
         num_seeds=args.seeds,
         flags=flags,
         documents=args.documents,
-        val_ratio=args.val_ratio,
+        val_ratio=0.01 if args.val_ratio is None else args.val_ratio,
         text=args.text,
     )
     print("\n" + tables_as_text(tables(summary)))
