@@ -94,7 +94,7 @@ def _bpe(content: dict[str, Any], special: set[str], path: str) -> Vocabulary:
     if pattern not in _PRE_TOKENIZERS or content["normalizer"] is not None:
         raise UserError(
             f"{path}: llama.cpp has no pattern that splits text as this tokenizer does; train one with "
-            "tonsai train-tokenizer"
+            "`tonsai train-tokenizer --model-type bpe`"
         )
     name, differences = _PRE_TOKENIZERS[pattern]
     tokens = sorted(content["model"]["vocab"], key=content["model"]["vocab"].__getitem__)
