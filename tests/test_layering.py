@@ -41,6 +41,7 @@ LEVELS = (
     ("finish", "roll_back"),
     ("train",),
     ("ablation",),
+    ("scaling",),
     ("commands",),
     ("__main__",),
 )
@@ -73,6 +74,20 @@ ONLY = {
     "report": {"choices", "errors", "files", "reporting", "stages", "sampling", "model", "config", "evaluation"},
     "__main__": {"errors", "interrupts"},  # it imports a command when it knows which
     "ablation": {"errors", "files", "reporting", "stages", "data", "config", "cli"},
+    "scaling": {
+        "errors",
+        "files",
+        "manifest_fields",
+        "reporting",
+        "stages",
+        "data",
+        "model",
+        "config",
+        "runtime",
+        "planning",
+        "training",
+        "cli",
+    },
 }
 # Text is prepared on machines without an accelerator; there JAX would only cost seconds and memory.
 WITHOUT_JAX = (

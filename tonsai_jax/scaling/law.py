@@ -1,0 +1,79 @@
+"""The scaling law: bits per byte of a language from the size of the model, the text that it reads, and how often it reads it.
+
+    bits_per_byte = E + A * N^-alpha + B * D^-beta
+
+N is the number of parameters in the layers, in millions, and D the effective text of the language, in MB (10^6 bytes of UTF-8).
+So E is what no model gets below, A what a model of 1 M parameters adds to it, and B what 1 MB of text adds to it. The form is
+that of arXiv:2203.15556. Text is counted in bytes and not in tokens, because bytes do not depend on the tokenizer.
+
+Effective text counts each repetition less than the one before it (arXiv:2305.16264), and text of the other languages at a rate
+of exchange, the transfer (the idea is that of arXiv:2102.01293, in the simplest form).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Numbers = float | NDArray[np.float64]
+
+MILLION = 1e6
+
+
+class Text(NamedTuple):
+    """What is read of a language, in UTF-8 bytes; numbers, or arrays [runs].
+
+    Attributes:
+      unique: bytes of the text, each counted once.
+      read: bytes that the run reads, repetitions included; read / unique are the epochs.
+    """
+
+    unique: Numbers
+    read: Numbers
+
+
+@dataclass(frozen=True)
+class Law:
+    """The law of one language; the attributes are the letters of the formula above.
+
+    Attributes:
+      floor, size_factor, size_power, text_factor, text_power: E, A, alpha, B and beta.
+      transfer: bytes of this language that a byte of another language is worth.
+      repetition: R*, at how many repetitions a text is nearly used up: however often it is read, it is never worth more than
+        1 + R* times its unique bytes.
+    """
+
+    floor: float
+    size_factor: float
+    size_power: float
+    text_factor: float
+    text_power: float
+    transfer: float
+    repetition: float
+
+    def bits_per_byte(self, layer_parameters: Numbers, language: str, texts: Mapping[str, Text]) -> NDArray[np.float64]:
+        """The prediction, for numbers or arrays [runs].
+
+        Args:
+          layer_parameters: of the model, without embeddings.
+          language: whose law this is, one of `texts`.
+          texts: what is read, by language.
+        """
+        own = effective_bytes(texts[language], self.repetition)
+        others = [effective_bytes(text, self.repetition) for name, text in texts.items() if name != language]
+        megabytes = (own + self.transfer * sum(others, np.zeros(()))) / MILLION
+        millions = np.asarray(layer_parameters) / MILLION
+        size = self.size_factor * millions**-self.size_power
+        return self.floor + size + self.text_factor * np.maximum(megabytes, 1e-3) ** -self.text_power
+
+
+def effective_bytes(text: Text, repetition: float) -> NDArray[np.float64]:
+    """Bytes of new text that are worth as much as `text` with its repetitions (arXiv:2305.16264, equation 5).
+
+    U + U * R * (1 - exp(-(epochs - 1) / R)): up to a few epochs nearly what is read, in the end (1 + R) * U.
+    """
+    unique, read = np.asarray(text.unique, np.float64), np.asarray(text.read, np.float64)
+    repeated = np.maximum(read / np.maximum(unique, 1.0) - 1.0, 0.0)
+    return np.minimum(unique, read) + unique * repetition * -np.expm1(-repeated / repetition)
