@@ -20,7 +20,7 @@ VERSION = 1
 SHIPPED = Path(__file__).with_name("fit.json")
 LEAST_SIZES, LEAST_LENGTHS = 3, 3  # below them no law is fitted
 NUM_RESAMPLES = 40
-NUM_STARTS = 6
+NUM_STARTS = 3
 NOISE = 0.01  # of log bits per byte: residuals beyond it count less (Huber)
 # Drawn to these values where the runs say nothing: the powers of arXiv:2203.15556, the repetition of arXiv:2305.16264. The
 # strengths are standard deviations: of the logarithm of a parameter.
@@ -64,7 +64,7 @@ class ScalingFit:
     """The laws of all languages, and the check on sizes that were left out.
 
     Attributes:
-      about: which text and recipe the runs had, in a sentence.
+      about: how many runs on which text, in a few words.
       num_runs: runs that it was fitted to.
       layer_parameters: of the runs.
       vocab_size: of their tokenizer; the largest, where they have several.
@@ -80,10 +80,8 @@ class ScalingFit:
     by_language: dict[str, LanguageFit]
 
     def predict(self, layer_parameters: float, texts: Mapping[str, Text]) -> dict[str, float]:
-        """Bits per byte by language of a run from scratch."""
-        return {
-            name: float(self._bits(name, fit.law, layer_parameters, texts)) for name, fit in self.by_language.items()
-        }
+        """Bits per byte of a run from scratch, by language of `texts`."""
+        return {name: float(self._bits(name, self.by_language[name].law, layer_parameters, texts)) for name in texts}
 
     def margins(self, layer_parameters: float, texts: Mapping[str, Text]) -> dict[str, float]:
         """Half the 90 % interval of `predict`, as a share of the prediction, by language.
@@ -91,7 +89,8 @@ class ScalingFit:
         It joins the spread of the resampled laws and the residual of single runs, both as logarithms.
         """
         margins = {}
-        for name, fit in self.by_language.items():
+        for name in texts:
+            fit = self.by_language[name]
             logs = [np.log(self._bits(name, law, layer_parameters, texts)) for law in fit.resampled]
             margins[name] = 1.645 * float(np.hypot(np.std(logs) if logs else 0.0, fit.residual))
         return margins
@@ -106,7 +105,7 @@ def can_fit(runs: Sequence[MeasuredRun]) -> bool:
     return len({run.layer_parameters for run in runs}) >= LEAST_SIZES and len(lengths) >= LEAST_LENGTHS
 
 
-def fit_runs(runs: Sequence[MeasuredRun], about: str, *, num_resamples: int = NUM_RESAMPLES) -> ScalingFit:
+def fit_runs(runs: Sequence[MeasuredRun], *, num_resamples: int = NUM_RESAMPLES) -> ScalingFit:
     """Fits a law per language to runs that `can_fit` accepts; takes seconds.
 
     Raises `UserError` where the runs do not all have the same languages.
@@ -129,6 +128,8 @@ def fit_runs(runs: Sequence[MeasuredRun], about: str, *, num_resamples: int = NU
             _range([float(run.texts[name].read) for run in runs]),
         )
     vocab_size = max(run.vocab_size for run in runs)
+    texts = ", ".join(f"{fit.unique_bytes.greatest / 1e6:.1f} MB of {name}" for name, fit in by_language.items())
+    about = f"{len(runs)} runs on {texts}"
     return ScalingFit(about, len(runs), _range(sizes), vocab_size, leave_sizes_out(runs), by_language)
 
 

@@ -56,7 +56,7 @@ def fit_for(measured: Path | None) -> tuple[ScalingFit, str]:
         return load_fit(), ""
     runs = read_runs(measured)
     if can_fit(runs):
-        return fit_runs(runs, f"the runs in {measured}"), "fit"
+        return fit_runs(runs), "fit"
     return adapted(load_fit(), runs), "level"
 
 

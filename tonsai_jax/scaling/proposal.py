@@ -99,7 +99,7 @@ class Planner:
         for language in task.tokens:
             if language not in fit.by_language:
                 raise UserError(
-                    f"--tokens {language}: the fit has no law for this language, only for {', '.join(fit.by_language)}; "
+                    f"the fit has no law for {language}, only for {', '.join(fit.by_language)}; "
                     "train short runs of three sizes and three lengths and give their folder as --measured"
                 )
         self.task, self.fit = task, fit
@@ -152,13 +152,13 @@ class Planner:
             return None
         sequences = self._sequences(tokens)
         tokens = steps * sequences * config.seq_len
-        texts = {
-            name: Text(task.tokens[name] * size, tokens * shares[name] * size)
-            for name, size in task.bytes_per_token.items()
-        }
+        texts = {}
+        for name, unique in task.tokens.items():
+            size = task.bytes_per_token[name]
+            texts[name] = Text(unique * size, tokens * shares[name] * size)
         model = self._model(width)
         size = layer_parameters(model)
-        bits = {name: value for name, value in self.fit.predict(size, texts).items() if name in task.tokens}
+        bits = self.fit.predict(size, texts)
         config = config.copy_and_resolve_references()
         config.steps, config.global_batch_size = steps, sequences
         config.optimizer.warmup_steps = min(task.config.optimizer.warmup_steps, steps // 20)
