@@ -5,10 +5,10 @@
     tonsai plan --measured runs/ablations/scaling --save-fit fit.json
 
 Three sizes (0.2 M, 0.8 M and 1.8 M parameters in the layers) times three lengths (0.8 M, 2.5 M and 7.4 M tokens), with half of
-the tokens Khmer; a fifth and four fifths of Khmer for each size at the middle length, and for the middle size at the greatest. Each
-length is a run of its own, because the learning rate must fall to its end before the score means something. A fourth, larger size
-(3.1 M) at the middle length tests the law: `tonsai plan` predicts each size from the others, then fits all. It needs token rows
-with sources named khmer and english.
+the tokens Khmer; a fifth and four fifths of Khmer for each size at the middle length, and for the middle size at the greatest.
+Each length is a run of its own, because the learning rate must fall to its end before the score means something. A fourth,
+larger size (3.1 M) at the middle length tests the law: `tonsai plan` predicts each size from the others, then fits all. It needs
+token rows with sources named khmer and english.
 
 Hardware: 2 CPU cores.
 Time: not measured yet. Score: docs/plan.md.

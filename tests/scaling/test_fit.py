@@ -7,7 +7,9 @@ import pytest
 
 from tests.scaling.synthetic_runs import LAWS, grid, run_of
 from tonsai_jax.errors import UserError
-from tonsai_jax.scaling.fit import ScalingFit, adapted, can_fit, fit_law, fit_runs, leave_sizes_out, load_fit, save_fit
+from tonsai_jax.scaling.check import leave_sizes_out
+from tonsai_jax.scaling.fit import ScalingFit, adapted, can_fit, fit_runs, load_fit, save_fit
+from tonsai_jax.scaling.fit_law import fit_law
 
 
 @pytest.fixture(scope="module")

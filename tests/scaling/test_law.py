@@ -1,5 +1,7 @@
 """The scaling law: more of everything helps, repetition saturates, another language counts for a part."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -29,6 +31,14 @@ def test_another_language_helps_by_its_transfer_alone() -> None:
         LAW.bits_per_byte(1e6, "km", {"km": Text(4 * MB, 2 * MB)})
     )
     assert LAW.bits_per_byte(1e6, "km", mixed) < LAW.bits_per_byte(1e6, "km", alone)
+
+
+def test_another_language_counts_only_up_to_the_ratio_that_runs_have_shown() -> None:
+    law = dataclasses.replace(LAW, most_others=2.0)
+    some, much = ({"km": Text(4 * MB, MB), "en": Text(900 * MB, read * MB)} for read in (2, 500))
+    assert (
+        law.bits_per_byte(1e6, "km", much) == law.bits_per_byte(1e6, "km", some) == LAW.bits_per_byte(1e6, "km", some)
+    )
 
 
 def test_arrays_of_runs_are_predicted_at_once() -> None:

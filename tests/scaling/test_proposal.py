@@ -67,6 +67,11 @@ def test_little_text_is_read_four_times_and_more_only_where_it_pays() -> None:
     assert max(best(MUCH, 300.0).epochs.values()) < 4
 
 
+def test_a_model_has_no_more_parameters_than_the_text_has_tokens() -> None:
+    assert best({"en": 1e7, "km": 1e6}, 1e7).layer_parameters < 1.1e7
+    assert best({"en": 1e9, "km": 1e9}, 1e7).layer_parameters > 1.1e7
+
+
 def test_the_more_important_language_gets_more_of_the_mix() -> None:
     khmer, english = (best(MUCH, 3000.0, importance={"km": share, "en": 1 - share}) for share in (0.9, 0.1))
     assert khmer.shares["km"] > english.shares["km"]

@@ -1,33 +1,26 @@
-"""Fits a law per language to measured runs, says how well it predicts, and keeps it in a file."""
+"""A fit: the laws of all languages with what they rest on. It predicts with an interval, adapts to other text, and has a file."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
 
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json, write_json
 from tonsai_jax.manifest_fields import Fields
-from tonsai_jax.scaling.law import Law, Text
+from tonsai_jax.scaling.check import LEAST_SIZES, leave_sizes_out
+from tonsai_jax.scaling.fit_law import PUBLISHED_REPETITION, fit_law, languages_of, predicted
+from tonsai_jax.scaling.law import Law, Text, effective_bytes
 from tonsai_jax.scaling.runs import MeasuredRun
 
 FORMAT = "tonsai_jax/scaling-fit"
 VERSION = 1
 SHIPPED = Path(__file__).with_name("fit.json")
-LEAST_SIZES, LEAST_LENGTHS = 3, 3  # below them no law is fitted
+LEAST_LENGTHS = 3  # below it, and below LEAST_SIZES, no law is fitted
 NUM_RESAMPLES = 40
-NUM_STARTS = 3
-NOISE = 0.01  # of log bits per byte: residuals beyond it count less (Huber)
-# Drawn to these values where the runs say nothing: the powers of arXiv:2203.15556, the repetition of arXiv:2305.16264. The
-# strengths are standard deviations: of the logarithm of a parameter.
-_PRIOR = Law(0.3, 0.3, 0.34, 1.0, 0.28, 0.1, 15.4)
-_SPREAD = Law(1.0, 1.5, 0.5, 1.5, 0.5, 1.5, 0.7)
-_LOWEST = Law(0.01, 1e-3, 0.05, 1e-3, 0.05, 1e-4, 0.5)
-_HIGHEST = Law(5.0, 20.0, 2.0, 20.0, 2.0, 1.0, 60.0)
 
 
 class Range(NamedTuple):
@@ -110,15 +103,19 @@ def fit_runs(runs: Sequence[MeasuredRun], *, num_resamples: int = NUM_RESAMPLES)
 
     Raises `UserError` where the runs do not all have the same languages.
     """
-    languages = _languages(runs)
+    languages = languages_of(runs)
     sizes = [float(run.layer_parameters) for run in runs]
     rng = np.random.default_rng(0)
     by_language = {}
     for name in languages:
-        law = fit_law(runs, name)
-        residuals = np.log([run.bits_per_byte[name] for run in runs] / _predicted(law, runs, name))
+        most_others = _most_others(runs, name)
+        law = replace(fit_law(runs, name), most_others=most_others)
+        residuals = np.log([run.bits_per_byte[name] for run in runs] / predicted(law, runs, name))
         draws = [rng.integers(len(runs), size=len(runs)) for _ in range(num_resamples)]
-        resampled = tuple(fit_law([runs[number] for number in draw], name, start=law) for draw in draws)
+        resampled = tuple(
+            replace(fit_law([runs[number] for number in draw], name, start=law), most_others=most_others)
+            for draw in draws
+        )
         by_language[name] = LanguageFit(
             law,
             resampled,
@@ -133,81 +130,13 @@ def fit_runs(runs: Sequence[MeasuredRun], *, num_resamples: int = NUM_RESAMPLES)
     return ScalingFit(about, len(runs), _range(sizes), vocab_size, leave_sizes_out(runs), by_language)
 
 
-def fit_law(runs: Sequence[MeasuredRun], language: str, start: Law | None = None) -> Law:
-    """The law with the least Huber loss of log(predicted / measured).
-
-    A parameter that the runs do not determine is drawn weakly to its published value. The search begins at several points, or at
-    `start` alone.
-    """
-    log_measured = np.log([run.bits_per_byte[language] for run in runs])
-    prior, spread = np.log(astuple(_PRIOR)), np.array(astuple(_SPREAD))
-    bounds = (np.log(astuple(_LOWEST)), np.log(astuple(_HIGHEST)))
-
-    def residuals(logs: NDArray[np.float64]) -> NDArray[np.float64]:
-        law = Law(*np.exp(logs))
-        return np.concatenate([np.log(_predicted(law, runs, language)) - log_measured, NOISE * (logs - prior) / spread])
-
-    if start is not None:
-        starts = [np.log(astuple(start))]
-    else:
-        rng = np.random.default_rng(0)
-        starts = [prior, *(prior + spread * rng.standard_normal((NUM_STARTS - 1, len(prior))))]
-    found = [
-        least_squares(
-            residuals, np.clip(each, bounds[0] + 1e-6, bounds[1] - 1e-6), bounds=bounds, loss="huber", f_scale=NOISE
-        )
-        for each in starts
-    ]
-    return Law(*(float(value) for value in np.exp(min(found, key=lambda each: each.cost).x)))
-
-
-def leave_sizes_out(runs: Sequence[MeasuredRun]) -> list[dict[str, Any]]:
-    """How well runs of one size are predicted by the law of the others; the largest size, the hardest, comes last.
-
-    Returns for each size: layer_parameters; error: {language: mean of |predicted / measured - 1|}; worst: its maximum over runs
-    and languages; pairs and right: the pairs of runs that differ in the mix alone, and how many of them are put in the order
-    of their measured mean bits per byte. Empty for fewer than three sizes.
-    """
-    sizes = sorted({run.layer_parameters for run in runs})
-    if len(sizes) < LEAST_SIZES:
-        return []
-    figures = []
-    for size in sizes:
-        others = [run for run in runs if run.layer_parameters != size]
-        own = [run for run in runs if run.layer_parameters == size]
-        predicted = {name: _predicted(fit_law(others, name), own, name) for name in _languages(runs)}
-        measured = {name: np.array([run.bits_per_byte[name] for run in own]) for name in predicted}
-        errors = {name: np.abs(predicted[name] / measured[name] - 1) for name in predicted}
-        pairs, right = _ordered_pairs(own, np.mean(list(predicted.values()), 0), np.mean(list(measured.values()), 0))
-        figures.append(
-            {
-                "layer_parameters": size,
-                "error": {name: float(error.mean()) for name, error in errors.items()},
-                "worst": float(max(error.max() for error in errors.values())),
-                "pairs": pairs,
-                "right": right,
-            }
-        )
-    return figures
-
-
-def _ordered_pairs(
-    runs: Sequence[MeasuredRun], predicted: NDArray[np.float64], measured: NDArray[np.float64]
-) -> tuple[int, int]:
-    """Pairs of runs of the same length and how many have the same order in `predicted` and `measured`."""
-    tokens = [sum(float(run.texts[name].read) / run.bytes_per_token[name] for name in run.texts) for run in runs]
-    pairs = [(one, two) for two in range(len(runs)) for one in range(two) if abs(tokens[one] / tokens[two] - 1) < 0.01]
-    right = [(predicted[one] < predicted[two]) == (measured[one] < measured[two]) for one, two in pairs]
-    return len(pairs), int(sum(right))
-
-
 def adapted(fit: ScalingFit, runs: Sequence[MeasuredRun]) -> ScalingFit:
     """The fit with its level adapted to other text: a factor per language, measured over predicted.
 
     The factor is a geometric mean over the runs. Raises `UserError` for runs of a language that the fit does not have.
     """
     by_language = {}
-    for name in _languages(runs):
+    for name in languages_of(runs):
         if name not in fit.by_language:
             raise UserError(
                 f"{runs[0].name}: has a language that the fit does not have, {name}; it has {', '.join(fit.by_language)}"
@@ -251,24 +180,16 @@ def _language_fit(value: Mapping[str, Any]) -> LanguageFit:
     return LanguageFit(**{**value, **laws, **ranges})
 
 
-def _languages(runs: Sequence[MeasuredRun]) -> list[str]:
-    """The languages of the runs; raises `UserError` where a run lacks one, or has no score of it."""
-    languages = sorted(runs[0].bits_per_byte)
-    for run in runs:
-        if sorted(run.bits_per_byte) != languages or not run.texts.keys() >= set(languages):
-            raise UserError(
-                f"{run.name}: has scores of {', '.join(sorted(run.bits_per_byte))}, and {runs[0].name} of "
-                f"{', '.join(languages)}; give a folder of runs with the same languages"
-            )
-    return languages
+def _most_others(runs: Sequence[MeasuredRun], language: str) -> float:
+    """The most effective text of other languages that a run reads, as a multiple of that of `language`."""
 
+    def ratio(run: MeasuredRun) -> float:
+        others = sum(
+            effective_bytes(text, PUBLISHED_REPETITION) for name, text in run.texts.items() if name != language
+        )
+        return float(others / effective_bytes(run.texts[language], PUBLISHED_REPETITION))
 
-def _predicted(law: Law, runs: Sequence[MeasuredRun], language: str) -> NDArray[np.float64]:
-    texts = {
-        name: Text(*(np.array([getattr(run.texts[name], field) for run in runs]) for field in Text._fields))
-        for name in runs[0].texts
-    }
-    return law.bits_per_byte(np.array([run.layer_parameters for run in runs]), language, texts)
+    return max(map(ratio, runs))
 
 
 def _range(values: Sequence[float]) -> Range:

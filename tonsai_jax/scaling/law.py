@@ -10,6 +10,7 @@ Effective text counts each repetition less than the one before it (arXiv:2305.16
 of exchange, the transfer (the idea is that of arXiv:2102.01293, in the simplest form).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -43,6 +44,7 @@ class Law:
       transfer: bytes of this language that a byte of another language is worth.
       repetition: R*, at how many repetitions a text is nearly used up: however often it is read, it is never worth more than
         1 + R* times its unique bytes.
+      most_others: text of other languages counts up to this multiple of the own; more helps by an amount that no run has shown.
     """
 
     floor: float
@@ -52,6 +54,7 @@ class Law:
     text_power: float
     transfer: float
     repetition: float
+    most_others: float = math.inf
 
     def bits_per_byte(self, layer_parameters: Numbers, language: str, texts: Mapping[str, Text]) -> NDArray[np.float64]:
         """The prediction, for numbers or arrays [runs].
@@ -63,7 +66,8 @@ class Law:
         """
         own = effective_bytes(texts[language], self.repetition)
         others = [effective_bytes(text, self.repetition) for name, text in texts.items() if name != language]
-        megabytes = (own + self.transfer * sum(others, np.zeros(()))) / MILLION
+        counted = np.minimum(sum(others, np.zeros(())), self.most_others * own)
+        megabytes = (own + self.transfer * counted) / MILLION
         millions = np.asarray(layer_parameters) / MILLION
         size = self.size_factor * millions**-self.size_power
         return self.floor + size + self.text_factor * np.maximum(megabytes, 1e-3) ** -self.text_power

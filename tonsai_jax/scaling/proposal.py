@@ -19,6 +19,10 @@ from tonsai_jax.scaling.speed import Speed, SpeedOf
 USUAL_EPOCHS, MOST_EPOCHS = 4.0, 16.0  # up to 4 readings are nearly as good as new text (arXiv:2305.16264)
 WORTH = 0.01  # what more than USUAL_EPOCHS must gain, as a share of the mean bits per byte
 SHARE_STEPS = 20  # the mix is searched in steps of 1 / SHARE_STEPS
+# Of different text. The law has no term for the parameters that a text is too small for. By arXiv:2305.16264 those beyond 6.3
+# times one for each 20 tokens, a third of a parameter per token, are worth nothing at the usual weight decay; with a strong one
+# larger models still gain (arXiv:2509.14786).
+LEAST_TOKENS_PER_PARAMETER = 1.0
 LEAST_STEPS = 100  # fewer optimizer steps train nothing
 WANTED_STEPS = 2000  # a smaller batch is taken until a run has as many
 LEAST_SEQUENCES = 8
@@ -107,6 +111,9 @@ class Planner:
         self._speeds: dict[int, Speed] = {}
         for width in WIDTHS:
             config = with_width(task.config, width)
+            parameters = layer_parameters(model_config(config, task.vocab_size))
+            if self._configs and parameters * LEAST_TOKENS_PER_PARAMETER > sum(task.tokens.values()):
+                break
             speed = speed_of(config)
             if speed is None:
                 break  # wider models do not fit either
