@@ -7,13 +7,13 @@ import pytest
 
 from tonsai_jax.scaling.law import Law, Text, effective_bytes
 
-LAW = Law(0.3, 0.4, 0.3, 1.0, 0.25, transfer=0.1, repetition=15.0)
+LAW = Law(0.3, 0.4, 0.3, 1.0, 0.25, 0.5, transfer=0.1, repetition=15.0)
 MB = 1e6
 
 
 def test_the_law_is_the_formula_of_its_docstring() -> None:
     texts = {"km": Text(4 * MB, 2 * MB), "en": Text(40 * MB, 20 * MB)}
-    expected = 0.3 + 0.4 * 0.5**-0.3 + 1.0 * (2 + 0.1 * 20) ** -0.25
+    expected = 0.3 + 0.4 * 0.5**-0.3 + 1.0 * (0.5 + 2 + 0.1 * 20) ** -0.25
     assert LAW.bits_per_byte(500_000, "km", texts) == pytest.approx(expected)
 
 

@@ -1,10 +1,11 @@
 """The scaling law: bits per byte of a language from the size of the model, the text that it reads, and how often it reads it.
 
-    bits_per_byte = E + A * N^-alpha + B * D^-beta
+    bits_per_byte = E + A * N^-alpha + B * (D0 + D)^-beta
 
 N is the number of parameters in the layers, in millions, and D the effective text of the language, in MB (10^6 bytes of UTF-8).
-So E is what no model gets below, A what a model of 1 M parameters adds to it, and B what 1 MB of text adds to it. The form is
-that of arXiv:2203.15556. Text is counted in bytes and not in tokens, because bytes do not depend on the tokenizer.
+So E is what no model gets below, and A what a model of 1 M parameters adds to it. The form is that of arXiv:2203.15556, but for
+D0: without it the score of a model that has read nothing would be infinite, and runs of minutes lie in the bend before the power
+law (docs/plan.md). Text is counted in bytes and not in tokens, because bytes do not depend on the tokenizer.
 
 Effective text counts each repetition less than the one before it (arXiv:2305.16264), and text of the other languages at a rate
 of exchange, the transfer (the idea is that of arXiv:2102.01293, in the simplest form).
@@ -40,7 +41,7 @@ class Law:
     """The law of one language; the attributes are the letters of the formula above.
 
     Attributes:
-      floor, size_factor, size_power, text_factor, text_power: E, A, alpha, B and beta.
+      floor, size_factor, size_power, text_factor, text_power, text_start: E, A, alpha, B, beta and D0.
       transfer: bytes of this language that a byte of another language is worth.
       repetition: R*, at how many repetitions a text is nearly used up: however often it is read, it is never worth more than
         1 + R* times its unique bytes.
@@ -52,6 +53,7 @@ class Law:
     size_power: float
     text_factor: float
     text_power: float
+    text_start: float
     transfer: float
     repetition: float
     most_others: float = math.inf
@@ -70,7 +72,7 @@ class Law:
         megabytes = (own + self.transfer * counted) / MILLION
         millions = np.asarray(layer_parameters) / MILLION
         size = self.size_factor * millions**-self.size_power
-        return self.floor + size + self.text_factor * np.maximum(megabytes, 1e-3) ** -self.text_power
+        return self.floor + size + self.text_factor * (self.text_start + megabytes) ** -self.text_power
 
 
 def effective_bytes(text: Text, repetition: float) -> NDArray[np.float64]:

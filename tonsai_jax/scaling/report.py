@@ -67,11 +67,19 @@ def fit_table(fit: ScalingFit) -> Table:
     rows = []
     for name, each in fit.by_language.items():
         law = each.law
-        numbers = (law.floor, law.size_factor, law.size_power, law.text_factor, law.text_power, law.transfer)
+        numbers = (
+            law.floor,
+            law.size_factor,
+            law.size_power,
+            law.text_factor,
+            law.text_power,
+            law.text_start,
+            law.transfer,
+        )
         row = [name, *(f"{number:.3f}" for number in numbers), f"{law.repetition:.1f}"]
         rows.append([*row, f"{each.residual:.2%}", f"{each.factor:.3f}"])
-    heads = ["language", "E", "A", "alpha", "B", "beta", "transfer", "R*", "residual", "level"]
-    title = "The fit: bits per byte = E + A * N^-alpha + B * D^-beta (N in M, D in MB; docs/plan.md)"
+    heads = ["language", "E", "A", "alpha", "B", "beta", "D0", "transfer", "R*", "residual", "level"]
+    title = "The fit: bits per byte = E + A * N^-alpha + B * (D0 + D)^-beta (N in M, D in MB; docs/plan.md)"
     return Table(title, heads, rows, "l" + "r" * (len(heads) - 1))
 
 
