@@ -46,6 +46,13 @@ def test_each_size_is_predicted_from_the_others_and_the_mixes_are_put_in_order()
     assert sum(row["right"] for row in figures) >= 0.8 * 27
 
 
+def test_runs_of_a_size_do_not_help_to_predict_it() -> None:
+    runs = grid(noise=0.0)
+    for run in runs[-9:]:  # of the largest size
+        run.bits_per_byte.update({name: 1.3 * bits for name, bits in run.bits_per_byte.items()})
+    assert leave_sizes_out(runs)[-1]["error"]["km"] == pytest.approx(1 - 1 / 1.3, abs=0.02)
+
+
 def test_the_interval_holds_the_truth_and_grows_outside_the_runs(fit: ScalingFit) -> None:
     near, far = run_of(8e5, 1.5e6, 0.5), run_of(1e9, 1e9, 0.5)
     predicted, margins = (answer(near.layer_parameters, near.texts) for answer in (fit.predict, fit.margins))

@@ -67,6 +67,14 @@ def test_little_text_is_read_four_times_and_more_only_where_it_pays() -> None:
     assert max(best(MUCH, 300.0).epochs.values()) < 4
 
 
+def test_a_fifth_epoch_that_gains_next_to_nothing_is_left_out() -> None:
+    it = planner({"km": 1e6}, 480.0)
+    most = it._search(list(it._configs), 16.0)
+    assert most is not None
+    assert 4.1 < most.epochs["km"] < 4.5, "the budget would allow it"
+    assert it.best().epochs["km"] <= 4.0
+
+
 def test_a_model_has_no_more_parameters_than_the_text_has_tokens() -> None:
     assert best({"en": 1e7, "km": 1e6}, 1e7).layer_parameters < 1.1e7
     assert best({"en": 1e9, "km": 1e9}, 1e7).layer_parameters > 1.1e7
