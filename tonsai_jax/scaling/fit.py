@@ -12,8 +12,8 @@ from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json, write_json
 from tonsai_jax.manifest_fields import Fields
 from tonsai_jax.scaling.check import LEAST_SIZES, leave_sizes_out
-from tonsai_jax.scaling.fit_law import PUBLISHED_REPETITION, fit_law, languages_of, predicted
-from tonsai_jax.scaling.law import Law, Text, effective_bytes
+from tonsai_jax.scaling.fit_law import fit_law, languages_of, predicted
+from tonsai_jax.scaling.law import PUBLISHED_REPETITION, Law, Text, effective_bytes
 from tonsai_jax.scaling.runs import MeasuredRun
 
 FORMAT = "tonsai_jax/scaling-fit"

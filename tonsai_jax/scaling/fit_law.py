@@ -8,14 +8,13 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from tonsai_jax.errors import UserError
-from tonsai_jax.scaling.law import Law, Text
+from tonsai_jax.scaling.law import PUBLISHED_REPETITION, Law, Text
 from tonsai_jax.scaling.runs import MeasuredRun
 
 NUM_STARTS = 3
 NOISE = 0.01  # of log bits per byte: residuals beyond it count less (Huber)
 # Parameters are drawn to these values where the runs say nothing: the powers of arXiv:2203.15556, the repetition of
 # arXiv:2305.16264. The spreads are standard deviations of the logarithm of a parameter. In the order of the attributes of `Law`.
-PUBLISHED_REPETITION = 15.4
 _PRIOR = (0.3, 0.3, 0.34, 1.0, 0.28, 1.0, 0.1, PUBLISHED_REPETITION)
 _SPREAD = (1.0, 1.5, 0.5, 1.5, 0.5, 1.5, 1.5, 0.7)
 _LOWEST = (0.01, 1e-3, 0.05, 1e-3, 0.05, 1e-3, 1e-4, 0.5)

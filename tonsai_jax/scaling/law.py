@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 Numbers = float | NDArray[np.float64]
 
 MILLION = 1e6
+PUBLISHED_REPETITION = 15.4  # R* of arXiv:2305.16264; for text of other languages, which says too little of its own
 
 
 class Text(NamedTuple):
@@ -43,8 +44,8 @@ class Law:
     Attributes:
       floor, size_factor, size_power, text_factor, text_power, text_start: E, A, alpha, B, beta and D0.
       transfer: bytes of this language that a byte of another language is worth.
-      repetition: R*, at how many repetitions a text is nearly used up: however often it is read, it is never worth more than
-        1 + R* times its unique bytes.
+      repetition: R* of the own text, at how many repetitions it is nearly used up: however often it is read, it is never worth
+        more than 1 + R* times its unique bytes.
       most_others: text of other languages counts up to this multiple of the own; more helps by an amount that no run has shown.
     """
 
@@ -67,7 +68,7 @@ class Law:
           texts: what is read, by language.
         """
         own = effective_bytes(texts[language], self.repetition)
-        others = [effective_bytes(text, self.repetition) for name, text in texts.items() if name != language]
+        others = [effective_bytes(text, PUBLISHED_REPETITION) for name, text in texts.items() if name != language]
         counted = np.minimum(sum(others, np.zeros(())), self.most_others * own)
         megabytes = (own + self.transfer * counted) / MILLION
         millions = np.asarray(layer_parameters) / MILLION
