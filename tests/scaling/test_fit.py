@@ -14,7 +14,7 @@ from tonsai_jax.scaling.fit_law import fit_law
 
 @pytest.fixture(scope="module")
 def fit() -> ScalingFit:
-    return fit_runs(grid(noise=0.01), num_resamples=6)
+    return fit_runs(grid(noise=0.005), num_resamples=6)
 
 
 def test_a_size_that_was_not_fitted_is_predicted_within_two_percent(fit: ScalingFit) -> None:
