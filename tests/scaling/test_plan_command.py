@@ -78,6 +78,12 @@ def test_a_plan_says_what_to_train_what_it_rests_on_and_where_to_start(tmp_path:
     assert figures["command"] in out
 
 
+def test_a_plan_for_little_text_says_that_the_text_is_the_limit() -> None:
+    for minutes, is_said in (("20", False), ("2000", True)):
+        code, out, _ = tonsai("plan", *TOKENS, "--cpu-minutes", minutes, "--flops", "1e11")
+        assert (code, "the text is the limit, not the budget" in out) == (0, is_said)
+
+
 def test_a_run_of_ones_own_sets_the_level(tmp_path: Path) -> None:
     write_run(tmp_path / "mine", score=2.0)
     plain, own = (tmp_path / "plain.json", tmp_path / "own.json")

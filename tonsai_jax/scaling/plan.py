@@ -101,7 +101,7 @@ def make_plan(
     flops_per_second = proposal.tokens_per_second * model.flops_per_token(proposal.config.seq_len)
     start = choose_start(corpus.tokens, flops_per_second, seconds, memory)
     command = train_command(file, base, proposal, corpus.weights(proposal.shares), corpus.data_dir, workdir)
-    said = notes(fit, proposal, measured=measured)
+    said = notes(fit, proposal, seconds, measured=measured)
     figures = {
         "proposal": figures_of(proposal),
         "alternatives": {name: figures_of(other) for name, other in alternatives.items()},

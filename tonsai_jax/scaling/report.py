@@ -98,10 +98,11 @@ def check_table(fit: ScalingFit) -> Table:
     return Table("The check: each size predicted from the others", heads, rows, "l" + "r" * (len(heads) - 1))
 
 
-def notes(fit: ScalingFit, proposal: Proposal, *, measured: str) -> list[str]:
+def notes(fit: ScalingFit, proposal: Proposal, seconds: float, *, measured: str) -> list[str]:
     """What a reader must know before the prediction is trusted.
 
     Args:
+      seconds: of training that the budget allows.
       measured: "fit" where the user's runs were fitted, "level" where they adapted the level, "" where there were none.
     """
     said = []
@@ -127,6 +128,11 @@ def notes(fit: ScalingFit, proposal: Proposal, *, measured: str) -> list[str]:
     often = [f"{name} {epochs:.1f}" for name, epochs in proposal.epochs.items() if epochs > USUAL_EPOCHS * 1.01]
     if often:
         said.append(f"more than {USUAL_EPOCHS:g} epochs ({', '.join(often)}), because the fit expects them to pay")
+    if proposal.seconds < 0.5 * seconds:
+        said.append(
+            f"the text is the limit, not the budget: the proposal takes {format_seconds(proposal.seconds)} of "
+            f"{format_seconds(seconds)}; more text would gain most"
+        )
     return said
 
 
