@@ -84,7 +84,7 @@ def choose_start(tokens: Mapping[str, float], flops_per_second: float, seconds: 
         seen = chosen.tokens / epoch
         reasons.append(
             f"continued from {chosen.name}: it has seen {seen:,.0f} times the tokens of this text, and what it learned stays; "
-            f"configs/continue_from_hf.py does it, with --config.init_from=hf:{chosen.name}. The proposal is the run from scratch "
-            "that it must beat"
+            f"configs/continue_from_hf.py does it, with --config.init_from=hf:{chosen.name}. The proposal is the run from "
+            "scratch that it must beat"
         )
     return Start(chosen, tuple(reasons))
