@@ -41,6 +41,7 @@ LEVELS = (
     ("finish", "roll_back"),
     ("train",),
     ("ablation",),
+    ("scaling",),
     ("commands",),
     ("__main__",),
 )
@@ -82,6 +83,20 @@ ONLY = {
         "data",
         "config",
         "evaluation",
+        "cli",
+    },
+    "scaling": {
+        "errors",
+        "files",
+        "manifest_fields",
+        "reporting",
+        "stages",
+        "data",
+        "model",
+        "config",
+        "runtime",
+        "planning",
+        "training",
         "cli",
     },
 }

@@ -18,6 +18,7 @@ COMMANDS = {
     "verify": "check every byte of token rows against their manifest",
     "prepare-sft": "conversations to packed rows, for training on the answers",
     "new-vocabulary": "give a model the vocabulary of another tokenizer",
+    "plan": "what to train with your text and budget, and the bits per byte to expect",
     "estimate": "memory, speed, hours and cost of a config on GPUs that you do not have",
     "train": "token rows to a trained model (python -m tonsai_jax.train)",
     "grpo": "improve a chat model by practice with rewards",

@@ -1,0 +1,105 @@
+"""The measured runs that a law is fitted to: size, text and score of every complete run below a folder."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from tonsai_jax.config import from_json, model_config, stages_of
+from tonsai_jax.errors import UserError
+from tonsai_jax.files import read_json
+from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.reporting.complete_file import COMPLETE_FILE, read_complete
+from tonsai_jax.reporting.metrics_file import language_scores
+from tonsai_jax.scaling.law import Text
+from tonsai_jax.stages import SourceSize
+
+
+@dataclass(frozen=True)
+class MeasuredRun:
+    """A complete run, or the mean of several that differ in the seed alone.
+
+    Attributes:
+      name: the folder.
+      layer_parameters: see `layer_parameters`.
+      texts: what it read, by language.
+      bytes_per_token: of the training text, by language.
+      vocab_size: ids of its tokenizer.
+      bits_per_byte: of the held-out text after the last step, by language.
+    """
+
+    name: str
+    layer_parameters: int
+    texts: dict[str, Text]
+    bytes_per_token: dict[str, float]
+    vocab_size: int
+    bits_per_byte: dict[str, float]
+
+
+def layer_parameters(model: ModelConfig) -> int:
+    """Parameters of the layers that work for one token: without embeddings, positions and head."""
+    tables = model.vocab_size * (1 if model.tie_embeddings else 2) + model.num_positions
+    return model.num_active_parameters - tables * model.d_model
+
+
+def read_runs(folder: Path) -> list[MeasuredRun]:
+    """The complete runs in `folder` and in all folders below it; runs that differ in the seed alone become their mean.
+
+    A run that began from another model, has no score of held-out text, or lacks a file is left out, with a warning.
+    Raises `UserError` where there is no folder, or no run is left.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--measured {folder}: no such folder; give the folder of a run, or of an ablation")
+    found: dict[tuple[Any, ...], list[MeasuredRun]] = {}
+    for file in sorted(folder.rglob(COMPLETE_FILE)):
+        try:
+            run = _read_run(file.parent)
+        except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
+            logging.getLogger("tonsai_jax").warning("%s: left out (%s)", file.parent, error)
+            continue
+        amounts = tuple((language, text.unique, text.read) for language, text in sorted(run.texts.items()))
+        found.setdefault((run.layer_parameters, run.vocab_size, amounts), []).append(run)
+    if not found:
+        raise UserError(
+            f"--measured {folder}: no complete run with a score of held-out text is in it; give the --workdir of tonsai train"
+        )
+    return [_mean(runs) for runs in found.values()]
+
+
+def _read_run(workdir: Path) -> MeasuredRun:
+    config, record = from_json(read_json(workdir / "config.json")), read_complete(workdir)
+    manifest = read_json(workdir / "data.json")
+    scores = language_scores(record["scores"]) if record else {}
+    if config.init_from:
+        raise UserError("it continued from another model, and the law is of runs from scratch")
+    if not scores:
+        raise UserError("it has no bits per byte of held-out text")
+    trains = {name: source["splits"]["train"] for name, source in manifest["sources"].items()}
+    sizes = {
+        name: SourceSize(source["weight"], max(1, trains[name]["tokens"] - 1))
+        for name, source in manifest["sources"].items()
+    }
+    tokens = dict.fromkeys(sizes, 0.0)
+    for stage in stages_of(config, sizes):
+        weights = stage.weights or {name: size.weight for name, size in sizes.items()}
+        for name, weight in weights.items():
+            tokens[name] += weight / sum(weights.values()) * stage.steps * stage.tokens_per_step
+    texts: dict[str, Text] = {}
+    bytes_per_token: dict[str, float] = {}
+    for language in sorted({source["language"] for source in manifest["sources"].values()}):
+        names = [name for name, source in manifest["sources"].items() if source["language"] == language]
+        unique = sum(trains[name]["bytes"] for name in names)
+        read = sum(tokens[name] * trains[name]["bytes"] / trains[name]["tokens"] for name in names)
+        texts[language] = Text(unique, read)
+        bytes_per_token[language] = unique / sum(trains[name]["tokens"] for name in names)
+    model = model_config(config, manifest["vocab_size"])
+    return MeasuredRun(str(workdir), layer_parameters(model), texts, bytes_per_token, manifest["vocab_size"], scores)
+
+
+def _mean(runs: Sequence[MeasuredRun]) -> MeasuredRun:
+    first = runs[0]
+    languages = set.intersection(*(set(run.bits_per_byte) for run in runs))
+    scores = {name: fmean(run.bits_per_byte[name] for run in runs) for name in sorted(languages)}
+    return MeasuredRun(first.name, first.layer_parameters, first.texts, first.bytes_per_token, first.vocab_size, scores)
