@@ -1,5 +1,6 @@
 """The fit finds the law behind runs, predicts a size that it has not seen, and says how sure it is."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -99,3 +100,12 @@ def test_the_shipped_fit_expects_more_of_more_text_and_of_larger_models() -> Non
     for name, bits in fit.predict(large.layer_parameters, large.texts).items():
         assert 0.3 < bits < fit.predict(small.layer_parameters, small.texts)[name] < 4
     assert np.isfinite(list(fit.margins(1e9, large.texts).values())).all()
+
+
+def test_a_law_is_of_one_optimizer_and_the_runs_that_adapt_it_bring_theirs() -> None:
+    runs = grid()
+    adamw = [replace(run, optimizer="adamw") for run in runs]
+    fit = fit_runs(runs, num_resamples=0)
+    assert (fit.optimizer, adapted(fit, adamw[:1]).optimizer) == ("muon", "adamw")
+    with pytest.raises(UserError, match="trained with adamw and muon"):
+        fit_runs([*runs[:-1], adamw[-1]], num_resamples=0)

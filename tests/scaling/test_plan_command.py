@@ -11,6 +11,7 @@ from tests.scaling.synthetic_runs import LAWS
 from tests.scaling.test_runs import write_run
 from tests.support.console import tonsai
 from tests.support.tiny_run import CONFIG, make_rows, train_in_this_process
+from tonsai_jax.scaling.fit import load_fit
 from tonsai_jax.scaling.runs import read_runs
 
 TOKENS = ("--tokens", "km=350e3", "en=7e6")
@@ -107,7 +108,7 @@ def test_the_printed_command_trains_exactly_the_proposal(tmp_path: Path) -> None
     proposal = figures["proposal"]
     train_in_this_process([sys.executable, "-m", "tonsai_jax.train", *shlex.split(figures["command"])[2:]])
     [run] = read_runs(workdir)
-    assert run.layer_parameters == proposal["layer_parameters"]
+    assert (run.layer_parameters, run.optimizer) == (proposal["layer_parameters"], load_fit().optimizer)
     for language, text in run.texts.items():
         assert float(text.read) / float(text.unique) == pytest.approx(proposal["epochs"][language], rel=0.01)
     record = json.loads((workdir / "complete.json").read_text(encoding="utf-8"))

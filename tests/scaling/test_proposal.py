@@ -21,7 +21,7 @@ MUCH = {"en": 1e12, "km": 1e12}
 def a_fit() -> ScalingFit:
     wide = Range(1e6, 1e8)
     fits = {name: LanguageFit(law, (law,), 0.01, 4.0, wide, wide) for name, law in LAWS.items()}
-    return ScalingFit("a known law", 27, Range(2e5, 2e6), 8000, [], fits)
+    return ScalingFit("a known law", 27, Range(2e5, 2e6), 8000, "muon", [], fits)
 
 
 def a_config() -> ConfigDict:

@@ -61,6 +61,7 @@ class ScalingFit:
       num_runs: runs that it was fitted to.
       layer_parameters: of the runs.
       vocab_size: of their tokenizer; the largest, where they have several.
+      optimizer: of the runs; a law holds for one optimizer, so a proposal has it too.
       left_out: see `leave_sizes_out`.
       by_language: {language: fit}.
     """
@@ -69,6 +70,7 @@ class ScalingFit:
     num_runs: int
     layer_parameters: Range
     vocab_size: int
+    optimizer: str
     left_out: list[dict[str, Any]]
     by_language: dict[str, LanguageFit]
 
@@ -101,7 +103,7 @@ def can_fit(runs: Sequence[MeasuredRun]) -> bool:
 def fit_runs(runs: Sequence[MeasuredRun], *, num_resamples: int = NUM_RESAMPLES) -> ScalingFit:
     """Fits a law per language to runs that `can_fit` accepts; takes seconds.
 
-    Raises `UserError` where the runs do not all have the same languages.
+    Raises `UserError` where the runs do not all have the same languages and the same optimizer.
     """
     languages = languages_of(runs)
     sizes = [float(run.layer_parameters) for run in runs]
@@ -127,13 +129,16 @@ def fit_runs(runs: Sequence[MeasuredRun], *, num_resamples: int = NUM_RESAMPLES)
     vocab_size = max(run.vocab_size for run in runs)
     texts = ", ".join(f"{fit.unique_bytes.greatest / 1e6:.1f} MB of {name}" for name, fit in by_language.items())
     about = f"{len(runs)} runs on {texts}"
-    return ScalingFit(about, len(runs), _range(sizes), vocab_size, leave_sizes_out(runs), by_language)
+    return ScalingFit(
+        about, len(runs), _range(sizes), vocab_size, _optimizer_of(runs), leave_sizes_out(runs), by_language
+    )
 
 
 def adapted(fit: ScalingFit, runs: Sequence[MeasuredRun]) -> ScalingFit:
     """The fit with its level adapted to other text: a factor per language, measured over predicted.
 
-    The factor is a geometric mean over the runs. Raises `UserError` for runs of a language that the fit does not have.
+    The factor is a geometric mean over the runs; it holds for their optimizer. Raises `UserError` for runs of a language that the
+    fit does not have, and for runs with different optimizers.
     """
     by_language = {}
     for name in languages_of(runs):
@@ -147,10 +152,8 @@ def adapted(fit: ScalingFit, runs: Sequence[MeasuredRun]) -> ScalingFit:
             for run in runs
         ]
         bytes_per_token = float(np.mean([run.bytes_per_token[name] for run in runs]))
-        by_language[name] = LanguageFit(**{
-            **vars(own), "factor": float(np.exp(np.mean(logs))), "bytes_per_token": bytes_per_token
-        })  # fmt: skip
-    return ScalingFit(**{**vars(fit), "by_language": by_language})
+        by_language[name] = replace(own, factor=float(np.exp(np.mean(logs))), bytes_per_token=bytes_per_token)
+    return replace(fit, by_language=by_language, optimizer=_optimizer_of(runs))
 
 
 def save_fit(path: Path, fit: ScalingFit) -> None:
@@ -169,6 +172,7 @@ def load_fit(path: Path = SHIPPED) -> ScalingFit:
         fields.whole("num_runs"),
         Range(*fields.items("layer_parameters")),
         fields.whole("vocab_size", least=1),
+        fields.text("optimizer"),
         fields.items("left_out"),
         {name: _language_fit(fields.group("by_language").group(name).value) for name in value["by_language"]},
     )
@@ -178,6 +182,15 @@ def _language_fit(value: Mapping[str, Any]) -> LanguageFit:
     laws = {"law": Law(**value["law"]), "resampled": tuple(Law(**each) for each in value["resampled"])}
     ranges = {name: Range(*value[name]) for name in ("unique_bytes", "read_bytes")}
     return LanguageFit(**{**value, **laws, **ranges})
+
+
+def _optimizer_of(runs: Sequence[MeasuredRun]) -> str:
+    names = sorted({run.optimizer for run in runs})
+    if len(names) > 1:
+        raise UserError(
+            f"--measured: the runs were trained with {' and '.join(names)}; give a folder of runs with one optimizer"
+        )
+    return names[0]
 
 
 def _most_others(runs: Sequence[MeasuredRun], language: str) -> float:

@@ -82,10 +82,12 @@ def make_plan(
     """
     file = config_file or (GPU_CONFIG if gpu else CPU_CONFIG)
     base, _, _ = parse_flags([sys.argv[0], f"--config={file}"], "")
+    task_config = base.copy_and_resolve_references()
+    task_config.optimizer.name = fit.optimizer
     corpus = _corpus(fit, tokens, data_dir, vocab_size)
     seconds = TRAINING_SHARE * (60 * cpu_minutes if cpu_minutes else 3600 * (gpu_hours or 0) / num_gpus)
     task = Task(
-        base,
+        task_config,
         corpus.tokens,
         corpus.bytes_per_token,
         corpus.vocab_size,
@@ -93,7 +95,7 @@ def make_plan(
         seconds,
         num_gpus,
     )
-    speed_of, memory = _machine(base, corpus.vocab_size, gpu, num_gpus, flops)
+    speed_of, memory = _machine(task_config, corpus.vocab_size, gpu, num_gpus, flops)
     planner = Planner(task, fit, speed_of)
     proposal = planner.best()
     alternatives = planner.alternatives(proposal)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -27,6 +27,7 @@ class MeasuredRun:
       texts: what it read, by language.
       bytes_per_token: of the training text, by language.
       vocab_size: ids of its tokenizer.
+      optimizer: its name in the config.
       bits_per_byte: of the held-out text after the last step, by language.
     """
 
@@ -35,6 +36,7 @@ class MeasuredRun:
     texts: dict[str, Text]
     bytes_per_token: dict[str, float]
     vocab_size: int
+    optimizer: str
     bits_per_byte: dict[str, float]
 
 
@@ -60,7 +62,7 @@ def read_runs(folder: Path) -> list[MeasuredRun]:
             logging.getLogger("tonsai_jax").warning("%s: left out (%s)", file.parent, error)
             continue
         amounts = tuple((language, text.unique, text.read) for language, text in sorted(run.texts.items()))
-        found.setdefault((run.layer_parameters, run.vocab_size, amounts), []).append(run)
+        found.setdefault((run.layer_parameters, run.vocab_size, run.optimizer, amounts), []).append(run)
     if not found:
         raise UserError(
             f"--measured {folder}: no complete run with a score of held-out text is in it; give the --workdir of tonsai train"
@@ -95,11 +97,11 @@ def _read_run(workdir: Path) -> MeasuredRun:
         texts[language] = Text(unique, read)
         bytes_per_token[language] = unique / sum(trains[name]["tokens"] for name in names)
     model = model_config(config, manifest["vocab_size"])
-    return MeasuredRun(str(workdir), layer_parameters(model), texts, bytes_per_token, manifest["vocab_size"], scores)
+    size, optimizer = layer_parameters(model), config.optimizer.name
+    return MeasuredRun(str(workdir), size, texts, bytes_per_token, manifest["vocab_size"], optimizer, scores)
 
 
 def _mean(runs: Sequence[MeasuredRun]) -> MeasuredRun:
-    first = runs[0]
     languages = set.intersection(*(set(run.bits_per_byte) for run in runs))
     scores = {name: fmean(run.bits_per_byte[name] for run in runs) for name in sorted(languages)}
-    return MeasuredRun(first.name, first.layer_parameters, first.texts, first.bytes_per_token, first.vocab_size, scores)
+    return replace(runs[0], bits_per_byte=scores)

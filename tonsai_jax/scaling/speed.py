@@ -17,9 +17,7 @@ from tonsai_jax.training.state import init_state
 
 MEASURED_WIDTHS = (64, 256)
 MEASURED_SECONDS = 3.0  # of steps, at each width
-ROOFLINE_SHARE = (
-    0.7  # of the roofline of `tonsai estimate`, which is an upper bound, that a GPU is planned with; assumed
-)
+ROOFLINE_SHARE = 0.7  # of the roofline of `tonsai estimate`, an upper bound, that a GPU is planned with; assumed
 
 
 @dataclass(frozen=True)
