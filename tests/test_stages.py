@@ -12,6 +12,7 @@ from tonsai_jax.stages import (
     stage_at,
     steps_between,
     tokens_between,
+    tokens_by_source,
     total_steps,
 )
 
@@ -39,6 +40,11 @@ def test_tokens_and_flops_are_those_of_whole_batches() -> None:
     assert tokens_between(STAGES, 0, 30) == 20 * 1000 + 10 * 2000
     assert tokens_between(STAGES, 19, 21) == 1000 + 2000
     assert flops_between(STAGES, 19, 21, lambda seq_len: seq_len / 100) == 1000 * 1 + 2000 * 2
+
+
+def test_a_stage_with_weights_of_its_own_reads_its_sources_by_them() -> None:
+    stages = (SHORT, Stage(steps=10, seq_len=200, global_batch_size=10, weights={"km": 3.0, "en": 1.0, "code": 4.0}))
+    assert tokens_by_source(stages, SOURCES) == {"km": 15_000 + 7_500, "en": 5_000 + 2_500, "code": 10_000}
 
 
 # Length

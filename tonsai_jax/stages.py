@@ -80,6 +80,17 @@ class SourceSize:
     tokens: int
 
 
+def tokens_by_source(stages: Sequence[Stage], sources: Mapping[str, SourceSize]) -> dict[str, float]:
+    """The tokens that a run reads of each source with a weight, padding included."""
+    tokens: dict[str, float] = {}
+    for stage in stages:
+        weights = stage.weights or {name: source.weight for name, source in sources.items()}
+        total = sum(weights.values())
+        for name, weight in weights.items():
+            tokens[name] = tokens.get(name, 0.0) + weight / total * stage.steps * stage.tokens_per_step
+    return tokens
+
+
 @dataclass(frozen=True)
 class Length:
     """How long a stage is: exactly one of `steps`, `tokens` and `epochs` is above 0.

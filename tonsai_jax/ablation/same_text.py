@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from tonsai_jax.ablation.plan import PlannedRun, check_begun
 from tonsai_jax.data.manifest import read_manifest
-from tonsai_jax.stages import SourceSize, Stage
+from tonsai_jax.stages import SourceSize, Stage, tokens_by_source
 
 
 def with_same_text(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
@@ -36,11 +36,7 @@ def same_text(
       sizes: the sources in the token rows of the other run.
       own_sizes: the same sources in other token rows.
     """
-    tokens: dict[str, float] = {}
-    for stage in stages:
-        weights = stage.weights or {name: size.weight for name, size in sizes.items()}
-        total = sum(weights.values())
-        for name, weight in weights.items():
-            epochs = stage.steps * stage.tokens_per_step * weight / total / sizes[name].tokens
-            tokens[name] = tokens.get(name, 0.0) + epochs * own_sizes[name].tokens
-    return tokens
+    return {
+        name: tokens / sizes[name].tokens * own_sizes[name].tokens
+        for name, tokens in tokens_by_source(stages, sizes).items()
+    }

@@ -14,7 +14,7 @@ from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.reporting.complete_file import COMPLETE_FILE, read_complete
 from tonsai_jax.reporting.metrics_file import language_scores
 from tonsai_jax.scaling.law import Text
-from tonsai_jax.stages import SourceSize
+from tonsai_jax.stages import SourceSize, tokens_by_source
 
 
 @dataclass(frozen=True)
@@ -83,17 +83,13 @@ def _read_run(workdir: Path) -> MeasuredRun:
         name: SourceSize(source["weight"], max(1, trains[name]["tokens"] - 1))
         for name, source in manifest["sources"].items()
     }
-    tokens = dict.fromkeys(sizes, 0.0)
-    for stage in stages_of(config, sizes):
-        weights = stage.weights or {name: size.weight for name, size in sizes.items()}
-        for name, weight in weights.items():
-            tokens[name] += weight / sum(weights.values()) * stage.steps * stage.tokens_per_step
+    tokens = tokens_by_source(stages_of(config, sizes), sizes)
     texts: dict[str, Text] = {}
     bytes_per_token: dict[str, float] = {}
     for language in sorted({source["language"] for source in manifest["sources"].values()}):
         names = [name for name, source in manifest["sources"].items() if source["language"] == language]
         unique = sum(trains[name]["bytes"] for name in names)
-        read = sum(tokens[name] * trains[name]["bytes"] / trains[name]["tokens"] for name in names)
+        read = sum(tokens.get(name, 0.0) * trains[name]["bytes"] / trains[name]["tokens"] for name in names)
         texts[language] = Text(unique, read)
         bytes_per_token[language] = unique / sum(trains[name]["tokens"] for name in names)
     model = model_config(config, manifest["vocab_size"])
