@@ -36,6 +36,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.global_batch_size = 64
     config.micro_batch_size = 8
 
+    config.optimizer.name = "adamw"
+    config.optimizer.rate_of = None
     config.optimizer.learning_rate = 2e-4
     config.optimizer.schedule = "linear"
     config.optimizer.warmup_steps = 50

@@ -9,6 +9,7 @@ Time: not measured yet. Score: not measured yet.
 from ml_collections import ConfigDict
 
 from tonsai_jax.config import default_config
+from tonsai_jax.model.presets import preset
 
 
 def get_config() -> ConfigDict:
@@ -18,6 +19,7 @@ def get_config() -> ConfigDict:
     config.global_batch_size = 512
     config.micro_batch_size = 32
 
+    config.model.update(preset("gpt2"))
     config.model.vocab_size = 50_000
     config.model.context_length = 1024
     config.model.num_layers = 12
@@ -26,6 +28,8 @@ def get_config() -> ConfigDict:
     config.model.d_ff = 3072
     config.model.scan_layers = False
 
+    config.optimizer.name = "adamw"
+    config.optimizer.rate_of = None
     config.optimizer.learning_rate = 6e-4
     config.optimizer.warmup_steps = 700
 

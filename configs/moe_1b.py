@@ -11,7 +11,8 @@ This adds the instructions to the token rows:
 
     tonsai prepare-sft --input instructions.jsonl --name instructions --add-to data/tokens
 
-The variant `moe_1b.py:mixture` uses the weights of the token rows in all phases.
+The variant `moe_1b.py:mixture` uses the weights of the token rows in all phases. `moe_1b.py:muon` trains with Muon, at the same
+learning rate (docs/optimizers.md says why).
 
 Hardware: one GPU with 80 GB, or 8 GPUs (--config.mesh.fsdp=8, or --config.mesh.expert=8 to spread the experts). 21 B tokens.
 Time: not measured yet. Score: not measured yet.
@@ -20,14 +21,19 @@ Time: not measured yet. Score: not measured yet.
 from ml_collections import ConfigDict
 
 from tonsai_jax.config import default_config
-from tonsai_jax.errors import UserError
+from tonsai_jax.errors import unknown_name
 from tonsai_jax.model.presets import preset
 
 PHASE_B = {"khmer": 0.8, "english": 0.2}
 PHASE_C = {"instructions": 0.9, "khmer": 0.1}
 
 
+VARIANTS = ("", "mixture", "muon")
+
+
 def get_config(variant: str = "") -> ConfigDict:
+    if variant not in VARIANTS:
+        raise unknown_name("variant", variant, filter(None, VARIANTS))
     config = default_config()
     config.seq_len = 2048
     config.global_batch_size = 256
@@ -60,6 +66,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.loss.load_balance = 0.01
     config.loss.router_z = 0.001
 
+    config.optimizer.name = "adamw"
+    config.optimizer.rate_of = None
     config.optimizer.learning_rate = 3e-4
     config.optimizer.warmup_steps = 800  # 2 %
 
@@ -72,6 +80,6 @@ def get_config(variant: str = "") -> ConfigDict:
         config.stages = tuple(
             {key: value for key, value in stage.items() if key != "weights"} for stage in config.stages
         )
-    elif variant:
-        raise UserError(f"moe_1b.py:{variant}: no such variant; use moe_1b.py:mixture")
+    elif variant == "muon":
+        config.optimizer.name = "muon"
     return config

@@ -39,6 +39,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.router_temperature = 1.2
     config.model.scan_layers = False
 
+    config.optimizer.name = "adamw"
+    config.optimizer.rate_of = None
     config.optimizer.learning_rate = 6e-4
     config.optimizer.warmup_steps = 400
 

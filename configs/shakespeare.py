@@ -1,4 +1,4 @@
-"""Tiny Shakespeare, a classic first text: a local file of 1.1 MB, and a model of 2.0 M parameters.
+"""Tiny Shakespeare, a classic first text: a local file of 1.1 MB, and a model of 2.2 M parameters.
 
     tonsai prepare --config configs/data/shakespeare.yaml --output-dir data/shakespeare
     tonsai train-tokenizer --dataset-dir data/shakespeare --vocab-size 1024 --output-dir artifacts/shakespeare
@@ -24,9 +24,9 @@ def get_config() -> ConfigDict:
 
     config.model.context_length = 256
     config.model.num_layers = 4
-    config.model.num_heads = 4
+    config.model.num_heads = 3
     config.model.d_model = 192
-    config.model.d_ff = 768
+    config.model.d_ff = 512
     config.model.dtype = "float32"
     config.model.scan_layers = False
 

@@ -17,6 +17,7 @@ from ml_collections.config_dict import placeholder
 from tonsai_jax.choices import MU_DTYPES, OBJECTIVES, OPTIMIZATION_LEVELS, OPTIMIZERS, SCHEDULES, SPIKE_ACTIONS
 from tonsai_jax.errors import UserError, did_you_mean, unknown_name
 from tonsai_jax.model.config import LORA_TARGETS, Lora, ModelConfig
+from tonsai_jax.model.presets import preset
 from tonsai_jax.sampling import Sampling
 from tonsai_jax.stages import Length, MicroBatch, SourceSize, Stage, total_steps
 
@@ -24,6 +25,11 @@ LENGTH_KEYS = ("steps", "tokens", "epochs")
 STAGE_KEYS = (*LENGTH_KEYS, "epochs_of", "seq_len", "global_batch_size", "weights")
 ROWS_DIR = "data/tokens"  # where `tonsai data` writes token rows
 RENAMED = {"device_batch_size": "micro_batch_size"}  # keys of earlier versions, by the name that they have now
+# What a run had before a key existed, where the default is another one today.
+EARLIER = {
+    "model": {field.name: field.default for field in dataclasses.fields(ModelConfig)},
+    "optimizer": {"name": "adamw", "rate_of": None},
+}
 REPLACED = {"max_batches": "eval.tokens, the validation tokens in an evaluation"}  # by keys that mean something else
 
 
@@ -65,6 +71,9 @@ def default_config() -> ConfigDict:
     config.data.max_damaged_rows = 0
 
     config.model = ConfigDict({field.name: field.default for field in dataclasses.fields(ModelConfig)})
+    # These defaults are a GPT-2; a Qwen3 learns more in the same time (docs/recipe.md). config.model.update(preset("gpt2")) is
+    # the way back.
+    config.model.update(preset("qwen3"), rope_theta=10_000.0, num_heads=6, d_ff=2048)
 
     config.lora = ConfigDict()  # trains narrow matrices next to the kernels of init_from, which stay as they are
     config.lora.rank = 0  # their width; 0 is no LoRA, all parameters are trained
@@ -82,9 +91,11 @@ def default_config() -> ConfigDict:
     config.loss.router_z = 0.001  # coefficient of the routers' log(Z)^2 in a mixture of experts
 
     config.optimizer = ConfigDict()  # docs/optimizers.md says which to choose
-    config.optimizer.name = "adamw"  # adamw, muon (for the layers' matrices, AdamW for the rest), lion or adafactor
-    config.optimizer.learning_rate = 6e-4  # peak
-    config.optimizer.rate_of = placeholder(object)  # {name in a parameter's path: factor}, {"token_embedding": 0.5}
+    config.optimizer.name = "muon"  # muon (for the layers' matrices, AdamW for the rest), adamw, lion or adafactor
+    config.optimizer.learning_rate = 2e-3  # peak
+    config.optimizer.rate_of = placeholder(object)  # {name in a parameter's path: factor of the rate}; None: 1 for all
+    # What Adam updates beside Muon takes larger steps than the matrices of the layers.
+    config.optimizer.rate_of = {"token_embedding": 10.0}
     config.optimizer.schedule = "cosine"  # cosine, linear, or wsd: warm-up, stable, decay (1 - sqrt)
     config.optimizer.warmup_steps = 100  # linear, from 0
     config.optimizer.decay_steps = 0  # wsd only: last steps, in which the rate falls
@@ -291,11 +302,12 @@ def set_model(config: ConfigDict, model: ModelConfig) -> list[str]:
     Returns the keys that the config had set to something else, as "d_model=512".
     """
     replaced = []
+    defaults = default_config().model
     for field in dataclasses.fields(model):
         value, own = getattr(model, field.name), config.model[field.name]
         if field.metadata["chosen_by_run"] or own == value:
             continue
-        if own != field.default:
+        if own != defaults[field.name]:
             replaced.append(f"{field.name}={own!r}")
         config.model[field.name] = value
     return replaced
@@ -463,8 +475,14 @@ def from_json(saved: Mapping[str, Any]) -> ConfigDict:
             else:
                 section[key] = tuple(value) if isinstance(value, list) else value
 
+    fill(config, EARLIER)
     fill(config, saved)
     return config
+
+
+def copy_of(config: ConfigDict) -> ConfigDict:
+    """A copy that can be changed. `ConfigDict`'s own copy turns values that are dicts, such as weights, into sections."""
+    return from_json(to_json(config))
 
 
 def differences(saved: Mapping[str, Any], current: Mapping[str, Any], prefix: str = "") -> list[str]:

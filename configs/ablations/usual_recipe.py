@@ -16,12 +16,13 @@ Time: not measured yet. Score: not measured yet.
 from tonsai_jax.ablation.plan import Ablation
 from tonsai_jax.model.presets import preset
 
-OURS = {
-    "tokenizer": "ours",
-    **{f"model.{key}": value for key, value in preset("qwen3").items()},
-    "model.tie_embeddings": True,
-    "model.d_ff": 680,  # SwiGLU has three matrices and GELU has two: the same FLOPs as with 1024
-    "optimizer.name": "muon",
+USUAL = {
+    **{f"model.{key}": value for key, value in preset("gpt2").items()},
+    "model.num_heads": 4,
+    "model.d_ff": 1024,
+    "optimizer.name": "adamw",
+    "optimizer.rate_of": None,
+    "optimizer.learning_rate": 1e-3,
 }
 
 
@@ -37,9 +38,10 @@ def get_ablation() -> Ablation:
             "steps": 300,
             "epochs": 0.0,
             "global_batch_size": 32,
+            "model.num_heads": 2,
             "model.d_model": 256,
-            "model.d_ff": 1024,
-            "optimizer.learning_rate": 1e-3,
+            "model.d_ff": 680,  # SwiGLU has three matrices and GELU has two: the same FLOPs as with 1024
+            "optimizer.learning_rate": 6e-3,
             "optimizer.warmup_steps": 30,
             "log_every": 5,
             "checkpoint.every": 300,
@@ -51,9 +53,9 @@ def get_ablation() -> Ablation:
             "export": False,
         },
         variants={
-            "usual": {"tokenizer": "usual"},
-            "ours": OURS,
-            "ours_equal_data": {**OURS, "same_text_as": "usual"},
-            "ours_tokenizer": {"tokenizer": "ours"},
+            "usual": {**USUAL, "tokenizer": "usual"},
+            "ours": {"tokenizer": "ours"},
+            "ours_equal_data": {"tokenizer": "ours", "same_text_as": "usual"},
+            "ours_tokenizer": {**USUAL, "tokenizer": "ours"},
         },
     )

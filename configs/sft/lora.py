@@ -42,6 +42,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.lora.rank = 16
     config.lora.alpha = 32.0
 
+    config.optimizer.name = "adamw"
+    config.optimizer.rate_of = None
     config.optimizer.learning_rate = 2e-4
     config.optimizer.schedule = "linear"
     config.optimizer.warmup_steps = 20

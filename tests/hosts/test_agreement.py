@@ -83,7 +83,7 @@ def test_every_difference_is_named_on_both(values: list[dict[str, str]], line: s
 def test_the_program_is_config_flags_code_and_versions() -> None:
     config = default_config()
     values = program_of(config, {"steps_today": 5})
-    assert values["config.optimizer.learning_rate"] == "0.0006"
+    assert values["config.optimizer.learning_rate"] == "0.002"
     assert values["--steps_today"] == "5"
     assert {"code tonsai_jax/train.py", "version of Python", "version of jax", "version of numpy"} <= values.keys()
     config.stages = ({"steps": 5}, {"steps": 7})

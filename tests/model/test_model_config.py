@@ -9,9 +9,10 @@ import pytest
 from flax import nnx
 
 from tests.support.tiny_model import CONFIG, config_with
-from tonsai_jax.config import default_config
+from tonsai_jax.config import default_config, model_config
 from tonsai_jax.errors import UserError
 from tonsai_jax.model.config import ModelConfig, choices_of, keys_that_change_arrays
+from tonsai_jax.model.presets import preset
 from tonsai_jax.model.transformer import Transformer
 from tonsai_jax.training.state import init_params
 
@@ -72,9 +73,14 @@ def forward(config: ModelConfig, attention_backend: str = "xla") -> None:
     jax.eval_shape(hidden, jax.ShapeDtypeStruct((1, 8), jnp.int32))
 
 
-def test_the_keys_of_the_config_are_the_fields_of_the_model_with_their_defaults() -> None:
-    fields = {field.name: field.default for field in dataclasses.fields(ModelConfig)}
-    assert default_config().model.to_dict() == fields
+def test_the_keys_of_the_config_are_the_fields_of_the_model() -> None:
+    assert set(default_config().model) == {field.name for field in dataclasses.fields(ModelConfig)}
+
+
+def test_the_default_model_is_a_qwen3_of_the_usual_shape() -> None:
+    model = model_config(default_config(), 32_000)
+    assert {key: getattr(model, key) for key in preset("qwen3")} == preset("qwen3") | {"rope_theta": 1e4}
+    assert (model.head_dim, model.kv_heads) == (128, 6)
 
 
 def test_every_key_says_what_it_means() -> None:

@@ -31,8 +31,8 @@ def write_run(workdir: Path, *, seed: int = 0, score: float = 1.0, **keys: Any) 
 def test_a_run_has_its_size_its_text_and_its_scores(tmp_path: Path) -> None:
     write_run(tmp_path / "mine")
     [run] = read_runs(tmp_path)
-    weights, biases, norms = 4 * 64 * 64 + 2 * 64 * 128, 4 * 64 + 128 + 64, 2 * 2 * 64
-    assert run.layer_parameters == 2 * (weights + biases + norms) + 2 * 64, "without embeddings and positions"
+    weights, norms, head_norms = 4 * 64 * 64 + 3 * 64 * 128, 2 * 64, 2 * 64
+    assert run.layer_parameters == 2 * (weights + norms + head_norms) + 64, "without embeddings and head"
     assert run.texts["km"] == (500_000, pytest.approx(0.75 * 100 * 2048 * 10))
     assert run.texts["en"] == (500_000, pytest.approx(0.25 * 100 * 2048 * 10))
     assert run.bits_per_byte == {"km": 1.0, "en": 2.0}

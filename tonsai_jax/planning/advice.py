@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import jax
 from ml_collections import ConfigDict
 
-from tonsai_jax.config import LENGTH_KEYS
+from tonsai_jax.config import LENGTH_KEYS, copy_of
 from tonsai_jax.data.manifest import read_manifest
 from tonsai_jax.errors import UserError
 from tonsai_jax.reporting.numbers import count_of, format_count, format_seconds
@@ -119,7 +119,7 @@ def mesh_across_hosts(
         return
     from tonsai_jax.planning.step_plan import plan_steps  # imported here: only a few runs on several hosts need it
 
-    changed = config.copy_and_resolve_references()
+    changed = copy_of(config)
     changed.mesh.data, changed.mesh.fsdp = -1, inside[-1]
     plans = plan_steps(
         changed,

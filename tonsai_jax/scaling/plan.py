@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tonsai_jax.cli import parse_flags
-from tonsai_jax.config import ROWS_DIR, model_config
+from tonsai_jax.config import ROWS_DIR, copy_of, model_config
 from tonsai_jax.data.manifest import RowsManifest, read_manifest
 from tonsai_jax.errors import UserError
 from tonsai_jax.runtime.hardware import gpu_named
@@ -82,7 +82,7 @@ def make_plan(
     """
     file = config_file or (GPU_CONFIG if gpu else CPU_CONFIG)
     base, _, _ = parse_flags([sys.argv[0], f"--config={file}"], "")
-    task_config = base.copy_and_resolve_references()
+    task_config = copy_of(base)
     task_config.optimizer.name = fit.optimizer
     corpus = _corpus(fit, tokens, data_dir, vocab_size)
     seconds = TRAINING_SHARE * (60 * cpu_minutes if cpu_minutes else 3600 * (gpu_hours or 0) / num_gpus)

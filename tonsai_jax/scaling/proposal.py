@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ml_collections import ConfigDict
 
-from tonsai_jax.config import model_config
+from tonsai_jax.config import copy_of, model_config
 from tonsai_jax.errors import UserError
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.scaling.fit import ScalingFit
@@ -166,7 +166,7 @@ class Planner:
         model = self._model(width)
         size = layer_parameters(model)
         bits = self.fit.predict(size, texts)
-        config = config.copy_and_resolve_references()
+        config = copy_of(config)
         config.steps, config.global_batch_size = steps, sequences
         config.optimizer.warmup_steps = min(task.config.optimizer.warmup_steps, steps // 20)
         if config.optimizer.schedule == "wsd":
@@ -223,7 +223,7 @@ class Planner:
 
 def with_width(config: ConfigDict, width: int) -> ConfigDict:
     """A copy of the config with the family's model of this width, and a length of one step."""
-    config = config.copy_and_resolve_references()
+    config = copy_of(config)
     config.model.update(shape_of_width(width))
     config.steps, config.epochs, config.tokens, config.epochs_of = 1, 0.0, 0.0, ""
     config.optimizer.warmup_steps, config.optimizer.decay_steps = 0, int(config.optimizer.schedule == "wsd")

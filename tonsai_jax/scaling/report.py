@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from tonsai_jax.config import to_json
+from tonsai_jax.config import copy_of, to_json
 from tonsai_jax.reporting.numbers import format_count, format_seconds
 from tonsai_jax.reporting.tables import Table, tables_as_text
 from tonsai_jax.scaling.fit import ScalingFit
@@ -145,7 +145,7 @@ def train_command(
       file: the config file, with its variant, that `base` is the config of.
       weights: of the sources.
     """
-    config = proposal.config.copy_and_resolve_references()
+    config = copy_of(proposal.config)
     config.data.weights = {name: round(weight, 4) for name, weight in weights.items()}
     config.data.dir = data_dir
     keys = [

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from tonsai_jax.config import model_config, stages_of
+from tonsai_jax.config import copy_of, model_config, stages_of
 from tonsai_jax.errors import UserError
 from tonsai_jax.planning.estimate import estimate
 from tonsai_jax.runtime.hardware import Gpu
@@ -89,7 +89,7 @@ def gpu_speed(gpu: Gpu, num_gpus: int, vocab_size: int) -> SpeedOf:
     """
 
     def speed(config: ConfigDict) -> Speed | None:
-        config = config.copy_and_resolve_references()
+        config = copy_of(config)
         config.model.vocab_size, config.data.dir, config.micro_batch_size = vocab_size, "", 0
         if num_gpus < 1 or config.global_batch_size % num_gpus:
             raise UserError(

@@ -17,16 +17,19 @@ from .sessions import Session, start_fresh, start_warm
 
 CONFIG = """
 from tonsai_jax.config import default_config
+from tonsai_jax.model.presets import preset
 
 def get_config():
     config = default_config()
     config.data.dir = {rows!r}
     config.steps, config.seq_len, config.global_batch_size = {steps}, 32, {batch_size}
+    config.model.update(preset("gpt2"))
     config.model.context_length = 64
     config.model.num_layers, config.model.num_heads, config.model.d_model, config.model.d_ff = 2, 2, 32, 64
     config.model.dropout = 0.1
     config.model.dtype = "float32"
     config.loss.chunk_tokens = 512
+    config.optimizer.name, config.optimizer.rate_of = "adamw", None
     config.optimizer.learning_rate = 5e-3
     config.optimizer.warmup_steps = 4
     config.log_every = 1
