@@ -19,7 +19,6 @@ from tonsai_jax.config import default_config
 from tonsai_jax.errors import unknown_name
 from tonsai_jax.model.presets import preset
 
-
 VARIANTS = ("", "exact", "muon")
 
 

@@ -1,4 +1,4 @@
-"""The model that we recommend for Khmer and English from scratch, in three sizes. docs/recipe.md has a measurement of each choice.
+"""What we recommend for Khmer and English from scratch, in three sizes. docs/recipe.md has the figures of each choice.
 
     tonsai data --khmer 'khmer/*.txt' --english 'english/*.txt' --vocab-size 32000
     python -m tonsai_jax.train --config configs/khmer.py --workdir runs/khmer
