@@ -75,4 +75,3 @@ def mean_logits(xs_NxD: Sequence[jax.Array], tables_VxD: Sequence[jax.Array], vo
     for x_NxD, table_VxD in zip(xs_NxD[1:], tables_VxD[1:], strict=True):
         total_NxV += logits_of(x_NxD, table_VxD, vocab_size)
     return total_NxV / len(xs_NxD)
-
