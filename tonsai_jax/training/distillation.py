@@ -26,7 +26,7 @@ from tonsai_jax.training.step import Batch, LossSettings, chunk_of, sequences_of
 
 @dataclasses.dataclass(frozen=True)
 class Distillation:
-    """An implementation of `step.Distillation`.
+    """The loss of a run with teachers, for `make_train_step`.
 
     Attributes:
       graphs: of the teachers, from `model_graph`.
@@ -49,6 +49,14 @@ class Distillation:
         settings: LossSettings,
         mesh: Mesh | None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The loss to minimize and the metrics: sums over the learned targets of a batch, times `weight`.
+
+        Among the metrics `loss` is the cross-entropy and `distillation` the divergence.
+
+        Args:
+          teachers: `TrainState.teachers`; on a mesh of several devices with a copy of their tables for each.
+          model, params, x_BxTxD: the student, its parameters and its hidden states.
+        """
         sequences = sequences_of(batch)
         hidden = hidden_states(self.graphs, teachers, sequences, self.end_of_text_id)
         total, (nll, divergence) = distilled_cross_entropy(
@@ -68,21 +76,12 @@ class Distillation:
 
 
 def make_distillation(
-    teachers: Sequence[ModelConfig], weight: float, end_of_text_id: int, seq_lens: Sequence[int], *, has_documents: bool
+    teachers: Sequence[ModelConfig], weight: float, end_of_text_id: int, seq_lens: Sequence[int]
 ) -> Distillation:
-    """The loss of a run with these teachers.
-
-    Args:
-      teachers: computed as the run computes its model, see `setup.Setup.teachers`.
-      seq_lens: of the run's stages.
-      has_documents: whether the model keeps documents, or conversations, apart.
-    """
-    graphs = []
-    for teacher in teachers:
-        backend, _ = choose_attention_backend(teacher, jax.default_backend(), seq_lens, has_documents=has_documents)
-        # Packed attention is used only after a comparison on this GPU; with a mask it gives the same, more slowly.
-        graphs.append(model_graph(teacher, "cudnn" if backend == "cudnn_packed" else backend))
-    return Distillation(tuple(graphs), weight, end_of_text_id)
+    """The loss of a run with these teachers, whose sequences have these lengths. Documents that are kept apart get a mask."""
+    backends = [choose_attention_backend(teacher, jax.default_backend(), seq_lens)[0] for teacher in teachers]
+    graphs = tuple(model_graph(teacher, backend) for teacher, backend in zip(teachers, backends, strict=True))
+    return Distillation(graphs, weight, end_of_text_id)
 
 
 @jax.named_scope("loss")
@@ -135,9 +134,7 @@ def _local(
     ids_V = jnp.arange(table.shape[0])
     hidden, stored_tables = teachers[: len(teachers) // 2], teachers[len(teachers) // 2 :]
     # That of a device is [1, V, D] on a mesh of several.
-    tables = [
-        each.reshape(each.shape[-2:]).astype(x.dtype) for each, x in zip(stored_tables, hidden, strict=True)
-    ]
+    tables = [each.reshape(each.shape[-2:]).astype(x.dtype) for each, x in zip(stored_tables, hidden, strict=True)]
     stored_dtype = x_BxTxD.dtype if with_gradients else jnp.float32  # as in `loss._local`
 
     def one_chunk(carry, inputs):  # type: ignore[no-untyped-def]  # a scan body

@@ -28,6 +28,7 @@ from tonsai_jax.training.state import TrainState
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 WHOLE_SHARE = MicroBatch()
+DistilledLoss = Callable[..., tuple[jax.Array, Metrics]]  # `distillation.Distillation.loss`
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 
 
@@ -95,28 +96,6 @@ class Objective(Protocol):
         ...
 
 
-class Distillation(Protocol):
-    """Teachers, from which a run learns next to its text; their parameters are `TrainState.teachers`."""
-
-    def loss(
-        self,
-        teachers: Sequence[Any],
-        model: Transformer,
-        params: Any,
-        x_BxTxD: jax.Array,
-        batch: Batch,
-        weight: jax.Array,
-        settings: LossSettings,
-        mesh: Mesh | None,
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The loss to minimize and the metrics, `loss` among them: sums over the learned targets, times `weight`.
-
-        Args:
-          model, params, x_BxTxD: the student, its parameters and its hidden states.
-        """
-        ...
-
-
 def _summed_loss(
     model: Transformer,
     params: Any,
@@ -180,7 +159,7 @@ def make_train_step(
     dropout_key: jax.Array,
     clip_norm: float,
     objective: Objective | None = None,
-    distillation: Distillation | None = None,
+    distillation: DistilledLoss | None = None,
     micro_batch: MicroBatch = WHOLE_SHARE,
     frozen_steps: int = 0,
     frozen_except: Sequence[str] = (),
@@ -195,7 +174,7 @@ def make_train_step(
       dropout_key: random key of the run; each step folds its number in.
       clip_norm: gradients with a larger norm are scaled down to it; 0 never scales.
       objective: what to minimize; None is the cross-entropy of the next token. The batch has what the objective reads.
-      distillation: what to learn from besides; None is the text alone. Not together with an objective.
+      distillation: the loss of a run with teachers; None learns from the text alone. Not together with an objective.
       micro_batch: the most that a device processes at once; the gradients of the micro-batches add up to those of the
         whole batch.
       frozen_steps, frozen_except: in the first `frozen_steps` steps only the parameters with these names change, see `mask_of`.
@@ -229,7 +208,7 @@ def make_train_step(
             inputs_BxT, end_of_text_id=end_of_text_id, segments_BxT=segments_BxT, dropout_key=key, dropless=False
         )
         if distillation is not None:
-            total, metrics = distillation.loss(teachers, model, params, x_BxTxD, sequences, weight, loss, mesh)
+            total, metrics = distillation(teachers, model, params, x_BxTxD, sequences, weight, loss, mesh)
         elif objective is None:
             total, nll = _summed_loss(model, params, x_BxTxD, targets_BxT, learned_BxT * weight, loss, mesh)
             metrics = {"loss": nll}
