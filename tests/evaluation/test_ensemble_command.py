@@ -58,7 +58,7 @@ def test_runs_that_have_no_mean_end_in_one_line(trained: Path, earlier: Path) ->
     code, out, err = tonsai("evaluate", "--ensemble", str(trained), str(earlier))
     assert (code, out) == (1, "")
     assert err == (
-        f"error: --ensemble: {trained} and {earlier} have different tokenizers, so their predictions have no mean; give runs "
+        f"error: {trained} and {earlier} have different tokenizers, so their predictions have no mean; give runs "
         "that were trained on the same token rows\n"
     )
 

@@ -90,13 +90,13 @@ def load_ensemble(workdirs: Sequence[str], step: CheckpointStep | None = None) -
     for other in others:
         if other.tokenizer.hash != first.tokenizer.hash:
             raise UserError(
-                f"--ensemble: {first.name} and {other.name} have different tokenizers, so their predictions have no mean; give "
+                f"{first.name} and {other.name} have different tokenizers, so their predictions have no mean; give "
                 "runs that were trained on the same token rows"
             )
         sizes = first.model_config.vocab_size, other.model_config.vocab_size
         if sizes[0] != sizes[1]:
             raise UserError(
-                f"--ensemble: {first.name} has model.vocab_size={sizes[0]} and {other.name} has {sizes[1]}, so their "
+                f"{first.name} has model.vocab_size={sizes[0]} and {other.name} has {sizes[1]}, so their "
                 "predictions have no mean; give runs of one vocabulary size"
             )
     return runs
