@@ -111,6 +111,7 @@ def test_a_teacher_with_another_tokenizer_is_refused(run: TinyRun, trained: Path
         run.train(taught_by(other))
 
 
+@pytest.mark.full
 def test_a_mixture_of_experts_is_no_teacher(run: TinyRun, tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_folder(run.rows / "tokenizer")
     config = dataclasses.replace(config_of("mixtral, top-2"), vocab_size=tokenizer.vocab_size)

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 from flax import nnx
 
 from tests.support.tiny_model import CONFIG, config_with, random_params
@@ -21,6 +22,7 @@ def scored(models, chunk_tokens=32):
     return np.asarray(step([params for _, params in models], BATCH))
 
 
+@pytest.mark.full
 def test_one_model_has_its_own_score():
     for config, params in MODELS:
         alone = make_score_step(
@@ -29,6 +31,7 @@ def test_one_model_has_its_own_score():
         np.testing.assert_array_equal(scored([(config, params)]), alone(params, BATCH))
 
 
+@pytest.mark.full
 def test_the_score_of_two_is_the_normalized_mean_of_their_log_probabilities_and_no_worse_than_the_mean_of_their_scores():
     inputs, targets = BATCH["tokens"][:, :-1].astype(np.int32), BATCH["tokens"][:, 1:].astype(np.int32)
     each = []
