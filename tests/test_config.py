@@ -241,6 +241,13 @@ def test_stages_that_cannot_be_are_refused(values: dict[str, object], message: s
             {"data__sample_questions": True},
             "data.sample_questions=True needs a model; add --config.init_from=runs/quickstart",
         ),
+        ({"distill__teachers": ("",)}, "distill.teachers=('',) must be a tuple of workdirs, such as ("),
+        ({"distill__weight": -0.1}, "distill.weight=-0.1 must lie in [0, 1]"),
+        ({"distill__step": "newer"}, "distill.step='newer' is not known; did you mean 'newest'?"),
+        (
+            {"distill__teachers": ("runs/a",), "loss__objective": "dpo"},
+            "distill.teachers=('runs/a',) is for a run that learns the next token, not for loss.objective=dpo; leave it empty",
+        ),
         ({"optimizer__rate_of": 0.5}, "optimizer.rate_of=0.5 must be a dict such as {'token_embedding': 0.5}"),
         ({"optimizer__rate_of": {"bias": -1}}, "optimizer.rate_of: factor of 'bias' is -1; factors are numbers of"),
     ],

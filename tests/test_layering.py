@@ -36,7 +36,7 @@ LEVELS = (
     ("gguf",),
     ("adapt",),
     ("reinforce",),
-    ("samples",),
+    ("samples", "teachers"),
     ("cli", "hooks", "opening"),
     ("finish", "roll_back"),
     ("train",),

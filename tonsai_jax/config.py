@@ -90,6 +90,11 @@ def default_config() -> ConfigDict:
     config.loss.load_balance = 0.01  # coefficient of the load-balance loss of a mixture of experts
     config.loss.router_z = 0.001  # coefficient of the routers' log(Z)^2 in a mixture of experts
 
+    config.distill = ConfigDict()  # learns from other models next to the text (docs/low_data.md)
+    config.distill.teachers = ()  # workdirs of runs with the same tokenizer, ("runs/seed0", "runs/seed1"); none: the text alone
+    config.distill.weight = 0.5  # share of the divergence from the teachers in the loss; the cross-entropy has the rest
+    config.distill.step = "newest"  # checkpoint of each teacher: newest or best
+
     config.optimizer = ConfigDict()  # docs/optimizers.md says which to choose
     config.optimizer.name = "muon"  # muon (for the layers' matrices, AdamW for the rest), adamw, lion or adafactor
     config.optimizer.learning_rate = 2e-3  # peak
@@ -399,6 +404,12 @@ def validate(config: ConfigDict) -> None:
     require(data == -1 or data >= 1, "mesh.data", "must be -1 (what the others leave) or at least 1")
     require(0 < config.runtime.memory_fraction <= 1, "runtime.memory_fraction", "must lie in (0, 1]")
     require(0 < config.loss.beta < math.inf, "loss.beta", "must be above 0")
+    teachers = config.distill.teachers
+    is_tuple = isinstance(teachers, tuple) and all(isinstance(teacher, str) and teacher for teacher in teachers)
+    require(is_tuple, "distill.teachers", 'must be a tuple of workdirs, such as ("runs/seed0", "runs/seed1")')
+    rule = f"is for a run that learns the next token, not for loss.objective={config.loss.objective}; leave it empty"
+    require(not teachers or config.loss.objective == "next_token", "distill.teachers", rule)
+    require(0 <= config.distill.weight <= 1, "distill.weight", "must lie in [0, 1]")
     for key in ("hang_seconds", "start_seconds", "pause_seconds", "shared_seconds"):
         require(config.hosts[key] >= 0, f"hosts.{key}", "must be at least 0")
     require(config.hosts.hang_factor >= 1, "hosts.hang_factor", "must be at least 1")
@@ -413,6 +424,7 @@ def validate(config: ConfigDict) -> None:
     sampling(config)
     for section, key, known in (
         ("loss", "objective", OBJECTIVES),
+        ("distill", "step", ("newest", "best")),
         ("optimizer", "name", OPTIMIZERS),
         ("optimizer", "schedule", SCHEDULES),
         ("optimizer", "mu_dtype", MU_DTYPES),

@@ -37,6 +37,7 @@ from tonsai_jax.training.state import TrainState, init_params, init_state, state
 
 if TYPE_CHECKING:
     from tonsai_jax.huggingface.pretrained import Pretrained
+    from tonsai_jax.teachers import Teachers
     from tonsai_jax.training.reference import Reference
 
 
@@ -48,6 +49,7 @@ class Opened:
       start_step, saved: the checkpoint that it goes on from and its resume metadata; 0 and None for a run that begins.
       pretrained: the model of `config.init_from`, where this process needs it.
       reference: of preferences, still empty.
+      teachers: of a distilled run.
       metric: by which checkpoints are compared, see `evaluation.best`.
       changes: since the checkpoint, see `training.run.changes_since`.
     """
@@ -63,6 +65,7 @@ class Opened:
     stages: Sequence[Stage]
     setup: Setup
     reference: "Reference | None"
+    teachers: "Teachers | None"
     metric: str
     changes: Sequence[str]
     order: DataOrder
@@ -143,9 +146,9 @@ class Opened:
             say(f"weights: {self.config.init_from} ({pretrained.dtype} in {pretrained.folder})")
             seed = self.config.seed
             new_adapters = partial(init_params, setup.model_config, seed, setup.lora) if setup.lora else None
-            return state_of(pretrained.params, setup.optimizer, setup.abstract_state, new_adapters)
+            return self._taught(state_of(pretrained.params, setup.optimizer, setup.abstract_state, new_adapters))
         say(f"weights: new, drawn from seed {self.config.seed}")
-        return init_state(setup.model_config, setup.optimizer, setup.mesh, self.config.seed)
+        return self._taught(init_state(setup.model_config, setup.optimizer, setup.mesh, self.config.seed))
 
     def restore(self, step: int) -> TrainState:
         """The state in the checkpoint of `step`."""
@@ -156,7 +159,11 @@ class Opened:
             state = dataclasses.replace(state, loss_scale=placed_scale(abstract.loss_scale, scale))
         if self.pretrained is not None:
             state = dataclasses.replace(state, frozen=self.pretrained.params(abstract.frozen))
-        return state
+        return self._taught(state)
+
+    def _taught(self, state: TrainState) -> TrainState:
+        """The state with the parameters of the teachers, if there are some."""
+        return self.teachers.placed(state, self.setup.abstract_state) if self.teachers else state
 
 
 def open_run(config: ConfigDict, workdir: Path, watchdog: Watchdog, say: Callable[[str], None]) -> Opened:
@@ -189,7 +196,13 @@ def open_run(config: ConfigDict, workdir: Path, watchdog: Watchdog, say: Callabl
     # A model whose size is given needs no row for special tokens that nothing uses.
     vocab_size = tokenizer.required_rows if config.model.vocab_size else tokenizer.vocab_size
     has_packed_rows = any(manifest.sources[name].is_packed for name in manifest.read_by(stages))
-    setup, remat = with_remat(config, check_run(config, stages, vocab_size, has_packed_rows=has_packed_rows))
+    setup, teachers = check_run(config, stages, vocab_size, has_packed_rows=has_packed_rows), None
+    if config.distill.teachers:
+        from tonsai_jax.teachers import open_teachers  # imported here: most runs have no teachers
+
+        teachers = open_teachers(config, tokenizer, saved, say)
+        setup = teachers.added_to(setup)
+    setup, remat = with_remat(config, setup)
     if remat:
         say(remat)
     from tonsai_jax.evaluation.best import best_metric  # imported here: the loop does not need it
@@ -215,6 +228,7 @@ def open_run(config: ConfigDict, workdir: Path, watchdog: Watchdog, say: Callabl
         stages,
         setup,
         reference,
+        teachers,
         metric,
         changes,
         order,

@@ -221,6 +221,8 @@ def train(
             with logger.paused(), watchdog.doing("saving"):
                 metadata = resume_metadata(step, order, config, run.setup.model_config, run.manifest, base)
                 metadata["spikes"] = watch.state()
+                if run.teachers:
+                    metadata["teachers"] = run.teachers.records
                 if state.loss_scale:
                     metadata["loss_scale"] = saved_scale(state.loss_scale)
                 checkpoints.save(state, metadata, is_temporary=not is_regular)

@@ -402,6 +402,13 @@ def test_the_compiled_step_needs_what_the_estimate_says() -> None:
     assert stage["compiled"]["peak_bytes"] == pytest.approx(sum(stage["memory"].values()), rel=0.05)
 
 
+def test_an_estimate_says_that_teachers_are_not_counted() -> None:
+    config, said = config_of(), list[str]()
+    config.distill.teachers = ("runs/a", "runs/b")
+    estimate(config, gpu_named("h100"), 1, compiles=False, say=said.append)
+    assert said[0].startswith("not counted: config.distill.teachers (2); each adds its parameters to the memory")
+
+
 @pytest.mark.full
 def test_lora_keeps_the_base_in_the_compute_dtype_and_moments_of_the_adapters_alone() -> None:
     lora = Lora(rank=8, alpha=16.0, dropout=0.0, targets=LORA_TARGETS)

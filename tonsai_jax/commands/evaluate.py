@@ -1,17 +1,27 @@
-"""Measures bits per byte and perplexity: of a run on its held-out text, or of any model on your text files."""
+"""Measures bits per byte and perplexity: of a run on its held-out text, or of any model on your text files.
+
+With --ensemble, of several runs as one model: the mean of their log-probabilities, normalized again (docs/low_data.md).
+"""
 
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tonsai_jax.commands.parser import CommandParser, open_model
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import write_json
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tonsai_jax.inference.load import LanguageModel, Run
+
 EXAMPLE = """example:
   tonsai evaluate --workdir runs/gpt2
   tonsai evaluate --workdir runs/gpt2 --data-dir data/other_tokens --json scores.json
   tonsai evaluate --workdir runs/gpt2 --text km=news.txt wiki.jsonl en=books.txt.gz
+  tonsai evaluate --ensemble runs/seed0 runs/seed1 runs/seed2 --text km=news.txt
   tonsai evaluate --model hf:HuggingFaceTB/SmolLM2-135M --text km=news.txt wiki.jsonl en=books.txt.gz
 """
 
@@ -19,7 +29,12 @@ EXAMPLE = """example:
 def main() -> None:
     parser = CommandParser(description=__doc__, epilog=EXAMPLE)
     add = parser.add_argument
-    parser.add_model()
+    parser.add_model().add_argument(
+        "--ensemble",
+        nargs="+",
+        metavar="DIR",
+        help="folders of runs with one tokenizer: score the mean of their predictions; --step is for each of them",
+    )
     add("--data-dir", metavar="DIR", help="token rows to evaluate on (default: those that the run was trained on)")
     add(
         "--text",
@@ -96,31 +111,31 @@ def _check(args: argparse.Namespace) -> None:
 def _evaluate_rows(args: argparse.Namespace) -> None:
     from tonsai_jax.data.manifest import read_manifest
     from tonsai_jax.evaluation.run import evaluate_run
-    from tonsai_jax.inference.load import load_run
 
-    run = load_run(args.workdir, args.step)
-    data_dir = args.data_dir or run.config.data.dir
+    runs = _runs(args)
+    workdir = runs[0].name
+    data_dir = args.data_dir or runs[0].config.data.dir
     if not data_dir:
-        raise UserError(
-            f"{args.workdir}: this run learned without token rows; name those to evaluate on with --data-dir"
-        )
+        raise UserError(f"{workdir}: this run learned without token rows; name those to evaluate on with --data-dir")
     if args.data_dir is None and not Path(data_dir).is_dir():
         raise UserError(
-            f"{args.workdir}: this run was trained on {data_dir}, and there is no such folder here; run this in the folder "
+            f"{workdir}: this run was trained on {data_dir}, and there is no such folder here; run this in the folder "
             "where the run was started, or name the rows with --data-dir"
         )
     found = evaluate_run(
-        run,
+        runs[0],
         read_manifest(data_dir),
+        *runs[1:],
         seq_len=args.seq_len,
         batch_size=args.batch_size or 8,
         max_tokens=args.tokens,
     )
-    print(f"{args.workdir}, step {run.step}: bits per byte of held-out text, lower is better")
+    print(f"{_name(runs)}: bits per byte of held-out text, lower is better")
     print(found.table())
     if args.json:
         scalars = found.evaluation().scalars()
-        write_json(args.json, {"step": run.step, **scalars, "scores": found.records()})
+        step = {"ensemble": _checkpoints(runs)} if args.ensemble else {"step": runs[0].step}
+        write_json(args.json, {**step, **scalars, "scores": found.records()})
 
 
 def _evaluate_text(args: argparse.Namespace) -> None:
@@ -131,17 +146,39 @@ def _evaluate_text(args: argparse.Namespace) -> None:
     from tonsai_jax.inference.load import Run
 
     sources = text_sources(args.text, args.document, args.text_column)
-    model = open_model(args)
-    scorer = DocumentScorer(model, seq_len=args.seq_len, stride=args.stride, batch_size=args.batch_size)
+    models = [open_model(args)] if args.model else _runs(args)
+    scorer = DocumentScorer(*models, seq_len=args.seq_len, stride=args.stride, batch_size=args.batch_size)
     found = score_texts(scorer, sources, lambda line: print(f"note: {line}", file=sys.stderr))
-    step = model.step if isinstance(model, Run) else None
-    name = model.name if step is None else f"{model.name}, step {step}"
     print(
-        f"{name}: bits per byte, lower is better; windows of {scorer.seq_len} tokens, stride {scorer.stride}, {scorer.dtype}"
+        f"{_name(models)}: bits per byte, lower is better; windows of {scorer.seq_len} tokens, stride {scorer.stride}, "
+        f"{scorer.dtype}"
     )
     print(found.table())
-    if isinstance(model, Run):
+    model = models[0]
+    if isinstance(model, Run) and not args.ensemble:
         print(f"written to {write_scores(model.workdir, 'text', model.step, task_scores(found))}")
     if args.json:
         settings = {"seq_len": scorer.seq_len, "stride": scorer.stride, "dtype": scorer.dtype}
-        write_json(args.json, {"model": model.name, "step": step, **settings, "scores": found.records()})
+        of: dict[str, Any] = {"model": model.name, "step": model.step if isinstance(model, Run) else None}
+        if args.ensemble:
+            of = {"ensemble": _checkpoints(models)}
+        write_json(args.json, {**of, **settings, "scores": found.records()})
+
+
+def _runs(args: argparse.Namespace) -> "list[Run]":
+    """The runs of --ensemble, or the one of --workdir."""
+    from tonsai_jax.inference.load import load_ensemble, load_run
+
+    return load_ensemble(args.ensemble, args.step) if args.ensemble else [load_run(args.workdir, args.step)]
+
+
+def _name(models: "Sequence[LanguageModel]") -> str:
+    steps = [getattr(model, "step", None) for model in models]
+    names = [
+        model.name if step is None else f"{model.name}, step {step}" for model, step in zip(models, steps, strict=True)
+    ]
+    return names[0] if len(names) == 1 else f"ensemble of {len(names)} ({'; '.join(names)})"
+
+
+def _checkpoints(runs: "Sequence[LanguageModel]") -> list[dict[str, object]]:
+    return [{"model": run.name, "step": getattr(run, "step", None)} for run in runs]

@@ -30,12 +30,16 @@ class CommandParser(argparse.ArgumentParser):
         )
         self.add_step("checkpoint to use")
 
-    def add_model(self) -> None:
-        """Adds the flags that choose a model: `args.workdir` with `args.step`, or `args.model`; `open_model` opens it."""
+    def add_model(self) -> "argparse._MutuallyExclusiveGroup":
+        """Adds the flags that choose a model: `args.workdir` with `args.step`, or `args.model`; `open_model` opens it.
+
+        Returns the group of the flags of which exactly one is given; a command can add its own to it.
+        """
         models = self.add_mutually_exclusive_group(required=True)
         models.add_argument("--workdir", metavar="DIR", help="folder of the run, the --workdir of tonsai train")
         models.add_argument("--model", metavar="MODEL", help="hf:ORG/NAME, or the folder of an exported model")
         self.add_step("checkpoint of the run to use")
+        return models
 
     def add_step(self, meaning: str) -> None:
         """Adds the flag that chooses one of the checkpoints of a run: `args.step`, a step, "best", or None for the newest."""

@@ -1,4 +1,4 @@
-"""Scores a checkpoint of a run, outside training."""
+"""Scores a checkpoint of a run, or of several runs as one model, outside training."""
 
 from pathlib import Path
 
@@ -12,18 +12,19 @@ from tonsai_jax.evaluation.documents.breakdown import Breakdown
 from tonsai_jax.evaluation.documents.held_out import HeldOut
 from tonsai_jax.inference.load import Run
 from tonsai_jax.model.attention import choose_attention_backend
+from tonsai_jax.training.ensemble import make_ensemble_score_step
 from tonsai_jax.training.mesh import one_device_mesh
 from tonsai_jax.training.state import model_graph
-from tonsai_jax.training.step import LossSettings, make_score_step
 
 
 def evaluate_run(
-    run: Run, manifest: RowsManifest, *, seq_len: int | None, batch_size: int, max_tokens: int
+    run: Run, manifest: RowsManifest, *others: Run, seq_len: int | None, batch_size: int, max_tokens: int
 ) -> Breakdown:
     """Scores a checkpoint of a run on held-out rows, on one device.
 
     Args:
       run: the opened checkpoint.
+      others: more runs with the same tokenizer; then the mean of all is scored, see `training.ensemble`.
       manifest: any token rows that were made with the run's tokenizer. Of the run's own, the sources that its evaluations in
         training leave out are left out here too, so that the same `max_tokens` chooses the same windows.
       seq_len: tokens in a window; None means the longest sequence length of the run's stages.
@@ -35,10 +36,11 @@ def evaluate_run(
         or is longer than the model's context.
     """
     seq_len = seq_len or max(stage.seq_len for stage in stages_of(run.config))
-    if seq_len > run.model_config.context_length:
+    configs = [each.model_config for each in (run, *others)]
+    context = min(config.context_length for config in configs)
+    if seq_len > context:
         raise UserError(
-            f"seq_len {seq_len} is longer than the model's context of {run.model_config.context_length} tokens; "
-            f"choose {run.model_config.context_length} or less"
+            f"seq_len {seq_len} is longer than the model's context of {context} tokens; choose {context} or less"
         )
     if manifest.tokenizer_hash != run.tokenizer.hash:
         raise UserError(
@@ -47,17 +49,22 @@ def evaluate_run(
             f"conversations: `tonsai prepare-sft --tokenizer-dir {run.workdir / 'tokenizer'}`)"
         )
     mesh = one_device_mesh()
-    attention_backend, _ = choose_attention_backend(run.model_config, jax.default_backend(), [seq_len])
-    score_step = make_score_step(
-        model_graph(run.model_config, attention_backend),
-        mesh,
-        loss=LossSettings(run.config.loss.chunk_tokens, 0.0),
+    backends = [choose_attention_backend(config, jax.default_backend(), [seq_len])[0] for config in configs]
+    score_step = make_ensemble_score_step(
+        [model_graph(config, backend) for config, backend in zip(configs, backends, strict=True)],
+        vocab_size=run.model_config.vocab_size,
+        chunk_tokens=run.config.loss.chunk_tokens,
         end_of_text_id=manifest.end_of_text_id,
     )
     held_out = HeldOut(manifest, run.tokenizer.token_bytes(), len(run.tokenizer.prefix), seq_len)
     found = Breakdown("source")
     scores = held_out.score(
-        score_step, run.params, mesh, batch_size=batch_size, max_tokens=max_tokens, leave_out=_left_out(run, manifest)
+        score_step,
+        [each.params for each in (run, *others)],
+        mesh,
+        batch_size=batch_size,
+        max_tokens=max_tokens,
+        leave_out=_left_out(run, manifest),
     )
     for name, documents in scores.items():
         found.add(manifest.sources[name].language, name, documents)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tonsai_jax.checkpoints.saved import SavedRun, open_checkpoint
+from tonsai_jax.checkpoints.store import CheckpointStep
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json
 from tonsai_jax.huggingface.config_json import model_config_of
@@ -88,14 +89,14 @@ class Pretrained:
         return ""
 
 
-def open_pretrained(where: str, named: str = "init_from", step: int | None = None) -> Pretrained:
+def open_pretrained(where: str, named: str = "init_from", step: CheckpointStep | None = None) -> Pretrained:
     """Opens a model, without its weights.
 
     Args:
       where: "hf:ORG/NAME" or "hf:ORG/NAME@REVISION", which is downloaded into the cache of the Hub if it is not there; the
         folder of a model in Hugging Face format; or the workdir of a run.
       named: the key or flag that says so.
-      step: which checkpoint of a run; None is the newest.
+      step: which checkpoint of a run, "best" too; None is the newest.
 
     Raises `UserError` where there is no such model, or one that is not supported.
     """

@@ -1,7 +1,7 @@
 """A trained model, opened for use: its parameters and tokenizer, and what else belongs to it where it is a run."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -79,6 +79,27 @@ def load_run(workdir: str | Path, step: CheckpointStep | None = None) -> Run:
         step=checkpoint.step,
         saved=checkpoint.saved,
     )
+
+
+def load_ensemble(workdirs: Sequence[str], step: CheckpointStep | None = None) -> list[Run]:
+    """Opens a checkpoint of each of several runs, to score the mean of their log-probabilities (`training.ensemble`).
+
+    Raises the errors of `load_run`, and a `UserError` where two runs do not have the same ids for the same text.
+    """
+    first, *others = runs = [load_run(workdir, step) for workdir in workdirs]
+    for other in others:
+        if other.tokenizer.hash != first.tokenizer.hash:
+            raise UserError(
+                f"{first.name} and {other.name} have different tokenizers, so their predictions have no mean; give "
+                "runs that were trained on the same token rows"
+            )
+        sizes = first.model_config.vocab_size, other.model_config.vocab_size
+        if sizes[0] != sizes[1]:
+            raise UserError(
+                f"{first.name} has model.vocab_size={sizes[0]} and {other.name} has {sizes[1]}, so their "
+                "predictions have no mean; give runs of one vocabulary size"
+            )
+    return runs
 
 
 def load_model(where: str) -> LanguageModel:

@@ -21,10 +21,11 @@ def with_remat(config: ConfigDict, setup: Setup) -> tuple[Setup, str]:
         return setup, ""
     if jax.default_backend() == "cpu" or setup.model_config.num_parameters < SMALL_PARAMETERS:
         return _replaced(setup, "none"), ""
-    from tonsai_jax.planning.step_plan import plan_steps  # imported here: a run on a CPU never needs it
+    from tonsai_jax.planning.memory import local_bytes  # imported here: a run on a CPU never needs them
+    from tonsai_jax.planning.step_plan import plan_steps
 
     mebibytes = np.int32(usable_bytes() // 2**20)
-    usable = int(np.min(process_allgather(mebibytes))) * 2**20
+    usable = int(np.min(process_allgather(mebibytes))) * 2**20 - local_bytes(setup.abstract_state.teachers)
     plans = plan_steps(
         config,
         vocab_size=setup.model_config.vocab_size,

@@ -60,6 +60,11 @@ def estimate(
         raise UserError(f"--tokens {tokens:g} must be above 0")
     if price is not None and not 0 <= price < math.inf:
         raise UserError(f"--price {price:g} must be at least 0")
+    if config.distill.teachers:
+        say(
+            f"not counted: config.distill.teachers ({len(config.distill.teachers)}); each adds its parameters to the memory, and "
+            "its forward pass to a step, a third of a step that trains it"
+        )
     manifest = read_manifest(config.data.dir) if _has_rows(config) else None
     if manifest is None and not config.model.vocab_size:
         raise UserError(

@@ -64,9 +64,9 @@ def memory_by_part(
       parameters.
     """
     state = described_state(model_config, optimizer, mesh_sizes, lora)
-    trained = _local_bytes(state.params)
-    parameters = trained + _local_bytes(state.frozen)
-    moments = _local_bytes((state.opt_state, state.step))
+    trained = local_bytes(state.params)
+    parameters = trained + local_bytes(state.frozen)
+    moments = local_bytes((state.opt_state, state.step))
     kept, layer = _kept_per_sequence(model_config, attention_backend, seq_len, lora)
     if mesh_sizes["expert"] > 1 and model_config.remat in ("qkv_mlp", "offload"):
         kept += _received_per_sequence(model_config, seq_len)
@@ -166,7 +166,7 @@ def attention_workspace(config: ModelConfig, attention_backend: str, micro_batch
     return workspace_bytes(micro_batch_size, seq_len, config.num_heads, config.head_dim)
 
 
-def _local_bytes(tree: Any) -> int:
+def local_bytes(tree: Any) -> int:
     """Bytes of the arrays' parts on one device."""
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 

@@ -155,7 +155,7 @@ class StepLogger:
         line = [
             f"step {step + 1:>6}/{self.end_step}",
             f"loss {values['loss']:.4f}",
-            *(f"{name} {values[name]:.3f}" for name in ("margin", "accuracy") if name in values),  # of preferences
+            *(f"{name} {values[name]:.3f}" for name in ("margin", "accuracy", "distillation") if name in values),
             f"grad {values['grad_norm']:.2f}",
             f"lr {values['learning_rate']:.2e}",
         ]

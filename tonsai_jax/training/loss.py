@@ -5,6 +5,7 @@ idea of Liger Kernel's fused linear cross-entropy, arXiv:2410.10989). So the gra
 and the backward pass only scales them. Names: B batch, T sequence, C chunk, D model width, V padded vocabulary, N = B * C.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,8 +17,9 @@ from jax.sharding import PartitionSpec as P
 from tonsai_jax.errors import UserError
 from tonsai_jax.training.mesh import BATCH_AXES
 
-# Loss, cross-entropy, and the gradients of the loss with respect to the hidden states [B, T, D] and the table [V, D].
-_Sums = tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None]
+# Loss; a scalar or a tree of scalars to report, such as the cross-entropy; and the gradients of the loss with respect to the
+# hidden states [B, T, D] and the table [V, D], or None.
+Sums = tuple[jax.Array, Any, jax.Array | None, jax.Array | None]
 
 
 def chunk_length(batch_size: int, seq_len: int, chunk_tokens: int) -> int:
@@ -59,41 +61,56 @@ def cross_entropy(
         None for sequences of one device.
     """
 
-    def sums(*arrays: jax.Array, with_gradients: bool, with_table: bool = False) -> _Sums:
-        settings: dict[str, Any] = {"vocab_size": vocab_size, "chunk": chunk, "z_loss": z_loss}
-        local = partial(_local, **settings, with_gradients=with_gradients, with_table=with_table)
-        if mesh is None or mesh.size == 1:
-            return local(*arrays)
+    local = partial(_local, vocab_size=vocab_size, chunk=chunk, z_loss=z_loss)
+    return with_ready_gradients(local, (x_BxTxD, table_VxD, targets_BxT, weights_BxT), mesh)
 
-        def over_devices(*arrays: jax.Array) -> _Sums:
+
+def with_ready_gradients(
+    local: Callable[..., Sums], arrays: tuple[jax.Array, ...], mesh: Mesh | None
+) -> tuple[jax.Array, Any]:
+    """The loss of all devices and what it reports, from a function that computes the loss and its gradients at once.
+
+    Args:
+      local: the work of one device: called with the arrays of its sequences, `with_gradients` and `with_table` (whether the
+        gradients, and that of the table, are asked for), it gives `Sums`.
+      arrays: the hidden states [B, T, D] and the table, which alone get gradients, as in `cross_entropy`; then any others, which
+        are split over devices along their first axis.
+      mesh: as in `cross_entropy`.
+    """
+
+    def sums(*arrays: jax.Array, with_gradients: bool, with_table: bool = False) -> Sums:
+        on_device = partial(local, with_gradients=with_gradients, with_table=with_table)
+        if mesh is None or mesh.size == 1:
+            return on_device(*arrays)
+
+        def over_devices(*arrays: jax.Array) -> Sums:
             x_BxTxD, table_1xVxD, *others = arrays
-            of_device = (x_BxTxD, table_1xVxD[0], *others)
-            loss, nll, dx_BxTxD, dtable_VxD = local(*of_device)
-            loss, nll = jax.lax.psum((loss, nll), BATCH_AXES)
-            return loss, nll, dx_BxTxD, None if dtable_VxD is None else dtable_VxD[None]
+            loss, reported, dx_BxTxD, dtable_VxD = on_device(x_BxTxD, table_1xVxD[0], *others)
+            loss, reported = jax.lax.psum((loss, reported), BATCH_AXES)
+            return loss, reported, dx_BxTxD, None if dtable_VxD is None else dtable_VxD[None]
 
         split, whole = P(BATCH_AXES), P()
         specs_out = (whole, whole, split, split)
         return jax.shard_map(over_devices, mesh=mesh, in_specs=split, out_specs=specs_out, check_vma=False)(*arrays)
 
     @jax.custom_vjp
-    def losses(*arrays: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def losses(*arrays: jax.Array) -> tuple[jax.Array, Any]:
         return sums(*arrays, with_gradients=False)[:2]
 
-    def forward(*arrays: Any) -> tuple[tuple[jax.Array, jax.Array], Any]:
+    def forward(*arrays: Any) -> tuple[tuple[jax.Array, Any], Any]:
         _, table, *_ = arrays  # `perturbed`: its gradient is asked for
         values = [array.value for array in arrays]
-        loss, nll, *gradients = sums(*values, with_gradients=True, with_table=table.perturbed)
-        return (loss, nll), gradients
+        loss, reported, *gradients = sums(*values, with_gradients=True, with_table=table.perturbed)
+        return (loss, reported), gradients
 
-    def backward(gradients: Any, cotangents: tuple[jax.Array, jax.Array]) -> tuple[jax.Array | None, ...]:
+    def backward(gradients: Any, cotangents: tuple[jax.Array, Any]) -> tuple[jax.Array | None, ...]:
         dx_BxTxD, dtable_VxD = gradients
         scale = cotangents[0]
         dtable_VxD = None if dtable_VxD is None else dtable_VxD * scale
-        return (dx_BxTxD * scale).astype(dx_BxTxD.dtype), dtable_VxD, None, None
+        return (dx_BxTxD * scale).astype(dx_BxTxD.dtype), dtable_VxD, *[None] * (len(arrays) - 2)
 
     losses.defvjp(forward, backward, symbolic_zeros=True)
-    return losses(x_BxTxD, table_VxD, targets_BxT, weights_BxT)
+    return losses(*arrays)
 
 
 @jax.named_scope("loss")
@@ -115,13 +132,13 @@ def target_log_probabilities(
         table = table_VxD.astype(x_BxTxD.dtype)
 
         def one_chunk(x_NxD: jax.Array, target_N: jax.Array) -> jax.Array:
-            logits_NxV = _logits(x_NxD, table, vocab_size)
+            logits_NxV = logits_of(x_NxD, table, vocab_size)
             log_z_N = jax.nn.logsumexp(logits_NxV, axis=-1)
             return jnp.take_along_axis(logits_NxV, target_N[:, None], axis=-1)[:, 0] - log_z_N
 
-        inputs = (_chunks(x_BxTxD, chunk), _chunks(targets_BxT, chunk))
+        inputs = (in_chunks(x_BxTxD, chunk), in_chunks(targets_BxT, chunk))
         logp = jax.lax.map(lambda of_chunk: one_chunk(*of_chunk), inputs)
-        return _unchunked(logp, B, T)
+        return unchunked(logp, B, T)
 
     arrays = jax.lax.stop_gradient((x_BxTxD, table_VxD, targets_BxT))
     if mesh is None or mesh.size == 1:
@@ -134,31 +151,35 @@ def target_log_probabilities(
     return jax.shard_map(over_devices, mesh=mesh, in_specs=split, out_specs=split, check_vma=False)(*arrays)
 
 
-def _chunks(a_BxTx: jax.Array, chunk: int) -> jax.Array:
+def in_chunks(a_BxTx: jax.Array, chunk: int) -> jax.Array:
     """[B, T, ...] -> [T / C, B * C, ...], in the order that they have in memory."""
     B, T = a_BxTx.shape[:2]
     return a_BxTx.reshape(T // chunk, B * chunk, *a_BxTx.shape[2:])
 
 
-def _unchunked(chunks: jax.Array, B: int, T: int) -> jax.Array:
+def unchunked(chunks: jax.Array, B: int, T: int) -> jax.Array:
     """[T / C, B * C, ...] -> [B, T, ...]."""
     return chunks.reshape(B, T, *chunks.shape[2:])
 
 
-def _logits(x_NxD: jax.Array, table_VxD: jax.Array, vocab_size: int) -> jax.Array:
+def logits_of(x_NxD: jax.Array, table_VxD: jax.Array, vocab_size: int) -> jax.Array:
     """The logits of one chunk, float32 [N, V]; -inf for the padding of the vocabulary."""
-    return _without_padding(jnp.einsum("nd,vd->nv", x_NxD, table_VxD, preferred_element_type=jnp.float32), vocab_size)
+    return without_padding(jnp.einsum("nd,vd->nv", x_NxD, table_VxD, preferred_element_type=jnp.float32), vocab_size)
 
 
-def _without_padding(logits_NxV: jax.Array, vocab_size: int) -> jax.Array:
+def without_padding(logits_NxV: jax.Array, vocab_size: int) -> jax.Array:
     """The logits with -inf for the padding of the vocabulary."""
     if vocab_size == logits_NxV.shape[1]:
         return logits_NxV
     return jnp.where(jnp.arange(logits_NxV.shape[1]) < vocab_size, logits_NxV, -jnp.inf)
 
 
-def _max_and_sum(logits_NxV: jax.Array) -> tuple[jax.Array, jax.Array]:
+def softmax_parts(logits_NxV: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The maximum of each row, and the sum of exp(logit - maximum); float32 [N] each."""
+    return jax.lax.platform_dependent(logits_NxV, cpu=_max_and_sum, default=_max_and_sum_in_one_pass)
+
+
+def _max_and_sum(logits_NxV: jax.Array) -> tuple[jax.Array, jax.Array]:
     max_N = jnp.max(logits_NxV, axis=-1)
     return max_N, jnp.sum(jnp.exp(logits_NxV - max_N[:, None]), axis=-1)
 
@@ -191,7 +212,7 @@ def _local(
     z_loss: float,
     with_gradients: bool,
     with_table: bool,
-) -> _Sums:
+) -> Sums:
     """The work of one device; the gradients, or that of the table alone, are None where they are not asked for."""
     B, T, _ = x_BxTxD.shape
     table = table_VxD.astype(x_BxTxD.dtype)
@@ -204,8 +225,8 @@ def _local(
         loss, nll, dtable_VxD = carry
         x_NxD, target_N, weight_N = inputs
         stored_NxV = jnp.einsum("nd,vd->nv", x_NxD, table, preferred_element_type=stored_dtype)
-        logits_NxV = _without_padding(stored_NxV.astype(jnp.float32), vocab_size)
-        max_N, sum_N = jax.lax.platform_dependent(logits_NxV, cpu=_max_and_sum, default=_max_and_sum_in_one_pass)
+        logits_NxV = without_padding(stored_NxV.astype(jnp.float32), vocab_size)
+        max_N, sum_N = softmax_parts(logits_NxV)
         log_z_N = max_N + jnp.log(sum_N)
         # From what is stored: a gather from anything computed of it would compute all of it.
         nll_N = log_z_N - jnp.take_along_axis(stored_NxV, target_N[:, None], axis=-1)[:, 0]
@@ -226,6 +247,6 @@ def _local(
 
     zero = jnp.zeros((), dtype=jnp.float32)
     start = (zero, zero, jnp.zeros(table.shape, dtype=jnp.float32) if with_table else None)
-    inputs = tuple(_chunks(each, chunk) for each in (x_BxTxD, targets_BxT, weights_BxT))
+    inputs = tuple(in_chunks(each, chunk) for each in (x_BxTxD, targets_BxT, weights_BxT))
     (loss, nll, dtable_VxD), dx = jax.lax.scan(one_chunk, start, inputs)
-    return loss, nll, None if dx is None else _unchunked(dx, B, T), dtable_VxD
+    return loss, nll, None if dx is None else unchunked(dx, B, T), dtable_VxD

@@ -37,6 +37,7 @@ class Setup:
     Attributes:
       attention_reason, experts_reason: why this backend was chosen.
       abstract_state: shapes, dtypes and shardings of the state; no memory behind them.
+      teachers: of a distilled run, with its ways to compute.
     """
 
     stages: Sequence[Stage]
@@ -49,12 +50,14 @@ class Setup:
     lora: Lora | None
     optimizer: optax.GradientTransformation
     abstract_state: TrainState
+    teachers: tuple[ModelConfig, ...] = ()
 
     def flops_per_token(self, seq_len: int) -> float:
-        """FLOPs per token of one training step, see `ModelConfig.flops_per_token`."""
+        """FLOPs per token of one training step, see `ModelConfig.flops_per_token`; of a teacher the forward pass, a third."""
+        forward = sum(teacher.flops_per_token(seq_len) for teacher in self.teachers) / 3
         if self.lora is None:
-            return self.model_config.flops_per_token(seq_len)
-        return self.lora.flops_per_token(self.model_config, seq_len)
+            return forward + self.model_config.flops_per_token(seq_len)
+        return forward + self.lora.flops_per_token(self.model_config, seq_len)
 
 
 def check_run(config: ConfigDict, stages: Sequence[Stage], vocab_size: int, *, has_packed_rows: bool = False) -> Setup:
@@ -141,6 +144,12 @@ def make_steps(
         from tonsai_jax.training.objectives import Preference  # imported here: most runs learn the next token
 
         objective = Preference(config.loss.objective, config.loss.beta)
+    distillation = None
+    if setup.teachers:
+        from tonsai_jax.training.distillation import make_distillation  # imported here: most runs have no teachers
+
+        seq_lens = [stage.seq_len for stage in setup.stages]
+        distillation = make_distillation(setup.teachers, config.distill.weight, end_of_text_id, seq_lens).loss
     train_step = make_train_step(
         graph,
         setup.optimizer,
@@ -151,6 +160,7 @@ def make_steps(
         dropout_key=jax.random.key(config.seed + 1),
         clip_norm=config.optimizer.clip_norm,
         objective=objective,
+        distillation=distillation,
         micro_batch=micro_batch(config),
         frozen_steps=config.optimizer.frozen_steps,
         frozen_except=config.optimizer.frozen_except,

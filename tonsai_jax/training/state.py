@@ -29,6 +29,7 @@ class TrainState:
       frozen: nested dict, the parameters that are not trained: the base of LoRA, see `stored_base`; else empty. They are in
         no checkpoint.
       loss_scale: of float16, see `training.loss_scale`; else empty. Checkpoints keep it in their metadata.
+      teachers: the parameters of each model that a distilled run learns from, stored as `frozen`; in no checkpoint.
     """
 
     step: jax.Array
@@ -36,6 +37,7 @@ class TrainState:
     opt_state: Any
     frozen: Any = dataclasses.field(default_factory=dict)
     loss_scale: Any = dataclasses.field(default_factory=dict)
+    teachers: tuple[Any, ...] = ()
 
     @property
     def model_params(self) -> dict[str, Any]:

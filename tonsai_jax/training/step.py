@@ -28,6 +28,7 @@ from tonsai_jax.training.state import TrainState
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 WHOLE_SHARE = MicroBatch()
+DistilledLoss = Callable[..., tuple[jax.Array, Metrics]]  # `distillation.Distillation.loss`
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 
 
@@ -105,7 +106,7 @@ def _summed_loss(
     mesh: Mesh | None,
 ) -> tuple[jax.Array, jax.Array]:
     """`cross_entropy` of the hidden states of a model; returns the loss to minimize and the nats to report."""
-    chunk, table_VxD, vocab_size = _chunk(targets_BxT, loss, mesh), output_table(params), model.config.vocab_size
+    chunk, table_VxD, vocab_size = chunk_of(targets_BxT, loss, mesh), output_table(params), model.config.vocab_size
     return cross_entropy(x_BxTxD, table_VxD, targets_BxT, weights_BxT, vocab_size, chunk, loss.z_loss, mesh)
 
 
@@ -113,11 +114,12 @@ def _log_probabilities(
     model: Transformer, params: Any, x_BxTxD: jax.Array, targets_BxT: jax.Array, loss: LossSettings, mesh: Mesh | None
 ) -> jax.Array:
     """`target_log_probabilities` of the hidden states of a model."""
-    chunk, table_VxD, vocab_size = _chunk(targets_BxT, loss, mesh), output_table(params), model.config.vocab_size
+    chunk, table_VxD, vocab_size = chunk_of(targets_BxT, loss, mesh), output_table(params), model.config.vocab_size
     return target_log_probabilities(x_BxTxD, table_VxD, targets_BxT, vocab_size, chunk, mesh)
 
 
-def _chunk(targets_BxT: jax.Array, loss: LossSettings, mesh: Mesh | None) -> int:
+def chunk_of(targets_BxT: jax.Array, loss: LossSettings, mesh: Mesh | None) -> int:
+    """Positions whose logits are in memory at once."""
     B, T = targets_BxT.shape
     devices = 1 if mesh is None else mesh.size
     return chunk_length(max(1, B // devices), T, loss.chunk_tokens)
@@ -157,6 +159,7 @@ def make_train_step(
     dropout_key: jax.Array,
     clip_norm: float,
     objective: Objective | None = None,
+    distillation: DistilledLoss | None = None,
     micro_batch: MicroBatch = WHOLE_SHARE,
     frozen_steps: int = 0,
     frozen_except: Sequence[str] = (),
@@ -171,6 +174,7 @@ def make_train_step(
       dropout_key: random key of the run; each step folds its number in.
       clip_norm: gradients with a larger norm are scaled down to it; 0 never scales.
       objective: what to minimize; None is the cross-entropy of the next token. The batch has what the objective reads.
+      distillation: the loss of a run with teachers; None learns from the text alone. Not together with an objective.
       micro_batch: the most that a device processes at once; the gradients of the micro-batches add up to those of the
         whole batch.
       frozen_steps, frozen_except: in the first `frozen_steps` steps only the parameters with these names change, see `mask_of`.
@@ -187,7 +191,14 @@ def make_train_step(
     """
 
     def loss_of(
-        params: Any, frozen: Any, weight: jax.Array, share: Any, sequences: Batch, key: jax.Array, mesh: Mesh | None
+        params: Any,
+        frozen: Any,
+        teachers: Any,
+        weight: jax.Array,
+        share: Any,
+        sequences: Batch,
+        key: jax.Array,
+        mesh: Mesh | None,
     ) -> tuple[jax.Array, Metrics]:
         """Loss and metrics of one micro-batch, scaled so that their sums over micro-batches are those of the whole batch."""
         inputs_BxT, targets_BxT, learned_BxT, segments_BxT = sequences_of(sequences)
@@ -196,7 +207,9 @@ def make_train_step(
         x_BxTxD, routing = model(
             inputs_BxT, end_of_text_id=end_of_text_id, segments_BxT=segments_BxT, dropout_key=key, dropless=False
         )
-        if objective is None:
+        if distillation is not None:
+            total, metrics = distillation(teachers, model, params, x_BxTxD, sequences, weight, loss, mesh)
+        elif objective is None:
             total, nll = _summed_loss(model, params, x_BxTxD, targets_BxT, learned_BxT * weight, loss, mesh)
             metrics = {"loss": nll}
         else:
@@ -229,12 +242,13 @@ def make_train_step(
         alone = mesh.shape["data"] == mesh.size and "router" not in state.model_params["blocks"]
         if accumulation > 1 and mesh.size > 1 and alone:
             # Otherwise the compiler would sum the gradients over devices in each micro-batch.
-            inputs = (state.params, state.frozen, weight, share)
+            inputs = (state.params, state.frozen, state.teachers, weight, share)
             gradients, sums = sum_over_devices(partial(gradient, None), batch, key, inputs, mesh)
         else:
             params, sum_over_copies = jax.vjp(partial(with_table_copies, mesh=mesh), state.params)
             frozen = with_table_copies(state.frozen, mesh)
-            gradients, sums = gradient(mesh, batch, key, params, frozen, weight, share)
+            teachers = [with_table_copies(each, mesh) for each in state.teachers]
+            gradients, sums = gradient(mesh, batch, key, params, frozen, teachers, weight, share)
             (gradients,) = sum_over_copies(gradients)
 
         if state.loss_scale:
@@ -276,7 +290,7 @@ def make_train_step(
             metrics["loss_scale"] = state.loss_scale["scale"]
             loss_scale = next_scale(state.loss_scale, finite)
         # Keep the sharding of the input: XLA may choose another one, and the next call would compile again for it.
-        state = TrainState(state.step + 1, params, opt_state, state.frozen, loss_scale)
+        state = TrainState(state.step + 1, params, opt_state, state.frozen, loss_scale, state.teachers)
         return jax.lax.with_sharding_constraint(state, shardings(state, mesh)), metrics
 
     return train_step

@@ -16,10 +16,10 @@ from tonsai_jax.model.attention import choose_attention_backend
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.text.normalize import Normalization, normalize
 from tonsai_jax.tokenizer.loading import Tokenizer
+from tonsai_jax.training.ensemble import make_ensemble_score_step
 from tonsai_jax.training.mesh import one_device_mesh, put_batch
 from tonsai_jax.training.reference import ScoreStep
 from tonsai_jax.training.state import model_graph
-from tonsai_jax.training.step import LossSettings, make_score_step
 
 LONGEST_DEFAULT = 8192  # the context of some models is so long that attention over it does not fit in memory
 _BUFFER_BATCHES = 32  # documents of so many batches are sorted by length
@@ -52,6 +52,7 @@ class DocumentScorer:
     It computes as `LanguageModel.for_scoring` says.
 
     Args:
+      others: more models with the same tokenizer; then the mean of all is scored, see `training.ensemble`.
       seq_len: the most tokens that the model reads at once; None is its context, but at most 8,192.
       stride: a longer document is read in windows, and each but the first scores this many tokens after `seq_len - stride`
         tokens of context; None is `seq_len`, so that windows are those of token rows.
@@ -64,12 +65,14 @@ class DocumentScorer:
     def __init__(
         self,
         model: LanguageModel,
-        *,
+        *others: LanguageModel,
         seq_len: int | None = None,
         stride: int | None = None,
         batch_size: int | None = None,
     ) -> None:
-        context = model.model_config.context_length
+        models = [each.for_scoring() for each in (model, *others)]
+        configs = tuple(each.model_config for each in models)
+        context = min(config.context_length for config in configs)
         self.seq_len = min(context, LONGEST_DEFAULT) if seq_len is None else seq_len
         if not 1 <= self.seq_len <= context:
             raise UserError(f"seq_len {seq_len} must be between 1 and the model's context of {context} tokens")
@@ -78,19 +81,18 @@ class DocumentScorer:
             raise UserError(f"stride {stride} must be between 1 and the sequence length of {self.seq_len} tokens")
         on_cpu = jax.default_backend() == "cpu"
         self._batch_tokens = batch_size * self.seq_len if batch_size else 1024 if on_cpu else 16_384
-        self._model = model.for_scoring()
-        self.dtype = self._model.model_config.dtype
+        self._tokenizer = model.tokenizer
+        self._params = [each.params for each in models]
+        self.dtype = configs[0].dtype
         self._mesh = one_device_mesh()
-        self._step = _score_step(
-            self._model.model_config, self.seq_len, model.tokenizer.end_of_text_id, 512 if on_cpu else 4096
-        )
+        self._step = _score_step(configs, self.seq_len, model.tokenizer.end_of_text_id, 512 if on_cpu else 4096)
 
     def scores(self, documents: Iterable[str]) -> Iterator[tuple[int, Score]]:
         """Yields (number of the document, its score) as they are ready, not in order; keeps a bounded number of documents."""
         unfinished: dict[int, _Unfinished] = {}
         dispatched: tuple[_Rows, jax.Array] | None = None
         for rows, batch in self._batches(documents, unfinished):
-            logp_BxT = self._step(self._model.params, put_batch(batch, self._mesh))
+            logp_BxT = self._step(self._params, put_batch(batch, self._mesh))
             # The device works on this batch while the host adds up the one before.
             if dispatched is not None:
                 yield from _finished(*dispatched, unfinished)
@@ -106,7 +108,7 @@ class DocumentScorer:
         collected: list[Window] = []
         groups: dict[int, _Rows] = {}  # rows of one width
         tokens = 0
-        for number, (ids, size) in enumerate(_encoded(self._model.tokenizer, documents)):
+        for number, (ids, size) in enumerate(_encoded(self._tokenizer, documents)):
             unfinished[number] = _Unfinished(len(ids) - 1, Score(0.0, len(ids) - 1, size))
             for window in windows_of(number, ids, self.seq_len, self.stride):
                 collected.append(window)
@@ -180,10 +182,12 @@ def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 @functools.lru_cache(maxsize=8)
-def _score_step(config: ModelConfig, seq_len: int, end_of_text_id: int, chunk_tokens: int) -> ScoreStep:
+def _score_step(configs: tuple[ModelConfig, ...], seq_len: int, end_of_text_id: int, chunk_tokens: int) -> ScoreStep:
     """The compiled step; kept, since scoring a second list of documents should not compile it again."""
-    backend, _ = choose_attention_backend(config, jax.default_backend(), [seq_len])
-    settings = LossSettings(chunk_tokens, 0.0)
-    return make_score_step(
-        model_graph(config, backend), one_device_mesh(), loss=settings, end_of_text_id=end_of_text_id
+    backends = [choose_attention_backend(config, jax.default_backend(), [seq_len])[0] for config in configs]
+    return make_ensemble_score_step(
+        [model_graph(config, backend) for config, backend in zip(configs, backends, strict=True)],
+        vocab_size=configs[0].vocab_size,
+        chunk_tokens=chunk_tokens,
+        end_of_text_id=end_of_text_id,
     )
