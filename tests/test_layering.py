@@ -222,4 +222,4 @@ def test_the_trainer_loads_little() -> None:
     ours = [file for name, file in loaded_by_the_trainer().items() if name.partition(".")[0] == "tonsai_jax" and file]
     lines = [len(Path(file).read_text(encoding="utf-8").splitlines()) for file in ours]
     assert sum(count > 0 for count in lines) <= 85
-    assert sum(lines) <= 11_900
+    assert sum(lines) <= 12_000

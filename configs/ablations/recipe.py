@@ -45,7 +45,6 @@ def get_ablation() -> Ablation:
         variants={
             "recipe": {},
             "gpt2_adamw_300": {**GPT2, **ADAMW, "steps": 300, "optimizer.warmup_steps": 30},
-            "gpt2_adamw": {**GPT2, **ADAMW},
             "adamw": ADAMW,
             "gpt2": GPT2,
             "embedding_rate_1": {"optimizer.rate_of": None},
@@ -54,7 +53,6 @@ def get_ablation() -> Ablation:
             "relu2": {"model.mlp": "relu2", "model.d_ff": 1024},
             "tied": {"model.tie_embeddings": True},
             "wsd": {"optimizer.schedule": "wsd", "optimizer.decay_steps": 37, "optimizer.final_ratio": 0.0},
-            "linear_to_0": {"optimizer.schedule": "linear", "optimizer.final_ratio": 0.0},
             "cautious_decay": {"optimizer.cautious_weight_decay": True},
             "half_batch": {"global_batch_size": 16, "steps": 150, "optimizer.warmup_steps": 16},
             "khmer_last": {
