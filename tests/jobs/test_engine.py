@@ -167,7 +167,7 @@ def test_impossible_executors_are_refused(arguments: dict[str, Any], message: st
         Executor(**arguments)
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: uv sync --extra ray")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_ray_gives_the_same_results(tmp_path: Path) -> None:

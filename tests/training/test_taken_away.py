@@ -14,7 +14,7 @@ from tonsai_jax.config import from_json, stages_of
 from tonsai_jax.data.manifest import read_manifest
 from tonsai_jax.data.order import DataOrder
 
-SESSIONS, STEPS = 6, 40
+STEPS = 40
 SETTINGS = (f"steps={STEPS}", "checkpoint.every=1", "optimizer.learning_rate=1e-3", "sample.prompts=()")
 
 
@@ -34,13 +34,15 @@ def kill_a_session(run: TinyRun, devices: int, moment: random.Random) -> str:
     return lines
 
 
-@pytest.mark.full
-def test_six_killed_sessions_on_alternating_device_counts_lose_no_row(rows: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "sessions", [pytest.param(3, marks=pytest.mark.full), pytest.param(12, marks=pytest.mark.slow)]
+)
+def test_killed_sessions_on_alternating_device_counts_lose_no_row(rows: Path, tmp_path: Path, sessions: int) -> None:
     never_killed, run = TinyRun(rows, tmp_path / "never", SETTINGS), TinyRun(rows, tmp_path / "run", SETTINGS)
     never_killed.train()
     moment = random.Random(15)
     starts = []
-    for session in range(SESSIONS):
+    for session in range(sessions):
         printed = kill_a_session(run, (1, 2, 4)[session % 3], moment)
         assert "Traceback" not in printed, printed
         assert not re.search(r"^error:", printed, re.MULTILINE), printed
@@ -48,7 +50,7 @@ def test_six_killed_sessions_on_alternating_device_counts_lose_no_row(rows: Path
     printed = run.train(devices=4)
     starts += [int(step) for step in re.findall(r"^steps: (\d+) of", printed, re.MULTILINE)]
     assert starts == sorted(starts)
-    assert 4 < starts[-1] < STEPS, "the sessions that were killed did a part of the run"
+    assert 0 < starts[-1] < STEPS, "the sessions that were killed did a part of the run"
 
     losses = run.losses()  # each step once, or it raises
     assert list(losses) == list(range(1, STEPS + 1))
