@@ -31,7 +31,7 @@ def get_config() -> ConfigDict:
 
     config.loss.chunk_tokens = 512
 
-    config.optimizer.learning_rate = 2e-3
+    config.optimizer.learning_rate = 1e-2
     config.optimizer.warmup_steps = 40
 
     config.checkpoint.every = 350

@@ -24,8 +24,8 @@ def get_ablation() -> Ablation:
             "export": False,
         },
         variants={
-            "lr_2e-3": {},
-            "lr_1e-3": {"optimizer.learning_rate": 1e-3},
-            "lr_4e-3": {"optimizer.learning_rate": 4e-3},
+            "lr_1e-2": {},
+            "lr_5e-3": {"optimizer.learning_rate": 5e-3},
+            "lr_2e-2": {"optimizer.learning_rate": 2e-2},
         },
     )
