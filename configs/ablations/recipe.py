@@ -17,7 +17,7 @@ from tonsai_jax.ablation.plan import Ablation
 from tonsai_jax.model.presets import preset
 
 GPT2 = {f"model.{key}": value for key, value in preset("gpt2").items()} | {"model.num_heads": 4, "model.d_ff": 1024}
-ADAMW = {"optimizer.name": "adamw", "optimizer.rate_of": None, "optimizer.learning_rate": 1e-3}
+ADAMW = {"optimizer.name": "adamw", "optimizer.learning_rate": 1e-3}
 
 
 def get_ablation() -> Ablation:
@@ -44,7 +44,7 @@ def get_ablation() -> Ablation:
         },
         variants={
             "recipe": {},
-            "gpt2_adamw_300": {**GPT2, **ADAMW, "steps": 300, "optimizer.warmup_steps": 30},
+            "gpt2_adamw_300": {**GPT2, **ADAMW, "optimizer.rate_of": None, "steps": 300, "optimizer.warmup_steps": 30},
             "adamw": ADAMW,
             "gpt2": GPT2,
             "embedding_rate_1": {"optimizer.rate_of": None},
