@@ -3,14 +3,14 @@
     tonsai data --khmer khmer.txt --english english.txt --vocab-size 8000
     python -m tonsai_jax.train --config configs/small.py --workdir runs/mine
 
-The run is as long as the text is worth: 4 epochs for 1 to 4 MB of text (each reading teaches less than the one before, and so
-little text is soon learned by heart: with 8 epochs the score of held-out Khmer rose again after the first half). More text takes a variant, so that the run still ends within half an hour:
-`configs/small.py:10mb` has 3 epochs (4 to 10 MB), `configs/small.py:30mb` has 1 (10 to 30 MB). The run evaluates, writes
-samples, and exports the model at its end.
+The run is as long as the text is worth: 4 epochs for 1 to 4 MB of text. Each reading teaches less than the one before, and so
+little text is soon learned by heart: in a run of 8 epochs the score of held-out Khmer got worse after the first half. More text
+takes a variant, so that the run still ends within half an hour: `configs/small.py:10mb` has 3 epochs (4 to 10 MB),
+`configs/small.py:30mb` has 1 (10 to 30 MB). The run evaluates, writes samples, and exports the model at its end.
 
-Hardware: 2 CPU cores. Time: 8 epochs of 2 MB of Khmer Wikipedia and English speeches took 3 m 46 s (1,114 steps); the variants have
-2,893 steps for 10 MB and 3,595 for 29 MB. Memory: 1.0 GiB. Score: of 4 epochs not measured yet; docs/performance.md has the curve
-of 8.
+Hardware: 2 CPU cores. Time: 8 epochs of 2 MB of Khmer Wikipedia and English speeches (1,114 steps) took 3 m 46 s; the variants
+have 2,893 steps for 10 MB and 3,595 for 29 MB. Memory: 1.0 GiB. Score: of 4 epochs not measured yet (docs/performance.md has the
+curve of 8).
 
 `configs/small.py:gpu` is for one GPU with 8 GB or more: 8 layers, width 512, context 512; 33.1 M parameters, 4 epochs. On a GPU
 without bfloat16 (T4, V100) add --config.model.dtype=float32. Time and score on a GPU: not measured yet.
