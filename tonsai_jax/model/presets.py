@@ -6,6 +6,7 @@ from tonsai_jax.errors import unknown_name
 
 # Set by every family, so that it replaces the values of another.
 _PLAIN = {
+    "norm_epsilon": 1e-5,
     "qk_norm": False,
     "num_experts": 0,
     "sandwich_norms": False,
