@@ -5,7 +5,7 @@
         --config.data.dir=data/recipe/tokens --text km=news.km.txt en=news.en.txt
 
 `recipe` is the baseline: 4 layers of width 256, 75 steps of 8,192 tokens, half of them Khmer. Each other variant changes one
-thing and keeps the FLOPs per token (`tied` has fewer parameters). AdamW has the learning rate that was the best for it.
+thing and keeps the FLOPs per token (`tied` has fewer parameters). AdamW has the learning rate that was the best for GPT-2.
 `gpt2_adamw_300` is what the recipe replaces, with four times the steps. It needs token rows with sources named khmer and
 english. --text names text of another domain than the training text.
 

@@ -104,6 +104,10 @@ def test_a_mistake_in_any_variant_is_found_before_anything_runs(
         ("x = 1", "has no function get_ablation"),
         ("def get_ablation():\n    return {}", "returns dict"),
         ("def get_ablation():\n    return 1 / 0", "line 2: ZeroDivisionError"),
+        (
+            "from tonsai_jax.ablation.plan import Ablation\ndef get_ablation():\n    return Ablation(base='', variants=({},))",
+            "variants is a tuple; it must be a dict",
+        ),
     ],
 )
 def test_a_file_that_is_not_an_ablation_is_refused_in_one_line(tmp_path: Path, text: str, told: str) -> None:

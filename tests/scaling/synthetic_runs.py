@@ -26,9 +26,9 @@ def run_of(size: float, tokens: float, khmer_share: float, *, noise: float = 0.0
     )
 
 
-def grid(sizes: tuple[float, ...] = SIZES, *, noise: float = 0.003) -> list[MeasuredRun]:
+def grid(sizes: tuple[float, ...] = SIZES, *, noise: float = 0.003, seed: int = 7) -> list[MeasuredRun]:
     """A run for each size, length and share of Khmer; `noise` is the standard deviation of log bits per byte."""
-    rng = np.random.default_rng(7)
+    rng = np.random.default_rng(seed)
     return [
         run_of(*each, noise=noise * float(rng.standard_normal()))
         for each in itertools.product(sizes, TOKENS, KHMER_SHARES)

@@ -62,6 +62,30 @@ def test_the_interval_holds_the_truth_and_grows_outside_the_runs(fit: ScalingFit
         assert margin < fit.margins(far.layer_parameters, far.texts)[name]
 
 
+@pytest.mark.full
+def test_nine_of_ten_intervals_hold_the_score_of_a_new_run() -> None:
+    """21 runs with 2 % of noise: their residuals are less than that, since 8 parameters follow the noise."""
+    held = []
+    for seed in range(8):
+        fit = fit_runs(grid(noise=0.02, seed=seed)[:21], num_resamples=6)
+        for new in grid(noise=0.02, seed=100 + seed):
+            predicted, margins = (answer(new.layer_parameters, new.texts) for answer in (fit.predict, fit.margins))
+            held += [abs(np.log(predicted[name] / new.bits_per_byte[name])) < margins[name] for name in LAWS]
+    assert 0.86 < np.mean(held) < 0.96
+
+
+def test_a_level_that_rests_on_one_run_is_less_sure(fit: ScalingFit) -> None:
+    near = run_of(8e5, 1.5e6, 0.5)
+    one, nine = (adapted(fit, runs).margins(near.layer_parameters, near.texts)["km"] for runs in ([near], [near] * 9))
+    assert fit.margins(near.layer_parameters, near.texts)["km"] < nine < one
+
+
+def test_three_mixes_of_one_length_are_no_three_lengths() -> None:
+    runs = [run_of(size, 1.5e6, share) for size in (2e5, 8e5, 1.8e6) for share in (0.2, 0.5, 0.8)]
+    assert not can_fit(runs)
+    assert can_fit([*runs, run_of(2e5, 5e5, 0.5), run_of(2e5, 4.6e6, 0.5)])
+
+
 def test_few_runs_of_other_text_set_the_level_alone(fit: ScalingFit) -> None:
     other = [run_of(8e5, 1.5e6, 0.5, level=1.2), run_of(2e5, 5e5, 0.5, level=1.2)]
     assert not can_fit(other)

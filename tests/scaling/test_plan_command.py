@@ -46,6 +46,21 @@ MINUTES = ("--cpu-minutes", "20")
         (("--data-dir", "/nowhere", *MINUTES), "/nowhere: no token rows here (no manifest.json)"),
         (("--save-fit", "fit.json"), "--save-fit needs runs to fit: add --measured runs/ablations/scaling"),
         (
+            ("--save-fit", "fit.json", "--measured", "runs", *TOKENS),
+            "--save-fit only fits, and plans nothing: leave --tokens out",
+        ),
+        ((*TOKENS, *MINUTES, "--num-gpus", "3"), "--num-gpus 3: is for --gpu"),
+        ((*TOKENS, "--gpu", "h100", "--gpu-hours", "1", "--num-gpus", "0"), "--num-gpus 0: must be at least 1"),
+        ((*TOKENS, "--gpu", "h100", "--gpu-hours", "1", "--flops", "1e12"), "--flops is the speed of a CPU"),
+        (
+            (*TOKENS, *MINUTES, "--config", "configs/moe_1b.py"),
+            "--config configs/moe_1b.py: sets stages, and a plan is for a run from scratch with one mix",
+        ),
+        (
+            (*TOKENS, *MINUTES, "--config", "configs/gpt2_124m.py"),
+            "--config configs/gpt2_124m.py: optimizer.name=adamw, and the law is of runs with muon; name a config with muon",
+        ),
+        (
             (*TOKENS, *MINUTES, "--measured", "/nowhere"),
             "--measured /nowhere: no such folder; give the folder of a run",
         ),
@@ -99,7 +114,10 @@ def test_a_run_of_ones_own_sets_the_level(tmp_path: Path) -> None:
 def test_the_printed_command_trains_exactly_the_proposal(tmp_path: Path) -> None:
     rows = make_rows(tmp_path)
     config = tmp_path / "tiny.py"
-    config.write_text(CONFIG.format(rows="").replace("eval.every = 0", "eval.every = 10_000"), encoding="utf-8")
+    config.write_text(
+        CONFIG.format(rows="").replace("eval.every = 0", "eval.every = 10_000").replace('"adamw"', '"muon"'),
+        encoding="utf-8",
+    )
     plan, workdir = tmp_path / "plan.json", tmp_path / "run"
     words = ("--data-dir", str(rows), "--cpu-minutes", "1", "--flops", "1e9")
     code, _, err = tonsai("plan", *words, "--config", str(config), "--workdir", str(workdir), "--json", str(plan))

@@ -97,6 +97,18 @@ def test_alternatives_are_other_runs_of_the_same_budget_and_expect_less() -> Non
         assert other.seconds <= 3000.0
 
 
+def test_alternatives_read_no_text_more_often_than_the_proposal_may() -> None:
+    """One of them would be better with more readings, by too little to be proposed."""
+    it = planner({"km": 3e6, "en": 1e6}, 2400.0)
+    proposal = it.best()
+    assert max(proposal.epochs.values()) <= 4
+    others = it.alternatives(proposal).values()
+    assert all(max(other.epochs.values()) <= 4 and proposal.objective <= other.objective for other in others)
+    more = it._search([other.width for other in others], 16.0)
+    assert more is not None
+    assert more.objective < proposal.objective
+
+
 def test_one_language_alone_is_planned_too() -> None:
     proposal = best({"km": 1e9}, 600.0)
     assert proposal.shares == {"km": 1.0}

@@ -43,9 +43,10 @@ def test_runs_that_differ_in_the_seed_alone_become_their_mean(tmp_path: Path) ->
     for seed, score in ((0, 1.0), (1, 1.2)):
         write_run(tmp_path / f"seed-{seed}", seed=seed, score=score)
     write_run(tmp_path / "longer", steps=200)
-    first, second = sorted(read_runs(tmp_path), key=lambda run: float(run.texts["km"].read))
-    assert first.bits_per_byte == {"km": pytest.approx(1.1), "en": pytest.approx(2.2)}
-    assert second.bits_per_byte["km"] == 1.0
+    write_run(tmp_path / "other-rate", **{"optimizer.learning_rate": 0.5})
+    write_run(tmp_path / "other-batch", seq_len=512, global_batch_size=4)
+    runs = {run.name.rpartition("/")[2]: run.bits_per_byte["km"] for run in read_runs(tmp_path)}
+    assert runs == {"seed-0": pytest.approx(1.1), "longer": 1.0, "other-rate": 1.0, "other-batch": 1.0}
 
 
 def test_a_run_that_continues_a_model_or_was_not_evaluated_is_left_out_with_a_warning(
@@ -53,6 +54,8 @@ def test_a_run_that_continues_a_model_or_was_not_evaluated_is_left_out_with_a_wa
 ) -> None:
     write_run(tmp_path / "mine")
     write_run(tmp_path / "continued", init_from="runs/other")
+    write_run(tmp_path / "distilled", **{"distill.teachers": ("runs/other",)})
+    write_run(tmp_path / "no-khmer", **{"data.weights": {"english": 1.0}})
     write_run(tmp_path / "damaged")
     (tmp_path / "damaged" / "data.json").unlink()
     write_run(tmp_path / "unscored")
@@ -62,6 +65,8 @@ def test_a_run_that_continues_a_model_or_was_not_evaluated_is_left_out_with_a_wa
     assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
         "left out (it continued from another model, and the law is of runs from scratch)",
         f"left out ({tmp_path}/damaged/data.json: no such file)",
+        "left out (it learned from teachers, and the law is of runs that learn from the text alone)",
+        "left out (it has a score of km and read no text in km)",
         "left out (it has no bits per byte of held-out text)",
     ]
 

@@ -17,7 +17,7 @@ LOCAL = Path(__file__).parents[2] / "scripts" / "launch" / "local.sh"
 RESTART = LOCAL.with_name("restart.sh")
 # A table that FSDP splits has 65,536 elements.
 WIDE = ("model.d_model=256", "model.d_ff=256", "model.num_layers=1", "mesh.fsdp=2")
-TEXTS = ("steps=4", "eval.every=2", "sample.every=2", "eval.prompt_suite=True", "model.context_length=128")
+TEXTS = ("steps=2", "eval.every=2", "sample.every=2", "eval.prompt_suite=True", "model.context_length=128")
 
 
 @pytest.mark.full
@@ -35,14 +35,11 @@ def test_a_run_of_two_processes_is_evaluated_sampled_exported_and_complete(rows:
 
     one.train(devices=2)
     for run in (one, two):
-        assert {each.name for each in (run.workdir / "prompt_suite").iterdir()} == {
-            "step-000002.jsonl",
-            "step-000004.jsonl",
-        }
+        assert [each.name for each in (run.workdir / "prompt_suite").iterdir()] == ["step-000002.jsonl"]
     assert two.losses() == pytest.approx(one.losses(), abs=1e-6)
     ours, theirs = (json.loads((run.workdir / "complete.json").read_text()) for run in (two, one))
     assert ours["scores"] == pytest.approx(theirs["scores"], abs=1e-5)
-    assert [ours["samples"], ours["exported"], ours["step"]] == [theirs["samples"], True, 4]
+    assert [ours["samples"], ours["exported"], ours["step"]] == [theirs["samples"], True, 2]
     for name in ("samples/step-000002.jsonl", "prompt_suite/step-000002.jsonl"):
         assert (two.workdir / name).read_text() == (one.workdir / name).read_text()
 

@@ -103,6 +103,9 @@ def load_ablation(file: Path) -> tuple[Ablation, str]:
         raise UserError(f"{file}, line {frames[-1]}: {type(error).__name__}: {error}") from error
     if not isinstance(ablation, Ablation):
         raise UserError(f"{file}: get_ablation() returns {type(ablation).__name__}; it must return an Ablation")
+    for name in ("overrides", "variants", "tokenizers"):
+        if not isinstance(value := getattr(ablation, name), Mapping):
+            raise UserError(f"{file}: {name} is a {type(value).__name__}; it must be a dict")
     return ablation, " ".join((module["__doc__"] or "").split("\n\n")[0].split())
 
 

@@ -96,6 +96,21 @@ def _check(args: argparse.Namespace) -> None:
     if args.save_fit:
         if not args.measured:
             raise UserError("--save-fit needs runs to fit: add --measured runs/ablations/scaling")
+        planning = (
+            "tokens",
+            "data_dir",
+            "cpu_minutes",
+            "flops",
+            "gpu",
+            "gpu_hours",
+            "importance",
+            "vocab_size",
+            "config",
+            "json",
+        )
+        for name in planning:
+            if getattr(args, name) is not None:
+                raise UserError(f"--save-fit only fits, and plans nothing: leave --{name.replace('_', '-')} out")
         return
     if not (args.tokens or args.data_dir):
         raise UserError("no text: add --tokens km=8e6 en=60e6, or --data-dir DIR (token rows)")
@@ -103,6 +118,10 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("give one budget: --cpu-minutes 20, or --gpu h100 --gpu-hours 20")
     if (args.gpu is None) != (args.gpu_hours is None):
         raise UserError("--gpu and --gpu-hours belong together: --gpu h100 --gpu-hours 20")
+    if args.num_gpus < 1 or (args.num_gpus > 1 and not args.gpu):
+        raise UserError(f"--num-gpus {args.num_gpus}: {'must be at least 1' if args.gpu else 'is for --gpu'}")
+    if args.gpu and args.flops is not None:
+        raise UserError("--flops is the speed of a CPU; that of a GPU follows from its roofline (docs/plan.md)")
     for name in ("cpu_minutes", "gpu_hours", "flops"):
         value = getattr(args, name)
         if value is not None and not 0 < value < math.inf:

@@ -42,11 +42,21 @@ def leave_sizes_out(runs: Sequence[MeasuredRun]) -> list[dict[str, Any]]:
     return figures
 
 
+def tokens_of(run: MeasuredRun) -> float:
+    """The tokens that a run reads."""
+    return sum(float(text.read) / run.bytes_per_token[name] for name, text in run.texts.items())
+
+
+def same_length(one: float, two: float) -> bool:
+    """Whether two runs read as many tokens; sources are read in whole windows, so mixes differ a little."""
+    return abs(one / two - 1) < 0.01
+
+
 def _ordered_pairs(
     runs: Sequence[MeasuredRun], predicted: NDArray[np.float64], measured: NDArray[np.float64]
 ) -> tuple[int, int]:
     """Pairs of runs of the same length and how many have the same order in `predicted` and `measured`."""
-    tokens = [sum(float(run.texts[name].read) / run.bytes_per_token[name] for name in run.texts) for run in runs]
-    pairs = [(one, two) for two in range(len(runs)) for one in range(two) if abs(tokens[one] / tokens[two] - 1) < 0.01]
+    tokens = [tokens_of(run) for run in runs]
+    pairs = [(one, two) for two in range(len(runs)) for one in range(two) if same_length(tokens[one], tokens[two])]
     right = [(predicted[one] < predicted[two]) == (measured[one] < measured[two]) for one, two in pairs]
     return len(pairs), int(sum(right))

@@ -1,5 +1,7 @@
 """A fit: the laws of all languages with what they rest on. It predicts with an interval, adapts to other text, and has a file."""
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -7,13 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json, write_json
 from tonsai_jax.manifest_fields import Fields
-from tonsai_jax.scaling.check import LEAST_SIZES, leave_sizes_out
+from tonsai_jax.scaling.check import LEAST_SIZES, leave_sizes_out, same_length, tokens_of
 from tonsai_jax.scaling.fit_law import fit_law, languages_of, predicted
-from tonsai_jax.scaling.law import PUBLISHED_REPETITION, Law, Text, effective_bytes
+from tonsai_jax.scaling.law import Law, Text
 from tonsai_jax.scaling.runs import MeasuredRun
 
 FORMAT = "tonsai_jax/scaling-fit"
@@ -21,6 +24,7 @@ VERSION = 1
 SHIPPED = Path(__file__).with_name("fit.json")
 LEAST_LENGTHS = 3  # below it, and below LEAST_SIZES, no law is fitted
 NUM_RESAMPLES = 40
+NUM_PARAMETERS = 8  # of a law
 
 
 class Range(NamedTuple):
@@ -41,6 +45,7 @@ class LanguageFit:
       bytes_per_token: of the training text of the runs.
       unique_bytes, read_bytes: of this language in the runs.
       factor: what predictions are multiplied by; other than 1 where the level was adapted to other text (`adapted`).
+      level_runs: how many runs the factor rests on.
     """
 
     law: Law
@@ -50,6 +55,7 @@ class LanguageFit:
     unique_bytes: Range
     read_bytes: Range
     factor: float = 1.0
+    level_runs: int = 0
 
 
 @dataclass(frozen=True)
@@ -81,13 +87,19 @@ class ScalingFit:
     def margins(self, layer_parameters: float, texts: Mapping[str, Text]) -> dict[str, float]:
         """Half the 90 % interval of `predict`, as a share of the prediction, by language.
 
-        It joins the spread of the resampled laws and the residual of single runs, both as logarithms.
+        It joins the spread of the resampled laws, the residual of a single run, and that of the mean of the runs that set the
+        level, all as logarithms. A law fits its own runs better than others: so their squared residuals are divided by the number
+        of runs less that of parameters, and the quantile is Student's for as many degrees of freedom.
         """
+        degrees = max(1, self.num_runs - NUM_PARAMETERS)
+        quantile = float(stats.t.ppf(0.95, degrees))
         margins = {}
         for name in texts:
             fit = self.by_language[name]
             logs = [np.log(self._bits(name, law, layer_parameters, texts)) for law in fit.resampled]
-            margins[name] = 1.645 * float(np.hypot(np.std(logs) if logs else 0.0, fit.residual))
+            variance = fit.residual**2 * self.num_runs / degrees
+            level = variance / fit.level_runs if fit.level_runs else 0.0
+            margins[name] = quantile * math.sqrt((np.var(logs) if logs else 0.0) + variance + level)
         return margins
 
     def _bits(self, name: str, law: Law, layer_parameters: float, texts: Mapping[str, Text]) -> NDArray[np.float64]:
@@ -96,8 +108,9 @@ class ScalingFit:
 
 def can_fit(runs: Sequence[MeasuredRun]) -> bool:
     """Whether the runs have enough sizes and lengths for a law of their own."""
-    lengths = {round(sum(float(text.read) for text in run.texts.values()), -4) for run in runs}
-    return len({run.layer_parameters for run in runs}) >= LEAST_SIZES and len(lengths) >= LEAST_LENGTHS
+    tokens = sorted(tokens_of(run) for run in runs)
+    num_lengths = 1 + sum(not same_length(one, two) for one, two in itertools.pairwise(tokens))
+    return len({run.layer_parameters for run in runs}) >= LEAST_SIZES and num_lengths >= LEAST_LENGTHS
 
 
 def fit_runs(runs: Sequence[MeasuredRun], *, num_resamples: int = NUM_RESAMPLES) -> ScalingFit:
@@ -110,12 +123,11 @@ def fit_runs(runs: Sequence[MeasuredRun], *, num_resamples: int = NUM_RESAMPLES)
     rng = np.random.default_rng(0)
     by_language = {}
     for name in languages:
-        most_others = _most_others(runs, name)
-        law = replace(fit_law(runs, name), most_others=most_others)
+        law = fit_law(runs, name)
         residuals = np.log([run.bits_per_byte[name] for run in runs] / predicted(law, runs, name))
         draws = [rng.integers(len(runs), size=len(runs)) for _ in range(num_resamples)]
         resampled = tuple(
-            replace(fit_law([runs[number] for number in draw], name, start=law), most_others=most_others)
+            replace(fit_law([runs[number] for number in draw], name, start=law), most_others=law.most_others)
             for draw in draws
         )
         by_language[name] = LanguageFit(
@@ -152,7 +164,9 @@ def adapted(fit: ScalingFit, runs: Sequence[MeasuredRun]) -> ScalingFit:
             for run in runs
         ]
         bytes_per_token = float(np.mean([run.bytes_per_token[name] for run in runs]))
-        by_language[name] = replace(own, factor=float(np.exp(np.mean(logs))), bytes_per_token=bytes_per_token)
+        by_language[name] = replace(
+            own, factor=float(np.exp(np.mean(logs))), level_runs=len(runs), bytes_per_token=bytes_per_token
+        )
     return replace(fit, by_language=by_language, optimizer=_optimizer_of(runs))
 
 
@@ -191,18 +205,6 @@ def _optimizer_of(runs: Sequence[MeasuredRun]) -> str:
             f"--measured: the runs were trained with {' and '.join(names)}; give a folder of runs with one optimizer"
         )
     return names[0]
-
-
-def _most_others(runs: Sequence[MeasuredRun], language: str) -> float:
-    """The most effective text of other languages that a run reads, as a multiple of that of `language`."""
-
-    def ratio(run: MeasuredRun) -> float:
-        others = sum(
-            effective_bytes(text, PUBLISHED_REPETITION) for name, text in run.texts.items() if name != language
-        )
-        return float(others / effective_bytes(run.texts[language], PUBLISHED_REPETITION))
-
-    return max(map(ratio, runs))
 
 
 def _range(values: Sequence[float]) -> Range:

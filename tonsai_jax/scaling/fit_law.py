@@ -1,20 +1,21 @@
 """Fits the law of one language to measured runs: robust least squares with weak priors."""
 
 from collections.abc import Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from tonsai_jax.errors import UserError
-from tonsai_jax.scaling.law import PUBLISHED_REPETITION, Law, Text
+from tonsai_jax.scaling.law import PUBLISHED_REPETITION, Law, Text, effective_bytes
 from tonsai_jax.scaling.runs import MeasuredRun
 
 NUM_STARTS = 3
 NOISE = 0.01  # of log bits per byte: residuals beyond it count less (Huber)
-# Parameters are drawn to these values where the runs say nothing: the powers of arXiv:2203.15556, the repetition of
-# arXiv:2305.16264. The spreads are standard deviations of the logarithm of a parameter. In the order of the attributes of `Law`.
+# Parameters are drawn to these values where the runs say nothing. Published are the powers (arXiv:2203.15556) and the repetition
+# (arXiv:2305.16264); the others are of the size that runs of minutes give. The spreads are standard deviations of the logarithm
+# of a parameter. In the order of the attributes of `Law`.
 _PRIOR = (0.3, 0.3, 0.34, 1.0, 0.28, 1.0, 0.1, PUBLISHED_REPETITION)
 _SPREAD = (1.0, 1.5, 0.5, 1.5, 0.5, 1.5, 1.5, 0.7)
 _LOWEST = (0.01, 1e-3, 0.05, 1e-3, 0.05, 1e-3, 1e-4, 0.5)
@@ -24,8 +25,8 @@ _HIGHEST = (5.0, 20.0, 2.0, 20.0, 2.0, 30.0, 1.0, 60.0)
 def fit_law(runs: Sequence[MeasuredRun], language: str, start: Law | None = None) -> Law:
     """The law with the least Huber loss of log(predicted / measured).
 
-    A parameter that the runs do not determine is drawn weakly to its published value. The search begins at several points, or at
-    `start` alone.
+    A parameter that the runs do not determine is drawn weakly to the value of its prior. The search begins at several points, or
+    at `start` alone. Text of other languages counts up to the greatest multiple of the own that one of the runs read.
     """
     log_measured = np.log([run.bits_per_byte[language] for run in runs])
     prior, spread = np.log(_PRIOR), np.array(_SPREAD)
@@ -46,7 +47,8 @@ def fit_law(runs: Sequence[MeasuredRun], language: str, start: Law | None = None
         )
         for each in starts
     ]
-    return Law(*(float(value) for value in np.exp(min(found, key=lambda each: each.cost).x)))
+    law = Law(*(float(value) for value in np.exp(min(found, key=lambda each: each.cost).x)))
+    return replace(law, most_others=max(_others(law, run, language) for run in runs))
 
 
 def predicted(law: Law, runs: Sequence[MeasuredRun], language: str) -> NDArray[np.float64]:
@@ -55,6 +57,12 @@ def predicted(law: Law, runs: Sequence[MeasuredRun], language: str) -> NDArray[n
         for name in runs[0].texts
     }
     return law.bits_per_byte(np.array([run.layer_parameters for run in runs]), language, texts)
+
+
+def _others(law: Law, run: MeasuredRun, language: str) -> float:
+    """The effective text of other languages that a run reads, as a multiple of that of `language`."""
+    others = sum(effective_bytes(text, PUBLISHED_REPETITION) for name, text in run.texts.items() if name != language)
+    return float(others / effective_bytes(run.texts[language], law.repetition))
 
 
 def languages_of(runs: Sequence[MeasuredRun]) -> list[str]:

@@ -82,8 +82,8 @@ def make_plan(
     """
     file = config_file or (GPU_CONFIG if gpu else CPU_CONFIG)
     base, _, _ = parse_flags([sys.argv[0], f"--config={file}"], "")
+    _check_base(file, base, fit)
     task_config = copy_of(base)
-    task_config.optimizer.name = fit.optimizer
     corpus = _corpus(fit, tokens, data_dir, vocab_size)
     seconds = TRAINING_SHARE * (60 * cpu_minutes if cpu_minutes else 3600 * (gpu_hours or 0) / num_gpus)
     task = Task(
@@ -117,6 +117,25 @@ def make_plan(
         {"From scratch or continued": start.reasons, "Note": said, "Train it": [command]},
     )
     return text, figures
+
+
+def _check_base(file: str, base: ConfigDict, fit: ScalingFit) -> None:
+    """Raises `UserError` for a config whose runs the fit cannot predict."""
+    keys = {"stages": base.stages, "init_from": base.init_from, "distill.teachers": base.distill.teachers}
+    for key, value in keys.items():
+        if value:
+            raise UserError(
+                f"--config {file}: sets {key}, and a plan is for a run from scratch with one mix; name another config"
+            )
+    if base.loss.objective != "next_token":
+        raise UserError(
+            f"--config {file}: loss.objective={base.loss.objective}, and a plan is for text; name another config"
+        )
+    if base.optimizer.name != fit.optimizer:
+        raise UserError(
+            f"--config {file}: optimizer.name={base.optimizer.name}, and the law is of runs with {fit.optimizer}; "
+            f"name a config with {fit.optimizer}, or give runs with {base.optimizer.name} as --measured"
+        )
 
 
 def _machine(

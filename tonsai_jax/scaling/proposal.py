@@ -136,17 +136,21 @@ class Planner:
         return self._with_margins(found)
 
     def alternatives(self, proposal: Proposal) -> dict[str, Proposal]:
-        """Other runs in the same budget, by what is different: about half and double the size, and another mix."""
+        """Other runs in the same budget, by what is different: about half and double the size, and another mix.
+
+        No text is read more often than the proposal was allowed to read it.
+        """
         own = proposal.layer_parameters
+        max_epochs = USUAL_EPOCHS if max(proposal.epochs.values()) <= USUAL_EPOCHS else MOST_EPOCHS
         smaller = [width for width in self._configs if width < proposal.width]
         larger = [width for width in self._configs if width > proposal.width]
         found: dict[str, Proposal | None] = {}
         for name, widths, factor in (("half the size", smaller, 0.5), ("double the size", larger, 2.0)):
             distances = {width: abs(self._layer_parameters(width) / (factor * own) - 1) for width in widths}
-            found[name] = self._best(sorted(widths, key=distances.__getitem__)[:1])
+            found[name] = self._search(sorted(widths, key=distances.__getitem__)[:1], max_epochs)
         for by in (0.2, -0.2):
             if shares := _moved(proposal.shares, by):
-                found[f"{next(iter(shares))} {by:+.0%}"] = self._run(proposal.width, shares, MOST_EPOCHS)
+                found[f"{next(iter(shares))} {by:+.0%}"] = self._run(proposal.width, shares, max_epochs)
         return {name: self._with_margins(run) for name, run in found.items() if run}
 
     def _run(self, width: int, shares: Mapping[str, float], max_epochs: float) -> Proposal | None:

@@ -112,8 +112,9 @@ def notes(fit: ScalingFit, proposal: Proposal, seconds: float, *, measured: str)
             "shorter run, and give its folder as --measured: then the level is that of your text"
         )
     if measured == "level":
+        adapted = ", ".join(name for name, each in fit.by_language.items() if each.level_runs)
         said.append(
-            "too few runs for a law of their own: the shipped law was adapted to their level, a factor per language"
+            f"too few runs for a law of their own: the shipped law was adapted to their level in {adapted}, a factor each"
         )
     far = {"the layers": proposal.layer_parameters / fit.layer_parameters.greatest}
     far |= {
@@ -146,7 +147,7 @@ def train_command(
       weights: of the sources.
     """
     config = copy_of(proposal.config)
-    config.data.weights = {name: round(weight, 4) for name, weight in weights.items()}
+    config.data.weights = {name: float(f"{weight:.4g}") for name, weight in weights.items()}
     config.data.dir = data_dir
     keys = [
         f"--config.{key}={value}"

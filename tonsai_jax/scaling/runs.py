@@ -1,13 +1,16 @@
 """The measured runs that a law is fitted to: size, text and score of every complete run below a folder."""
 
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from tonsai_jax.config import from_json, model_config, stages_of
+from ml_collections import ConfigDict
+
+from tonsai_jax.config import from_json, model_config, stages_of, to_json
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json
 from tonsai_jax.model.config import ModelConfig
@@ -49,20 +52,22 @@ def layer_parameters(model: ModelConfig) -> int:
 def read_runs(folder: Path) -> list[MeasuredRun]:
     """The complete runs in `folder` and in all folders below it; runs that differ in the seed alone become their mean.
 
-    A run that began from another model, has no score of held-out text, or lacks a file is left out, with a warning.
+    A run is left out, with a warning, if it began from another model or learned from teachers, has no score of held-out text or
+    one of a language that it did not read, or lacks a file.
     Raises `UserError` where there is no folder, or no run is left.
     """
     if not folder.is_dir():
         raise UserError(f"--measured {folder}: no such folder; give the folder of a run, or of an ablation")
-    found: dict[tuple[Any, ...], list[MeasuredRun]] = {}
+    found: dict[str, list[MeasuredRun]] = {}
     for file in sorted(folder.rglob(COMPLETE_FILE)):
         try:
-            run = _read_run(file.parent)
+            config, manifest = from_json(read_json(file.parent / "config.json")), read_json(file.parent / "data.json")
+            run = _read_run(file.parent, config, manifest)
         except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
             logging.getLogger("tonsai_jax").warning("%s: left out (%s)", file.parent, error)
             continue
-        amounts = tuple((language, text.unique, text.read) for language, text in sorted(run.texts.items()))
-        found.setdefault((run.layer_parameters, run.vocab_size, run.optimizer, amounts), []).append(run)
+        config.seed, config.wandb.name = 0, ""
+        found.setdefault(json.dumps([to_json(config), manifest["sources"]], sort_keys=True), []).append(run)
     if not found:
         raise UserError(
             f"--measured {folder}: no complete run with a score of held-out text is in it; give the --workdir of tonsai train"
@@ -70,12 +75,13 @@ def read_runs(folder: Path) -> list[MeasuredRun]:
     return [_mean(runs) for runs in found.values()]
 
 
-def _read_run(workdir: Path) -> MeasuredRun:
-    config, record = from_json(read_json(workdir / "config.json")), read_complete(workdir)
-    manifest = read_json(workdir / "data.json")
+def _read_run(workdir: Path, config: ConfigDict, manifest: Mapping[str, Any]) -> MeasuredRun:
+    record = read_complete(workdir)
     scores = language_scores(record["scores"]) if record else {}
     if config.init_from:
         raise UserError("it continued from another model, and the law is of runs from scratch")
+    if config.distill.teachers:
+        raise UserError("it learned from teachers, and the law is of runs that learn from the text alone")
     if not scores:
         raise UserError("it has no bits per byte of held-out text")
     trains = {name: source["splits"]["train"] for name, source in manifest["sources"].items()}
@@ -87,9 +93,13 @@ def _read_run(workdir: Path) -> MeasuredRun:
     texts: dict[str, Text] = {}
     bytes_per_token: dict[str, float] = {}
     for language in sorted({source["language"] for source in manifest["sources"].values()}):
-        names = [name for name, source in manifest["sources"].items() if source["language"] == language]
+        names = [name for name in tokens if manifest["sources"][name]["language"] == language and tokens[name] > 0]
+        if not names:
+            if language in scores:
+                raise UserError(f"it has a score of {language} and read no text in {language}")
+            continue
         unique = sum(trains[name]["bytes"] for name in names)
-        read = sum(tokens.get(name, 0.0) * trains[name]["bytes"] / trains[name]["tokens"] for name in names)
+        read = sum(tokens[name] * trains[name]["bytes"] / trains[name]["tokens"] for name in names)
         texts[language] = Text(unique, read)
         bytes_per_token[language] = unique / sum(trains[name]["tokens"] for name in names)
     model = model_config(config, manifest["vocab_size"])

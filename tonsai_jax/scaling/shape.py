@@ -22,6 +22,7 @@ def shape_of_width(width: int) -> dict[str, Any]:
         "rope_theta": 10_000.0,
         "num_layers": max(LEAST_LAYERS, width // 64),
         "num_heads": width // head_size,
+        "num_kv_heads": 0,
         "head_size": head_size,
         "d_model": width,
         "d_ff": 64 * round(width * 8 / 3 / 64),
