@@ -37,7 +37,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.micro_batch_size = 8
 
     config.optimizer.name = "adamw"
-    config.optimizer.rate_of = None
     config.optimizer.learning_rate = 2e-4
     config.optimizer.schedule = "linear"
     config.optimizer.warmup_steps = 50

@@ -29,7 +29,6 @@ def get_config() -> ConfigDict:
     config.model.scan_layers = False
 
     config.optimizer.name = "adamw"
-    config.optimizer.rate_of = None
     config.optimizer.learning_rate = 6e-4
     config.optimizer.warmup_steps = 700
 

@@ -2,12 +2,14 @@
 
     python -m tonsai_jax.train --config configs/gpt2_500m.py --workdir runs/gpt2
     python -m tonsai_jax.train --config configs/gpt2_500m.py:exact --workdir runs/gpt2_exact
+    python -m tonsai_jax.train --config configs/gpt2_500m.py:muon --workdir runs/gpt2_muon
 
 The recipe calls this model "500M", but it has 0.76 B parameters (759.9 M). The variant `gpt2_500m.py:exact` has 0.50 B (499.5 M):
 22 layers, width 1280, 20 heads, inner width 5120. The variant `gpt2_500m.py:muon` trains the first one with Muon, at the same
 learning rate (docs/optimizers.md says why). configs/khmer.py is what we would train instead.
 
-To see on a CPU that it runs, add --config.global_batch_size=1 --config.seq_len=128 --config.steps=2.
+To see on a CPU that it runs, add --config.global_batch_size=1 --config.seq_len=128 --config.steps=2
+--config.optimizer.warmup_steps=0.
 
 Hardware: one GPU with 80 GB, or 8 GPUs (add --config.mesh.fsdp=8 to split the parameters over them). 10.5 B tokens.
 Time: not measured yet. Score: not measured yet.
@@ -41,7 +43,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.scan_layers = False
 
     config.optimizer.name = "adamw"
-    config.optimizer.rate_of = None
     config.optimizer.learning_rate = 3e-4
     config.optimizer.warmup_steps = 700
 

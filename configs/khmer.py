@@ -9,14 +9,15 @@
 | --- | --- | --- | --- | --- | --- |
 | (none) | 134.1 M | 12 | 768 | 6 | 2.2 B |
 | `350m` | 369.2 M | 24 | 1024 | 8 | 6.8 B |
-| `800m` | 777.9 M | 24 | 1536 | 12 | 16 B |
+| `800m` | 777.9 M | 24 | 1536 | 12 | 14.6 B |
 
 It is a Qwen3, trained with Muon, and is exported as one. The choices were measured on models of 7 M
 parameters; the learning rate of these sizes is what a model of this size has in arXiv:2502.16982, and is not measured here.
-20 tokens for each parameter (arXiv:2203.15556) are more than most people have of Khmer: `tonsai plan` says what your text is
-enough for.
+20 tokens for each parameter but those of the input embedding (arXiv:2203.15556) are more than most people have of Khmer:
+`tonsai plan` says what your text is enough for, and which mix.
 
-To see on a CPU that it runs, add --config.global_batch_size=1 --config.seq_len=128 --config.steps=2 --config.tokens=0.
+To see on a CPU that it runs, add --config.global_batch_size=1 --config.seq_len=128 --config.steps=2 --config.tokens=0
+--config.optimizer.warmup_steps=0.
 
 Hardware: one GPU with 80 GB, or 8 (add --config.mesh.fsdp=8 to split the parameters over them).
 Time: not measured yet. Score: not measured yet.
@@ -65,7 +66,7 @@ def get_config(variant: str = "") -> ConfigDict:
         config.model.d_model = 1024
         config.model.d_ff = 2752
     elif variant == "800m":
-        config.tokens = 16e9
+        config.tokens = 14.6e9
         config.global_batch_size = 256
         config.micro_batch_size = 16
         config.model.num_layers = 24

@@ -2,6 +2,7 @@
 
     python -m tonsai_jax.train --config configs/moe_1b.py --workdir runs/moe
     python -m tonsai_jax.train --config configs/moe_1b.py:mixture --workdir runs/moe
+    python -m tonsai_jax.train --config configs/moe_1b.py:muon --workdir runs/moe_muon
 
 It has 1537.5 M parameters, of which 546.6 M work for each token, and is exported as Mixtral. The run has the three phases of
 the recipe. Phase A trains on the whole mixture while the context grows from 2k to 4k to 8k tokens. Phase B is mostly the target
@@ -67,7 +68,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.loss.router_z = 0.001
 
     config.optimizer.name = "adamw"
-    config.optimizer.rate_of = None
     config.optimizer.learning_rate = 3e-4
     config.optimizer.warmup_steps = 800  # 2 %
 

@@ -12,7 +12,9 @@ Hardware: 2 CPU cores. Time: 8 epochs of 2 MB of Khmer Wikipedia and English spe
 have 2,893 steps for 10 MB and 3,595 for 29 MB. Memory: 1.0 GiB. Score: of 4 epochs not measured yet (docs/performance.md has the
 curve of 8).
 
-`configs/small.py:gpu` is for one GPU with 8 GB or more: 8 layers, width 512, context 512; 33.1 M parameters, 4 epochs. On a GPU
+    python -m tonsai_jax.train --config configs/small.py:gpu --workdir runs/mine
+
+is for one GPU with 8 GB or more: 8 layers, width 512, context 512; 33.1 M parameters, 4 epochs. On a GPU
 without bfloat16 (T4, V100) add --config.model.dtype=float32. Time and score on a GPU: not measured yet.
 """
 

@@ -24,7 +24,10 @@ from tonsai_jax.samples.quickstart import VOCAB_SIZE as SAMPLE_VOCAB_SIZE
 from tonsai_jax.stages import SourceSize, Stage
 
 ROOT = Path(__file__).parents[1]
-VARIANTS = (("gpt2_500m", "exact"), ("moe_1b", "mixture"), ("moe_small", "t4"))
+VARIANTS = (
+    ("gpt2_500m", "exact"), ("gpt2_500m", "muon"), ("khmer", "350m"), ("khmer", "800m"), ("moe_1b", "mixture"),
+    ("moe_1b", "muon"), ("moe_small", "t4"), ("small", "gpu"),
+)  # fmt: skip
 CONFIGS = [(path, "") for path in sorted((ROOT / "configs").glob("*.py"))]
 CONFIGS += [(ROOT / "configs" / f"{name}.py", variant) for name, variant in VARIANTS]
 every_config = pytest.mark.parametrize(
@@ -223,6 +226,7 @@ def test_stages_that_cannot_be_are_refused(values: dict[str, object], message: s
         ({"optimizer__beta2": 1.0}, "optimizer.beta2=1.0 must lie in [0, 1)"),
         ({"optimizer__final_ratio": 1.5}, "optimizer.final_ratio=1.5 must lie in [0, 1]"),
         ({"optimizer__weight_decay": -0.1}, "optimizer.weight_decay=-0.1 must be at least 0"),
+        ({"optimizer__embedding_rate": -1.0}, "optimizer.embedding_rate=-1.0 must be at least 0"),
         ({"optimizer__max_skipped_steps": 0}, "optimizer.max_skipped_steps=0 must be at least 1"),
         ({"spikes__action": "rollback"}, "spikes.action='rollback' is not known; did you mean 'roll_back'?"),
         ({"spikes__window": 1}, "spikes.window=1 must be at least 5"),

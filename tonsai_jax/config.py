@@ -25,10 +25,10 @@ LENGTH_KEYS = ("steps", "tokens", "epochs")
 STAGE_KEYS = (*LENGTH_KEYS, "epochs_of", "seq_len", "global_batch_size", "weights")
 ROWS_DIR = "data/tokens"  # where `tonsai data` writes token rows
 RENAMED = {"device_batch_size": "micro_batch_size"}  # keys of earlier versions, by the name that they have now
-# What a run had before a key existed, where the default is another one today.
-EARLIER = {
+# Defaults until optimizer.embedding_rate came. A run from before goes on with them (`training.run.keep_earlier_defaults`).
+EARLIER: dict[str, dict[str, Any]] = {
     "model": {field.name: field.default for field in dataclasses.fields(ModelConfig)},
-    "optimizer": {"name": "adamw", "rate_of": None},
+    "optimizer": {"name": "adamw", "learning_rate": 6e-4, "embedding_rate": 1.0},
 }
 REPLACED = {"max_batches": "eval.tokens, the validation tokens in an evaluation"}  # by keys that mean something else
 
@@ -98,9 +98,8 @@ def default_config() -> ConfigDict:
     config.optimizer = ConfigDict()  # docs/optimizers.md says which to choose
     config.optimizer.name = "muon"  # muon (for the layers' matrices, AdamW for the rest), adamw, lion or adafactor
     config.optimizer.learning_rate = 2e-3  # peak
-    config.optimizer.rate_of = placeholder(object)  # {name in a parameter's path: factor of the rate}; None: 1 for all
-    # What Adam updates beside Muon takes larger steps than the matrices of the layers.
-    config.optimizer.rate_of = {"token_embedding": 10.0}
+    config.optimizer.embedding_rate = 10.0  # muon only: the token embedding's learning rate, as a multiple of the peak
+    config.optimizer.rate_of = placeholder(object)  # {name in a parameter's path: factor}, {"token_embedding": 0.5}
     config.optimizer.schedule = "cosine"  # cosine, linear, or wsd: warm-up, stable, decay (1 - sqrt)
     config.optimizer.warmup_steps = 100  # linear, from 0
     config.optimizer.decay_steps = 0  # wsd only: last steps, in which the rate falls
@@ -325,7 +324,7 @@ def lora_settings(config: ConfigDict) -> Lora | None:
 
 def optimizer_settings(config: ConfigDict) -> dict[str, Any]:
     """The arguments of `make_optimizer`; the keys of the learning rate, clipping and skipping are not among them."""
-    names = "name beta1 beta2 epsilon momentum mu_dtype weight_decay cautious_weight_decay rate_of"
+    names = "name beta1 beta2 epsilon momentum embedding_rate mu_dtype weight_decay cautious_weight_decay rate_of"
     return {name: config.optimizer[name] for name in names.split()}
 
 
@@ -384,7 +383,7 @@ def validate(config: ConfigDict) -> None:
         "eval.tokens": 0, "sample.every": 0, "sample.max_new_tokens": 1,
         "loss.z_loss": 0, "loss.load_balance": 0, "loss.router_z": 0, "data.max_epochs": 0, "data.max_damaged_rows": 0,
         "optimizer.warmup_steps": 0, "optimizer.decay_steps": 0,
-        "optimizer.weight_decay": 0, "optimizer.clip_norm": 0, "optimizer.max_skipped_steps": 1,
+        "optimizer.weight_decay": 0, "optimizer.embedding_rate": 0, "optimizer.clip_norm": 0, "optimizer.max_skipped_steps": 1,
         "optimizer.frozen_steps": 0, "mesh.fsdp": 1, "mesh.expert": 1,
         "seed": 0, "profile.steps": 0, "profile.start": 0, "layer_norms_every": 0,
         "spikes.window": 5, "spikes.deviations": 1, "spikes.loss_rise": 0, "spikes.grad_factor": 1, "spikes.calm_steps": 1,

@@ -29,7 +29,7 @@ from tonsai_jax.reporting.numbers import count_of, format_count
 from tonsai_jax.stages import Stage, tokens_between, total_steps
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.training.loss_scale import placed_scale
-from tonsai_jax.training.run import changes_length, changes_since, check_kinds
+from tonsai_jax.training.run import changes_length, changes_since, check_kinds, keep_earlier_defaults
 from tonsai_jax.training.setup import Setup, check_run
 from tonsai_jax.training.spike_watch import SpikeWatch
 from tonsai_jax.training.spikes import SpikeSettings
@@ -176,6 +176,8 @@ def open_run(config: ConfigDict, workdir: Path, watchdog: Watchdog, say: Callabl
             f"{workdir}: this is a run of `tonsai grpo`, and only that command resumes it; to train its model further, give "
             f"another --workdir and {shlex.quote(f'--config.init_from={workdir}')}"
         )
+    if saved is not None and (kept := keep_earlier_defaults(saved["config"], config)):
+        say(f"config: this run began with defaults of an earlier version, and keeps them: {', '.join(kept)}")
     with watchdog.doing(DOWNLOADING):  # where init_from is of the Hub
         pretrained = open_init_from(config, workdir, saved, say)
     validate(config)

@@ -18,6 +18,7 @@ from tonsai_jax.model.presets import preset
 
 GPT2 = {f"model.{key}": value for key, value in preset("gpt2").items()} | {"model.num_heads": 4, "model.d_ff": 1024}
 ADAMW = {"optimizer.name": "adamw", "optimizer.learning_rate": 1e-3}
+EMBEDDING_RATE = {"optimizer.rate_of": {"token_embedding": 10.0}}  # which the recipe has by optimizer.embedding_rate
 
 
 def get_ablation() -> Ablation:
@@ -44,10 +45,10 @@ def get_ablation() -> Ablation:
         },
         variants={
             "recipe": {},
-            "gpt2_adamw_300": {**GPT2, **ADAMW, "optimizer.rate_of": None, "steps": 300, "optimizer.warmup_steps": 30},
-            "adamw": ADAMW,
+            "gpt2_adamw_300": {**GPT2, **ADAMW, "steps": 300, "optimizer.warmup_steps": 30},
+            "adamw": ADAMW | EMBEDDING_RATE,
             "gpt2": GPT2,
-            "embedding_rate_1": {"optimizer.rate_of": None},
+            "embedding_rate_1": {"optimizer.embedding_rate": 1.0},
             "heads_of_64": {"model.num_heads": 4},
             "no_qk_norm": {"model.qk_norm": False},
             "relu2": {"model.mlp": "relu2", "model.d_ff": 1024},

@@ -21,7 +21,6 @@ USUAL = {
     "model.num_heads": 4,
     "model.d_ff": 1024,
     "optimizer.name": "adamw",
-    "optimizer.rate_of": None,
     "optimizer.learning_rate": 1e-3,
 }
 

@@ -40,7 +40,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.loss.beta = 0.1
 
     config.optimizer.name = "adamw"
-    config.optimizer.rate_of = None
     config.optimizer.learning_rate = 5e-7
     config.optimizer.schedule = "linear"
     config.optimizer.warmup_steps = 10

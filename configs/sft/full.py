@@ -37,7 +37,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.document_mask = True  # also for plain text, where it is mixed in
 
     config.optimizer.name = "adamw"
-    config.optimizer.rate_of = None
     config.optimizer.learning_rate = 2e-5
     config.optimizer.schedule = "linear"
     config.optimizer.warmup_steps = 20

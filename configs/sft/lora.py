@@ -43,7 +43,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.lora.alpha = 32.0
 
     config.optimizer.name = "adamw"
-    config.optimizer.rate_of = None
     config.optimizer.learning_rate = 2e-4
     config.optimizer.schedule = "linear"
     config.optimizer.warmup_steps = 20

@@ -31,7 +31,6 @@ def get_config() -> ConfigDict:
 
     config.loss.chunk_tokens = 512
 
-    config.optimizer.rate_of = None
     config.optimizer.name = "muon"  # learned to copy in fewer steps than AdamW
     config.optimizer.learning_rate = 1e-2
     config.optimizer.warmup_steps = 20

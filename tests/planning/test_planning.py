@@ -425,6 +425,6 @@ def test_lora_keeps_the_base_in_the_compute_dtype_and_moments_of_the_adapters_al
 def test_the_figures_of_a_lora_run_name_what_is_trained() -> None:
     config = config_of()
     config.init_from, config.lora.rank = "base", 8
-    config.optimizer.name, config.optimizer.rate_of = "adamw", None
+    config.optimizer.name = "adamw"
     text = estimate_as_text(estimate(config, gpu_named("h100"), 1, compiles=False, say=lambda line: None))
     assert ", 0.12 M trained (LoRA)" in text

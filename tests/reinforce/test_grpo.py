@@ -154,6 +154,7 @@ def test_a_model_earns_more_of_a_reward_and_a_run_that_stopped_goes_on_as_if_it_
     practice(tmp_path, base, tmp_path / "stopped")
     ours, theirs = load_run(tmp_path / "stopped"), load_run(tmp_path / "whole")
     assert ours.step == theirs.step == 24
+    assert json.loads((tmp_path / "whole" / "config.json").read_text())["optimizer"]["name"] == "adamw"
     np.testing.assert_array_equal(ours.params["token_embedding"], theirs.params["token_embedding"])
 
     with pytest.raises(

@@ -1,5 +1,6 @@
 """Runs are read from their folders: size, text with its repetitions, scores; what is no run from scratch is left out."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from tonsai_jax.model.presets import preset
 from tonsai_jax.scaling.runs import layer_parameters, read_runs
 
 
-def write_run(workdir: Path, *, seed: int = 0, score: float = 1.0, **keys: Any) -> None:
+def write_run(
+    workdir: Path, *, seed: int = 0, score: float = 1.0, also: Mapping[str, Any] | None = None, **keys: Any
+) -> None:
     """The files of a complete run: 100 steps of 8 x 256 tokens, 3 of 4 of them Khmer."""
     config = default_config()
     config.seq_len, config.global_batch_size, config.steps, config.seed = 256, 8, 100, seed
     config.model.num_layers, config.model.d_model, config.model.num_heads, config.model.d_ff = 2, 64, 1, 128
-    config.update_from_flattened_dict({"data.weights": {"khmer": 3.0, "english": 1.0}} | keys)
+    config.update_from_flattened_dict({"data.weights": {"khmer": 3.0, "english": 1.0}} | keys | dict(also or {}))
     source = {"weight": 1.0, "splits": {"train": {"tokens": 50_000, "bytes": 500_000}}}
     sources = {"khmer": source | {"language": "km"}, "english": source | {"language": "en"}}
     write_json(workdir / "config.json", to_json(config))
@@ -43,7 +46,7 @@ def test_runs_that_differ_in_the_seed_alone_become_their_mean(tmp_path: Path) ->
     for seed, score in ((0, 1.0), (1, 1.2)):
         write_run(tmp_path / f"seed-{seed}", seed=seed, score=score)
     write_run(tmp_path / "longer", steps=200)
-    write_run(tmp_path / "other-rate", **{"optimizer.learning_rate": 0.5})
+    write_run(tmp_path / "other-rate", also={"optimizer.learning_rate": 0.5})
     write_run(tmp_path / "other-batch", seq_len=512, global_batch_size=4)
     runs = {run.name.rpartition("/")[2]: run.bits_per_byte["km"] for run in read_runs(tmp_path)}
     assert runs == {"seed-0": pytest.approx(1.1), "longer": 1.0, "other-rate": 1.0, "other-batch": 1.0}
@@ -54,8 +57,8 @@ def test_a_run_that_continues_a_model_or_was_not_evaluated_is_left_out_with_a_wa
 ) -> None:
     write_run(tmp_path / "mine")
     write_run(tmp_path / "continued", init_from="runs/other")
-    write_run(tmp_path / "distilled", **{"distill.teachers": ("runs/other",)})
-    write_run(tmp_path / "no-khmer", **{"data.weights": {"english": 1.0}})
+    write_run(tmp_path / "distilled", also={"distill.teachers": ("runs/other",)})
+    write_run(tmp_path / "no-khmer", also={"data.weights": {"english": 1.0}})
     write_run(tmp_path / "damaged")
     (tmp_path / "damaged" / "data.json").unlink()
     write_run(tmp_path / "unscored")

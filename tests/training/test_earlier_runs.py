@@ -14,28 +14,15 @@ from tonsai_jax.training.run import changes_training
 
 # Token rows, a run of two stages that was stopped after 2 of its 6 steps, and the losses of all 6 in one go; written by
 # version 0.1 of November 2026, whose key for the micro-batch was `device_batch_size`.
-# Its config file names neither the family nor the optimizer: the defaults were what TODAY adds.
+# Its config file names neither the family nor the optimizer, whose defaults are others today.
 ARCHIVE = Path(__file__).with_name("run_of_version_0_1.tar.xz")
-
-TODAY = """
-import runpy
-
-from tonsai_jax.model.presets import preset
-
-def get_config():
-    config = runpy.run_path("config.py")["get_config"]()
-    config.model.update(preset("gpt2"))
-    config.optimizer.name, config.optimizer.rate_of = "adamw", None
-    return config
-"""
 
 
 @pytest.mark.full
 def test_a_run_of_version_0_1_resumes_with_its_own_losses(tmp_path: Path) -> None:
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(tmp_path, filter="data")
-    (tmp_path / "today.py").write_text(TODAY, encoding="utf-8")
-    command = [sys.executable, "-m", "tonsai_jax.train", "--config=today.py", "--workdir=run"]
+    command = [sys.executable, "-m", "tonsai_jax.train", "--config=config.py", "--workdir=run"]
     done = subprocess.run(
         [*command, "--config.data.dir=rows", "--config.micro_batch_size=4"],
         cwd=tmp_path,
@@ -51,6 +38,11 @@ def test_a_run_of_version_0_1_resumes_with_its_own_losses(tmp_path: Path) -> Non
     assert changed == [
         "changed since step 2: model.remat: none -> auto"
     ]  # a new default; the renamed key is the same key
+    [kept] = [line for line in done.stdout.splitlines() if line.startswith("config: ")]
+    assert kept.startswith(
+        "config: this run began with defaults of an earlier version, and keeps them: model.norm=layernorm, "
+    )
+    assert kept.endswith("optimizer.name=adamw, optimizer.embedding_rate=1.0")
     assert "It was trained before the changes" not in done.stdout
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     losses = {str(row["step"]): row["train/loss"] for row in rows if "train/loss" in row}

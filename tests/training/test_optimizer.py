@@ -151,6 +151,19 @@ def test_a_rate_scales_the_update_with_its_decay_and_leaves_the_moments():
         assert_same(state, scaled_state)
 
 
+def test_muon_has_a_rate_for_the_token_embedding_and_the_others_do_not():
+    params = normal({"token_embedding": (4, 3), "blocks": {"attention_out": {"kernel": (1, 3, 3)}}})
+    for name, factor in (("muon", 10), ("adamw", 1)):
+        _, plain, _ = updates_of(optimizer_of(name), params, steps=1)
+        _, scaled, _ = updates_of(optimizer_of(name, embedding_rate=10.0), params, steps=1)
+        _, halved, _ = updates_of(
+            optimizer_of(name, embedding_rate=10.0, rate_of={"token_embedding": 0.5}), params, steps=1
+        )
+        assert_same(scaled["token_embedding"], factor * plain["token_embedding"], rtol=1e-6)
+        assert_same(halved["token_embedding"], factor / 2 * plain["token_embedding"], rtol=1e-6)
+        assert_same(scaled["blocks"], plain["blocks"])
+
+
 # Decay
 
 

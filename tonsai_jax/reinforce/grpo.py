@@ -334,6 +334,7 @@ def _config(
     config.steps, config.seq_len, config.global_batch_size = total_steps, seq_len, batch_size
     config.data.dir = ""
     config.sample.chat = True
+    config.optimizer.name = "adamw"
     config.optimizer.learning_rate = settings.learning_rate
     config.optimizer.warmup_steps = total_steps // 10
     config.optimizer.beta2, config.optimizer.weight_decay = 0.999, 0.0

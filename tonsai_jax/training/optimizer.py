@@ -58,6 +58,7 @@ def make_optimizer(
     epsilon: float,
     weight_decay: float,
     momentum: float = 0.95,
+    embedding_rate: float = 1.0,
     cautious_weight_decay: bool = False,
     mu_dtype: str = "float32",
     rate_of: Mapping[str, float] | None = None,
@@ -70,12 +71,15 @@ def make_optimizer(
     Args:
       epsilon: of Adam.
       momentum: of Muon.
+      embedding_rate: factor for the rate of the token embedding under Muon, times that of `rate_of`. Adam updates the embedding
+        there, and wants larger steps than the matrices (docs/recipe.md).
       cautious_weight_decay: see `cautious_decay`.
       mu_dtype: "float32" or "bfloat16", the dtype in which the first moment is stored; second moments are float32.
       rate_of: see `rate_factors`.
 
     Raises `UserError` for another `name` or `mu_dtype`; its `init` raises one for a name in `rate_of` that no parameter has.
     """
+    factor_of = dict(rate_of or {})
     if mu_dtype not in MU_DTYPES:
         raise unknown_name("optimizer.mu_dtype", mu_dtype, MU_DTYPES)
     if name == "adamw":
@@ -83,6 +87,8 @@ def make_optimizer(
     elif name == "muon":
         from tonsai_jax.training.muon import scale_by_muon_and_adam  # imported here: most runs use another one
 
+        if embedding_rate != 1:
+            factor_of["token_embedding"] = factor_of.get("token_embedding", 1.0) * embedding_rate
         direction = scale_by_muon_and_adam(
             beta1=beta1, beta2=beta2, epsilon=epsilon, momentum=momentum, mu_dtype=mu_dtype
         )
@@ -100,12 +106,12 @@ def make_optimizer(
     optimizer = optax.chain(direction, optax.masked(decay, decay_mask))
 
     def init(params: Any) -> Any:
-        rate_factors(params, rate_of or {})  # only for its error
+        rate_factors(params, factor_of)  # only for its error
         return optimizer.init(params)
 
     def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         updates, state = optimizer.update(gradients, state, params)
-        factors = rate_factors(updates, rate_of or {})
+        factors = rate_factors(updates, factor_of)
         return jax.tree.map(lambda update, factor: update * factor, updates, factors), state
 
     return optax.GradientTransformation(init, update)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from tonsai_jax.config import LENGTH_KEYS, differences, from_json, to_json
+from tonsai_jax.config import EARLIER, LENGTH_KEYS, default_config, differences, from_json, to_json
 from tonsai_jax.data.manifest import RowsManifest
 from tonsai_jax.data.order import DataOrder
 from tonsai_jax.errors import UserError
@@ -56,13 +56,30 @@ def changes_since(
         ]
         raise UserError(
             f"{workdir}: its checkpoint has another model ({'; '.join(changes)}); "
-            f"use another --workdir, or the config that started this run"
+            f"use another --workdir, or the config that started this run: {workdir / 'config.json'} has its values"
         )
     check_optimizer(saved["config"], config, workdir)
     check_adapters(saved["config"], config, workdir)
     before, now = (", ".join(sorted(sources)) for sources in (saved["data"]["rows"], manifest.sources))
     sources = [f"sources: {before} -> {now}"] if before != now else []
     return sources + differences(to_json(from_json(saved["config"])), to_json(config))
+
+
+def keep_earlier_defaults(saved_config: Mapping[str, Any], config: ConfigDict) -> list[str]:
+    """Gives a run that began with the defaults of `EARLIER` what it had, where its config file says nothing else.
+
+    A value that is the default of today counts as not said. Returns a line 'key=value' for each key that it changes.
+    """
+    if "embedding_rate" in saved_config["optimizer"]:
+        return []
+    saved, today = from_json(saved_config), default_config()
+    kept = []
+    for section, earlier in EARLIER.items():
+        for key, value in earlier.items():
+            if saved[section][key] == value != config[section][key] == today[section][key]:
+                config[section][key] = value
+                kept.append(f"{section}.{key}={value}")
+    return kept
 
 
 def changes_training(change: str) -> bool:

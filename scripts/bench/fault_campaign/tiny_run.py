@@ -29,7 +29,7 @@ def get_config():
     config.model.dropout = 0.1
     config.model.dtype = "float32"
     config.loss.chunk_tokens = 512
-    config.optimizer.name, config.optimizer.rate_of = "adamw", None
+    config.optimizer.name = "adamw"
     config.optimizer.learning_rate = 5e-3
     config.optimizer.warmup_steps = 4
     config.log_every = 1
