@@ -202,7 +202,7 @@ def open_run(config: ConfigDict, workdir: Path, watchdog: Watchdog, say: Callabl
     if config.distill.teachers:
         from tonsai_jax.teachers import open_teachers  # imported here: most runs have no teachers
 
-        teachers = open_teachers(config, tokenizer, saved, say)
+        teachers = open_teachers(config, workdir, tokenizer, saved, say)
         setup = teachers.added_to(setup)
     setup, remat = with_remat(config, setup)
     if remat:

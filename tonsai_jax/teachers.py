@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ from ml_collections import ConfigDict
 
 from tonsai_jax.checkpoints.store import CheckpointStep
 from tonsai_jax.errors import UserError
+from tonsai_jax.huggingface.download import HUB
 from tonsai_jax.huggingface.pretrained import Pretrained, open_pretrained
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.model.lora import stored_base
@@ -47,27 +49,31 @@ class Teachers:
 
 
 def open_teachers(
-    config: ConfigDict, tokenizer: Tokenizer, saved: Mapping[str, Any] | None, say: Callable[[str], None]
+    config: ConfigDict, workdir: Path, tokenizer: Tokenizer, saved: Mapping[str, Any] | None, say: Callable[[str], None]
 ) -> Teachers:
     """Opens the teachers of a run; one that resumes opens the checkpoints that it began with.
 
     Args:
+      workdir: of the run that learns from them.
       tokenizer: of the token rows.
       saved: the resume metadata of the run's checkpoint, if it has one.
 
-    Raises `UserError` for a teacher that is gone, has another tokenizer, or is no longer what it was.
+    Raises `UserError` for a teacher that is the run itself, is gone, has another tokenizer, or is no longer what it was.
     """
-    known = (saved or {}).get("teachers", {})
+    known = {_place(where): record for where, record in (saved or {}).get("teachers", {}).items()}
     models, records = [], {}
     for where in config.distill.teachers:
+        if _place(where) == _place(str(workdir)):
+            raise UserError(f"distill.teachers={where}: is the run itself; its teachers are other runs")
         step: CheckpointStep | None = "best" if config.distill.step == "best" else None
-        if where in known:
-            step = known[where]["step"]
+        before = known.get(_place(where))
+        if before is not None:
+            step = before["step"]
         model = open_pretrained(where, "distill.teachers", step)
         if not_checked := model.check_tokenizer(tokenizer):
             say(not_checked)
         record = model.record()
-        if where in known and record["identity"] != known[where]["identity"]:
+        if before is not None and record["identity"] != before["identity"]:
             raise UserError(
                 f"distill.teachers={where}: its weights are others now than when this run began; put the earlier ones back, or "
                 "give another --workdir"
@@ -77,6 +83,11 @@ def open_teachers(
         models.append(model)
         records[where] = record
     return Teachers(tuple(models), records)
+
+
+def _place(where: str) -> str:
+    """One spelling for a folder that can be written in several ways."""
+    return where if where.startswith(HUB) else str(Path(where).resolve())
 
 
 def _computed_as(setup: Setup, teacher: Pretrained) -> ModelConfig:

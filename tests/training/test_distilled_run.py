@@ -46,7 +46,10 @@ def test_a_stopped_run_resumes_bit_for_bit_without_files_of_its_own_and_keeps_to
     assert "  distillation " in printed
     run.train(steps_today=2)
     (tmp_path / "later").rename(newest)  # the teacher was trained further
-    run.train()
+    elsewhere = (
+        f"distill.teachers=({f'{copies[0]}/'!r}, {str(copies[1])!r})"  # the same folders, written in another way
+    )
+    TinyRun(run.rows, run.workdir, (*SHORT, elsewhere, "eval.every=2")).train()
     assert_same_run(run, never_stopped)
     assert set(open_checkpoint(run.workdir).params()) == {
         "blocks", "final_norm", "position_embedding", "token_embedding",
@@ -101,6 +104,13 @@ def test_a_teacher_that_does_not_fit_is_refused_before_anything_is_written(
     with pytest.raises(UserError, match=message.format(trained)):
         run.train(taught_by(trained), *overrides)
     assert not [path for path in run.workdir.rglob("*") if path.is_file() and path.suffix != ".lock"]
+
+
+def test_a_run_is_not_its_own_teacher(run: TinyRun) -> None:
+    with pytest.raises(
+        UserError, match=rf"^distill\.teachers={run.workdir}: is the run itself; its teachers are other"
+    ):
+        run.train(taught_by(run.workdir))
 
 
 def test_a_teacher_with_another_tokenizer_is_refused(run: TinyRun, trained: Path, tmp_path: Path) -> None:
