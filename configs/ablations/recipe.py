@@ -51,11 +51,11 @@ def get_ablation() -> Ablation:
             "embedding_rate_1": {"optimizer.embedding_rate": 1.0},
             "heads_of_64": {"model.num_heads": 4},
             "no_qk_norm": {"model.qk_norm": False},
+            "rope_theta_1e6": {"model.rope_theta": 1e6},  # as Qwen3 has it
             "relu2": {"model.mlp": "relu2", "model.d_ff": 1024},
             "tied": {"model.tie_embeddings": True},
             "wsd": {"optimizer.schedule": "wsd", "optimizer.decay_steps": 37, "optimizer.final_ratio": 0.0},
             "cautious_decay": {"optimizer.cautious_weight_decay": True},
-            "half_batch": {"global_batch_size": 16, "steps": 150, "optimizer.warmup_steps": 16},
             "khmer_last": {
                 "stages": (
                     {"steps": 50, "weights": {"khmer": 0.35, "english": 0.65}},
