@@ -11,7 +11,7 @@ from tonsai_jax.errors import UserError
 from tonsai_jax.runtime.hardware import gpu_named
 from tonsai_jax.scaling.continued import choose_start
 from tonsai_jax.scaling.fit import LanguageFit, Range, ScalingFit
-from tonsai_jax.scaling.proposal import Planner, Proposal, Task
+from tonsai_jax.scaling.proposal import MOST_EPOCHS, USUAL_EPOCHS, Planner, Proposal, Task
 from tonsai_jax.scaling.shape import WIDTHS, shape_of_width
 from tonsai_jax.scaling.speed import cpu_speed, gpu_speed
 
@@ -59,17 +59,17 @@ def test_a_larger_budget_gets_a_larger_model_more_text_and_a_lower_score() -> No
 
 def test_little_text_is_read_four_times_and_more_only_where_it_pays() -> None:
     proposal = best({"en": 2e6, "km": 1e5}, 1e5)
-    assert max(proposal.epochs.values()) <= 16.01
+    assert max(proposal.epochs.values()) <= MOST_EPOCHS + 0.01
     usual = planner({"en": 2e6, "km": 1e5}, 1e5)._search([proposal.width], 4.0)
     assert usual is not None
-    assert max(usual.epochs.values()) <= 4.01
+    assert max(usual.epochs.values()) <= USUAL_EPOCHS + 0.01
     assert proposal.objective < 0.99 * usual.objective, "else it would have stayed at four"
     assert max(best(MUCH, 300.0).epochs.values()) < 4
 
 
 def test_a_fifth_epoch_that_gains_next_to_nothing_is_left_out() -> None:
     it = planner({"km": 1e6}, 480.0)
-    most = it._search(list(it._configs), 16.0)
+    most = it._search(list(it._configs), MOST_EPOCHS)
     assert most is not None
     assert 4.1 < most.epochs["km"] < 4.5, "the budget would allow it"
     assert it.best().epochs["km"] <= 4.0
@@ -104,7 +104,7 @@ def test_alternatives_read_no_text_more_often_than_the_proposal_may() -> None:
     assert max(proposal.epochs.values()) <= 4
     others = it.alternatives(proposal).values()
     assert all(max(other.epochs.values()) <= 4 and proposal.objective <= other.objective for other in others)
-    more = it._search([other.width for other in others], 16.0)
+    more = it._search([other.width for other in others], MOST_EPOCHS)
     assert more is not None
     assert more.objective < proposal.objective
 
