@@ -3,14 +3,14 @@
     tonsai data --khmer khmer.txt --english english.txt --vocab-size 8000
     python -m tonsai_jax.train --config configs/small.py --workdir runs/mine
 
-The run is as long as the text is worth: 4 epochs for 1 to 4 MB of text. Each reading teaches less than the one before, and so
-little text is soon learned by heart: in a run of 8 epochs the score of held-out Khmer got worse after the first half. More text
-takes a variant, so that the run still ends within half an hour: `configs/small.py:10mb` has 3 epochs (4 to 10 MB),
-`configs/small.py:30mb` has 1 (10 to 30 MB). The run evaluates, writes samples, and exports the model at its end.
+The run is as long as the text is worth: 4 epochs for 1 to 4 MB of text, with a dropout of 0.1. Each reading teaches less than the
+one before, and so little text is soon learned by heart: in a run of 8 epochs the score of held-out Khmer got worse after the
+third (docs/low_data.md says what else helps). More text takes a variant without dropout, so that the run still ends within half an
+hour: `configs/small.py:10mb` has 3 epochs (4 to 10 MB), `configs/small.py:30mb` has 1 (10 to 30 MB). The run evaluates, writes
+samples, and exports the model at its end.
 
-Hardware: 2 CPU cores. Time: 8 epochs of 2 MB of Khmer Wikipedia and English speeches (1,114 steps) took 3 m 46 s; the variants
-have 2,893 steps for 10 MB and 3,595 for 29 MB. Memory: 1.0 GiB. Score: of 4 epochs not measured yet (docs/performance.md has the
-curve of 8).
+Hardware: 2 CPU cores. Time: not measured yet; the variants have 2,893 steps for 10 MB and 3,595 for 29 MB. Memory: 1.0 GiB. Score:
+docs/low_data.md.
 
     python -m tonsai_jax.train --config configs/small.py:gpu --workdir runs/mine
 
@@ -54,6 +54,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.sample.every = 500
     config.export = True
 
+    if EPOCHS[variant] == 4:
+        config.model.dropout = 0.1
     if variant == "gpu":
         config.seq_len = config.model.context_length = 512
         config.global_batch_size = 32

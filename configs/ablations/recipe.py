@@ -23,7 +23,7 @@ EMBEDDING_RATE = {"optimizer.rate_of": {"token_embedding": 10.0}}  # which the r
 
 def get_ablation() -> Ablation:
     return Ablation(
-        base="../small.py",
+        base="../small.py:30mb",  # without dropout
         overrides={
             "data.weights": {"khmer": 0.5, "english": 0.5},
             "steps": 75,

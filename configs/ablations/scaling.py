@@ -41,7 +41,7 @@ def variant(width: int, steps: int, khmer_share: float) -> dict[str, Any]:
 
 def get_ablation() -> Ablation:
     return Ablation(
-        base="../small.py",
+        base="../small.py:30mb",  # without dropout
         overrides={
             "epochs": 0.0,
             "checkpoint.every": 10_000,

@@ -27,7 +27,7 @@ USUAL = {
 
 def get_ablation() -> Ablation:
     return Ablation(
-        base="../small.py",
+        base="../small.py:30mb",  # without dropout
         tokenizers={
             "usual": ["--model-type=gpt2", "--vocab-size=8000", "--language-weights=none"],
             "ours": ["--vocab-size=8000", "--language-weights=km=0.5,en=0.5"],
