@@ -5,12 +5,12 @@
 
 The run is as long as the text is worth: 4 epochs for 1 to 4 MB of text, with a dropout of 0.1. Each reading teaches less than the
 one before, and so little text is soon learned by heart: in a run of 8 epochs the score of held-out Khmer got worse after the
-third (docs/low_data.md says what else helps). More text takes a variant without dropout, so that the run still ends within half an
-hour: `configs/small.py:10mb` has 3 epochs (4 to 10 MB), `configs/small.py:30mb` has 1 (10 to 30 MB). The run evaluates, writes
-samples, and exports the model at its end.
+third (docs/low_data.md says what else helps). More text takes a variant without dropout, so that the run still ends within half
+an hour: `configs/small.py:10mb` has 3 epochs (4 to 10 MB), `configs/small.py:30mb` has 1 (10 to 30 MB). The run evaluates,
+writes samples, and exports the model at its end.
 
-Hardware: 2 CPU cores. Time: not measured yet; the variants have 2,893 steps for 10 MB and 3,595 for 29 MB. Memory: 1.0 GiB. Score:
-docs/low_data.md.
+Hardware: 2 CPU cores. Time: not measured yet; the variants have 2,893 steps for 10 MB and 3,595 for 29 MB. Memory: 1.0 GiB.
+Score: docs/low_data.md.
 
     python -m tonsai_jax.train --config configs/small.py:gpu --workdir runs/mine
 
