@@ -12,10 +12,12 @@ writes samples, and exports the model at its end.
 Hardware: 2 CPU cores. Time: not measured yet; the variants have 2,893 steps for 10 MB and 3,595 for 29 MB. Memory: 1.0 GiB.
 Score: docs/low_data.md.
 
+For one GPU with 8 GB or more:
+
     python -m tonsai_jax.train --config configs/small.py:gpu --workdir runs/mine
 
-is for one GPU with 8 GB or more: 8 layers, width 512, context 512; 33.1 M parameters, 4 epochs. On a GPU
-without bfloat16 (T4, V100) add --config.model.dtype=float32. Time and score on a GPU: not measured yet.
+It has 8 layers of width 512, context 512, 33.1 M parameters, and 4 epochs. On a GPU without bfloat16 (T4, V100) add
+--config.model.dtype=float32. Time and score on a GPU: not measured yet.
 """
 
 from ml_collections import ConfigDict
