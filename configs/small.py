@@ -10,7 +10,8 @@ an hour: `configs/small.py:10mb` has 3 epochs (4 to 10 MB), `configs/small.py:30
 writes samples, and exports the model at its end.
 
 Hardware: 2 CPU cores. Time: 2 m 40 s for 2 MB of Khmer Wikipedia and English speeches (557 steps); the variants have 2,893 steps
-for 10 MB and 3,595 for 29 MB. Memory: 1.3 GiB. Score: 0.876 bits per byte of held-out Khmer, 1.424 of English (docs/performance.md).
+for 10 MB and 3,595 for 29 MB. Memory: 1.3 GiB. Score: 0.876 bits per byte of held-out Khmer, 1.424 of English; see
+docs/performance.md.
 
 For one GPU with 8 GB or more:
 
