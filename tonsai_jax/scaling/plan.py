@@ -21,7 +21,7 @@ from tonsai_jax.scaling.report import as_text, check_table, figures_of, fit_tabl
 from tonsai_jax.scaling.runs import read_runs
 from tonsai_jax.scaling.speed import MEASURED_WIDTHS, SpeedOf, cpu_speed, gpu_speed, measured_flops
 
-# Of small.py the variant without dropout, which is for text that is read more often than most proposals read it.
+# small.py:30mb has no dropout, as the fitted runs.
 CPU_CONFIG, GPU_CONFIG = "configs/small.py:30mb", "configs/khmer.py"
 TRAINING_SHARE = 0.9  # of a budget; the rest is for starting, compiling, evaluating, saving and samples
 SOURCES = {"km": "khmer", "en": "english"}  # names that `tonsai data` gives
