@@ -17,7 +17,14 @@ LOCAL = Path(__file__).parents[2] / "scripts" / "launch" / "local.sh"
 RESTART = LOCAL.with_name("restart.sh")
 # A table that FSDP splits has 65,536 elements.
 WIDE = ("model.d_model=256", "model.d_ff=256", "model.num_layers=1", "mesh.fsdp=2")
-TEXTS = ("steps=2", "eval.every=2", "sample.every=2", "eval.prompt_suite=True", "model.context_length=128")
+TEXTS = (
+    "steps=2",
+    "optimizer.warmup_steps=0",
+    "eval.every=2",
+    "sample.every=2",
+    "eval.prompt_suite=True",
+    "model.context_length=128",
+)
 
 
 @pytest.mark.full
