@@ -117,7 +117,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(run: TinyRun, never_stopp
     assert_same_run(run, never_stopped)
 
 
-@pytest.mark.slow  # killed sessions on other devices are in CI (test_taken_away.py)
+@pytest.mark.full
 def test_other_devices_go_on_with_the_same_curve(run: TinyRun, never_stopped: TinyRun) -> None:
     run.train(steps_today=8, devices=1)
     run.train("mesh.fsdp=2", steps_today=8, devices=4)
@@ -128,7 +128,7 @@ def test_other_devices_go_on_with_the_same_curve(run: TinyRun, never_stopped: Ti
         assert run.losses()[step] == pytest.approx(loss, abs=1e-4), step
 
 
-@pytest.mark.slow  # two processes against one are in CI (scripts/test_launch_local.py)
+@pytest.mark.full
 def test_two_processes_are_one_run(run: TinyRun, never_stopped: TinyRun) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
