@@ -10,17 +10,11 @@ from ml_collections import ConfigDict
 from tonsai_jax import config as config_module
 from tonsai_jax.ablation.plan import load_ablation, plan_runs
 from tonsai_jax.cli import default_workdir
-from tonsai_jax.config import (
-    default_config,
-    differences,
-    from_json,
-    model_config,
-    stages_of,
-    to_json,
-    validate,
-)
+from tonsai_jax.config import default_config, model_config, stages_of
+from tonsai_jax.config_checks import validate
 from tonsai_jax.errors import UserError
 from tonsai_jax.samples.quickstart import VOCAB_SIZE as SAMPLE_VOCAB_SIZE
+from tonsai_jax.saved_config import differences, from_json, to_json
 from tonsai_jax.stages import SourceSize, Stage
 
 ROOT = Path(__file__).parents[1]

@@ -10,10 +10,10 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from tonsai_jax.checkpoints.remote_workdir import is_url, working_folder
-from tonsai_jax.config import RENAMED, REPLACED
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import folder_to_write
 from tonsai_jax.hosts.place import set_place
+from tonsai_jax.saved_config import RENAMED, REPLACED
 
 _HELP = "Config file, with an optional variant: configs/gpt2_500m.py or configs/gpt2_500m.py:exact."
 

@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 from tonsai_jax.checkpoints.keep import KeepPolicy
 from tonsai_jax.checkpoints.roll_backs import RollBacks
 from tonsai_jax.checkpoints.store import Checkpoints
-from tonsai_jax.config import set_model, stages_of, validate
+from tonsai_jax.config import set_model, stages_of
+from tonsai_jax.config_checks import validate
 from tonsai_jax.data.damage import DamagedRows
 from tonsai_jax.data.loader import Loader
 from tonsai_jax.data.manifest import RowsManifest, read_manifest

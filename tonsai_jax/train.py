@@ -19,7 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tonsai_jax.cli import parse_flags
-from tonsai_jax.config import micro_batch, to_json
+from tonsai_jax.config import micro_batch
 from tonsai_jax.errors import run_command
 from tonsai_jax.finish import complete_run, describe_complete_run, forget_completion, report_of_failure, report_run
 from tonsai_jax.hooks import Hooks
@@ -36,6 +36,7 @@ from tonsai_jax.runtime.output import lasting_output
 from tonsai_jax.runtime.profile import StepProfile
 from tonsai_jax.runtime.signals import StopRequest
 from tonsai_jax.runtime.xla import set_environment, set_optimization_level, use_compile_cache
+from tonsai_jax.saved_config import to_json
 from tonsai_jax.stages import stage_at
 from tonsai_jax.training.layer_norms import metric_names
 from tonsai_jax.training.logger import SAVE_MARK, STOP_MARK, StepLogger

@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tonsai_jax.config import default_config, to_json
+from tonsai_jax.config import default_config
 from tonsai_jax.errors import run_command
 from tonsai_jax.evaluation.task_scores import TaskScore, write_scores
 from tonsai_jax.files import write_json
 from tonsai_jax.reporting.tables import Table, as_text
+from tonsai_jax.saved_config import to_json
 
 EXAMPLE = """example:
   python scripts/bench/report.py --steps 100000 --log-every 10

@@ -16,7 +16,8 @@ from tests.support.small_hub import Hub, running_hub, sent, uploaded
 from tests.support.tiny_run import TinyRun
 from tonsai_jax.checkpoints import hub_push
 from tonsai_jax.checkpoints.hub_push import HubPushes
-from tonsai_jax.config import default_config, validate
+from tonsai_jax.config import default_config
+from tonsai_jax.config_checks import validate
 from tonsai_jax.errors import UserError
 
 # Stands in for the export, which takes seconds: writes its arguments down, and ends as the file `ends` says.

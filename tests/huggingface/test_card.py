@@ -10,11 +10,12 @@ import numpy as np
 from tests.support.rows import write_rows
 from tests.support.tiny_model import config_with
 from tonsai_jax.checkpoints.store import Checkpoints
-from tonsai_jax.config import default_config, to_json
+from tonsai_jax.config import default_config
 from tonsai_jax.data.manifest import read_manifest
 from tonsai_jax.files import write_json
 from tonsai_jax.huggingface.card import model_card
 from tonsai_jax.huggingface.card_details import CardDetails, SourceDetails, details_of_run
+from tonsai_jax.saved_config import to_json
 from tonsai_jax.training.state import TrainState
 
 QUESTION = "tokenizer.apply_chat_template("

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tonsai_jax.config import default_config, to_json
+from tonsai_jax.config import default_config
 from tonsai_jax.evaluation.task_scores import TaskScore, write_scores
 from tonsai_jax.files import write_json
+from tonsai_jax.saved_config import to_json
 
 STEPS = 40
 

@@ -6,7 +6,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from tests.scaling.synthetic_runs import LAWS
-from tonsai_jax.config import default_config, validate
+from tonsai_jax.config import default_config
+from tonsai_jax.config_checks import validate
 from tonsai_jax.errors import UserError
 from tonsai_jax.runtime.hardware import gpu_named
 from tonsai_jax.scaling.continued import choose_start

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from tonsai_jax.config import default_config, to_json
+from tonsai_jax.config import default_config
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import write_json
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.model.presets import preset
+from tonsai_jax.saved_config import to_json
 from tonsai_jax.scaling.runs import layer_parameters, read_runs
 
 

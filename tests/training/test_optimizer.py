@@ -19,9 +19,10 @@ from tests.support.tiny_model import CONFIG, config_with
 from tests.support.train_step import BIG, assert_same, batch_of, make_step
 from tonsai_jax.checkpoints.store import Checkpoints
 from tonsai_jax.choices import OPTIMIZERS
-from tonsai_jax.config import default_config, to_json
+from tonsai_jax.config import default_config
 from tonsai_jax.errors import UserError
 from tonsai_jax.model.presets import preset
+from tonsai_jax.saved_config import to_json
 from tonsai_jax.training.mesh import make_mesh, put_batch, shardings
 from tonsai_jax.training.muon import cut_fused
 from tonsai_jax.training.optimizer import decay_mask, learning_rate_schedule, make_optimizer, rate_factors

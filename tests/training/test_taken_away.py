@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.tiny_run import TinyRun
-from tonsai_jax.config import from_json, stages_of
+from tonsai_jax.config import stages_of
 from tonsai_jax.data.manifest import read_manifest
 from tonsai_jax.data.order import DataOrder
+from tonsai_jax.saved_config import from_json
 
 STEPS = 40
 SETTINGS = (f"steps={STEPS}", "checkpoint.every=1", "optimizer.learning_rate=1e-3", "sample.prompts=()")

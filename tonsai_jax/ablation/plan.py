@@ -14,10 +14,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tonsai_jax.cli import parse_flags
-from tonsai_jax.config import differences, from_json, stages_of, to_json, validate
+from tonsai_jax.config import stages_of
+from tonsai_jax.config_checks import validate
 from tonsai_jax.data.manifest import read_manifest
 from tonsai_jax.errors import UserError, unknown_name
 from tonsai_jax.files import read_json
+from tonsai_jax.saved_config import differences, from_json, to_json
 from tonsai_jax.stages import Stage, total_steps
 
 _FIRST_FLAG = 3  # in the command of a run, after the interpreter and the module

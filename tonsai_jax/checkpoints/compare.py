@@ -8,7 +8,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from tonsai_jax.checkpoints.saved import SavedRun
-from tonsai_jax.config import differences
+from tonsai_jax.saved_config import differences
 
 
 class ArrayChange(NamedTuple):

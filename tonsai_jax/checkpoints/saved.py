@@ -9,10 +9,11 @@ import jax
 
 from tonsai_jax.checkpoints.remote_workdir import is_url, local_copy
 from tonsai_jax.checkpoints.store import Checkpoints, CheckpointStep
-from tonsai_jax.config import from_json, lora_settings
+from tonsai_jax.config import lora_settings
 from tonsai_jax.errors import UserError
 from tonsai_jax.model.config import Lora, ModelConfig
 from tonsai_jax.model.lora import split_adapters
+from tonsai_jax.saved_config import from_json
 from tonsai_jax.training.state import init_params
 
 

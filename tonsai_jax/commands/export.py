@@ -128,10 +128,10 @@ def _export(args: argparse.Namespace) -> Path:
 
 def _export_adapter(args: argparse.Namespace) -> Path:
     from tonsai_jax.checkpoints.saved import open_checkpoint
-    from tonsai_jax.config import from_json
     from tonsai_jax.files import read_json
     from tonsai_jax.huggingface.adapter import export_adapter
     from tonsai_jax.huggingface.card_details import details_of_run, hub_model
+    from tonsai_jax.saved_config import from_json
     from tonsai_jax.tokenizer.loading import Tokenizer
 
     run = open_checkpoint(args.workdir, args.step)

@@ -16,12 +16,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import tonsai_jax
-from tonsai_jax.config import to_json
 from tonsai_jax.data.manifest import RowsManifest
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import atomic_write
 from tonsai_jax.hosts.peers import Peers
 from tonsai_jax.runtime.environment import package_versions
+from tonsai_jax.saved_config import to_json
 
 _NAMED = 3  # differences in the message; the rest is counted
 _POLL_SECONDS = 0.2

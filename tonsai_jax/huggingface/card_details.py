@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from tonsai_jax.checkpoints.saved import open_checkpoint
-from tonsai_jax.config import from_json
 from tonsai_jax.data.manifest import SourceInfo, read_manifest
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json
 from tonsai_jax.huggingface.download import HUB
 from tonsai_jax.reporting.metrics_file import metrics_rows, scores_of
+from tonsai_jax.saved_config import from_json
 
 # What a run learns from: the kinds of its sources, and the rewards of GRPO.
 LESSONS = {

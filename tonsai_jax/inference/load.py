@@ -10,11 +10,11 @@ from ml_collections import ConfigDict
 
 from tonsai_jax.checkpoints.saved import open_checkpoint
 from tonsai_jax.checkpoints.store import CheckpointStep
-from tonsai_jax.config import from_json
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json
 from tonsai_jax.huggingface.pretrained import open_pretrained, params_of
 from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.saved_config import from_json
 from tonsai_jax.tokenizer.loading import Tokenizer
 
 

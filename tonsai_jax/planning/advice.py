@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 import jax
 from ml_collections import ConfigDict
 
-from tonsai_jax.config import LENGTH_KEYS, copy_of
+from tonsai_jax.config import LENGTH_KEYS
 from tonsai_jax.data.manifest import read_manifest
 from tonsai_jax.errors import UserError
 from tonsai_jax.reporting.numbers import count_of, format_count, format_seconds
 from tonsai_jax.runtime.hardware import MATMUL_SHARE, cpu_count, gpu_of
 from tonsai_jax.runtime.memory import SMALL_PARAMETERS, host_memory_limit, is_out_of_memory
+from tonsai_jax.saved_config import copy_of
 from tonsai_jax.stages import flops_between, total_steps
 from tonsai_jax.training.setup import Setup
 

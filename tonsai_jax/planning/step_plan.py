@@ -7,7 +7,8 @@ from typing import Any
 import optax
 from ml_collections import ConfigDict
 
-from tonsai_jax.config import lora_settings, micro_batch, model_config, optimizer_settings, stages_of, validate
+from tonsai_jax.config import lora_settings, micro_batch, model_config, optimizer_settings, stages_of
+from tonsai_jax.config_checks import validate
 from tonsai_jax.model.attention import choose_attention_backend
 from tonsai_jax.model.config import Lora, ModelConfig
 from tonsai_jax.planning.memory import largest_micro_batch_size, memory_by_part

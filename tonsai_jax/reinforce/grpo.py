@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from tonsai_jax.checkpoints.keep import KeepPolicy
 from tonsai_jax.checkpoints.store import Checkpoints
-from tonsai_jax.config import default_config, optimizer_settings, to_json
+from tonsai_jax.config import default_config, optimizer_settings
 from tonsai_jax.data.marks import ANSWER, BEGIN
 from tonsai_jax.data.tokenize import copy_tokenizer
 from tonsai_jax.errors import UserError
@@ -36,6 +36,7 @@ from tonsai_jax.reinforce.prompts import Prompt, read_prompts
 from tonsai_jax.reinforce.rewards import Reward
 from tonsai_jax.runtime.signals import StopRequest
 from tonsai_jax.sampling import Sampling
+from tonsai_jax.saved_config import to_json
 from tonsai_jax.stages import MicroBatch
 from tonsai_jax.tokenizer.loading import Tokenizer
 from tonsai_jax.training.loss_scale import placed_scale, saved_scale

@@ -13,11 +13,12 @@ from typing import Any
 
 import psutil
 
-from tonsai_jax.config import from_json, stages_of
+from tonsai_jax.config import stages_of
 from tonsai_jax.errors import UserError
 from tonsai_jax.evaluation.task_scores import FOLDER as EVALUATIONS
 from tonsai_jax.evaluation.task_scores import TaskScore, read_scores
 from tonsai_jax.report.metrics import Metrics, read_metrics
+from tonsai_jax.saved_config import from_json
 from tonsai_jax.stages import SourceSize, total_steps
 
 _SILENT_SECONDS = 120.0  # a lock of another host that was not renewed for this long is that of a dead trainer

@@ -9,11 +9,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tonsai_jax.cli import parse_flags
-from tonsai_jax.config import ROWS_DIR, copy_of, model_config
+from tonsai_jax.config import ROWS_DIR, model_config
 from tonsai_jax.data.manifest import RowsManifest, read_manifest
 from tonsai_jax.errors import UserError
 from tonsai_jax.runtime.hardware import gpu_named
 from tonsai_jax.runtime.memory import host_memory_limit
+from tonsai_jax.saved_config import copy_of
 from tonsai_jax.scaling.continued import choose_start
 from tonsai_jax.scaling.fit import ScalingFit, adapted, can_fit, fit_runs, load_fit
 from tonsai_jax.scaling.proposal import Planner, Task, with_width

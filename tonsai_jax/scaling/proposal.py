@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from ml_collections import ConfigDict
 
-from tonsai_jax.config import copy_of, model_config
+from tonsai_jax.config import model_config
 from tonsai_jax.errors import UserError
 from tonsai_jax.model.config import ModelConfig
+from tonsai_jax.saved_config import copy_of
 from tonsai_jax.scaling.fit import ScalingFit
 from tonsai_jax.scaling.law import Text
 from tonsai_jax.scaling.runs import layer_parameters

@@ -6,9 +6,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from tonsai_jax.config import copy_of, to_json
 from tonsai_jax.reporting.numbers import format_count, format_seconds
 from tonsai_jax.reporting.tables import Table, tables_as_text
+from tonsai_jax.saved_config import copy_of, to_json
 from tonsai_jax.scaling.fit import ScalingFit
 from tonsai_jax.scaling.proposal import USUAL_EPOCHS, Proposal
 

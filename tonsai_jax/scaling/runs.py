@@ -10,12 +10,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from tonsai_jax.config import from_json, model_config, stages_of, to_json
+from tonsai_jax.config import model_config, stages_of
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json
 from tonsai_jax.model.config import ModelConfig
 from tonsai_jax.reporting.complete_file import COMPLETE_FILE, read_complete
 from tonsai_jax.reporting.metrics_file import language_scores
+from tonsai_jax.saved_config import from_json, to_json
 from tonsai_jax.scaling.law import Text
 from tonsai_jax.stages import SourceSize, tokens_by_source
 

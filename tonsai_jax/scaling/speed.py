@@ -8,10 +8,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from tonsai_jax.config import copy_of, model_config, stages_of
+from tonsai_jax.config import model_config, stages_of
 from tonsai_jax.errors import UserError
 from tonsai_jax.planning.estimate import estimate
 from tonsai_jax.runtime.hardware import Gpu
+from tonsai_jax.saved_config import copy_of
 from tonsai_jax.training.setup import check_run, make_steps
 from tonsai_jax.training.state import init_state
 

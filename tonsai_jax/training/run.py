@@ -9,12 +9,13 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from tonsai_jax.config import EARLIER, LENGTH_KEYS, default_config, differences, from_json, to_json
+from tonsai_jax.config import LENGTH_KEYS, default_config
 from tonsai_jax.data.manifest import RowsManifest
 from tonsai_jax.data.order import DataOrder
 from tonsai_jax.errors import UserError
 from tonsai_jax.files import read_json, remove_left_behind, replace_folder, sha256_file, write_json
 from tonsai_jax.model.config import ModelConfig, keys_that_change_arrays
+from tonsai_jax.saved_config import EARLIER, differences, from_json, to_json
 from tonsai_jax.stages import Stage
 
 # Sections and keys of the config that say what a run writes, and not what it learns.

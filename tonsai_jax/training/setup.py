@@ -11,14 +11,8 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from tonsai_jax.config import (
-    check_schedule,
-    lora_settings,
-    loss_settings,
-    micro_batch,
-    model_config,
-    optimizer_settings,
-)
+from tonsai_jax.config import lora_settings, loss_settings, micro_batch, model_config, optimizer_settings
+from tonsai_jax.config_checks import check_schedule
 from tonsai_jax.hosts.processes import gather_texts
 from tonsai_jax.model.attention import choose_attention_backend, reason_for_mask
 from tonsai_jax.model.config import Lora, ModelConfig
