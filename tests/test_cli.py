@@ -142,6 +142,10 @@ def test_a_key_inside_a_stage_is_set(tmp_path: Path) -> None:
             r"schedule\.py: is an ablation, .*; run it with `tonsai ablate --config /.*schedule\.py`",
         ),
         ((f"--config={ROOT / 'configs' / 'data' / 'khmer.yaml'}",), r"khmer\.yaml: a config is a Python file, such as"),
+        (
+            (QUICKSTART, "--config", "configs/small.py", "--config.steps=2"),
+            r"--config .*quickstart\.py and --config configs/small\.py: a run has one config; keep one of them",
+        ),
         (("--config=configs/none.py",), r"--config=configs/none\.py: no such file; there are some in configs/"),
         (
             (f"--config={ROOT / 'configs' / 'gpt2_500m.py'}:tiny",),

@@ -115,12 +115,15 @@ def default_workdir(config_path: str) -> Path:
 
 
 def _config_file(argv: list[str]) -> str:
-    """The file that --config names, without its variant; empty where there is none."""
+    """The file that --config names, without its variant; empty where there is none. Raises `UserError` for two of them."""
+    given = []
     for word, following in zip(argv, [*argv[1:], ""], strict=True):
         name, equals, value = word.partition("=")
         if name in ("--config", "-config"):
-            return (value if equals else following).partition(":")[0]
-    return ""
+            given.append(value if equals else following)
+    if len(given) > 1:
+        raise UserError(f"--config {given[0]} and --config {given[1]}: a run has one config; keep one of them")
+    return given[0].partition(":")[0] if given else ""
 
 
 def _explained(error: BaseException, argv: list[str], file: str) -> str:
