@@ -11,6 +11,7 @@ from tonsai_jax.errors import UserError
 from tonsai_jax.scaling.check import leave_sizes_out
 from tonsai_jax.scaling.fit import ScalingFit, adapted, can_fit, fit_runs, load_fit, save_fit
 from tonsai_jax.scaling.fit_law import fit_law
+from tonsai_jax.scaling.law import Text
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +26,10 @@ def test_a_size_that_was_not_fitted_is_predicted_within_two_percent(fit: Scaling
         assert predicted[name] == pytest.approx(larger.bits_per_byte[name], rel=0.02)
 
 
-def test_repetition_and_transfer_are_found_where_the_runs_show_them() -> None:
+def test_overfitting_and_transfer_are_found_where_the_runs_show_them() -> None:
     """46 epochs of the Khmer are among the runs."""
     law = fit_law(grid(noise=0.0), "km")
-    assert law.repetition == pytest.approx(LAWS["km"].repetition, rel=0.15)
+    assert law.overfitting == pytest.approx(LAWS["km"].overfitting, rel=0.15)
     assert law.transfer == pytest.approx(LAWS["km"].transfer, rel=0.3)
 
 
@@ -120,10 +121,10 @@ def test_a_fit_is_the_same_after_it_was_saved(fit: ScalingFit, tmp_path: Path) -
 
 def test_the_shipped_fit_expects_more_of_more_text_and_of_larger_models() -> None:
     fit = load_fit()
-    small, large = run_of(2e5, 5e5, 0.5), run_of(1.8e6, 4.6e6, 0.5)
-    for name, bits in fit.predict(large.layer_parameters, large.texts).items():
-        assert 0.3 < bits < fit.predict(small.layer_parameters, small.texts)[name] < 4
-    assert np.isfinite(list(fit.margins(1e9, large.texts).values())).all()
+    little, much = ({name: Text(25e6, read) for name in LAWS} for read in (2e6, 20e6))
+    for name, bits in fit.predict(2e6, much).items():
+        assert 0.3 < bits < min(fit.predict(2e5, much)[name], fit.predict(2e6, little)[name]) < 4
+    assert np.isfinite(list(fit.margins(1e9, much).values())).all()
 
 
 def test_a_law_is_of_one_optimizer_and_the_runs_that_adapt_it_bring_theirs() -> None:

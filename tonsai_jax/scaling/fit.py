@@ -20,7 +20,7 @@ from tonsai_jax.scaling.law import Law, Text
 from tonsai_jax.scaling.runs import MeasuredRun
 
 FORMAT = "tonsai_jax/scaling-fit"
-VERSION = 1
+VERSION = 2  # 1 was of another law
 SHIPPED = Path(__file__).with_name("fit.json")
 LEAST_LENGTHS = 3  # below it, and below LEAST_SIZES, no law is fitted
 NUM_RESAMPLES = 40

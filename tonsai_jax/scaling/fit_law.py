@@ -8,18 +8,18 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from tonsai_jax.errors import UserError
-from tonsai_jax.scaling.law import PUBLISHED_REPETITION, Law, Text, effective_bytes
+from tonsai_jax.scaling.law import Law, Text, effective_bytes
 from tonsai_jax.scaling.runs import MeasuredRun
 
 NUM_STARTS = 3
 NOISE = 0.01  # of log bits per byte: residuals beyond it count less (Huber)
-# Parameters are drawn to these values where the runs say nothing. Published are the powers (arXiv:2203.15556) and the repetition
-# (arXiv:2305.16264); the others are of the size that runs of minutes give. The spreads are standard deviations of the logarithm
-# of a parameter. In the order of the attributes of `Law`.
-_PRIOR = (0.3, 0.3, 0.34, 1.0, 0.28, 1.0, 0.1, PUBLISHED_REPETITION)
-_SPREAD = (1.0, 1.5, 0.5, 1.5, 0.5, 1.5, 1.5, 0.7)
-_LOWEST = (0.01, 1e-3, 0.05, 1e-3, 0.05, 1e-3, 1e-4, 0.5)
-_HIGHEST = (5.0, 20.0, 2.0, 20.0, 2.0, 30.0, 1.0, 60.0)
+# Parameters are drawn to these values where the runs say nothing. Published are the powers (arXiv:2203.15556); the others are of
+# the size that runs of minutes give. The spreads are standard deviations of the logarithm of a parameter. In the order of the
+# attributes of `Law`.
+_PRIOR = (0.3, 0.3, 0.34, 1.0, 0.28, 1.0, 0.1, 0.02)
+_SPREAD = (1.0, 1.5, 0.5, 1.5, 0.5, 1.5, 1.5, 1.0)
+_LOWEST = (0.01, 1e-3, 0.05, 1e-3, 0.05, 1e-3, 1e-4, 1e-5)
+_HIGHEST = (5.0, 20.0, 2.0, 20.0, 2.0, 30.0, 1.0, 5.0)
 
 
 def fit_law(runs: Sequence[MeasuredRun], language: str, start: Law | None = None) -> Law:
@@ -61,8 +61,8 @@ def predicted(law: Law, runs: Sequence[MeasuredRun], language: str) -> NDArray[n
 
 def _others(law: Law, run: MeasuredRun, language: str) -> float:
     """The effective text of other languages that a run reads, as a multiple of that of `language`."""
-    others = sum(effective_bytes(text, PUBLISHED_REPETITION) for name, text in run.texts.items() if name != language)
-    return float(others / effective_bytes(run.texts[language], law.repetition))
+    others = sum(effective_bytes(text) for name, text in run.texts.items() if name != language)
+    return float(others / effective_bytes(run.texts[language]))
 
 
 def languages_of(runs: Sequence[MeasuredRun]) -> list[str]:

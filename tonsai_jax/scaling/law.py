@@ -7,8 +7,12 @@ So E is what no model gets below, and A what a model of 1 M parameters adds to i
 D0: without it the score of a model that has read nothing would be infinite, and runs of minutes lie in the bend before the power
 law (docs/plan.md). Text is counted in bytes and not in tokens, because bytes do not depend on the tokenizer.
 
+    D = own / (1 + P * (epochs - 1)^2 * (N / U)^0.5) + transfer * others
+
 Effective text counts each repetition less than the one before it (arXiv:2305.16264), and text of the other languages at a rate
-of exchange, the transfer (the idea is that of arXiv:2102.01293, in the simplest form).
+of exchange, the transfer (the idea is that of arXiv:2102.01293, in the simplest form). P is overfitting: a model that reads U MB
+of a language again and again learns them by heart, the sooner the larger it is for them, and then held-out text gets worse with
+each reading. The form and the powers of this term were chosen on measured runs (docs/plan.md).
 """
 
 import math
@@ -22,7 +26,9 @@ from numpy.typing import NDArray
 Numbers = float | NDArray[np.float64]
 
 MILLION = 1e6
-PUBLISHED_REPETITION = 15.4  # R* of arXiv:2305.16264; for text of other languages, which says too little of its own
+REPETITION = (
+    15.4  # R* of arXiv:2305.16264: however often a text is read, it is never worth more than 1 + R* times itself
+)
 
 
 class Text(NamedTuple):
@@ -44,8 +50,7 @@ class Law:
     Attributes:
       floor, size_factor, size_power, text_factor, text_power, text_start: E, A, alpha, B, beta and D0.
       transfer: bytes of this language that a byte of another language is worth.
-      repetition: R* of the own text, at how many repetitions it is nearly used up: however often it is read, it is never worth
-        more than 1 + R* times its unique bytes.
+      overfitting: P.
       most_others: text of other languages counts up to this multiple of the own; more helps by an amount that no run has shown.
     """
 
@@ -56,7 +61,7 @@ class Law:
     text_power: float
     text_start: float
     transfer: float
-    repetition: float
+    overfitting: float
     most_others: float = math.inf
 
     def bits_per_byte(self, layer_parameters: Numbers, language: str, texts: Mapping[str, Text]) -> NDArray[np.float64]:
@@ -67,20 +72,25 @@ class Law:
           language: whose law this is, one of `texts`.
           texts: what is read, by language.
         """
-        own = effective_bytes(texts[language], self.repetition)
-        others = [effective_bytes(text, PUBLISHED_REPETITION) for name, text in texts.items() if name != language]
+        text, size = texts[language], np.asarray(layer_parameters)
+        own = effective_bytes(text)
+        others = [effective_bytes(text) for name, text in texts.items() if name != language]
         counted = np.minimum(sum(others, np.zeros(())), self.most_others * own)
-        megabytes = (own + self.transfer * counted) / MILLION
-        millions = np.asarray(layer_parameters) / MILLION
-        size = self.size_factor * millions**-self.size_power
-        return self.floor + size + self.text_factor * (self.text_start + megabytes) ** -self.text_power
+        by_heart = self.overfitting * repetitions(text) ** 2 * np.sqrt(size / np.maximum(text.unique, 1.0))
+        megabytes = (own / (1.0 + by_heart) + self.transfer * counted) / MILLION
+        of_size = self.size_factor * (size / MILLION) ** -self.size_power
+        return self.floor + of_size + self.text_factor * (self.text_start + megabytes) ** -self.text_power
 
 
-def effective_bytes(text: Text, repetition: float) -> NDArray[np.float64]:
+def repetitions(text: Text) -> NDArray[np.float64]:
+    """The epochs after the first one."""
+    return np.maximum(text.read / np.maximum(text.unique, 1.0) - 1.0, 0.0)
+
+
+def effective_bytes(text: Text) -> NDArray[np.float64]:
     """Bytes of new text that are worth as much as `text` with its repetitions (arXiv:2305.16264, equation 5).
 
     U + U * R * (1 - exp(-(epochs - 1) / R)): up to a few epochs nearly what is read, in the end (1 + R) * U.
     """
     unique, read = np.asarray(text.unique, np.float64), np.asarray(text.read, np.float64)
-    repeated = np.maximum(read / np.maximum(unique, 1.0) - 1.0, 0.0)
-    return np.minimum(unique, read) + unique * repetition * -np.expm1(-repeated / repetition)
+    return np.minimum(unique, read) + unique * REPETITION * -np.expm1(-repetitions(text) / REPETITION)

