@@ -26,9 +26,7 @@ from numpy.typing import NDArray
 Numbers = float | NDArray[np.float64]
 
 MILLION = 1e6
-REPETITION = (
-    15.4  # R* of arXiv:2305.16264: however often a text is read, it is never worth more than 1 + R* times itself
-)
+REPETITION = 15.4  # R* of arXiv:2305.16264: a text is worth at most 1 + R* times itself, however often it is read
 
 
 class Text(NamedTuple):
@@ -50,7 +48,7 @@ class Law:
     Attributes:
       floor, size_factor, size_power, text_factor, text_power, text_start: E, A, alpha, B, beta and D0.
       transfer: bytes of this language that a byte of another language is worth.
-      overfitting: P.
+      overfitting: P, how soon text that is read again and again is known by heart.
       most_others: text of other languages counts up to this multiple of the own; more helps by an amount that no run has shown.
     """
 
