@@ -25,6 +25,7 @@ LEVELS = (
     ("data",),
     ("model",),
     ("config",),
+    ("config_checks", "saved_config"),
     ("runtime",),
     ("hosts",),
     ("training",),
@@ -53,10 +54,24 @@ ONLY = {
     "corpus": {"checksums", "errors", "files", "jobs", "manifest_fields", "names", "reporting", "sole_writer", "text"},
     "chat": {"corpus", "errors", "files", "text", "tokenizer"},
     "model": {"errors"},
-    "config": {"choices", "errors", "sampling", "stages", "model"},
+    "config": {"errors", "sampling", "stages", "model"},
+    "config_checks": {"choices", "errors", "stages", "config"},
+    "saved_config": {"model", "config"},
     "runtime": {"errors", "files", "interrupts", "sole_writer"},
-    "hosts": {"errors", "files", "reporting", "data", "config", "runtime"},
-    "planning": {"errors", "files", "reporting", "stages", "data", "model", "config", "runtime", "training"},
+    "hosts": {"errors", "files", "reporting", "data", "saved_config", "runtime"},
+    "planning": {
+        "errors",
+        "files",
+        "reporting",
+        "stages",
+        "data",
+        "model",
+        "config",
+        "config_checks",
+        "saved_config",
+        "runtime",
+        "training",
+    },
     "training": {
         "choices",
         "errors",
@@ -67,11 +82,24 @@ ONLY = {
         "data",
         "model",
         "config",
+        "config_checks",
+        "saved_config",
         "runtime",
         "hosts",
     },
     "chat_ui": {"chat", "errors", "inference", "reporting", "sampling"},
-    "report": {"choices", "errors", "files", "reporting", "stages", "sampling", "model", "config", "evaluation"},
+    "report": {
+        "choices",
+        "errors",
+        "files",
+        "reporting",
+        "stages",
+        "sampling",
+        "model",
+        "config",
+        "saved_config",
+        "evaluation",
+    },
     "__main__": {"errors", "interrupts"},  # it imports a command when it knows which
     "ablation": {
         "errors",
@@ -82,6 +110,8 @@ ONLY = {
         "corpus",
         "data",
         "config",
+        "config_checks",
+        "saved_config",
         "evaluation",
         "cli",
     },
@@ -94,6 +124,7 @@ ONLY = {
         "data",
         "model",
         "config",
+        "saved_config",
         "runtime",
         "planning",
         "training",
@@ -221,5 +252,5 @@ def test_the_trainer_loads_little() -> None:
     """What a reader of the train command must know; files without a line of code do not count."""
     ours = [file for name, file in loaded_by_the_trainer().items() if name.partition(".")[0] == "tonsai_jax" and file]
     lines = [len(Path(file).read_text(encoding="utf-8").splitlines()) for file in ours]
-    assert sum(count > 0 for count in lines) <= 85
-    assert sum(lines) <= 12_000
+    assert sum(count > 0 for count in lines) <= 87
+    assert sum(lines) <= 12_100

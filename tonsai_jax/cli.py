@@ -117,10 +117,11 @@ def default_workdir(config_path: str) -> Path:
 def _config_file(argv: list[str]) -> str:
     """The file that --config names, without its variant; empty where there is none. Raises `UserError` for two of them."""
     given = []
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+    words = iter(argv)
+    for word in words:
         name, equals, value = word.partition("=")
         if name in ("--config", "-config"):
-            given.append(value if equals else following)
+            given.append(value if equals else next(words, ""))
     if len(given) > 1:
         raise UserError(f"--config {given[0]} and --config {given[1]}: a run has one config; keep one of them")
     return given[0].partition(":")[0] if given else ""

@@ -6,10 +6,10 @@
 
 Three sizes (0.2 M, 0.8 M and 1.8 M parameters in the layers) times three lengths (0.8 M, 2.5 M and 4.9 M tokens), with half of
 the tokens Khmer; a fifth and four fifths of Khmer for each size at the middle length, and a fifth for the middle size at the
-greatest. Each length is a run of its own, because the learning rate must fall to its end before the score means something. With
-3.5 MB of Khmer it is read 1.2 to 7 times, so that the law learns when more readings make it worse. A fourth, larger size
-(3.2 M) at the middle length tests the law: `tonsai plan` predicts each size from the others, then fits all. It needs token rows
-with sources named khmer and english.
+greatest. Each length is a run of its own, because the learning rate must fall to its end before the score means something. 3.5
+MB of Khmer are read 1.2 to 7 times, so that the law learns when more readings make the score worse. A fourth, larger size (3.2
+M) at the middle length tests the law: `tonsai plan` predicts each size from the others, then fits all. It needs token rows with
+sources named khmer and english.
 
 Hardware: 2 CPU cores.
 Time: 2.8 hours for 3.5 MB of Khmer and 25 MB of English, each run on one core; two at a time take half. Score: docs/plan.md.

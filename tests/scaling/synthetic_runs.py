@@ -9,7 +9,7 @@ from tonsai_jax.scaling.runs import MeasuredRun
 
 LAWS = {
     "en": Law(0.5, 0.35, 0.35, 1.6, 0.22, 0.2, 0.1, 0.02),
-    "km": Law(0.25, 0.12, 0.3, 0.6, 0.25, 1.0, 0.3, 0.02),
+    "km": Law(0.25, 0.12, 0.3, 0.6, 0.25, 1.0, 0.3, 0.03),
 }
 UNIQUE = {"en": 25e6, "km": 1e6}
 BYTES_PER_TOKEN = {"en": 3.6, "km": 10.0}

@@ -27,7 +27,7 @@ def test_a_size_that_was_not_fitted_is_predicted_within_two_percent(fit: Scaling
 
 
 def test_overfitting_and_transfer_are_found_where_the_runs_show_them() -> None:
-    """46 epochs of the Khmer are among the runs."""
+    """37 epochs of the Khmer are among the runs."""
     law = fit_law(grid(noise=0.0), "km")
     assert law.overfitting == pytest.approx(LAWS["km"].overfitting, rel=0.15)
     assert law.transfer == pytest.approx(LAWS["km"].transfer, rel=0.3)

@@ -1,4 +1,4 @@
-"""The scaling law: more of everything helps, repetition saturates, another language counts for a part."""
+"""The scaling law: repetition saturates and then harms, another language counts for a part."""
 
 import dataclasses
 

@@ -1,5 +1,6 @@
 """A proposal keeps to its budget and its text, and is better than its neighbors by the fit."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,9 +20,10 @@ from tonsai_jax.scaling.speed import cpu_speed, gpu_speed
 MUCH = {"en": 1e12, "km": 1e12}
 
 
-def a_fit() -> ScalingFit:
+def a_fit(overfitting: float | None = None) -> ScalingFit:
     wide = Range(1e6, 1e8)
-    fits = {name: LanguageFit(law, (law,), 0.01, 4.0, wide, wide) for name, law in LAWS.items()}
+    laws = LAWS if overfitting is None else {name: replace(law, overfitting=overfitting) for name, law in LAWS.items()}
+    fits = {name: LanguageFit(law, (law,), 0.01, 4.0, wide, wide) for name, law in laws.items()}
     return ScalingFit("a known law", 27, Range(2e5, 2e6), 8000, "muon", [], fits)
 
 
@@ -66,6 +68,15 @@ def test_little_text_is_read_four_times_and_more_only_where_it_pays() -> None:
     assert max(usual.epochs.values()) <= USUAL_EPOCHS + 0.01
     assert proposal.objective < 0.99 * usual.objective, "else it would have stayed at four"
     assert max(best(MUCH, 300.0).epochs.values()) < 4
+
+
+def test_text_that_is_soon_memorized_is_read_less_often_than_the_budget_allows() -> None:
+    tokens = {"km": 1e6}
+    task = Task(a_config(), tokens, {"km": 10.0}, 8000, {"km": 1.0}, 1e5)
+    speed = cpu_speed(lambda width: 1e11, 8000)
+    soon = Planner(task, a_fit(overfitting=5.0), speed).best()
+    late = Planner(task, a_fit(overfitting=1e-5), speed).best()
+    assert soon.epochs["km"] < 3 < 3.9 < late.epochs["km"]
 
 
 def test_a_fifth_epoch_that_gains_next_to_nothing_is_left_out() -> None:

@@ -35,13 +35,15 @@ def kill_a_session(run: TinyRun, devices: int, moment: random.Random) -> str:
     return lines
 
 
-@pytest.mark.slow
-def test_killed_sessions_on_alternating_device_counts_lose_no_row(rows: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "sessions", [pytest.param(3, marks=pytest.mark.full), pytest.param(12, marks=pytest.mark.slow)]
+)
+def test_killed_sessions_on_alternating_device_counts_lose_no_row(rows: Path, tmp_path: Path, sessions: int) -> None:
     never_killed, run = TinyRun(rows, tmp_path / "never", SETTINGS), TinyRun(rows, tmp_path / "run", SETTINGS)
     never_killed.train()
     moment = random.Random(15)
     starts = []
-    for session in range(12):
+    for session in range(sessions):
         printed = kill_a_session(run, (1, 2, 4)[session % 3], moment)
         assert "Traceback" not in printed, printed
         assert not re.search(r"^error:", printed, re.MULTILINE), printed

@@ -20,7 +20,7 @@ from tonsai_jax.scaling.law import Law, Text
 from tonsai_jax.scaling.runs import MeasuredRun
 
 FORMAT = "tonsai_jax/scaling-fit"
-VERSION = 2  # 1 was of another law
+VERSION = 2  # in 1 the law had an R* for each language and no overfitting
 SHIPPED = Path(__file__).with_name("fit.json")
 LEAST_LENGTHS = 3  # below it, and below LEAST_SIZES, no law is fitted
 NUM_RESAMPLES = 40
@@ -56,6 +56,11 @@ class LanguageFit:
     read_bytes: Range
     factor: float = 1.0
     level_runs: int = 0
+
+    @property
+    def most_epochs(self) -> float:
+        """How often the runs read the text of this language, at most."""
+        return self.read_bytes.greatest / self.unique_bytes.least
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,12 @@ law (docs/plan.md). Text is counted in bytes and not in tokens, because bytes do
 
     D = own / (1 + P * (epochs - 1)^2 * (N / U)^0.5) + transfer * others
 
-Effective text counts each repetition less than the one before it (arXiv:2305.16264), and text of the other languages at a rate
-of exchange, the transfer (the idea is that of arXiv:2102.01293, in the simplest form). P is overfitting: a model that reads U MB
-of a language again and again learns them by heart, the sooner the larger it is for them, and then held-out text gets worse with
-each reading. The form and the powers of this term were chosen on measured runs (docs/plan.md).
+The language has U MB of text, and the run reads it so many epochs long. `own` and `others` are the effective text of the
+language and of the other ones: each repetition counts less than the one before it (arXiv:2305.16264). Text of the other
+languages counts at a rate of exchange, the transfer (the idea is that of arXiv:2102.01293, in the simplest form). P is
+overfitting: a model memorizes a text that it reads again and again, earlier the larger it is for the text, and from then on
+each reading raises the bits per byte of held-out text. The form and the powers of this term were chosen on measured runs
+(docs/plan.md).
 """
 
 import math
@@ -48,7 +50,7 @@ class Law:
     Attributes:
       floor, size_factor, size_power, text_factor, text_power, text_start: E, A, alpha, B, beta and D0.
       transfer: bytes of this language that a byte of another language is worth.
-      overfitting: P, how soon text that is read again and again is known by heart.
+      overfitting: P, how soon a text that is read again and again is memorized.
       most_others: text of other languages counts up to this multiple of the own; more helps by an amount that no run has shown.
     """
 
@@ -74,8 +76,8 @@ class Law:
         own = effective_bytes(text)
         others = [effective_bytes(text) for name, text in texts.items() if name != language]
         counted = np.minimum(sum(others, np.zeros(())), self.most_others * own)
-        by_heart = self.overfitting * repetitions(text) ** 2 * np.sqrt(size / np.maximum(text.unique, 1.0))
-        megabytes = (own / (1.0 + by_heart) + self.transfer * counted) / MILLION
+        memorized = self.overfitting * repetitions(text) ** 2 * np.sqrt(size / np.maximum(text.unique, 1.0))
+        megabytes = (own / (1.0 + memorized) + self.transfer * counted) / MILLION
         of_size = self.size_factor * (size / MILLION) ** -self.size_power
         return self.floor + of_size + self.text_factor * (self.text_start + megabytes) ** -self.text_power
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,13 +18,13 @@ from tonsai_jax.scaling.runs import layer_parameters
 from tonsai_jax.scaling.shape import WIDTHS, shape_of_width
 from tonsai_jax.scaling.speed import Speed, SpeedOf
 
-# Up to 4 readings are nearly as good as new text (arXiv:2305.16264). The runs that the shipped law rests on have up to 7.
+# Up to 4 readings are nearly as good as new text (arXiv:2305.16264). The runs of the shipped law read Khmer up to 7 times.
 USUAL_EPOCHS, MOST_EPOCHS = 4.0, 6.0
 WORTH = 0.01  # what more than USUAL_EPOCHS must gain, as a share of the mean bits per byte
 SHARE_STEPS = 20  # the mix is searched in steps of 1 / SHARE_STEPS
-# Of different text. The law has no term for the parameters that a text is too small for. By arXiv:2305.16264 those beyond 6.3
-# times one for each 20 tokens, a third of a parameter per token, are worth nothing at the usual weight decay; with a strong one
-# larger models still gain (arXiv:2509.14786).
+# Of different text. For text that is read once, the law has no term for the parameters that it is too small for. By
+# arXiv:2305.16264 those beyond 6.3 times one for each 20 tokens, a third of a parameter per token, are worth nothing at the usual
+# weight decay; with a strong one larger models still gain (arXiv:2509.14786).
 LEAST_TOKENS_PER_PARAMETER = 1.0
 LEAST_STEPS = 100  # fewer optimizer steps train nothing
 WANTED_STEPS = 2000  # a smaller batch is taken until a run has as many
@@ -152,8 +153,17 @@ class Planner:
             found[name] = self._search(sorted(widths, key=distances.__getitem__)[:1], max_epochs)
         for by in (0.2, -0.2):
             if shares := _moved(proposal.shares, by):
-                found[f"{next(iter(shares))} {by:+.0%}"] = self._run(proposal.width, shares, max_epochs)
+                found[f"{next(iter(shares))} {by:+.0%}"] = self._best_length(proposal.width, shares, max_epochs)
         return {name: self._with_margins(run) for name, run in found.items() if run}
+
+    def _best_length(self, width: int, shares: Mapping[str, float], max_epochs: float) -> Proposal | None:
+        """The best run of this width and mix: the longest one, or a shorter one where more readings would make it worse."""
+        longest = self._run(width, shares, max_epochs)
+        if longest is None:
+            return None
+        fewer = range(1, math.ceil(max(longest.epochs.values()) - 0.01))
+        shorter = filter(None, (self._run(width, shares, float(epochs)) for epochs in fewer))
+        return min((longest, *shorter), key=lambda run: run.objective)
 
     def _run(self, width: int, shares: Mapping[str, float], max_epochs: float) -> Proposal | None:
         """The longest run of this width and mix; None where it has fewer than `LEAST_STEPS` steps."""
@@ -201,7 +211,7 @@ class Planner:
 
     def _search(self, widths: Sequence[int], max_epochs: float) -> Proposal | None:
         languages = list(self.task.tokens)
-        runs = (self._run(width, shares, max_epochs) for width in widths for shares in _mixes(languages))
+        runs = (self._best_length(width, shares, max_epochs) for width in widths for shares in _mixes(languages))
         return min(filter(None, runs), key=lambda run: run.objective, default=None)
 
     def _with_margins(self, proposal: Proposal) -> Proposal:

@@ -10,7 +10,7 @@ from tonsai_jax.reporting.numbers import format_count, format_seconds
 from tonsai_jax.reporting.tables import Table, tables_as_text
 from tonsai_jax.saved_config import copy_of, to_json
 from tonsai_jax.scaling.fit import ScalingFit
-from tonsai_jax.scaling.proposal import USUAL_EPOCHS, Proposal
+from tonsai_jax.scaling.proposal import LEAST_STEPS, USUAL_EPOCHS, Proposal
 
 FAR = 10  # times the largest fitted run: beyond it a prediction is a guess, and is called one
 
@@ -75,8 +75,9 @@ def fit_table(fit: ScalingFit) -> Table:
             law.text_power,
             law.text_start,
             law.transfer,
+            law.overfitting,
         )
-        row = [name, *(f"{number:.3f}" for number in numbers), f"{law.overfitting:.3f}"]
+        row = [name, *(f"{number:.3f}" for number in numbers)]
         rows.append([*row, f"{each.residual:.2%}", f"{each.factor:.3f}"])
     heads = ["language", "E", "A", "alpha", "B", "beta", "D0", "transfer", "P", "residual", "level"]
     title = "The fit: bits per byte = E + A * N^-alpha + B * (D0 + D)^-beta (N in M, D in MB; docs/plan.md)"
@@ -128,7 +129,20 @@ def notes(fit: ScalingFit, proposal: Proposal, seconds: float, *, measured: str)
             said.append(f"{what}: {factor:,.1f} times that of the largest fitted run{weight}")
     often = [f"{name} {epochs:.1f}" for name, epochs in proposal.epochs.items() if epochs > USUAL_EPOCHS * 1.01]
     if often:
-        said.append(f"more than {USUAL_EPOCHS:g} epochs ({', '.join(often)}), because the fit expects them to pay")
+        said.append(
+            f"more than {USUAL_EPOCHS:g} epochs ({', '.join(often)}), because the fit expects them to pay, or fewer have less "
+            f"than {LEAST_STEPS} steps"
+        )
+    assumed = [
+        f"{name} {epochs:.1f}"
+        for name, epochs in proposal.epochs.items()
+        if epochs > 1.01 and fit.by_language[name].most_epochs <= 1.0
+    ]
+    if assumed:
+        said.append(
+            f"epochs: {', '.join(assumed)}; no fitted run read this text twice, so what repetition costs is assumed, and is not "
+            "in the interval"
+        )
     if proposal.seconds < 0.5 * seconds:
         said.append(
             f"the text is the limit, not the budget: the proposal takes {format_seconds(proposal.seconds)} of "
