@@ -10,7 +10,7 @@ times as `usual` does; our tokenizer makes fewer tokens of the same text, so it 
 tokenizer is ours. --text names text of another domain, such as news where the training text has none.
 
 Hardware: 2 CPU cores.
-Time: not measured yet. Score: not measured yet.
+Time: 13 minutes a run, on one core. Score: one seed of `usual` and `ours` in docs/recipe.md; the rest is not measured yet.
 """
 
 from tonsai_jax.ablation.plan import Ablation
