@@ -82,12 +82,13 @@ def test_tokenizers_need_documents(tmp_path: Path) -> None:
             check_documents(file, tokenizers, documents, runs)
 
 
-def test_the_usual_recipe_has_the_flops_per_token_of_ours() -> None:
+def test_the_usual_recipe_has_the_flops_and_tokens_of_ours() -> None:
     ablation, _ = load_ablation(USUAL_RECIPE)
     runs = plan_runs(USUAL_RECIPE, ablation, Path("runs"), num_seeds=1)
     flops = {run.variant: model_config(run.config, 8000).flops_per_token(run.config.seq_len) for run in runs}
     assert flops["ours"] == pytest.approx(flops["usual"], rel=0.01)
-    assert {run.total_steps for run in runs} == {300}
+    tokens = {run.variant: run.total_steps * run.config.global_batch_size * run.config.seq_len for run in runs}
+    assert tokens["ours"] == tokens["usual"] == tokens["ours_tokenizer"]
 
 
 # The same text
