@@ -25,7 +25,7 @@ def run_of(size: float, tokens: float, khmer_share: float, *, noise: float = 0.0
         name: level * float(law.bits_per_byte(size, name, texts)) * float(np.exp(noise)) for name, law in LAWS.items()
     }
     return MeasuredRun(
-        f"runs/{size:g}_{tokens:g}_{khmer_share}", int(size), texts, BYTES_PER_TOKEN, 8000, "muon", scores
+        f"runs/{size:g}_{tokens:g}_{khmer_share}", int(size), texts, BYTES_PER_TOKEN, 8000, "muon", 0.0, scores
     )
 
 

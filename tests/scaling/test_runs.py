@@ -75,6 +75,19 @@ def test_a_run_that_continues_a_model_or_was_not_evaluated_is_left_out_with_a_wa
     ]
 
 
+def test_runs_with_dropout_are_read_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_run(tmp_path / "plain")
+    assert not read_runs(tmp_path)[0].dropout
+    assert not caplog.records
+    write_run(tmp_path / "dropout", also={"model.dropout": 0.1})
+    assert {run.name: run.dropout for run in read_runs(tmp_path)} == {
+        str(tmp_path / "dropout"): 0.1,
+        str(tmp_path / "plain"): 0.0,
+    }
+    [record] = caplog.records
+    assert record.getMessage().startswith(f"--measured: 1 of 2 runs have dropout ({tmp_path}/dropout), which the law")
+
+
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^--measured .*/nothing: no such folder; give the folder of a run"):
         read_runs(tmp_path / "nothing")

@@ -32,6 +32,7 @@ class MeasuredRun:
       bytes_per_token: of the training text, by language.
       vocab_size: ids of its tokenizer.
       optimizer: its name in the config.
+      dropout: of the model.
       bits_per_byte: of the held-out text after the last step, by language.
     """
 
@@ -41,6 +42,7 @@ class MeasuredRun:
     bytes_per_token: dict[str, float]
     vocab_size: int
     optimizer: str
+    dropout: float
     bits_per_byte: dict[str, float]
 
 
@@ -54,18 +56,19 @@ def read_runs(folder: Path) -> list[MeasuredRun]:
     """The complete runs in `folder` and in all folders below it; runs that differ in the seed alone become their mean.
 
     A run is left out, with a warning, if it began from another model or learned from teachers, has no score of held-out text or
-    one of a language that it did not read, or lacks a file.
+    one of a language that it did not read, or lacks a file. Runs with dropout stay, with a warning.
     Raises `UserError` where there is no folder, or no run is left.
     """
     if not folder.is_dir():
         raise UserError(f"--measured {folder}: no such folder; give the folder of a run, or of an ablation")
+    log = logging.getLogger("tonsai_jax")
     found: dict[str, list[MeasuredRun]] = {}
     for file in sorted(folder.rglob(COMPLETE_FILE)):
         try:
             config, manifest = from_json(read_json(file.parent / "config.json")), read_json(file.parent / "data.json")
             run = _read_run(file.parent, config, manifest)
         except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
-            logging.getLogger("tonsai_jax").warning("%s: left out (%s)", file.parent, error)
+            log.warning("%s: left out (%s)", file.parent, error)
             continue
         config.seed, config.wandb.name = 0, ""
         found.setdefault(json.dumps([to_json(config), manifest["sources"]], sort_keys=True), []).append(run)
@@ -73,7 +76,17 @@ def read_runs(folder: Path) -> list[MeasuredRun]:
         raise UserError(
             f"--measured {folder}: no complete run with a score of held-out text is in it; give the --workdir of tonsai train"
         )
-    return [_mean(runs) for runs in found.values()]
+    runs = [_mean(same) for same in found.values()]
+    with_dropout = [run.name for run in runs if run.dropout]
+    if with_dropout:
+        log.warning(
+            "--measured: %d of %d runs have dropout (%s), which the law does not know; "
+            "its level is then that of runs with dropout. Set model.dropout=0 in the runs that you measure",
+            len(with_dropout),
+            len(runs),
+            with_dropout[0],
+        )
+    return runs
 
 
 def _read_run(workdir: Path, config: ConfigDict, manifest: Mapping[str, Any]) -> MeasuredRun:
@@ -105,7 +118,9 @@ def _read_run(workdir: Path, config: ConfigDict, manifest: Mapping[str, Any]) ->
         bytes_per_token[language] = unique / sum(trains[name]["tokens"] for name in names)
     model = model_config(config, manifest["vocab_size"])
     size, optimizer = layer_parameters(model), config.optimizer.name
-    return MeasuredRun(str(workdir), size, texts, bytes_per_token, manifest["vocab_size"], optimizer, scores)
+    return MeasuredRun(
+        str(workdir), size, texts, bytes_per_token, manifest["vocab_size"], optimizer, model.dropout, scores
+    )
 
 
 def _mean(runs: Sequence[MeasuredRun]) -> MeasuredRun:
