@@ -100,6 +100,12 @@ def test_a_plan_for_little_text_says_that_the_text_is_the_limit() -> None:
         assert (code, "the text is the limit, not the budget" in out) == (0, is_said)
 
 
+def test_a_plan_for_a_config_with_dropout_says_that_the_law_does_not_know_it() -> None:
+    for config, is_said in (("configs/small.py", True), ("configs/small.py:30mb", False)):
+        code, out, _ = tonsai("plan", *TOKENS, *MINUTES, "--flops", "1e11", "--config", config)
+        assert (code, "the config has dropout, and the law has no term for it" in out) == (0, is_said)
+
+
 def test_a_run_of_ones_own_sets_the_level(tmp_path: Path) -> None:
     write_run(tmp_path / "mine", score=2.0)
     plain, own = (tmp_path / "plain.json", tmp_path / "own.json")

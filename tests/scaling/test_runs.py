@@ -77,15 +77,16 @@ def test_a_run_that_continues_a_model_or_was_not_evaluated_is_left_out_with_a_wa
 
 def test_runs_with_dropout_are_read_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_run(tmp_path / "plain")
-    assert not read_runs(tmp_path)[0].dropout
+    assert [run.dropout for run in read_runs(tmp_path)] == [0.0]
     assert not caplog.records
-    write_run(tmp_path / "dropout", also={"model.dropout": 0.1})
-    assert {run.name: run.dropout for run in read_runs(tmp_path)} == {
-        str(tmp_path / "dropout"): 0.1,
-        str(tmp_path / "plain"): 0.0,
-    }
-    [record] = caplog.records
-    assert record.getMessage().startswith(f"--measured: 1 of 2 runs have dropout ({tmp_path}/dropout), which the law")
+    for seed in (0, 1):
+        write_run(tmp_path / f"dropout-{seed}", seed=seed, also={"model.dropout": 0.1})
+    write_run(tmp_path / "of-attention", also={"model.attention_dropout": 0.2})
+    assert sorted(run.dropout for run in read_runs(tmp_path)) == [0.0, 0.1, 0.2]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"--measured: dropout in 2 of 3 runs (the first: {tmp_path}/dropout-0; runs that differ in the seed alone count once), "
+        "and the law has no term for it. Plan with a config of the same dropout, or measure runs with --config.model.dropout=0"
+    ]
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:

@@ -143,6 +143,10 @@ def notes(fit: ScalingFit, proposal: Proposal, seconds: float, *, measured: str)
             f"epochs: {', '.join(assumed)}; no fitted run read this text twice, so what repetition costs is assumed, and is not "
             "in the interval"
         )
+    if proposal.config.model.dropout or proposal.config.model.attention_dropout:
+        said.append(
+            "the config has dropout, and the law has no term for it; --measured runs with the same dropout set the level for it"
+        )
     if proposal.seconds < 0.5 * seconds:
         said.append(
             f"the text is the limit, not the budget: the proposal takes {format_seconds(proposal.seconds)} of "

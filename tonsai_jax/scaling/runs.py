@@ -32,7 +32,7 @@ class MeasuredRun:
       bytes_per_token: of the training text, by language.
       vocab_size: ids of its tokenizer.
       optimizer: its name in the config.
-      dropout: of the model.
+      dropout: the larger of `model.dropout` and `model.attention_dropout`.
       bits_per_byte: of the held-out text after the last step, by language.
     """
 
@@ -80,8 +80,8 @@ def read_runs(folder: Path) -> list[MeasuredRun]:
     with_dropout = [run.name for run in runs if run.dropout]
     if with_dropout:
         log.warning(
-            "--measured: %d of %d runs have dropout (%s), which the law does not know; "
-            "its level is then that of runs with dropout. Set model.dropout=0 in the runs that you measure",
+            "--measured: dropout in %d of %d runs (the first: %s; runs that differ in the seed alone count once), and the law "
+            "has no term for it. Plan with a config of the same dropout, or measure runs with --config.model.dropout=0",
             len(with_dropout),
             len(runs),
             with_dropout[0],
@@ -118,9 +118,8 @@ def _read_run(workdir: Path, config: ConfigDict, manifest: Mapping[str, Any]) ->
         bytes_per_token[language] = unique / sum(trains[name]["tokens"] for name in names)
     model = model_config(config, manifest["vocab_size"])
     size, optimizer = layer_parameters(model), config.optimizer.name
-    return MeasuredRun(
-        str(workdir), size, texts, bytes_per_token, manifest["vocab_size"], optimizer, model.dropout, scores
-    )
+    dropout = max(model.dropout, model.attention_dropout)
+    return MeasuredRun(str(workdir), size, texts, bytes_per_token, manifest["vocab_size"], optimizer, dropout, scores)
 
 
 def _mean(runs: Sequence[MeasuredRun]) -> MeasuredRun:
