@@ -23,8 +23,9 @@ def pytest_configure(config: pytest.Config) -> None:
     everything = config.getoption("--all")
     if not any(word.startswith("-m") for word in config.invocation_params.args):
         config.option.markexpr = "not slow" if everything else "not slow and not full"
-    # A shell lets what it starts in the background ignore Ctrl-C, and what a test starts would inherit that.
+    # A shell lets what it starts in the background ignore Ctrl-C, and nohup a hangup; what a test starts would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     settings = {
         "JAX_PLATFORMS": "cpu",
         # Most of the tests' time is XLA's: programs are compiled once for all processes, and for the next call of pytest.
