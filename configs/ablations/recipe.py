@@ -10,7 +10,7 @@ thing and keeps the FLOPs per token (`tied` has fewer parameters). AdamW has the
 english. --text names text of another domain than the training text.
 
 Hardware: 2 CPU cores.
-Time: 3 to 6 minutes for a run of 75 steps on one core. Score: docs/recipe.md.
+Time: 6 to 8 minutes for 75 steps and their scoring, on one core of a slow machine. Score: docs/recipe.md.
 """
 
 from tonsai_jax.ablation.plan import Ablation
